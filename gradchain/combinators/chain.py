@@ -1,0 +1,119 @@
+"""``chain``: transforms one after another; and the smallest transforms there are."""
+
+from typing import Any, cast
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.lift import step_leaves
+from gradchain.core.rule import Rule
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, Kind, register
+from gradchain.tree import Tree
+
+
+def _groups(stages: tuple[Transform, ...]) -> list[list[Transform]]:
+    """Split into runs of rules that one call a leaf can hold, and single other stages."""
+    groups: list[list[Transform]] = []
+    for stage in stages:
+        joins = isinstance(stage, Rule) and stage.by_leaf and not stage.spec.whole
+        previous = groups[-1][-1] if groups else None
+        if joins and isinstance(previous, Rule) and previous.by_leaf:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return groups
+
+
+@register
+class Chain(Transform):
+    """See :func:`chain`."""
+
+    name = "chain"
+    kinds = {"stages": Child()}
+    stages: tuple[Transform, ...]
+
+    def init(self, params: Tree) -> tuple[Any, ...]:
+        return tuple(stage.init(params) for stage in self.stages)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        if not isinstance(state, tuple | list) or len(state) != len(self.stages):  # pyright: ignore
+            size = len(state) if isinstance(state, tuple | list) else type(state).__name__  # pyright: ignore
+            raise ValueError(f"chain: the state is from another transform: expected {len(self.stages)} parts, got {size}")
+        states: list[Any] = []
+        for group in _groups(self.stages):
+            now = list(state[len(states) : len(states) + len(group)])
+            if len(group) > 1:
+                updates, new = step_leaves(cast(list[Rule], group), updates, now, params, extra)
+                states += new
+            else:
+                updates, new = group[0].step(updates, now[0], params, extra)
+                states.append(new)
+        return updates, tuple(states)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        states = [None] * len(self.stages) if state is None else state
+        return [Part("", stage, s, params) for stage, s in zip(self.stages, states, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.stages))})"
+
+
+def chain(*args: Any) -> Transform:
+    """Apply transforms one after another, each to the updates that the one before returned.
+
+    Consecutive elementwise and leafwise rules run as one call for each array. Between the stages, updates of
+    half-precision parameters stay in float32.
+
+    Args:
+      *args: transforms, gradchain's or any with ``init`` and ``update`` (optax's). None at all gives the identity.
+
+    Returns:
+      A transform whose state is the tuple of its stages' states.
+
+    Example:
+      >>> tx = chain(clip_by_global_norm(1.0), scale_by_adam(), scale_by_learning_rate(1e-3))
+    """
+    return Chain(tuple(as_transform(tx) for tx in args))
+
+
+@register
+class NamedChain(Transform):
+    """See :func:`named_chain`."""
+
+    name = "named_chain"
+    kinds = {"names": Kind(), "stages": Child()}
+    names: tuple[str, ...]
+    stages: tuple[Transform, ...]
+
+    def init(self, params: Tree) -> dict[str, Any]:
+        return dict(zip(self.names, Chain(self.stages).init(params), strict=True))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        if not isinstance(state, dict) or set(state) != set(self.names):  # pyright: ignore
+            got = list(state) if isinstance(state, dict) else type(state).__name__  # pyright: ignore
+            raise ValueError(f"named_chain: the state is from another transform: expected {self.names}, got {got}")
+        states = tuple(state[name] for name in self.names)
+        updates, states = Chain(self.stages).step(updates, states, params, extra)
+        return updates, dict(zip(self.names, states, strict=True))
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        states = state or dict.fromkeys(self.names)
+        return [Part(name, tx, states[name], params) for name, tx in zip(self.names, self.stages, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"named_chain({', '.join(map(repr, zip(self.names, self.stages, strict=True)))})"
+
+
+def named_chain(*args: tuple[str, Any]) -> Transform:
+    """Apply named transforms one after another; the state is a dict by their names.
+
+    Args:
+      *args: pairs of a name and a transform. The names label the hyperparameters too
+        (``hyperparams(tx)["warm.trace.decay"]``).
+
+    Raises:
+      ValueError: if a name is given twice or isn't a string.
+    """
+    names = tuple(name for name, _ in args)
+    if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):  # pyright: ignore
+        raise ValueError(f"named_chain: names must be different strings, got {names}")
+    return NamedChain(names, tuple(as_transform(tx) for _, tx in args))

@@ -1,0 +1,170 @@
+"""Hyperparameters in the state, for code that holds the transform fixed."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Number, Schedule, value_at
+from gradchain.core.hyperparams import hyperparams, set_hyperparams
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, Kind, comparable, register
+from gradchain.tree import Tree
+
+
+class HyperparamsInStateState(NamedTuple):
+    """State of :func:`hyperparams_in_state`."""
+
+    hyperparams: dict[str, Any]
+    inner_state: Any
+
+
+@register
+class HyperparamsInState(Transform):
+    """See :func:`hyperparams_in_state`."""
+
+    name = "hyperparams_in_state"
+    kinds = {"inner": Child()}
+    required = frozenset({"inner"})
+    inner: Any
+
+    def init(self, params: Tree) -> HyperparamsInStateState:
+        numbers = {k: v for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
+        return HyperparamsInStateState({k: jnp.array(v, copy=True) for k, v in numbers.items()}, self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        updates, inner = self.current(state).step(updates, state.inner_state, params, extra)
+        return updates, HyperparamsInStateState(state.hyperparams, inner)
+
+    def current(self, state: HyperparamsInStateState) -> Transform:
+        """Return the inner transform with the state's numbers."""
+        known = {k for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
+        if state.hyperparams.keys() != known:
+            wrong = sorted(state.hyperparams.keys() ^ known)
+            raise ValueError(f"state.hyperparams has wrong or missing keys {wrong}; it must hold {sorted(known)}")
+        return set_hyperparams(self.inner, state.hyperparams)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        if state is None:
+            return [Part("", self.inner, None, params)]
+        return [Part("", self.current(state), state.inner_state, params)]
+
+
+def hyperparams_in_state(tx: Transform) -> Transform:
+    """Keep the hyperparameters of ``tx`` in its state, for code that holds ``tx`` fixed (Flax's ``TrainState``).
+
+    The state is ``(hyperparams, inner_state)``. ``hyperparams`` is a dict by the names that
+    :func:`hyperparams` lists (the numbers inside schedules included), and may be assigned to between updates:
+    ``state.hyperparams["scale_by_learning_rate.learning_rate"] = 0.5`` neither retraces nor recompiles.
+
+    Args:
+      tx: any transform. Its own numbers are the first values in the state; after that only the state's count.
+
+    Raises:
+      ValueError: at the next update, if a key of ``hyperparams`` was added or lost.
+    """
+    return HyperparamsInState(as_transform(tx))
+
+
+class InjectHyperparamsState(NamedTuple):
+    """State of :func:`inject_hyperparams`."""
+
+    count: jax.Array
+    hyperparams: dict[str, Any]
+    inner_state: Any
+
+
+@register
+class InjectHyperparams(Transform):
+    """See :func:`inject_hyperparams`."""
+
+    name = "inject_hyperparams"
+    kinds = {"factory": Kind(), "static": Kind(), "arguments": Number("Hyper")}
+    factory: Callable[..., Any]
+    static: "StaticArguments"
+    arguments: dict[str, Any]
+
+    def init(self, params: Tree) -> InjectHyperparamsState:
+        count = jnp.zeros((), jnp.int32)
+        values = {k: jnp.array(value_at(v, count), copy=True) for k, v in self.arguments.items()}
+        return InjectHyperparamsState(count, values, self._build(self.arguments, count).init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        if state.hyperparams.keys() != self.arguments.keys():
+            raise ValueError(f"state.hyperparams must hold {sorted(self.arguments)}, got {sorted(state.hyperparams)}")
+        values = self.settings(state)
+        tx = self.factory(**self.static.values, **values)
+        updates, inner = as_transform(tx).step(updates, state.inner_state, params, extra)
+        stored = {k: jnp.asarray(v, jnp.result_type(state.hyperparams[k])) for k, v in values.items()}
+        return updates, InjectHyperparamsState(state.count + 1, stored, inner)
+
+    def _build(self, arguments: dict[str, Any], count: Any) -> Transform:
+        return as_transform(self.factory(**self.static.values, **{k: value_at(v, count) for k, v in arguments.items()}))
+
+    def settings(self, state: Any = None) -> dict[str, Any]:
+        if state is None:
+            return dict(self.arguments)
+        return {k: v(state.count) if isinstance(v, Schedule) else state.hyperparams[k] for k, v in self.arguments.items()}
+
+
+class StaticArguments:
+    """Keyword arguments as one hashable object; unhashable ones compare by identity."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def _identity(self) -> tuple[Any, ...]:
+        return tuple((k, comparable(v)) for k, v in sorted(self.values.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StaticArguments) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
+
+
+def inject_hyperparams(inner_factory: Callable[..., Any], static_args: str | tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Wrap an optimizer's constructor so that its numeric arguments live in the state, as Optax does it.
+
+    gradchain's own transforms don't need this to be steered; :func:`hyperparams_in_state` works on any composition.
+    It serves people and code that come from Optax: ``inject_hyperparams(adam)(1e-3)`` has a state with ``count``,
+    ``hyperparams`` (by the constructor's argument names) and ``inner_state``.
+
+    Args:
+      inner_factory: a function that returns a transform; its defaults become hyperparameters too.
+      static_args: names of arguments that are handed on as they are. Bools, ``None``, strings and other objects
+        that aren't numbers, arrays or callables always are.
+
+    Returns:
+      A function with the factory's signature. Callable arguments are schedules: evaluated at each update, their
+      present values in the state. Numbers may be assigned to in ``state.hyperparams``.
+    """
+    static = {static_args} if isinstance(static_args, str) else set(static_args)
+    signature = inspect.signature(inner_factory)
+    if unknown := static - signature.parameters.keys():
+        raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
+
+    def constructor(*args: Any, **kwargs: Any) -> Transform:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            is_variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            given |= value if is_variadic else {name: value}
+        numeric = int | float | np.ndarray | np.generic | jax.Array
+        arguments = {
+            k: Number("Hyper").normalize(f"inject_hyperparams: {k}", v)
+            for k, v in given.items()
+            if k not in static and not isinstance(v, bool) and (isinstance(v, numeric) or callable(v))
+        }
+        rest = {k: v for k, v in given.items() if k not in arguments}
+        return InjectHyperparams(inner_factory, StaticArguments(rest), arguments)
+
+    return constructor

@@ -1,0 +1,62 @@
+"""Transforms from elsewhere: any object with ``init`` and ``update``, optax's among them."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradchain import tree
+from gradchain.core.transform import Transform
+from gradchain.core.value import Kind, register
+from gradchain.tree import Tree
+
+
+@register
+class Foreign(Transform):
+    """Another library's transform, held as static data. Compares by its functions; its repr can't be evaluated."""
+
+    name = "from_optax"
+    kinds = {"foreign": Kind()}
+    required = frozenset({"foreign"})
+    foreign: Any
+
+    def init(self, params: Tree) -> Any:
+        return self.foreign.init(params)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        if params is not None:
+            updates = tree.cast_like(updates, params)
+        updates, new_state = self.foreign.update(updates, state, params, **_accepted(self.foreign.update, extra))
+        return updates, jax.tree.map(_as_stored, new_state, state)
+
+
+def _as_stored(new: Any, old: Any) -> Any:
+    """Cast back an array that drifted from its stored dtype, as optax's do for half-precision parameters."""
+    if isinstance(new, jax.Array) and jnp.issubdtype(new.dtype, jnp.inexact):
+        return new.astype(jnp.result_type(old))
+    return new
+
+
+def _accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return extra
+    return {name: value for name, value in extra.items() if name in parameters}
+
+
+def as_transform(tx: Any) -> Transform:
+    """Return ``tx`` if it is a gradchain transform, else wrap any object with ``init`` and ``update``.
+
+    A wrapped transform gets updates in the parameters' dtype, and extra arguments as far as its ``update`` takes them.
+
+    Raises:
+      TypeError: if ``tx`` has no ``init`` and ``update``.
+    """
+    if isinstance(tx, Transform):
+        return tx
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+        return Foreign(tx)
+    hint = "; call it to get one" if hasattr(tx, "Value") else ""
+    raise TypeError(f"expected a transform (an object with init and update), got {tx!r}{hint}")

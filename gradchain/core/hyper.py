@@ -1,0 +1,251 @@
+"""Hyperparameters: numbers, arrays or schedules, declared by annotation, checked when concrete.
+
+A rule or schedule annotates each parameter with what it may be: ``Hyper`` (any number), ``Decay`` (in [0, 1)),
+``NonNegative``, ``Count`` (a whole number) and so on are numbers and may be traced; ``DType``, ``Mask`` and plain types
+are static; ``Key`` is a seed or PRNG key.
+"""
+
+import operator
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradchain.core.value import Kind, Value, register
+from gradchain.numerics import compute_dtype
+
+
+class Numeric(Protocol):
+    """What a hyperparameter can do inside a rule: arithmetic. Numbers, arrays and schedules satisfy it."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+    def __radd__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __rsub__(self, other: Any, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __rmul__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+    def __rtruediv__(self, other: Any, /) -> Any: ...
+    def __neg__(self) -> Any: ...
+
+
+class Number(Kind):
+    """A number in a range, an array of such numbers (a batch of values), or a schedule of them."""
+
+    data = True
+
+    def __init__(self, label: str, interval: str = "(-inf, inf]", whole: bool = False):
+        self.label = label
+        self.interval = interval
+        self.whole = whole
+        self.low, self.high = (float(end) for end in interval[1:-1].split(","))
+        self.above = operator.gt if interval[0] == "(" else operator.ge
+        self.below = operator.lt if interval[-1] == ")" else operator.le
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value is None or isinstance(value, Schedule | jax.core.Tracer):
+            return value
+        if isinstance(value, int | float | np.generic | np.ndarray | Array) and not isinstance(value, bool):
+            return self._checked(where, value)
+        if callable(value):
+            return FunctionSchedule(value)
+        raise TypeError(f"{where} must be a number, an array or a schedule, got {value!r}")
+
+    def _checked(self, where: str, value: Any) -> Any:
+        array = np.asarray(value)
+        if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+            raise TypeError(f"{where} must be real, got {value!r}")
+        if self.whole and np.any(array != np.round(array)):
+            raise ValueError(f"{where} must be a whole number, got {value!r}")
+        if not np.all(self.above(array, self.low) & self.below(array, self.high)):
+            raise ValueError(f"{where} must be in {self.interval}, got {value!r}")
+        if array.ndim == 0:
+            return int(array) if self.whole else float(array)
+        array = jnp.asarray(value)
+        return array.astype(int if self.whole else compute_dtype(array.dtype, float))
+
+
+class KeyKind(Kind):
+    """A seed (whole number) or a PRNG key; arrays of either are batches."""
+
+    label = "Key"
+    data = True
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, jax.core.Tracer) or isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, np.generic | np.ndarray | Array):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                return value
+            if value.dtype == np.uint32 and value.ndim and value.shape[-1] == 2:
+                return jax.random.wrap_key_data(jnp.asarray(value))
+            if jnp.issubdtype(value.dtype, np.integer):
+                return int(value) if value.ndim == 0 else jnp.asarray(value)
+        raise TypeError(f"{where} must be a whole number or a PRNG key, got {value!r}")
+
+
+class DTypeKind(Kind):
+    """A dtype, stored by its name, or None."""
+
+    label = "DType"
+    def normalize(self, where: str, value: Any) -> Any:
+        try:
+            return None if value is None else jnp.dtype(value).name
+        except TypeError:
+            raise TypeError(f"{where} must be a dtype, got {value!r}") from None
+
+
+class MaskKind(Kind):
+    """A tree of Python bools over (a prefix of) the parameters, or a function from parameters to one, frozen."""
+
+    label = "Mask"
+    def normalize(self, where: str, value: Any) -> Any:
+        if value is None or isinstance(value, FrozenTree):
+            return value
+        leaves, treedef = jax.tree.flatten(value)
+        if jax.tree_util.treedef_is_leaf(treedef) and callable(value):
+            return value
+        for leaf in leaves:
+            if not isinstance(leaf, bool | np.bool_):
+                raise TypeError(f"{where} must be a tree of bools or a function that returns one, found {leaf!r}")
+        return FrozenTree(tuple(map(bool, leaves)), treedef)
+
+
+class FrozenTree(typing.NamedTuple):
+    """A tree of hashable leaves, itself hashable."""
+
+    leaves: tuple[Any, ...]
+    treedef: Any
+
+    def thaw(self) -> Any:
+        """Return the tree."""
+        return self.treedef.unflatten(self.leaves)
+
+    def __repr__(self) -> str:
+        return repr(self.thaw())
+
+
+Hyper = Annotated[Numeric, Number("Hyper")]
+"""Any real number, or a schedule."""
+NonNegative = Annotated[Numeric, Number("NonNegative", "[0, inf]")]
+"""At least 0."""
+Positive = Annotated[Numeric, Number("Positive", "(0, inf]")]
+"""Above 0."""
+Decay = Annotated[Numeric, Number("Decay", "[0, 1)")]
+"""The weight of the past in an average: in [0, 1)."""
+Fraction = Annotated[Numeric, Number("Fraction", "[0, 1]")]
+"""In [0, 1]."""
+Count = Annotated[Numeric, Number("Count", "[1, inf]", whole=True)]
+"""A whole number, at least 1."""
+Rate = Annotated[Any, Number("Rate", "[0, inf]")]
+"""A learning rate, at least 0; typed so that a bare callable passes a type checker too."""
+Key = Annotated[Any, KeyKind()]
+"""A seed or PRNG key."""
+DType = Annotated[Any, DTypeKind()]
+"""A dtype, by name or object."""
+Mask = Annotated[Any, MaskKind()]
+"""A tree of bools, or a function from parameters to one."""
+
+
+class Schedule(Value):
+    """A hyperparameter that depends on the number of updates so far: a callable pytree of its own numbers.
+
+    ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules add,
+    subtract, multiply and divide, with each other and with numbers.
+    """
+
+    def __call__(self, count: Any) -> Array:
+        raise TypeError(f"{type(self).__name__} must define __call__")
+
+    def __add__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("+", self, other)
+
+    def __radd__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("+", other, self)
+
+    def __sub__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("-", self, other)
+
+    def __rsub__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("-", other, self)
+
+    def __mul__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("*", self, other)
+
+    def __rmul__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("*", other, self)
+
+    def __truediv__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("/", self, other)
+
+    def __rtruediv__(self, other: Any) -> "Schedule":
+        return CombinedSchedule.of("/", other, self)
+
+    def __neg__(self) -> "Schedule":
+        return CombinedSchedule.of("*", -1.0, self)
+
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
+
+
+@register
+class CombinedSchedule(Schedule):
+    """The sum, difference, product or quotient of two schedules, or of a schedule and a number."""
+
+    name = "CombinedSchedule"
+    kinds = {"symbol": Kind(), "left": Number("Hyper"), "right": Number("Hyper")}
+    symbol: str
+    left: Any
+    right: Any
+
+    @classmethod
+    def of(cls, symbol: str, left: Any, right: Any) -> Schedule:
+        kind = cls.kinds["left"]
+        return cls(symbol, kind.normalize(f"schedule {symbol}", left), kind.normalize(f"schedule {symbol}", right))
+
+    def __call__(self, count: Any) -> Array:
+        return OPERATORS[self.symbol](value_at(self.left, count), value_at(self.right, count))
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} {self.symbol} {self.right!r})"
+
+
+@register
+class FunctionSchedule(Schedule):
+    """A bare callable held as static data: it can't be rebuilt from its repr, and pickles only if the callable does."""
+
+    name = "FunctionSchedule"
+    kinds = {"function": Kind()}
+    function: Callable[[Any], Any]
+
+    def __call__(self, count: Any) -> Array:
+        return jnp.asarray(self.function(count))
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+def value_at(hyper: Any, count: Any) -> Any:
+    """Return a hyperparameter's value at ``count``: the schedule evaluated, or the number itself."""
+    return hyper(count) if isinstance(hyper, Schedule) else hyper
+
+
+def at_scalar(where: str, hyper: Any, count: Any) -> Any:
+    """Return ``value_at``, which must be one number: a batch of values has to be mapped over first."""
+    value = value_at(hyper, count)
+    if np.ndim(value):
+        raise ValueError(
+            f"{where} holds a batch of shape {np.shape(value)} where one number is needed; map over the transform: "
+            "jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
+        )
+    return value
+

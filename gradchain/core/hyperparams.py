@@ -1,0 +1,143 @@
+"""Hyperparameters by name: list them, read their present values, change them, batch them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradchain.core.hyper import value_at
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, Value
+from gradchain.tree import Tree
+
+
+def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[Part]:
+    """Return every transform in ``tx`` that has a name of its own (rules, and combinators with numbers), by name.
+
+    A name is the constructor's (``trace``), after the labels of the combinators around it; the second of one name is
+    ``trace_2``. Inserting a stage leaves the other names alone unless it has the same one.
+    """
+    seen: Counter[str] = Counter()
+
+    def visit(label: str, part: Part) -> Iterator[Part]:
+        children = part.transform.parts(part.state, part.params)
+        if not children or part.transform.settings():
+            name = f"{label}{part.transform.name}"
+            seen[name] += 1
+            yield part._replace(name=name if seen[name] == 1 else f"{name}_{seen[name]}")
+        for child in children:
+            yield from visit(f"{label}{child.name}." if child.name else label, child)
+
+    return list(visit("", Part("", tx, state, params)))
+
+
+def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
+    """Return the numeric hyperparameters of ``tx`` by dotted name.
+
+    Args:
+      tx: any transform.
+      state: its state. If given, schedules are evaluated at the state's counts, so that
+        ``hyperparams(tx, state)["scale_by_learning_rate.learning_rate"]`` is the rate that the next update uses.
+
+    Returns:
+      A dict in the order of the chain. A schedule is listed under its hyperparameter's name, followed by its own
+      numbers (``scale_by_learning_rate.learning_rate.decay_steps``). Absent ones (``None``) are left out.
+
+    Example:
+      >>> hyperparams(sgd(0.1, momentum=0.9))
+      {'trace.decay': 0.9, 'scale_by_learning_rate.learning_rate': 0.1}
+    """
+    return {
+        f"{part.name}.{name}": value
+        for part in walk(tx, state)
+        for field, stored in part.transform.settings(part.state).items()
+        for name, value in _numbers(field, stored, getattr(part.state, "count", None))
+    }
+
+
+def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, tuple | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:  # pyright: ignore[reportUnknownVariableType]
+            yield from _numbers(f"{name}.{key}", item, count)
+    elif value is not None:
+        yield name, value if count is None else value_at(value, count)
+    if isinstance(value, Value):
+        for field, kind, stored in value.fields():
+            if kind.data:
+                yield from _numbers(f"{name}.{field}", stored, count)
+
+
+def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
+    """Return ``tx`` with hyperparameters changed by name.
+
+    Args:
+      tx: any transform.
+      values: new numbers, arrays or schedules by name. A name may be shortened to its last parts
+        (``learning_rate``, ``trace.decay``) as long as that fits just one.
+
+    Raises:
+      ValueError: for a name that fits none or several, listing the known ones; for a value out of range.
+    """
+    parts = walk(tx)
+    changes: dict[int, dict[str, Any]] = {}
+    for name, value in values.items():
+        index, field = _find(name, parts)
+        changes.setdefault(index, {})[field] = value
+    position = iter(range(len(parts)))
+
+    def rewrite(node: Transform) -> Transform:
+        if not node.parts() or node.settings():
+            for field, value in changes.get(next(position), {}).items():
+                node = _with_number(node, field.split("."), value)
+        if not node.parts():
+            return node
+        leaves, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node and isinstance(x, Transform))
+        return treedef.unflatten([rewrite(x) if isinstance(x, Transform) else x for x in leaves])
+
+    return rewrite(tx)
+
+
+def _find(name: str, parts: list[Part]) -> tuple[int, str]:
+    known: dict[str, tuple[int, str]] = {}
+    for index, part in enumerate(parts):
+        for field, kind, stored in part.transform.fields():
+            if not isinstance(kind, Child):
+                known[f"{part.name}.{field}"] = (index, field)
+                for inner, _ in _numbers(field, stored, None):
+                    known[f"{part.name}.{inner}"] = (index, inner)
+    fits = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
+    if len(fits) != 1:
+        problem = f"fits several: {', '.join(fits)}" if fits else f"is unknown; known are: {', '.join(known) or 'none'}"
+        raise ValueError(f"hyperparameter {name!r} {problem}")
+    return known[fits[0]]
+
+
+def _with_number(value: Any, path: list[str], new: Any) -> Any:
+    """Return ``value`` (a Value, tuple or dict) with the item at ``path`` replaced."""
+    head, *rest = path
+    if isinstance(value, Value):
+        return value.with_fields(**{head: _with_number(getattr(value, head), rest, new) if rest else new})
+    if isinstance(value, dict):
+        return {k: (_with_number(v, rest, new) if rest else new) if str(k) == head else v for k, v in value.items()}  # pyright: ignore
+    index = int(head)
+    return (*value[:index], _with_number(value[index], rest, new) if rest else new, *value[index + 1 :])
+
+
+def batch_axes(tx: Transform) -> Any:
+    """Return the ``in_axes`` under which ``jax.vmap`` maps over a batched transform: 0 for arrays, else ``None``.
+
+    Args:
+      tx: a transform, some of whose numbers are arrays with one leading axis, such as
+        ``adam(jnp.logspace(-4, 0, 64))``.
+
+    Returns:
+      A transform of the same structure, with axes in the place of its numbers.
+
+    Example:
+      >>> tx = adam(jnp.logspace(-4, 0, 64))
+      >>> losses = jax.vmap(run, in_axes=(batch_axes(tx),))(tx)
+    """
+    return jax.tree.map(lambda x: 0 if np.ndim(x) else None, tx)

@@ -1,0 +1,215 @@
+"""Lifting: running rules over the leaves of a tree, consecutive ones in a single cached call for each leaf."""
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.spec import At, Spec
+from gradchain.numerics import compute_dtype, real_dtype, safe_increment
+from gradchain.tree import Tree, flatten_optional, show_path
+
+if TYPE_CHECKING:
+    from gradchain.core.rule import Rule
+
+
+class Stage(NamedTuple):
+    """What the compiled call of a rule depends on besides its arrays; hashable."""
+
+    spec: Spec
+    static: tuple[tuple[str, Any], ...]
+
+
+class Inputs(NamedTuple):
+    """The arrays that one rule gets for one leaf."""
+
+    slots: dict[str, Any]
+    traced: dict[str, Array]
+    count: Array | None
+    key: Array | None
+    whole: Any
+    extra: dict[str, Any]
+
+
+def step_leaves(
+    rules: list["Rule"], updates: Tree, states: list[Any], params: Tree | None, extra: dict[str, Any]
+) -> tuple[Tree, list[Any]]:
+    """Run elementwise and leafwise ``rules`` one after another on each leaf, as one inner call a leaf.
+
+    Only the first of them may ask for ``whole``, which is made of ``updates``.
+
+    Under a trace the inner call is a cached ``jax.jit``: leaves that agree in shape, dtype and declarations are
+    traced and lowered once. Without one, the rules are called directly.
+    """
+    name = rules[0].name if len(rules) == 1 else f"chain ({', '.join(r.name for r in rules)})"
+    leaves, treedef = inexact_leaves(name, updates, "update")
+    param_leaves = _param_leaves(rules, treedef, params, len(leaves))
+    plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
+    arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
+    call = _cached if any(isinstance(x, jax.core.Tracer) for x in arrays) else _program
+    results: list[Any] = list(leaves)
+    for i, g in enumerate(leaves):
+        on = [plan for plan in plans if g is not None and plan.active[i]]
+        if on:
+            inputs = tuple(plan.inputs(i) for plan in on)
+            param = param_leaves[i] if any(plan.rule.spec.param for plan in on) else None
+            results[i], slots = call(tuple(plan.stage for plan in on))(g, param, inputs)
+            for plan, new in zip(on, slots, strict=True):
+                plan.results[i] = new
+    return treedef.unflatten(results), [plan.state() for plan in plans]
+
+
+def step_tree(
+    rule: "Rule", updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]
+) -> tuple[Tree, Any]:
+    """Run a treewise rule once on the whole tree."""
+    leaves, treedef = inexact_leaves(rule.name, updates, "update")
+    _param_leaves([rule], treedef, params, len(leaves))
+    plan = _Plan(rule, leaves, treedef, state, None, extra)
+    stage, spec = plan.stage, rule.spec
+    dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
+    stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
+    at = At(plan.count, _widen(params) if spec.param else None, plan.whole, plan.key, plan.extra, dtype)
+    fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()}
+    out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
+    if jax.tree.structure(out) != jax.tree.structure(updates):
+        raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
+    return out, plan.state(_restore(spec.name, new, stored))
+
+
+def inexact_leaves(where: str, tree: Tree, what: str) -> tuple[list[Any], Any]:
+    """Flatten a tree, ``None`` counting as a leaf, into arrays that must be real or complex floating point."""
+    leaves, treedef = flatten_optional(tree)
+    for i, x in enumerate(leaves):
+        if x is None or isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact):
+            continue
+        dtype = getattr(x, "dtype", None) if not isinstance(x, float | complex) else jnp.result_type(x)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            path = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda y: y is None)[0][i][0]
+            got = type(x).__name__ if dtype is None else dtype
+            raise TypeError(
+                f"{where}: {what} {show_path(path)} is {got}, expected a floating-point or complex array; "
+                "mask it out or filter the tree"
+            )
+        leaves[i] = x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
+    return leaves, treedef
+
+
+class _Plan:
+    """One rule's share of a step: its inputs leaf by leaf, and its next state."""
+
+    def __init__(self, rule: "Rule", leaves: list[Any], treedef: Any, state: Any, params: Any, extra: dict[str, Any]):
+        spec = rule.spec
+        if getattr(state, "_fields", None) != rule.State._fields:
+            raise ValueError(
+                f"{spec.name}: the state is from another transform: expected {rule.State._fields}, "
+                f"got {getattr(state, '_fields', type(state).__name__)}"
+            )
+        missing = [name for name in spec.extra if name not in extra]
+        if missing:
+            raise ValueError(f"{spec.name} needs {missing[0]!r}: call update(updates, state, params, {missing[0]}=...)")
+        self.rule, self.treedef, self.previous = rule, treedef, state
+        self.count: Array | None = getattr(state, "count", None)
+        self.stage, self.traced = rule.stage(self.count)
+        self.extra = {name: extra[name] for name in spec.extra}
+        self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
+        self.active = rule.active(params, len(leaves))
+        self.next_key = self.key = None
+        if spec.random:
+            impl = jax.random.key_impl(rule.prng_key())
+            self.next_key, self.key = jax.random.split(jax.random.wrap_key_data(state.key, impl=impl))
+        if spec.kind != "treewise":
+            self.keys = jax.random.split(self.key, max(len(leaves), 1)) if spec.random else [None] * len(leaves)
+            self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
+            self.results: list[Any] = [{name: self.slots[name][i] for name in spec.slots} for i in range(len(leaves))]
+
+    def _slot_leaves(self, name: str, leaves: list[Any]) -> list[Any]:
+        spec = self.rule.spec
+        where = f"{spec.name}: the state's {name}"
+        try:
+            slots = self.treedef.flatten_up_to(getattr(self.previous, name))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where} differs from the updates in structure: {error}") from None
+        for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
+            like_param = spec.kind == "elementwise" or spec.slots[name].init is None
+            if g is None or not self.active[i] or not like_param:
+                continue
+            if not hasattr(slot, "shape") or slot.shape != g.shape:
+                tree = self.treedef.unflatten(range(len(leaves)))
+                path = jax.tree_util.tree_flatten_with_path(tree)[0][i][0]
+                raise ValueError(
+                    f"{where} at {show_path(path)} has shape {getattr(slot, 'shape', None)}, the update {g.shape}"
+                )
+        return slots
+
+    def inputs(self, i: int) -> Inputs:
+        slots = {name: leaves[i] for name, leaves in self.slots.items()}
+        return Inputs(slots, self.traced, self.count, self.keys[i], self.whole, self.extra)
+
+    def state(self, stored: dict[str, Any] | None = None) -> Any:
+        """Return the rule's next state, from the leaves' results or from ``stored`` trees."""
+        changes = dict(stored or {})
+        if stored is None:
+            for name in self.rule.spec.slots:
+                changes[name] = self.treedef.unflatten([result[name] for result in self.results])
+        if self.count is not None:
+            changes["count"] = safe_increment(self.count)
+        if self.next_key is not None:
+            changes["key"] = jax.random.key_data(self.next_key)
+        return self.previous._replace(**changes)
+
+
+def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: int) -> list[Any]:
+    needs = [rule for rule in rules if rule.spec.param]
+    if not needs or params is None:
+        strict = [rule for rule in needs if rule.spec.param is True]
+        if strict:
+            raise ValueError(f"{strict[0].name} needs params: call update(updates, state, params)")
+        return [None] * size
+    return [None if p is None else jnp.asarray(p) for p in treedef.flatten_up_to(params)]
+
+
+def _program(stages: tuple[Stage, ...]) -> Any:
+    """Return the function that runs ``stages`` on one leaf."""
+
+    def run(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[Array, list[dict[str, Any]]]:
+        shape, dtype = g.shape, real_dtype(compute_dtype(g.dtype))
+        g, param = _widen(g), _widen(param)
+        results: list[dict[str, Any]] = []
+        for stage, x in zip(stages, inputs, strict=True):
+            at = At(x.count, param, x.whole, x.key, x.extra, dtype)
+            fields = dict(stage.static) | {k: v.astype(dtype) for k, v in x.traced.items()}
+            g, new = stage.spec.call(g, _widen(x.slots), at, fields)
+            if jnp.shape(g) != shape:
+                raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {shape} into {jnp.shape(g)}")
+            results.append(_restore(stage.spec.name, new, x.slots))
+        return g, results
+
+    return run
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached(stages: tuple[Stage, ...]) -> Any:
+    return jax.jit(_program(stages))
+
+
+def _widen(tree: Tree) -> Tree:
+    """Cast half-precision leaves to float32."""
+
+    def leaf(x: Array) -> Array:
+        return x.astype(compute_dtype(x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def _restore(where: str, new: Tree, stored: Tree) -> Tree:
+    """Cast ``new`` to the dtypes it is stored in, after checking that shapes haven't changed."""
+
+    def leaf(x: Any, old: Array) -> Array:
+        if jnp.shape(x) != old.shape:
+            raise TypeError(f"{where}: the rule turned a slot of shape {old.shape} into {jnp.shape(x)}")
+        return jnp.asarray(x).astype(old.dtype)
+
+    return jax.tree.map(leaf, new, stored)

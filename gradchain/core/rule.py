@@ -1,0 +1,194 @@
+"""Rules: functions on one array, lifted to transforms of trees by one of three decorators."""
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradchain.core.hyper import KeyKind, MaskKind, Number, at_scalar
+from gradchain.core.lift import Stage, inexact_leaves, step_leaves, step_tree
+from gradchain.core.spec import Slot, Spec
+from gradchain.core.transform import Transform
+from gradchain.core.value import define
+from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.tree import Tree, flatten_optional
+
+P = ParamSpec("P")
+
+
+class Rule(Transform):
+    """A transform made of one rule. Its state is a NamedTuple: ``count``, ``key``, scalars, slots, as declared."""
+
+    spec: ClassVar[Spec]
+    State: ClassVar[Any]
+    has_count: ClassVar[bool]
+
+    def init(self, params: Tree) -> Any:
+        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
+        active = self.active(params, len(leaves))
+        hyper = Hypers(self)
+        state: dict[str, Any] = {}
+        if self.has_count:
+            state["count"] = jnp.zeros((), jnp.int32)
+        if self.spec.random:
+            state["key"] = jnp.array(jax.random.key_data(self.prng_key()), copy=True)
+        dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
+        for name, initial in self.spec.scalars.items():
+            state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
+        for name, slot in self.spec.slots.items():
+            values = [self._slot(slot, p, hyper) if on else None for p, on in zip(leaves, active, strict=True)]
+            state[name] = treedef.unflatten(values)
+        return self.State(**state)
+
+    def _slot(self, slot: Slot, param: Array, hyper: "Hypers") -> Any:
+        dtype = compute_dtype(param.dtype)
+        dtype = real_dtype(dtype) if slot.real else dtype
+        dtype = (slot.dtype and getattr(self, slot.dtype)) or dtype
+        if slot.init is None:
+            return jnp.zeros_like(param, dtype=dtype)
+
+        def leaf(x: Any) -> Array:
+            inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+            return jnp.array(x, dtype if inexact else None, copy=True)
+
+        return jax.tree.map(leaf, slot.init(param.astype(compute_dtype(param.dtype)), hyper))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        if self.spec.kind == "treewise":
+            return step_tree(self, updates, state, params, extra)
+        updates, (state,) = step_leaves([self], updates, [state], params, extra)
+        return updates, state
+
+    def stage(self, count: Array | None) -> tuple[Stage, dict[str, Any]]:
+        """Return the hashable part of this rule (Python numbers are constants) and its traced numbers at ``count``."""
+        static: list[tuple[str, Any]] = []
+        traced: dict[str, Any] = {}
+        for name, kind, value in self.fields():
+            if isinstance(kind, KeyKind | MaskKind):
+                value = None  # the rule sees their effect: at.key, and only the leaves that the mask selects
+            if isinstance(kind, Number):
+                value = at_scalar(f"{self.name}: {name}", value, count)
+            if isinstance(value, jax.Array | np.ndarray | np.generic):
+                traced[name] = jnp.asarray(value)
+            else:
+                static.append((name, value))
+        return Stage(self.spec, tuple(static)), traced
+
+    def active(self, params: Tree | None, size: int) -> list[bool]:
+        """Return, for each leaf (``None`` counts as one), whether the rule applies to it."""
+        mask = next((v for _, kind, v in self.fields() if isinstance(kind, MaskKind)), None)
+        leaves = [True] * size if params is None else [x is not None for x in flatten_optional(params)[0]]
+        if mask is None:
+            return leaves
+        return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
+
+    @property
+    def by_leaf(self) -> bool:
+        """Whether the rule works leaf by leaf (it isn't treewise)."""
+        return self.spec.kind != "treewise"
+
+    def prng_key(self) -> Array:
+        """Return the PRNG key in this rule's key field; a seed becomes a key of the default kind."""
+        value = next(v for _, kind, v in self.fields() if isinstance(kind, KeyKind))
+        typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return value if typed else jax.random.key(value)
+
+
+class Hypers:
+    """A rule's fields at count 0, by attribute: what ``Slot.init`` sees."""
+
+    def __init__(self, rule: Rule):
+        self._rule = rule
+
+    def __getattr__(self, name: str) -> Any:
+        return at_scalar(f"{self._rule.name}: {name}", getattr(self._rule, name), jnp.zeros((), jnp.int32))
+
+
+def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
+    """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
+    frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
+    leaves, treedef = flatten_optional(params)
+    try:
+        full = jax.tree.map(lambda on, part: [on] * len(flatten_optional(part)[0]), frozen.thaw(), params)
+    except ValueError as error:
+        raise ValueError(f"{where}: the mask doesn't fit the parameters: {error}") from None
+    flags = jax.tree.leaves(full)
+    if len(flags) != len(leaves):
+        raise ValueError(f"{where}: the mask has {len(flags)} leaves for {len(leaves)} parameters: {treedef}")
+    return flags
+
+
+class Constructor(Protocol[P]):
+    """A decorated rule: call it with hyperparameters to get a transform."""
+
+    __name__: str
+    State: type[Any]
+    Value: type[Rule]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Rule: ...
+
+
+def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Any:
+    def decorate(
+        slots: Sequence[str] | Mapping[str, Slot] = (),
+        *,
+        scalars: Mapping[str, Any] | None = None,
+        param: bool | Literal["optional"] = False,
+        random: bool = False,
+        extra: Sequence[str] = (),
+        whole: Callable[[Any], Any] | None = None,
+    ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
+        if scalars and kind != "treewise":
+            raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
+        table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
+
+        def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
+            name = function.__name__
+            spec = Spec(function, name, kind, table, scalars or {}, param, random, tuple(extra), whole)
+            constructor: Any = define(function, 3, Rule, {"spec": spec})
+            cls = constructor.Value
+            numbers = [k for k in cls.kinds.values() if isinstance(k, Number)]
+            cls.has_count = bool(numbers) or random
+            fields = ["count"] * cls.has_count + ["key"] * random + [*spec.scalars, *table]
+            title = "".join(word.capitalize() for word in name.split("_")) + "State"
+            cls.State = constructor.State = namedtuple(title, fields, module=function.__module__)
+            cls.State.__qualname__ = f"{name}.State"
+            cls.State.__doc__ = f"State of :func:`{name}`: {', '.join(fields) or 'nothing'}."
+            return constructor
+
+        return lift
+
+    decorate.__name__ = decorate.__qualname__ = kind
+    decorate.__doc__ = _DOCS[kind]
+    return decorate
+
+
+_ARGS = """
+
+    The rule's first three parameters are the gradient, its slots and its surroundings (``At``); the others are the
+    transform's. It computes in at least float32 and returns ``(update, slot(...))``, or the update alone if it declares
+    no slots.
+
+    Args:
+      slots: names of slots that start at zero, or a dict from name to ``Slot``.
+      scalars: (treewise) state that the whole transform has once: name to first value, or to ``f(hyper) -> value``.
+      param: whether the rule reads ``at.param``: True, False, or ``"optional"`` where it may be missing.
+      random: whether it draws from ``at.key``; one of its parameters is then annotated ``Key``.
+      extra: names of the extra arguments of ``update`` that it reads from ``at``.
+      whole: a function of the whole tree of incoming updates; the rule reads its result as ``at.whole``. So a rule that
+        needs one number from all arrays, such as their norm, can still be elementwise.
+    """
+_DOCS = {
+    "elementwise": "Lift a rule that treats every number by itself: any layout of the array gives the same." + _ARGS,
+    "leafwise": "Lift a rule that needs one whole parameter array at a time: its shape, axes or norm." + _ARGS,
+    "treewise": "Lift a rule that needs the whole tree of gradients at once; its slots are trees." + _ARGS,
+}
+
+elementwise = _decorator("elementwise")
+leafwise = _decorator("leafwise")
+treewise = _decorator("treewise")
+

@@ -1,0 +1,99 @@
+"""What a rule declares, and what it sees when it is called."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, cast
+
+from jax import Array
+
+
+class Slot(NamedTuple):
+    """One array (or small pytree) of state for each parameter."""
+
+    init: Callable[[Array, Any], Any] | None = None
+    """``init(param, hyper)`` gives the first value, ``hyper`` the hyperparameters at count 0; zeros if ``None``."""
+    real: bool = False
+    """Store the real dtype for complex parameters (second moments)."""
+    nonnegative: bool = False
+    """Holds nothing below zero: a storage codec may use an unsigned map."""
+    dtype: str | None = None
+    """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
+
+
+class Slots:
+    """A parameter's slots by name; calling it makes the next ones: ``slot(mu=mu, nu=nu)``."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = dict(values)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(f"no slot {name!r}; the rule declares {', '.join(self.values) or 'none'}") from None
+
+    def __call__(self, **values: Any) -> "Slots":
+        if values.keys() != self.values.keys():
+            raise TypeError(f"the rule declares slots {sorted(self.values)} but returns {sorted(values)}")
+        return Slots(values)
+
+
+class At:
+    """The surroundings of one call of a rule; what it declared (``param``, ``random``, ``extra``) is there.
+
+    Attributes:
+      t: the number of this update, 1 on the first, in the compute dtype.
+      param: the parameter, in the compute dtype (for ``@treewise`` the tree); ``None`` if missing and optional.
+      whole: what the declared function ``whole`` made of all incoming updates, such as their global norm.
+      key: a PRNG key for this array and update.
+      Declared extra arguments, by their names.
+    """
+
+    def __init__(self, count: Array | None, param: Any, whole: Any, key: Array | None, extra: Mapping[str, Any], dtype: Any):
+        self.count = count
+        self.param = param
+        self.whole = whole
+        self.key = key
+        self.extra = extra
+        self.dtype = dtype
+
+    @functools.cached_property
+    def t(self) -> Array:
+        if self.count is None:
+            raise AttributeError("at.t needs a rule with at least one numeric hyperparameter")
+        return self.count.astype(self.dtype) + 1
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["extra"][name]
+        except KeyError:
+            raise AttributeError(f"the rule doesn't declare extra=({name!r},)") from None
+
+
+class Spec(NamedTuple):
+    """What a rule declares. One object a rule, compared by identity of its function."""
+
+    function: Callable[..., Any]
+    name: str
+    kind: Literal["elementwise", "leafwise", "treewise"]
+    slots: Mapping[str, Slot]
+    scalars: Mapping[str, Any]
+    param: bool | Literal["optional"]
+    random: bool
+    extra: tuple[str, ...]
+    whole: Callable[[Any], Any] | None
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self.function is other.function
+
+    def call(self, g: Any, slots: Mapping[str, Any], at: At, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Call the rule and return (update, next slots and scalars), checking what it returns."""
+        result = self.function(g, Slots(slots), at, **fields)
+        if not slots:
+            return result, {}
+        if not (isinstance(result, tuple) and len(cast(Any, result)) == 2 and isinstance(result[1], Slots)):
+            raise TypeError(f"{self.name}: a rule with slots returns (update, slot(...))")
+        return cast(Any, result[0]), result[1].values

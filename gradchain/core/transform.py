@@ -1,0 +1,104 @@
+"""``Transform``: what an optimizer is. Read this file first."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from gradchain import tree
+from gradchain.core.value import Child, Value
+from gradchain.tree import Tree
+
+
+class Part(NamedTuple):
+    """One transform inside another, as :meth:`Transform.parts` lists it."""
+
+    name: str
+    """Label that the parent adds to the names below it; "" where it adds none."""
+    transform: "Transform"
+    state: Any
+    params: Any
+
+
+class Transform(Value):
+    """A gradient transformation: an immutable pytree of its hyperparameters, with ``init`` and ``update``.
+
+    ``init, update = tx`` unpacks it. Subclasses define ``init`` and ``step``.
+    """
+
+    def init(self, params: Tree) -> Any:
+        """Return the state before the first update.
+
+        Args:
+          params: a tree of inexact arrays; only shapes, dtypes and (for few rules) values matter.
+        """
+        raise TypeError(f"{type(self).__name__} must define init")
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        """Return (updates, state), leaving half-precision input in float32: what combinators call on their parts."""
+        raise TypeError(f"{type(self).__name__} must define step")
+
+    def update(self, updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
+        """Return the transformed updates and the next state.
+
+        Args:
+          updates: gradients, or updates from an earlier transform: a tree like ``params``.
+          state: from ``init`` or the last ``update``.
+          params: the current parameters; may be missing where no rule needs them.
+          **extra: further arguments, such as ``value=loss``; what no rule asks for is ignored.
+
+        Returns:
+          (updates, state): updates to *add* to the parameters, in the parameters' dtypes (in the incoming
+          updates' dtypes where ``params`` is missing), and a state of unchanged structure, shapes and dtypes.
+
+        Raises:
+          ValueError: if ``updates``, ``state`` or ``params`` don't fit each other, or params are needed and missing.
+          TypeError: if an array isn't of an inexact dtype.
+        """
+        if params is not None:
+            params = tree.match(params, updates, self.name, "params", "updates")
+        new_updates, new_state = self.step(updates, state, params, extra)
+        return tree.cast_like(new_updates, updates if params is None else params), new_state
+
+    def __iter__(self):
+        return iter((self.init, self.update))
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        """Return the transforms inside this one, in the pytree's order, with their states and parameters if given."""
+        return []
+
+    def settings(self, state: Any = None) -> dict[str, Any]:
+        """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""
+        return {name: value for name, kind, value in self.fields() if kind.data and not isinstance(kind, Child)}
+
+    def replace(self, **changes: Any) -> Any:
+        """Return a copy with hyperparameters changed, by any name that :func:`gradchain.set_hyperparams` takes."""
+        from gradchain.core.hyperparams import set_hyperparams
+
+        return set_hyperparams(self, changes)
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """Return ``params + updates``, in the parameters' dtypes.
+
+    Args:
+      params: a tree of arrays. Leaves where ``updates`` has ``None`` are returned as they are.
+      updates: a tree of the same structure and shapes; ``None`` where nothing changes.
+
+    Raises:
+      ValueError: if structure or shapes differ.
+    """
+
+    def leaf(path: Any, update: Any, param: Any) -> Any:
+        if update is None:
+            return param
+        if jnp.shape(update) != jnp.shape(param):
+            raise ValueError(
+                f"apply_updates: update {tree.show_path(path)} has shape {jnp.shape(update)}, "
+                f"its parameter {jnp.shape(param)}"
+            )
+        if jnp.result_type(param) == jnp.result_type(update):
+            return lax.add(param, update)
+        return jnp.asarray(param + update).astype(jnp.result_type(param))
+
+    return tree.map_optional(leaf, updates, params, "apply_updates")

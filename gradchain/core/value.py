@@ -1,0 +1,183 @@
+"""Values: immutable pytrees whose leaves are their numbers, defined from a function's signature.
+
+Transforms and schedules are both values. ``define`` reads a function's parameters and builds a frozen dataclass with
+one field each, registered with JAX, and the constructor that users call. The *constructor* normalises and checks;
+rebuilding from leaves (``jit``, ``vmap``, ``tree.map``) does neither.
+"""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+
+
+class Kind:
+    """How one field is stored: as static data (this class) or, in subclasses, as a pytree child or another form."""
+
+    data: ClassVar[bool] = False
+    label: str = ""
+    """What signatures show as the field's type."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        """Return the stored form of ``value``; ``where`` names transform and field for error messages."""
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(f"{where} must be hashable, got {type(value).__name__}") from None
+        return value
+
+
+class Child(Kind):
+    """A transform, a tuple or a dict of transforms: a combinator's parts."""
+
+    data = True
+
+
+STATIC = Kind()
+
+
+class Value:
+    """An immutable value: compared, hashed, printed, copied and pickled by its fields, and a pytree of its numbers.
+
+    Arrays compare by identity. ``repr`` is the expression that builds the value, as long as its numbers are Python
+    numbers and it holds no bare callable.
+    """
+
+    name: ClassVar[str]
+    """The constructor's name, as ``repr`` prints it and ``hyperparams`` lists it."""
+    kinds: ClassVar[Mapping[str, Kind]]
+    """The fields in order, each with its kind."""
+    keyword_only: ClassVar[frozenset[str]] = frozenset()
+    required: ClassVar[frozenset[str]] = frozenset()
+
+    def fields(self) -> Iterator[tuple[str, Kind, Any]]:
+        """Yield (name, kind, stored value) for each field."""
+        for name, kind in self.kinds.items():
+            yield name, kind, getattr(self, name)
+
+    def with_fields(self, **changes: Any) -> Self:
+        """Return a copy with the given fields changed, normalised and checked as by the constructor."""
+        for name, value in changes.items():
+            if name not in self.kinds:
+                raise ValueError(f"{self.name} has no field {name!r}; it has {', '.join(self.kinds) or 'none'}")
+            changes[name] = self.kinds[name].normalize(f"{self.name}: {name}", value)
+        return dataclasses.replace(typing.cast(Any, self), **changes)
+
+    def _identity(self) -> tuple[Any, ...]:
+        return (type(self), *(comparable(value) for _, _, value in self.fields()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Value):
+            return NotImplemented
+        return self is other or self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        shown = [repr(v) if name in self.required else f"{name}={v!r}" for name, _, v in self.fields()]
+        return f"{self.name}({', '.join(shown)})"
+
+
+def comparable(value: Any) -> Any:
+    """Return a hashable stand-in for a stored value: itself, or for arrays and unhashable objects their identity."""
+    if isinstance(value, tuple):
+        return tuple(comparable(v) for v in typing.cast(tuple[Any, ...], value))
+    if isinstance(value, dict):
+        return tuple((k, comparable(v)) for k, v in typing.cast(dict[Any, Any], value).items())
+    if isinstance(value, jax.Array | np.ndarray) or getattr(value, "__hash__", None) is None:
+        return ("identity", id(value))
+    return value
+
+
+C = typing.TypeVar("C", bound=type[Value])
+
+
+def register(cls: C) -> C:
+    """Make ``cls`` a frozen dataclass and a pytree, by its ``kinds``. (A class decorator.)"""
+    cls = typing.cast(Any, dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
+    data = [name for name, kind in cls.kinds.items() if kind.data]
+    meta = [name for name, kind in cls.kinds.items() if not kind.data]
+    jax.tree_util.register_dataclass(typing.cast(Any, cls), data_fields=data, meta_fields=meta)
+    return cls
+
+
+def define(function: Callable[..., Any], skip: int, base: type[Value], namespace: dict[str, Any]) -> Callable[..., Any]:
+    """Build a value class and its constructor from ``function``'s signature, less its first ``skip`` parameters.
+
+    Args:
+      function: its parameters' annotations give the fields' kinds, its defaults theirs.
+      skip: how many leading parameters are not fields.
+      base: the class to derive from.
+      namespace: class attributes.
+
+    Returns:
+      A function with the remaining signature and ``function``'s name and docstring, which returns a new value.
+      The class hangs on it as ``.Value``, so that instances pickle.
+    """
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[skip:]
+    hints = typing.get_type_hints(function, include_extras=True)
+    kinds = {p.name: kind_of(hints.get(p.name)) for p in parameters}
+    name = function.__name__
+    if taken := [field for field in kinds if hasattr(base, field)]:
+        raise TypeError(f"{name}: a parameter can't be called {taken[0]!r}, which {base.__name__} uses itself")
+    cls: Any = type(
+        "Value",
+        (base,),
+        {
+            **namespace,
+            "name": name,
+            "kinds": types.MappingProxyType(kinds),
+            "required": frozenset(p.name for p in parameters if p.default is p.empty),
+            "__annotations__": dict.fromkeys(kinds, Any),
+            "__module__": function.__module__,
+            "__qualname__": f"{name}.Value",
+            "__doc__": f"The value that :func:`{name}` returns.",
+        },
+    )
+    cls = register(cls)
+    shown = [p.replace(annotation=Label(kinds[p.name].label or p.annotation)) for p in parameters]
+    signature = signature.replace(parameters=shown, return_annotation=Label(base.__name__))
+
+    @functools.wraps(function)
+    def constructor(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}; its signature is {signature}") from None
+        bound.apply_defaults()
+        return cls(**{field: kinds[field].normalize(f"{name}: {field}", v) for field, v in bound.arguments.items()})
+
+    result: Any = constructor
+    del result.__wrapped__
+    result.__signature__ = signature
+    result.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": base}
+    result.Value = cls
+    return result
+
+
+class Label(str):
+    """A type's name as shown in signatures, without quotes."""
+
+    def __new__(cls, annotation: Any) -> Self:
+        return super().__new__(cls, annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
+
+    __repr__ = str.__str__
+
+
+def kind_of(annotation: Any) -> Kind:
+    """Return the ``Kind`` in an annotation such as ``Annotated[X, kind] | None``; static where there is none."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return next((m for m in annotation.__metadata__ if isinstance(m, Kind)), STATIC)
+    for part in typing.get_args(annotation):
+        kind = kind_of(part)
+        if kind is not STATIC:
+            return kind
+    return STATIC

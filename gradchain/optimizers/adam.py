@@ -1,0 +1,110 @@
+"""Adam and its nearest relatives."""
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Decay, DType, Mask, NonNegative, Rate
+from gradchain.core.transform import Transform
+from gradchain.transforms.adaptive import scale_by_adam
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.scaling import scale_by_learning_rate
+
+
+def adam(
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None, *, nesterov: bool = False,
+) -> Transform:  # fmt: skip
+    r"""Adam: :func:`~gradchain.scale_by_adam`, then the learning rate.
+
+    Each step moves a number by about :math:`\eta`, whatever the gradient's scale.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      nesterov: NAdam's numerator.
+
+    Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None, weight_decay: NonNegative = 1e-4, mask: Mask | None = None, *,
+    nesterov: bool = False,
+) -> Transform:  # fmt: skip
+    r"""Adam with decoupled weight decay: :math:`w \leftarrow w - \eta\,(u + \lambda w)`.
+
+    The decay is multiplied by the learning rate, as in PyTorch and Optax; the paper's is not. PyTorch's default
+    :math:`\lambda` is 0.01.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      nesterov: NAdam's numerator.
+
+    Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def nadam(
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None, *, nesterov: bool = True,
+) -> Transform:  # fmt: skip
+    r"""Adam with Nesterov's numerator: :func:`adam` with ``nesterov=True``, under its own name.
+
+    ``torch.optim.NAdam`` also warms :math:`\beta_1` up; see :func:`~gradchain.scale_by_adam`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      nesterov: whether to use Nesterov's numerator.
+
+    Reference: Dozat, *Incorporating Nesterov Momentum into Adam*, 2016.
+    """
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+
+
+def nadamw(
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None, weight_decay: NonNegative = 1e-4, mask: Mask | None = None, *,
+    nesterov: bool = True,
+) -> Transform:  # fmt: skip
+    r"""AdamW with Nesterov's numerator: :func:`adamw` with ``nesterov=True``, under its own name.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: where to decay.
+      nesterov: whether to use Nesterov's numerator.
+
+    References:
+      Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019.
+      Dozat, *Incorporating Nesterov Momentum into Adam*, 2016.
+    """
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)

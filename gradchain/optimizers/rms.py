@@ -1,0 +1,103 @@
+"""AdaGrad and the RMSprop family."""
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Decay, Fraction, NonNegative, Rate
+from gradchain.core.transform import Transform
+from gradchain.transforms.adaptive import scale_by_rms, scale_by_rss, scale_by_stddev
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.momentum import trace
+from gradchain.transforms.scaling import identity, scale_by_learning_rate
+
+
+def adagrad(
+    learning_rate: Rate, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
+) -> Transform:
+    r"""AdaGrad: steps shrink with the root of the sum of squared gradients, number by number.
+
+    Suits sparse gradients; on long runs the steps fade. The scaling is :func:`~gradchain.scale_by_rss`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 0.01 to 1.
+      initial_accumulator_value: what the sum starts at.
+      eps: inside the root.
+
+    Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011.
+    """
+    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
+
+
+def rmsprop(
+    learning_rate: Rate, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True, centered: bool = False, momentum: Fraction | None = None, nesterov: bool = False,
+    bias_correction: bool = False,
+) -> Transform:  # fmt: skip
+    r"""RMSprop with Optax's conventions: scale by the root mean square, then the learning rate, then momentum.
+
+    :math:`\epsilon` is inside the root and the momentum trace holds steps already multiplied by the rate. For
+    PyTorch's conventions use :func:`rmsprop_torch`, for TensorFlow's :func:`rmsprop_tf`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      decay: of the average of squared gradients.
+      eps: see :func:`~gradchain.scale_by_rms`.
+      initial_scale: first value of that average.
+      eps_in_sqrt: the place of ``eps``.
+      centered: divide by the standard deviation (:func:`~gradchain.scale_by_stddev`) instead.
+      momentum: of a :func:`~gradchain.trace` behind the learning rate; ``None`` for none.
+      nesterov: Nesterov's form of it.
+      bias_correction: correct the averages for their start.
+
+    Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
+    """
+    scale_by = scale_by_stddev if centered else scale_by_rms
+    return chain(
+        scale_by(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
+        scale_by_learning_rate(learning_rate),
+        identity() if momentum is None else trace(momentum, nesterov),
+    )
+
+
+def rmsprop_torch(
+    learning_rate: Rate = 0.01, decay: Decay = 0.99, eps: NonNegative = 1e-8, weight_decay: NonNegative = 0.0,
+    momentum: Fraction | None = None, centered: bool = False,
+) -> Transform:  # fmt: skip
+    r"""RMSprop as ``torch.optim.RMSprop`` computes it, with its defaults.
+
+    :math:`\epsilon` is outside the root, weight decay is an L2 term in the gradient, and momentum comes before the
+    learning rate, so that a changed rate acts on the whole trace.
+
+    Args:
+      learning_rate: PyTorch's ``lr``.
+      decay: PyTorch's ``alpha``.
+      eps: outside the root.
+      weight_decay: L2 strength.
+      momentum: PyTorch's ``momentum``; its 0 means none, here ``None``.
+      centered: divide by the standard deviation instead.
+    """
+    scale_by = scale_by_stddev if centered else scale_by_rms
+    return chain(
+        add_decayed_weights(weight_decay),
+        scale_by(decay, eps, eps_in_sqrt=False),
+        identity() if momentum is None else trace(momentum),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def rmsprop_tf(
+    learning_rate: Rate = 0.001, decay: Decay = 0.9, eps: NonNegative = 1e-10, momentum: Fraction | None = None,
+    centered: bool = False, initial_scale: NonNegative = 1.0,
+) -> Transform:  # fmt: skip
+    r"""RMSprop as ``tf.compat.v1.train.RMSPropOptimizer`` computes it, with its defaults.
+
+    The average starts at one, :math:`\epsilon` is inside the root, and momentum comes behind the learning rate.
+    Keras's ``RMSprop`` is the same with ``eps=1e-7, initial_scale=0.0``.
+
+    Args:
+      learning_rate: the rate.
+      decay: of the average; Keras calls it ``rho``.
+      eps: inside the root.
+      momentum: behind the rate; ``None`` for none.
+      centered: divide by the standard deviation instead.
+      initial_scale: first value of the average.
+    """
+    return rmsprop(learning_rate, decay, eps, initial_scale, True, centered, momentum)

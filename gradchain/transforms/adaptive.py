@@ -1,0 +1,139 @@
+"""Rules that divide by a running estimate of the gradient's size, number by number."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Decay, DType, NonNegative
+from gradchain.core.rule import elementwise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain.numerics import abs_sq, debias, ema, sqrt
+
+SECOND_MOMENT = Slot(real=True, nonnegative=True)
+SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
+    init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_scale),
+)
+
+
+def _root(nu: Array, eps: NonNegative, eps_in_sqrt: bool) -> Array:
+    return sqrt(nu + eps) if eps_in_sqrt else sqrt(nu) + eps
+
+
+@elementwise(
+    slots={
+        "sum_of_squares": SECOND_MOMENT._replace(
+            init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_accumulator_value)
+        )
+    }
+)
+def scale_by_rss(
+    g: Array, slot: Slots, at: At, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
+):
+    r"""Divide by the root of the sum of all squared gradients so far: AdaGrad's scaling.
+
+    .. math:: s_k = s_{k-1} + |g_k|^2, \qquad u_k = g_k / \sqrt{s_k + \epsilon}, \qquad u_k = 0 \text{ where } s_k = 0
+
+    PyTorch's ``Adagrad`` adds :math:`\epsilon` outside the root instead.
+
+    Args:
+      initial_accumulator_value: :math:`s_0 \ge 0`.
+      eps: :math:`\epsilon \ge 0`.
+
+    Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011,
+    figure 1 (diagonal).
+    """
+    s = slot.sum_of_squares + abs_sq(g)
+    root = sqrt(s + eps)
+    seen = s > 0
+    return jnp.where(seen, g / jnp.where(seen, root, 1), 0), slot(sum_of_squares=s)
+
+
+@elementwise(slots={"nu": SCALED_SECOND_MOMENT})
+def scale_by_rms(
+    g: Array, slot: Slots, at: At, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True, bias_correction: bool = False,
+):  # fmt: skip
+    r"""Divide by the root of the moving average of squared gradients: RMSprop's scaling.
+
+    .. math:: \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2, \qquad
+        u_k = \frac{g_k}{\sqrt{\nu_k + \epsilon}} \;\text{ or }\; \frac{g_k}{\sqrt{\nu_k} + \epsilon}
+
+    :math:`\epsilon` stands inside the root as in TensorFlow and Optax; PyTorch and Hinton's lecture have it outside
+    (``eps_in_sqrt=False``). The state is the same for every choice.
+
+    Args:
+      decay: :math:`\beta` in [0, 1).
+      eps: :math:`\epsilon \ge 0`.
+      initial_scale: :math:`\nu_0 \ge 0`.
+      eps_in_sqrt: the place of :math:`\epsilon`.
+      bias_correction: use :math:`\nu_k / (1 - \beta^k)`, as Adam does.
+
+    Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
+    """
+    nu = ema(slot.nu, abs_sq(g), decay)
+    nu_hat = debias(nu, decay, at.t) if bias_correction else nu
+    return g / _root(nu_hat, eps, eps_in_sqrt), slot(nu=nu)
+
+
+@elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
+def scale_by_stddev(
+    g: Array, slot: Slots, at: At, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True, bias_correction: bool = False,
+):  # fmt: skip
+    r"""Divide by the moving standard deviation of the gradients: centred RMSprop's scaling.
+
+    .. math:: \mu_k = \beta\,\mu_{k-1} + (1 - \beta)\,g_k, \quad \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2,
+        \quad u_k = g_k / \sqrt{\nu_k - |\mu_k|^2 + \epsilon}
+
+    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there).
+
+    Args:
+      decay: :math:`\beta` in [0, 1).
+      eps: :math:`\epsilon \ge 0`.
+      initial_scale: :math:`\nu_0 \ge 0`.
+      eps_in_sqrt: as in :func:`scale_by_rms`.
+      bias_correction: divide both averages by :math:`1 - \beta^k`.
+
+    Reference: Graves, *Generating Sequences With Recurrent Neural Networks*, 2013, equations 38-40.
+    """
+    mu = ema(slot.mu, g, decay)
+    nu = ema(slot.nu, abs_sq(g), decay)
+    mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)
+    variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
+    return g / _root(variance, eps, eps_in_sqrt), slot(mu=mu, nu=nu)
+
+
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
+def scale_by_adam(
+    g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0, mu_dtype: DType | None = None, *, nesterov: bool = False,
+):  # fmt: skip
+    r"""Rescale gradients by Adam's bias-corrected moments.
+
+    .. math::
+        \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \quad \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,|g_k|^2, \quad
+        u_k = \frac{\mu_k / (1 - \beta_1^k)}{\sqrt{\nu_k / (1 - \beta_2^k) + \bar\epsilon} + \epsilon}
+
+    With ``nesterov`` the numerator is
+    :math:`\beta_1 \mu_k / (1 - \beta_1^{k+1}) + (1 - \beta_1)\,g_k / (1 - \beta_1^k)`.
+
+    Args:
+      b1: :math:`\beta_1` in [0, 1).
+      b2: :math:`\beta_2` in [0, 1).
+      eps: :math:`\epsilon \ge 0`, outside the root as in the paper.
+      eps_root: :math:`\bar\epsilon \ge 0`, inside it; only for derivatives through the update at zero gradients in
+        other libraries, here they are finite without it.
+      mu_dtype: dtype of the stored first moment; by default the parameter's, and at least float32.
+      nesterov: NAdam's numerator. Dozat's algorithm 2 has a further factor :math:`\beta_2` on the second moment, which
+        Optax, PyTorch and we leave out; PyTorch also lets :math:`\beta_1` grow, which we don't.
+
+    References:
+      Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 1.
+      Dozat, *Incorporating Nesterov Momentum into Adam*, 2016, algorithm 2.
+    """
+    mu = ema(slot.mu, g, b1)
+    nu = ema(slot.nu, abs_sq(g), b2)
+    if nesterov:
+        mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1)
+    else:
+        mu_hat = debias(mu, b1, at.t)
+    return mu_hat / (sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)

@@ -1,0 +1,57 @@
+"""Penalties on the size of the weights, as transforms of the updates."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Mask, NonNegative
+from gradchain.core.rule import elementwise
+from gradchain.core.spec import At, Slots
+
+
+@elementwise(param=True)
+def add_decayed_weights(
+    g: Array, slot: Slots, at: At, weight_decay: NonNegative = 0.0, mask: Mask | None = None
+):
+    r"""Add a multiple of the weights: :math:`u = g + \lambda w`.
+
+    Before a scaling by moments it is L2 regularisation (:func:`add_l2_penalty`, as in ``torch.optim.Adam``); between
+    that scaling and the learning rate it is decoupled weight decay, as in AdamW.
+
+    Args:
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: a tree of bools like the parameters (or a prefix of it), or a function from parameters to one; where it is
+        False, updates pass unchanged.
+
+    Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
+    """
+    return g + weight_decay * at.param
+
+
+@elementwise(param=True)
+def add_l2_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: Mask | None = None):
+    r"""Add the gradient of :math:`\tfrac\lambda2 \|w\|_2^2`: :math:`u = g + \lambda w`.
+
+    Stands first in a chain, where it changes the objective that the rest of the chain minimises. The same arithmetic as
+    :func:`add_decayed_weights`, whose place is behind the scaling.
+
+    Args:
+      strength: :math:`\lambda \ge 0`, or a schedule.
+      mask: as in :func:`add_decayed_weights`.
+    """
+    return g + strength * at.param
+
+
+@elementwise(param=True)
+def add_l1_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: Mask | None = None):
+    r"""Add a subgradient of :math:`\lambda \|w\|_1`: :math:`u = g + \lambda\,\mathrm{sign}(w)`, with 0 at :math:`w = 0`.
+
+    Subgradient steps make weights small but jump over zero instead of stopping there.
+    For complex weights the sign is :math:`w / |w|`.
+
+    Args:
+      strength: :math:`\lambda \ge 0`, or a schedule.
+      mask: as in :func:`add_decayed_weights`.
+
+    Reference: Tibshirani, *Regression Shrinkage and Selection via the Lasso*, 1996.
+    """
+    return g + strength * jnp.sign(at.param)

@@ -1,0 +1,48 @@
+"""Running sums and averages of gradients."""
+
+from jax import Array
+
+from gradchain.core.hyper import Decay, DType, Fraction
+from gradchain.core.rule import elementwise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain import numerics
+
+
+@elementwise(slots={"trace": Slot(dtype="accumulator_dtype")})
+def trace(g: Array, slot: Slots, at: At, decay: Fraction, nesterov: bool = False, accumulator_dtype: DType | None = None):
+    r"""Accumulate gradients with geometric weights: momentum.
+
+    .. math::
+        t_k = g_k + \mu\,t_{k-1}, \qquad
+        u_k = \begin{cases} t_k & \text{heavy ball}\\ g_k + \mu\,t_k & \text{Nesterov}\end{cases}
+
+    The trace is a sum, not an average: a constant gradient grows to :math:`g / (1 - \mu)`. For
+    the average use :func:`ema`. PyTorch's ``SGD(dampening=0)`` is the same.
+
+    Args:
+      decay: :math:`\mu` in [0, 1]; typical 0.9.
+      nesterov: look ahead along the trace.
+      accumulator_dtype: dtype of the stored trace; by default the parameter's, and at least float32.
+
+    References:
+      Polyak, *Some methods of speeding up the convergence of iteration methods*, 1964 (heavy ball).
+      Sutskever et al., *On the importance of initialization and momentum in deep learning*, 2013, equations 1-4.
+    """
+    t = g + decay * slot.trace
+    return g + decay * t if nesterov else t, slot(trace=t)
+
+
+@elementwise(slots={"ema": Slot(dtype="accumulator_dtype")})
+def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None):
+    r"""Replace gradients by their exponential moving average.
+
+    .. math::
+        m_k = \beta\,m_{k-1} + (1 - \beta)\,g_k, \qquad u_k = m_k / (1 - \beta^k) \text{ or } m_k
+
+    Args:
+      decay: :math:`\beta` in [0, 1).
+      debias: divide by :math:`1 - \beta^k`, so that the first update is the first gradient.
+      accumulator_dtype: dtype of the stored average; by default the parameter's, and at least float32.
+    """
+    m = numerics.ema(slot.ema, g, decay)
+    return numerics.debias(m, decay, at.t) if debias else m, slot(ema=m)

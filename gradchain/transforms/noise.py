@@ -1,0 +1,27 @@
+"""Randomness in the updates."""
+
+import jax
+from jax import Array
+
+from gradchain.core.hyper import Hyper, Key, NonNegative
+from gradchain.core.rule import elementwise
+from gradchain.core.spec import At, Slots
+from gradchain.numerics import sqrt
+
+
+@elementwise(random=True)
+def add_noise(g: Array, slot: Slots, at: At, eta: NonNegative, gamma: Hyper, key: Key):
+    r"""Add annealed Gaussian noise: :math:`u_k = g_k + \sigma_k \varepsilon`, :math:`\sigma_k^2 = \eta / k^\gamma`.
+
+    :math:`\varepsilon` is standard normal, independent for each number and update (for complex gradients of unit
+    total variance); :math:`k` is 1 on the first update. The state's ``key`` changes with each update.
+
+    Args:
+      eta: :math:`\eta \ge 0`, the variance on the first update.
+      gamma: :math:`\gamma`; the paper uses 0.55. With 0 the noise doesn't fade.
+      key: a whole number or a PRNG key. An array of them makes a batch: a sweep over seeds.
+
+    Reference: Neelakantan et al., *Adding Gradient Noise Improves Learning for Very Deep Networks*, 2015, equation 1.
+    """
+    sigma = sqrt(eta / at.t**gamma)
+    return g + sigma * jax.random.normal(at.key, g.shape, g.dtype)

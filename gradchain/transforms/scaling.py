@@ -1,0 +1,104 @@
+"""Rules without memory: multiply, negate, take the sign, centre; and rules from plain functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Hyper, Rate
+from gradchain.core.rule import elementwise, leafwise, treewise
+from gradchain.core.spec import At, Slots
+from gradchain.tree import Tree
+
+
+@elementwise()
+def identity(g: Array, slot: Slots, at: At):
+    """Return updates as they are: :math:`u = g`."""
+    return g
+
+
+@elementwise()
+def set_to_zero(g: Array, slot: Slots, at: At):
+    """Return zero updates: :math:`u = 0`, also where the gradient is not finite."""
+    return jnp.zeros_like(g)
+
+
+@elementwise()
+def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
+    r"""Multiply updates by a number: :math:`u = s\,g`.
+
+    Args:
+      step_size: :math:`s`, any real number or schedule.
+    """
+    return step_size * g
+
+
+@elementwise()
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: Rate, *, flip_sign: bool = True):
+    r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule. For ascent set ``flip_sign=False``; a negative rate is an error.
+      flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`.
+    """
+    return (-learning_rate if flip_sign else learning_rate) * g
+
+
+@elementwise()
+def scale_by_schedule(g: Array, slot: Slots, at: At, step_size_fn: Hyper):
+    r"""Multiply updates by a schedule's value: :math:`u = s(k)\,g`, with :math:`k = 0` on the first update.
+
+    The same as :func:`scale`, under the name that Optax uses; the sign is not flipped.
+
+    Args:
+      step_size_fn: a schedule, or any callable from count to a number.
+    """
+    return step_size_fn * g
+
+
+@elementwise()
+def scale_by_sign(g: Array, slot: Slots, at: At):
+    r"""Keep only the sign: :math:`u = \mathrm{sign}(g)`, 0 at 0; :math:`g / |g|` for complex gradients.
+
+    Reference: Bernstein et al., *signSGD: Compressed Optimisation for Non-Convex Problems*, 2018.
+    """
+    return jnp.sign(g)
+
+
+@leafwise()
+def centralize(g: Array, slot: Slots, at: At):
+    r"""Subtract from each output unit's gradient its mean: :math:`u_i = g_i - \mathrm{mean}_{j>0}(g_{ij})`.
+
+    The mean runs over all axes but the first; arrays with fewer than two axes stay as they are.
+
+    Reference: Yong et al., *Gradient Centralization: A New Optimization Technique for Deep Neural Networks*, 2020,
+    equation 1.
+    """
+    if g.ndim < 2 or g.size == 0:
+        return g
+    return g - jnp.mean(g, axis=tuple(range(1, g.ndim)), keepdims=True)
+
+
+@treewise(param="optional")
+def stateless(updates: Tree, slot: Slots, at: At, f: Callable[[Any, Any], Any]):
+    """Make a transform of a function ``f(updates, params) -> updates`` on whole trees, without state.
+
+    Args:
+      f: a function of the updates (in at least float32) and the parameters (``None`` if the caller gave none). It
+        must keep the structure. Transforms are equal if their functions are the same object.
+    """
+    return f(updates, at.param)
+
+
+@treewise(param="optional")
+def stateless_with_tree_map(updates: Tree, slot: Slots, at: At, f: Callable[[Any, Any], Any]):
+    """Make a transform of a function ``f(update, param) -> update`` on single arrays, without state.
+
+    Args:
+      f: a function of one update (in at least float32) and its parameter (``None`` if the caller gave none).
+    """
+    if at.param is None:
+        return jax.tree.map(lambda g: f(g, None), updates)
+    return jax.tree.map(f, updates, at.param)
