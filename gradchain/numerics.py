@@ -108,7 +108,9 @@ def safe_increment(count: ArrayLike) -> Array:
     return jnp.where(count < top, count + jnp.ones((), count.dtype), count)
 
 
-def safe_norm(x: ArrayLike, min_norm: ArrayLike = 0.0, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Array:
+def safe_norm(
+    x: ArrayLike, min_norm: ArrayLike = 0.0, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+) -> Array:
     r"""Return :math:`\max(\|x\|_2, \text{min\_norm})` with a finite derivative (0) at ``x = 0``.
 
     Args:

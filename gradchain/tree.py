@@ -134,7 +134,7 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
 
 
 def where(condition: Array, tree_x: Tree, tree_y: Tree) -> Tree:
-    """Return ``tree_x`` where ``condition`` (one boolean array that broadcasts to every leaf) holds, else ``tree_y``."""
+    """Return ``tree_x`` where ``condition``, a boolean that broadcasts to every leaf, holds, else ``tree_y``."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
 
 

@@ -37,7 +37,9 @@ class Chain(Transform):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if not isinstance(state, tuple | list) or len(state) != len(self.stages):  # pyright: ignore
             size = len(state) if isinstance(state, tuple | list) else type(state).__name__  # pyright: ignore
-            raise ValueError(f"chain: the state is from another transform: expected {len(self.stages)} parts, got {size}")
+            raise ValueError(
+                f"chain: the state is from another transform: expected {len(self.stages)} parts, got {size}"
+            )
         states: list[Any] = []
         for group in _groups(self.stages):
             now = list(state[len(states) : len(states) + len(group)])

@@ -34,7 +34,9 @@ class HyperparamsInState(Transform):
 
     def init(self, params: Tree) -> HyperparamsInStateState:
         numbers = {k: v for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
-        return HyperparamsInStateState({k: jnp.array(v, copy=True) for k, v in numbers.items()}, self.inner.init(params))
+        return HyperparamsInStateState(
+            {k: jnp.array(v, copy=True) for k, v in numbers.items()}, self.inner.init(params)
+        )
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, inner = self.current(state).step(updates, state.inner_state, params, extra)
@@ -73,7 +75,7 @@ def hyperparams_in_state(tx: Transform) -> Transform:
 class InjectHyperparamsState(NamedTuple):
     """State of :func:`inject_hyperparams`."""
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     hyperparams: dict[str, Any]
     inner_state: Any
 
@@ -108,7 +110,9 @@ class InjectHyperparams(Transform):
     def settings(self, state: Any = None) -> dict[str, Any]:
         if state is None:
             return dict(self.arguments)
-        return {k: v(state.count) if isinstance(v, Schedule) else state.hyperparams[k] for k, v in self.arguments.items()}
+        return {
+            k: v(state.count) if isinstance(v, Schedule) else state.hyperparams[k] for k, v in self.arguments.items()
+        }
 
 
 class StaticArguments:
@@ -130,7 +134,9 @@ class StaticArguments:
         return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
 
-def inject_hyperparams(inner_factory: Callable[..., Any], static_args: str | tuple[str, ...] = ()) -> Callable[..., Any]:
+def inject_hyperparams(
+    inner_factory: Callable[..., Any], static_args: str | tuple[str, ...] = ()
+) -> Callable[..., Any]:
     """Wrap an optimizer's constructor so that its numeric arguments live in the state, as Optax does it.
 
     gradchain's own transforms don't need this to be steered; :func:`hyperparams_in_state` works on any composition.

@@ -8,29 +8,19 @@ are static; ``Key`` is a seed or PRNG key.
 import operator
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from gradchain.core.value import Kind, Value, register
 from gradchain.numerics import compute_dtype
 
-
-class Numeric(Protocol):
-    """What a hyperparameter can do inside a rule: arithmetic. Numbers, arrays and schedules satisfy it."""
-
-    def __add__(self, other: Any, /) -> Any: ...
-    def __radd__(self, other: Any, /) -> Any: ...
-    def __sub__(self, other: Any, /) -> Any: ...
-    def __rsub__(self, other: Any, /) -> Any: ...
-    def __mul__(self, other: Any, /) -> Any: ...
-    def __rmul__(self, other: Any, /) -> Any: ...
-    def __truediv__(self, other: Any, /) -> Any: ...
-    def __rtruediv__(self, other: Any, /) -> Any: ...
-    def __neg__(self) -> Any: ...
+ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
+"""What stands for an array without a value; it passes unchecked."""
 
 
 class Number(Kind):
@@ -47,7 +37,7 @@ class Number(Kind):
         self.below = operator.lt if interval[-1] == ")" else operator.le
 
     def normalize(self, where: str, value: Any) -> Any:
-        if value is None or isinstance(value, Schedule | jax.core.Tracer):
+        if value is None or isinstance(value, (Schedule, *ABSTRACT)):
             return value
         if isinstance(value, int | float | np.generic | np.ndarray | Array) and not isinstance(value, bool):
             return self._checked(where, value)
@@ -76,12 +66,12 @@ class KeyKind(Kind):
     data = True
 
     def normalize(self, where: str, value: Any) -> Any:
-        if isinstance(value, jax.core.Tracer) or isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, ABSTRACT) or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         if isinstance(value, np.generic | np.ndarray | Array):
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 return value
-            if value.dtype == np.uint32 and value.ndim and value.shape[-1] == 2:
+            if value.dtype == np.uint32 and np.shape(value)[-1:] == (2,):
                 return jax.random.wrap_key_data(jnp.asarray(value))
             if jnp.issubdtype(value.dtype, np.integer):
                 return int(value) if value.ndim == 0 else jnp.asarray(value)
@@ -92,6 +82,7 @@ class DTypeKind(Kind):
     """A dtype, stored by its name, or None."""
 
     label = "DType"
+
     def normalize(self, where: str, value: Any) -> Any:
         try:
             return None if value is None else jnp.dtype(value).name
@@ -103,6 +94,7 @@ class MaskKind(Kind):
     """A tree of Python bools over (a prefix of) the parameters, or a function from parameters to one, frozen."""
 
     label = "Mask"
+
     def normalize(self, where: str, value: Any) -> Any:
         if value is None or isinstance(value, FrozenTree):
             return value
@@ -129,20 +121,18 @@ class FrozenTree(typing.NamedTuple):
         return repr(self.thaw())
 
 
-Hyper = Annotated[Numeric, Number("Hyper")]
+Hyper = Annotated[Any, Number("Hyper")]
 """Any real number, or a schedule."""
-NonNegative = Annotated[Numeric, Number("NonNegative", "[0, inf]")]
+NonNegative = Annotated[Any, Number("NonNegative", "[0, inf]")]
 """At least 0."""
-Positive = Annotated[Numeric, Number("Positive", "(0, inf]")]
+Positive = Annotated[Any, Number("Positive", "(0, inf]")]
 """Above 0."""
-Decay = Annotated[Numeric, Number("Decay", "[0, 1)")]
+Decay = Annotated[Any, Number("Decay", "[0, 1)")]
 """The weight of the past in an average: in [0, 1)."""
-Fraction = Annotated[Numeric, Number("Fraction", "[0, 1]")]
+Fraction = Annotated[Any, Number("Fraction", "[0, 1]")]
 """In [0, 1]."""
-Count = Annotated[Numeric, Number("Count", "[1, inf]", whole=True)]
+Count = Annotated[Any, Number("Count", "[1, inf]", whole=True)]
 """A whole number, at least 1."""
-Rate = Annotated[Any, Number("Rate", "[0, inf]")]
-"""A learning rate, at least 0; typed so that a bare callable passes a type checker too."""
 Key = Annotated[Any, KeyKind()]
 """A seed or PRNG key."""
 DType = Annotated[Any, DTypeKind()]
@@ -248,4 +238,3 @@ def at_scalar(where: str, hyper: Any, count: Any) -> Any:
             "jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
         )
     return value
-

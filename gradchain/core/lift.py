@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from gradchain.core.spec import At, Spec
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
@@ -27,7 +28,7 @@ class Inputs(NamedTuple):
 
     slots: dict[str, Any]
     traced: dict[str, Array]
-    count: Array | None
+    updates_so_far: Array | None
     key: Array | None
     whole: Any
     extra: dict[str, Any]
@@ -48,7 +49,7 @@ def step_leaves(
     param_leaves = _param_leaves(rules, treedef, params, len(leaves))
     plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
     arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
-    call = _cached if any(isinstance(x, jax.core.Tracer) for x in arrays) else _program
+    call = _cached if any(isinstance(x, Tracer) for x in arrays) else _program
     results: list[Any] = list(leaves)
     for i, g in enumerate(leaves):
         on = [plan for plan in plans if g is not None and plan.active[i]]
@@ -61,9 +62,7 @@ def step_leaves(
     return treedef.unflatten(results), [plan.state() for plan in plans]
 
 
-def step_tree(
-    rule: "Rule", updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]
-) -> tuple[Tree, Any]:
+def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
     """Run a treewise rule once on the whole tree."""
     leaves, treedef = inexact_leaves(rule.name, updates, "update")
     _param_leaves([rule], treedef, params, len(leaves))
@@ -83,7 +82,7 @@ def inexact_leaves(where: str, tree: Tree, what: str) -> tuple[list[Any], Any]:
     """Flatten a tree, ``None`` counting as a leaf, into arrays that must be real or complex floating point."""
     leaves, treedef = flatten_optional(tree)
     for i, x in enumerate(leaves):
-        if x is None or isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact):
+        if x is None or (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
             continue
         dtype = getattr(x, "dtype", None) if not isinstance(x, float | complex) else jnp.result_type(x)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
@@ -102,21 +101,15 @@ class _Plan:
 
     def __init__(self, rule: "Rule", leaves: list[Any], treedef: Any, state: Any, params: Any, extra: dict[str, Any]):
         spec = rule.spec
-        if getattr(state, "_fields", None) != rule.State._fields:
-            raise ValueError(
-                f"{spec.name}: the state is from another transform: expected {rule.State._fields}, "
-                f"got {getattr(state, '_fields', type(state).__name__)}"
-            )
-        missing = [name for name in spec.extra if name not in extra]
-        if missing:
-            raise ValueError(f"{spec.name} needs {missing[0]!r}: call update(updates, state, params, {missing[0]}=...)")
+        _check(rule, state, extra)
         self.rule, self.treedef, self.previous = rule, treedef, state
         self.count: Array | None = getattr(state, "count", None)
         self.stage, self.traced = rule.stage(self.count)
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
         self.active = rule.active(params, len(leaves))
-        self.next_key = self.key = None
+        self.next_key: Any = None
+        self.key: Any = None
         if spec.random:
             impl = jax.random.key_impl(rule.prng_key())
             self.next_key, self.key = jax.random.split(jax.random.wrap_key_data(state.key, impl=impl))
@@ -161,6 +154,17 @@ class _Plan:
         return self.previous._replace(**changes)
 
 
+def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
+    if getattr(state, "_fields", None) != rule.State._fields:
+        raise ValueError(
+            f"{rule.name}: the state is from another transform: expected {rule.State._fields}, "
+            f"got {getattr(state, '_fields', type(state).__name__)}"
+        )
+    for name in rule.spec.extra:
+        if name not in extra:
+            raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")
+
+
 def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: int) -> list[Any]:
     needs = [rule for rule in rules if rule.spec.param]
     if not needs or params is None:
@@ -179,7 +183,7 @@ def _program(stages: tuple[Stage, ...]) -> Any:
         g, param = _widen(g), _widen(param)
         results: list[dict[str, Any]] = []
         for stage, x in zip(stages, inputs, strict=True):
-            at = At(x.count, param, x.whole, x.key, x.extra, dtype)
+            at = At(x.updates_so_far, param, x.whole, x.key, x.extra, dtype)
             fields = dict(stage.static) | {k: v.astype(dtype) for k, v in x.traced.items()}
             g, new = stage.spec.call(g, _widen(x.slots), at, fields)
             if jnp.shape(g) != shape:

@@ -155,7 +155,9 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Any:
             cls.has_count = bool(numbers) or random
             fields = ["count"] * cls.has_count + ["key"] * random + [*spec.scalars, *table]
             title = "".join(word.capitalize() for word in name.split("_")) + "State"
-            cls.State = constructor.State = namedtuple(title, fields, module=function.__module__)
+            cls.State = constructor.State = namedtuple(  # pyright: ignore[reportUntypedNamedTuple]
+                title, fields, module=function.__module__
+            )
             cls.State.__qualname__ = f"{name}.State"
             cls.State.__doc__ = f"State of :func:`{name}`: {', '.join(fields) or 'nothing'}."
             return constructor
@@ -191,4 +193,3 @@ _DOCS = {
 elementwise = _decorator("elementwise")
 leafwise = _decorator("leafwise")
 treewise = _decorator("treewise")
-

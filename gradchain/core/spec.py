@@ -49,11 +49,13 @@ class At:
       Declared extra arguments, by their names.
     """
 
-    def __init__(self, count: Array | None, param: Any, whole: Any, key: Array | None, extra: Mapping[str, Any], dtype: Any):
+    def __init__(
+        self, count: Array | None, param: Any, whole: Any, key: Array | None, extra: Mapping[str, Any], dtype: Any
+    ):
         self.count = count
-        self.param = param
-        self.whole = whole
-        self.key = key
+        self.param: Any = param
+        self.whole: Any = whole
+        self.key: Any = key
         self.extra = extra
         self.dtype = dtype
 

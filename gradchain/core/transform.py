@@ -1,5 +1,6 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ class Transform(Value):
         new_updates, new_state = self.step(updates, state, params, extra)
         return tree.cast_like(new_updates, updates if params is None else params), new_state
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:

@@ -90,7 +90,7 @@ def comparable(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(comparable(v) for v in typing.cast(tuple[Any, ...], value))
     if isinstance(value, dict):
-        return tuple((k, comparable(v)) for k, v in typing.cast(dict[Any, Any], value).items())
+        return frozenset((k, comparable(v)) for k, v in typing.cast(dict[Any, Any], value).items())
     if isinstance(value, jax.Array | np.ndarray) or getattr(value, "__hash__", None) is None:
         return ("identity", id(value))
     return value
@@ -99,6 +99,7 @@ def comparable(value: Any) -> Any:
 C = typing.TypeVar("C", bound=type[Value])
 
 
+@typing.dataclass_transform(eq_default=False, frozen_default=True)
 def register(cls: C) -> C:
     """Make ``cls`` a frozen dataclass and a pytree, by its ``kinds``. (A class decorator.)"""
     cls = typing.cast(Any, dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))

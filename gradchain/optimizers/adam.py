@@ -1,7 +1,7 @@
 """Adam and its nearest relatives."""
 
 from gradchain.combinators.chain import chain
-from gradchain.core.hyper import Decay, DType, Mask, NonNegative, Rate
+from gradchain.core.hyper import Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.decay import add_decayed_weights
@@ -9,9 +9,15 @@ from gradchain.transforms.scaling import scale_by_learning_rate
 
 
 def adam(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
-    mu_dtype: DType | None = None, *, nesterov: bool = False,
-) -> Transform:  # fmt: skip
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    *,
+    nesterov: bool = False,
+) -> Transform:
     r"""Adam: :func:`~gradchain.scale_by_adam`, then the learning rate.
 
     Each step moves a number by about :math:`\eta`, whatever the gradient's scale.
@@ -34,10 +40,17 @@ def adam(
 
 
 def adamw(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
-    mu_dtype: DType | None = None, weight_decay: NonNegative = 1e-4, mask: Mask | None = None, *,
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    weight_decay: NonNegative = 1e-4,
+    mask: Mask | None = None,
+    *,
     nesterov: bool = False,
-) -> Transform:  # fmt: skip
+) -> Transform:
     r"""Adam with decoupled weight decay: :math:`w \leftarrow w - \eta\,(u + \lambda w)`.
 
     The decay is multiplied by the learning rate, as in PyTorch and Optax; the paper's is not. PyTorch's default
@@ -64,9 +77,15 @@ def adamw(
 
 
 def nadam(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
-    mu_dtype: DType | None = None, *, nesterov: bool = True,
-) -> Transform:  # fmt: skip
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    *,
+    nesterov: bool = True,
+) -> Transform:
     r"""Adam with Nesterov's numerator: :func:`adam` with ``nesterov=True``, under its own name.
 
     ``torch.optim.NAdam`` also warms :math:`\beta_1` up; see :func:`~gradchain.scale_by_adam`.
@@ -86,10 +105,17 @@ def nadam(
 
 
 def nadamw(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0,
-    mu_dtype: DType | None = None, weight_decay: NonNegative = 1e-4, mask: Mask | None = None, *,
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    weight_decay: NonNegative = 1e-4,
+    mask: Mask | None = None,
+    *,
     nesterov: bool = True,
-) -> Transform:  # fmt: skip
+) -> Transform:
     r"""AdamW with Nesterov's numerator: :func:`adamw` with ``nesterov=True``, under its own name.
 
     Args:

@@ -1,7 +1,7 @@
 """AdaGrad and the RMSprop family."""
 
 from gradchain.combinators.chain import chain
-from gradchain.core.hyper import Decay, Fraction, NonNegative, Rate
+from gradchain.core.hyper import Decay, Fraction, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.transforms.adaptive import scale_by_rms, scale_by_rss, scale_by_stddev
 from gradchain.transforms.decay import add_decayed_weights
@@ -10,7 +10,7 @@ from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
 def adagrad(
-    learning_rate: Rate, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
+    learning_rate: NonNegative, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
 ) -> Transform:
     r"""AdaGrad: steps shrink with the root of the sum of squared gradients, number by number.
 
@@ -27,10 +27,16 @@ def adagrad(
 
 
 def rmsprop(
-    learning_rate: Rate, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
-    eps_in_sqrt: bool = True, centered: bool = False, momentum: Fraction | None = None, nesterov: bool = False,
+    learning_rate: NonNegative,
+    decay: Decay = 0.9,
+    eps: NonNegative = 1e-8,
+    initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: Fraction | None = None,
+    nesterov: bool = False,
     bias_correction: bool = False,
-) -> Transform:  # fmt: skip
+) -> Transform:
     r"""RMSprop with Optax's conventions: scale by the root mean square, then the learning rate, then momentum.
 
     :math:`\epsilon` is inside the root and the momentum trace holds steps already multiplied by the rate. For
@@ -58,9 +64,13 @@ def rmsprop(
 
 
 def rmsprop_torch(
-    learning_rate: Rate = 0.01, decay: Decay = 0.99, eps: NonNegative = 1e-8, weight_decay: NonNegative = 0.0,
-    momentum: Fraction | None = None, centered: bool = False,
-) -> Transform:  # fmt: skip
+    learning_rate: NonNegative = 0.01,
+    decay: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    momentum: Fraction | None = None,
+    centered: bool = False,
+) -> Transform:
     r"""RMSprop as ``torch.optim.RMSprop`` computes it, with its defaults.
 
     :math:`\epsilon` is outside the root, weight decay is an L2 term in the gradient, and momentum comes before the
@@ -84,9 +94,13 @@ def rmsprop_torch(
 
 
 def rmsprop_tf(
-    learning_rate: Rate = 0.001, decay: Decay = 0.9, eps: NonNegative = 1e-10, momentum: Fraction | None = None,
-    centered: bool = False, initial_scale: NonNegative = 1.0,
-) -> Transform:  # fmt: skip
+    learning_rate: NonNegative = 0.001,
+    decay: Decay = 0.9,
+    eps: NonNegative = 1e-10,
+    momentum: Fraction | None = None,
+    centered: bool = False,
+    initial_scale: NonNegative = 1.0,
+) -> Transform:
     r"""RMSprop as ``tf.compat.v1.train.RMSPropOptimizer`` computes it, with its defaults.
 
     The average starts at one, :math:`\epsilon` is inside the root, and momentum comes behind the learning rate.

@@ -25,9 +25,7 @@ def _root(nu: Array, eps: NonNegative, eps_in_sqrt: bool) -> Array:
         )
     }
 )
-def scale_by_rss(
-    g: Array, slot: Slots, at: At, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
-):
+def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7):
     r"""Divide by the root of the sum of all squared gradients so far: AdaGrad's scaling.
 
     .. math:: s_k = s_{k-1} + |g_k|^2, \qquad u_k = g_k / \sqrt{s_k + \epsilon}, \qquad u_k = 0 \text{ where } s_k = 0
@@ -49,9 +47,15 @@ def scale_by_rss(
 
 @elementwise(slots={"nu": SCALED_SECOND_MOMENT})
 def scale_by_rms(
-    g: Array, slot: Slots, at: At, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
-    eps_in_sqrt: bool = True, bias_correction: bool = False,
-):  # fmt: skip
+    g: Array,
+    slot: Slots,
+    at: At,
+    decay: Decay = 0.9,
+    eps: NonNegative = 1e-8,
+    initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+):
     r"""Divide by the root of the moving average of squared gradients: RMSprop's scaling.
 
     .. math:: \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2, \qquad
@@ -76,9 +80,15 @@ def scale_by_rms(
 
 @elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
 def scale_by_stddev(
-    g: Array, slot: Slots, at: At, decay: Decay = 0.9, eps: NonNegative = 1e-8, initial_scale: NonNegative = 0.0,
-    eps_in_sqrt: bool = True, bias_correction: bool = False,
-):  # fmt: skip
+    g: Array,
+    slot: Slots,
+    at: At,
+    decay: Decay = 0.9,
+    eps: NonNegative = 1e-8,
+    initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+):
     r"""Divide by the moving standard deviation of the gradients: centred RMSprop's scaling.
 
     .. math:: \mu_k = \beta\,\mu_{k-1} + (1 - \beta)\,g_k, \quad \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2,
@@ -104,9 +114,17 @@ def scale_by_stddev(
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
 def scale_by_adam(
-    g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8,
-    eps_root: NonNegative = 0.0, mu_dtype: DType | None = None, *, nesterov: bool = False,
-):  # fmt: skip
+    g: Array,
+    slot: Slots,
+    at: At,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    *,
+    nesterov: bool = False,
+):
     r"""Rescale gradients by Adam's bias-corrected moments.
 
     .. math::
@@ -132,8 +150,5 @@ def scale_by_adam(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
-    if nesterov:
-        mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1)
-    else:
-        mu_hat = debias(mu, b1, at.t)
+    mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1) if nesterov else debias(mu, b1, at.t)
     return mu_hat / (sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)

@@ -9,9 +9,7 @@ from gradchain.core.spec import At, Slots
 
 
 @elementwise(param=True)
-def add_decayed_weights(
-    g: Array, slot: Slots, at: At, weight_decay: NonNegative = 0.0, mask: Mask | None = None
-):
+def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative = 0.0, mask: Mask | None = None):
     r"""Add a multiple of the weights: :math:`u = g + \lambda w`.
 
     Before a scaling by moments it is L2 regularisation (:func:`add_l2_penalty`, as in ``torch.optim.Adam``); between
@@ -43,9 +41,9 @@ def add_l2_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: M
 
 @elementwise(param=True)
 def add_l1_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: Mask | None = None):
-    r"""Add a subgradient of :math:`\lambda \|w\|_1`: :math:`u = g + \lambda\,\mathrm{sign}(w)`, with 0 at :math:`w = 0`.
+    r"""Add a subgradient of :math:`\lambda \|w\|_1`: :math:`u = g + \lambda\,\mathrm{sign}(w)`.
 
-    Subgradient steps make weights small but jump over zero instead of stopping there.
+    The sign of 0 is 0. Subgradient steps make weights small but jump over zero instead of stopping there.
     For complex weights the sign is :math:`w / |w|`.
 
     Args:

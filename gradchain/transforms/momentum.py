@@ -2,14 +2,16 @@
 
 from jax import Array
 
+from gradchain import numerics
 from gradchain.core.hyper import Decay, DType, Fraction
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain import numerics
 
 
 @elementwise(slots={"trace": Slot(dtype="accumulator_dtype")})
-def trace(g: Array, slot: Slots, at: At, decay: Fraction, nesterov: bool = False, accumulator_dtype: DType | None = None):
+def trace(
+    g: Array, slot: Slots, at: At, decay: Fraction, nesterov: bool = False, accumulator_dtype: DType | None = None
+):
     r"""Accumulate gradients with geometric weights: momentum.
 
     .. math::

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Hyper, Rate
+from gradchain.core.hyper import Hyper, NonNegative
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slots
 from gradchain.tree import Tree
@@ -36,7 +36,7 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 
 @elementwise()
-def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: Rate, *, flip_sign: bool = True):
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative, *, flip_sign: bool = True):
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 
     Args:

@@ -1,0 +1,48 @@
+# Every target works from a fresh clone with python3, pip, venv and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo demo-fashion test test-slow accept bench lint format docs clean
+
+# One stamp for each set of extras: installed again only when pyproject.toml changes.
+$(VENV)/.%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py --out demo
+
+demo-fashion: $(VENV)/.demo
+	$(BIN)/python examples/demo.py --fashion --out demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow tests
+
+accept: $(VENV)/.accept
+	$(BIN)/python -m pytest -n $(WORKERS) -m accept tests/accept
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright gradchain
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) demo docs/_build docs/api
