@@ -236,12 +236,14 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
       TypeError: where a complex leaf would lose its imaginary part.
     """
 
-    def leaf(x: Any, like: Any) -> Array:
+    def leaf(path: Any, x: Any, like: Any) -> Array:
         dtype = jnp.result_type(like)
         if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
             return x
         if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"a {jnp.result_type(x)} array can't become {dtype}: it would lose its imaginary part")
+            raise TypeError(
+                f"{show_path(path)} is {jnp.result_type(x)} and can't become {dtype}: it would lose its imaginary part"
+            )
         return jnp.asarray(x).astype(dtype)
 
-    return jax.tree.map(leaf, tree, other_tree)
+    return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gradchain.core.hyper import value_at
-from gradchain.core.transform import Part, Transform
+from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Child, Value
 from gradchain.tree import Tree
 
@@ -53,7 +53,7 @@ def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
         f"{part.name}.{name}": value
         for part in walk(tx, state)
         for field, stored in part.transform.settings(part.state).items()
-        for name, value in _numbers(field, stored, getattr(part.state, "count", None))
+        for name, value in _numbers(field, stored, count_of(part.state))
     }
 
 

@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradchain.core.spec import At, Spec
+from gradchain.core.transform import count_of
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
 from gradchain.tree import Tree, flatten_optional, show_path
 
@@ -65,12 +66,12 @@ def step_leaves(
 def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
     """Run a treewise rule once on the whole tree."""
     leaves, treedef = inexact_leaves(rule.name, updates, "update")
-    _param_leaves([rule], treedef, params, len(leaves))
+    param = treedef.unflatten(_param_leaves([rule], treedef, params, len(leaves)))
     plan = _Plan(rule, leaves, treedef, state, None, extra)
     stage, spec = plan.stage, rule.spec
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
-    at = At(plan.count, _widen(params) if spec.param else None, plan.whole, plan.key, plan.extra, dtype)
+    at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype)
     fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()}
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
@@ -103,7 +104,7 @@ class _Plan:
         spec = rule.spec
         _check(rule, state, extra)
         self.rule, self.treedef, self.previous = rule, treedef, state
-        self.count: Array | None = getattr(state, "count", None)
+        self.count: Array | None = count_of(state)
         self.stage, self.traced = rule.stage(self.count)
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
@@ -129,13 +130,16 @@ class _Plan:
             like_param = spec.kind == "elementwise" or spec.slots[name].init is None
             if g is None or not self.active[i] or not like_param:
                 continue
-            if not hasattr(slot, "shape") or slot.shape != g.shape:
-                tree = self.treedef.unflatten(range(len(leaves)))
-                path = jax.tree_util.tree_flatten_with_path(tree)[0][i][0]
-                raise ValueError(
-                    f"{where} at {show_path(path)} has shape {getattr(slot, 'shape', None)}, the update {g.shape}"
-                )
+            shape = getattr(slot, "shape", None)
+            if shape != g.shape:
+                raise ValueError(f"{where} at {self._path(i)} has shape {shape}, the update {g.shape}")
+            if jnp.iscomplexobj(g) and not (jnp.iscomplexobj(slot) or spec.slots[name].real):
+                raise TypeError(f"{where} at {self._path(i)} is {slot.dtype}, too narrow for a {g.dtype} update")
         return slots
+
+    def _path(self, i: int) -> str:
+        paths = jax.tree_util.tree_flatten_with_path(self.treedef.unflatten(range(self.treedef.num_leaves)))[0]
+        return show_path(paths[i][0])
 
     def inputs(self, i: int) -> Inputs:
         slots = {name: leaves[i] for name, leaves in self.slots.items()}

@@ -15,7 +15,7 @@ from gradchain.core.spec import Slot, Spec
 from gradchain.core.transform import Transform
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.tree import Tree, flatten_optional
+from gradchain.tree import Tree, flatten_optional, mismatch
 
 P = ParamSpec("P")
 
@@ -111,15 +111,13 @@ class Hypers:
 def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
     """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
     frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
-    leaves, treedef = flatten_optional(params)
+    flags, treedef = flatten_optional(frozen.thaw())
     try:
-        full = jax.tree.map(lambda on, part: [on] * len(flatten_optional(part)[0]), frozen.thaw(), params)
-    except ValueError as error:
-        raise ValueError(f"{where}: the mask doesn't fit the parameters: {error}") from None
-    flags = jax.tree.leaves(full)
-    if len(flags) != len(leaves):
-        raise ValueError(f"{where}: the mask has {len(flags)} leaves for {len(leaves)} parameters: {treedef}")
-    return flags
+        parts = treedef.flatten_up_to(params)
+    except (ValueError, TypeError):
+        problem = mismatch(frozen.thaw(), params, "the mask", "params")
+        raise ValueError(f"{where}: the mask must be a prefix of the parameters: {problem}") from None
+    return [bool(on) for on, part in zip(flags, parts, strict=True) for _ in flatten_optional(part)[0]]
 
 
 class Constructor(Protocol[P]):
@@ -132,7 +130,35 @@ class Constructor(Protocol[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Rule: ...
 
 
-def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Any:
+def _constructor(spec: Spec) -> Any:
+    constructor: Any = define(spec.function, 3, Rule, {"spec": spec})
+    cls = constructor.Value
+    cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
+    fields = ["count"] * cls.has_count + ["key"] * spec.random + [*spec.scalars, *spec.slots]
+    title = "".join(word.capitalize() for word in spec.name.split("_")) + "State"
+    state: Any = namedtuple(title, fields, module=cls.__module__)  # pyright: ignore[reportUntypedNamedTuple]
+    state.__qualname__ = f"{spec.name}.State"
+    state.__doc__ = f"State of :func:`{spec.name}`: {', '.join(fields) or 'nothing'}."
+    cls.State = constructor.State = state
+    return constructor
+
+
+class Decorator(Protocol):
+    """Declares what a rule needs, and lifts it."""
+
+    def __call__(
+        self,
+        slots: Sequence[str] | Mapping[str, Slot] = (),
+        *,
+        scalars: Mapping[str, Any] | None = None,
+        param: bool | Literal["optional"] = False,
+        random: bool = False,
+        extra: Sequence[str] = (),
+        whole: Callable[[Any], Any] | None = None,
+    ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]: ...
+
+
+def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorator:
     def decorate(
         slots: Sequence[str] | Mapping[str, Slot] = (),
         *,
@@ -148,19 +174,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Any:
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
             name = function.__name__
-            spec = Spec(function, name, kind, table, scalars or {}, param, random, tuple(extra), whole)
-            constructor: Any = define(function, 3, Rule, {"spec": spec})
-            cls = constructor.Value
-            numbers = [k for k in cls.kinds.values() if isinstance(k, Number)]
-            cls.has_count = bool(numbers) or random
-            fields = ["count"] * cls.has_count + ["key"] * random + [*spec.scalars, *table]
-            title = "".join(word.capitalize() for word in name.split("_")) + "State"
-            cls.State = constructor.State = namedtuple(  # pyright: ignore[reportUntypedNamedTuple]
-                title, fields, module=function.__module__
-            )
-            cls.State.__qualname__ = f"{name}.State"
-            cls.State.__doc__ = f"State of :func:`{name}`: {', '.join(fields) or 'nothing'}."
-            return constructor
+            return _constructor(Spec(function, name, kind, table, scalars or {}, param, random, tuple(extra), whole))
 
         return lift
 

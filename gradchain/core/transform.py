@@ -79,6 +79,11 @@ class Transform(Value):
         return set_hyperparams(self, changes)
 
 
+def count_of(state: Any) -> Any:
+    """Return the state's count of updates, or None where it keeps none."""
+    return state.count if "count" in getattr(state, "_fields", ()) else None
+
+
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Return ``params + updates``, in the parameters' dtypes.
 

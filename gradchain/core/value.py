@@ -53,8 +53,10 @@ class Value:
     """The constructor's name, as ``repr`` prints it and ``hyperparams`` lists it."""
     kinds: ClassVar[Mapping[str, Kind]]
     """The fields in order, each with its kind."""
-    keyword_only: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[frozenset[str]] = frozenset()
+    """Fields without a default, which ``repr`` shows without their names."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may be absent (``None``)."""
 
     def fields(self) -> Iterator[tuple[str, Kind, Any]]:
         """Yield (name, kind, stored value) for each field."""
@@ -63,11 +65,22 @@ class Value:
 
     def with_fields(self, **changes: Any) -> Self:
         """Return a copy with the given fields changed, normalised and checked as by the constructor."""
-        for name, value in changes.items():
-            if name not in self.kinds:
-                raise ValueError(f"{self.name} has no field {name!r}; it has {', '.join(self.kinds) or 'none'}")
-            changes[name] = self.kinds[name].normalize(f"{self.name}: {name}", value)
-        return dataclasses.replace(typing.cast(Any, self), **changes)
+        return dataclasses.replace(typing.cast(Any, self), **self.normalized(changes))
+
+    @classmethod
+    def normalized(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields' values in their stored form.
+
+        Raises:
+          ValueError: for an unknown field or a value out of range.
+          TypeError: for a value of the wrong kind, or ``None`` where that has no meaning.
+        """
+        for name, value in values.items():
+            if name not in cls.kinds:
+                raise ValueError(f"{cls.name} has no field {name!r}; it has {', '.join(cls.kinds) or 'none'}")
+            if value is None and cls.kinds[name].data and name not in cls.optional:
+                raise TypeError(f"{cls.name}: {name} can't be None")
+        return {name: cls.kinds[name].normalize(f"{cls.name}: {name}", value) for name, value in values.items()}
 
     def _identity(self) -> tuple[Any, ...]:
         return (type(self), *(comparable(value) for _, _, value in self.fields()))
@@ -137,6 +150,7 @@ def define(function: Callable[..., Any], skip: int, base: type[Value], namespace
             "name": name,
             "kinds": types.MappingProxyType(kinds),
             "required": frozenset(p.name for p in parameters if p.default is p.empty),
+            "optional": frozenset(p.name for p in parameters if type(None) in typing.get_args(hints.get(p.name))),
             "__annotations__": dict.fromkeys(kinds, Any),
             "__module__": function.__module__,
             "__qualname__": f"{name}.Value",
@@ -154,7 +168,7 @@ def define(function: Callable[..., Any], skip: int, base: type[Value], namespace
         except TypeError as error:
             raise TypeError(f"{name}: {error}; its signature is {signature}") from None
         bound.apply_defaults()
-        return cls(**{field: kinds[field].normalize(f"{name}: {field}", v) for field, v in bound.arguments.items()})
+        return cls(**cls.normalized(bound.arguments))
 
     result: Any = constructor
     del result.__wrapped__

@@ -1,0 +1,98 @@
+"""Hyperparameters in the state: hyperparams_in_state and inject_hyperparams."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradchain as gc
+
+PARAMS = jnp.ones(3)
+GRADS = jnp.asarray([0.5, -1.0, 2.0])
+RATE = "scale_by_learning_rate.learning_rate"
+
+
+def test_numbers_live_in_the_state_and_an_assigned_one_is_used_without_a_new_trace():
+    tx = gc.hyperparams_in_state(gc.chain(gc.clip(10.0), gc.sgd(0.1)))
+    traces = 0
+
+    @jax.jit
+    def step(state):
+        nonlocal traces
+        traces += 1
+        return tx.update(GRADS, state, PARAMS)
+
+    state = tx.init(PARAMS)
+    assert state.hyperparams.keys() == gc.hyperparams(tx).keys()
+    for rate in (0.1, 0.5, 2):
+        state.hyperparams[RATE] = float(rate)
+        updates, state = step(state)
+        np.testing.assert_allclose(updates, -rate * GRADS, rtol=1e-6)
+        assert float(gc.hyperparams(tx, state)[RATE]) == pytest.approx(rate)
+    assert traces == 1
+
+
+def test_numbers_inside_schedules_are_steered_too():
+    tx = gc.hyperparams_in_state(gc.sgd(gc.linear_schedule(1.0, 0.0, 10)))
+    state = tx.init(PARAMS)
+    state.hyperparams[f"{RATE}.init_value"] = 3.0
+    np.testing.assert_allclose(tx.update(GRADS, state, PARAMS)[0], -3.0 * GRADS)
+
+
+def test_state_is_a_scan_carry():
+    tx = gc.hyperparams_in_state(gc.adam(0.1))
+    state, _ = jax.lax.scan(lambda s, _: (tx.update(GRADS, s, PARAMS)[1], None), tx.init(PARAMS), None, 3)
+    assert state.inner_state[0].count == 3
+
+
+def test_added_and_lost_keys_are_refused_at_the_next_update():
+    tx = gc.hyperparams_in_state(gc.sgd(0.1))
+    state = tx.init(PARAMS)
+    state.hyperparams["learning_rate"] = 0.5
+    with pytest.raises(ValueError, match=r"wrong or missing keys \['learning_rate'\]; it must hold"):
+        tx.update(GRADS, state, PARAMS)
+
+
+def test_batch_of_rates_in_the_state():
+    tx = gc.hyperparams_in_state(gc.sgd(jnp.asarray([0.1, 0.2])))
+    run = jax.vmap(lambda tx: tx.update(GRADS, tx.init(PARAMS), PARAMS)[0], in_axes=(gc.batch_axes(tx),))
+    np.testing.assert_allclose(run(tx), -jnp.outer(jnp.asarray([0.1, 0.2]), GRADS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, gc.linear_schedule(1.0, 0.0, 4), lambda count: 0.5 / (count + 1)])
+def test_inject_equals_optaxs(rate):
+    ours = gc.inject_hyperparams(gc.adamw, static_args="mask")(rate, weight_decay=0.1)
+    theirs = optax.inject_hyperparams(optax.adamw, static_args="mask")(rate, weight_decay=0.1)
+    state, their_state = ours.init(PARAMS), theirs.init(PARAMS)
+    for _ in range(3):
+        updates, state = ours.update(GRADS, state, PARAMS)
+        expected, their_state = theirs.update(GRADS, their_state, PARAMS)
+        np.testing.assert_allclose(updates, expected, rtol=1e-5)
+        assert state.hyperparams.keys() == their_state.hyperparams.keys()
+        np.testing.assert_allclose(
+            state.hyperparams["learning_rate"], their_state.hyperparams["learning_rate"], rtol=1e-6
+        )
+
+
+def test_injected_number_may_be_assigned_to():
+    tx = gc.inject_hyperparams(gc.sgd)(0.1, momentum=0.9)
+    state = tx.init(PARAMS)
+    state.hyperparams["learning_rate"] = jnp.asarray(2.0)
+    updates, state = jax.jit(tx.update)(GRADS, state, PARAMS)
+    np.testing.assert_allclose(updates, -2 * GRADS)
+    assert gc.hyperparams(tx, state)["inject_hyperparams.learning_rate"] == 2.0
+
+
+def test_inject_works_around_optax_factories_and_refuses_unknown_static_names():
+    tx = gc.inject_hyperparams(optax.sgd)(0.1)
+    np.testing.assert_allclose(tx.update(GRADS, tx.init(PARAMS), PARAMS)[0], -0.1 * GRADS, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"\['lr'\] are no arguments"):
+        gc.inject_hyperparams(gc.sgd, static_args="lr")
+
+
+def test_equal_arguments_make_equal_values():
+    make = gc.inject_hyperparams(gc.adam)
+    assert make(0.1) == make(0.1)
+    assert hash(make(0.1)) == hash(make(0.1))
+    assert make(0.1) != make(0.2)
