@@ -1,0 +1,52 @@
+"""Schedules: hyperparameters as functions of the number of updates so far.
+
+Each is a callable pytree of its own numbers, lengths included: ``schedule(count)`` gives the value, 0 being the first
+update. All return float32 or wider, are constant past their end and finite at every step, in value and derivative,
+map over batches of their own numbers, and add, subtract, multiply and divide with each other and with numbers.
+
+``count`` is a whole number, an array of them (for a plot), or a float. It is used in float32 (float64 where JAX has x64
+enabled): above 2**24 updates a boundary may act early or late by up to 6e-8 of the count.
+"""
+
+from gradchain.core.hyper import Schedule
+from gradchain.schedules.base import PositiveSteps, Steps, schedule
+from gradchain.schedules.compose import join_schedules
+from gradchain.schedules.cycles import cosine_onecycle_schedule, linear_onecycle_schedule, sgdr_schedule
+from gradchain.schedules.decay import (
+    constant_schedule,
+    cosine_decay_schedule,
+    exponential_decay,
+    inverse_sqrt_schedule,
+    linear_schedule,
+    polynomial_schedule,
+)
+from gradchain.schedules.piecewise import piecewise_constant_schedule, piecewise_interpolate_schedule
+from gradchain.schedules.warmup import (
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_stable_decay_schedule,
+)
+
+__all__ = [
+    "PositiveSteps",
+    "Schedule",
+    "Steps",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "exponential_decay",
+    "inverse_sqrt_schedule",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "schedule",
+    "sgdr_schedule",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+    "warmup_stable_decay_schedule",
+]

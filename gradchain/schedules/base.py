@@ -1,0 +1,97 @@
+"""The ``@schedule`` decorator, and what schedules' parameters may be."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradchain.core.hyper import ABSTRACT, Number, Schedule, value_at
+from gradchain.core.value import Kind, define
+
+P = ParamSpec("P")
+
+
+def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Schedule]:
+    """Turn ``f(count, ...)`` into a constructor of schedules: its other parameters become the schedule's numbers.
+
+    The function sees ``count`` as a floating-point array of any shape, at least 0, and its numbers as arrays or Python
+    numbers, schedules among them evaluated; it must use ``where`` instead of ``if`` on both.
+
+    Example:
+      >>> @schedule
+      ... def halving(count, init_value: Hyper, every: PositiveSteps):
+      ...     return init_value * 0.5 ** jnp.floor(count / every)
+      >>> halving(0.1, every=100)(250)
+      Array(0.025, dtype=float32)
+    """
+
+    def call(self: Schedule, count: Any) -> Array:
+        count = jnp.asarray(count, float)
+        fields = {name: value_at(value, count) if kind.data else value for name, kind, value in self.fields()}
+        return jnp.asarray(function(count, **fields), count.dtype)  # pyright: ignore[reportCallIssue]
+
+    return define(function, 1, Schedule, {"__call__": call})
+
+
+def ordered(*names: str) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:
+    """Make a constructor check that the named fields don't decrease, as far as they are concrete numbers."""
+
+    def decorate(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
+        @functools.wraps(constructor)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+            result = constructor(*args, **kwargs)
+            check_order(result.name, {name: getattr(result, name) for name in names})
+            return result
+
+        del checked.__wrapped__
+        return checked
+
+    return decorate
+
+
+def check_order(where: str, numbers: dict[str, Any]) -> None:
+    """Raise ``ValueError`` if neighbours among ``numbers`` decrease. Traced numbers and schedules pass."""
+    items = [(k, v) for k, v in numbers.items() if not isinstance(v, (Schedule, *ABSTRACT))]
+    for (name, low), (next_name, high) in itertools.pairwise(items):
+        if not np.all(np.asarray(low) <= np.asarray(high)):
+            raise ValueError(f"{where}: {next_name} must be at least {name}, got {next_name}={high!r}, {name}={low!r}")
+
+
+class Choice(Kind):
+    """One of a few strings."""
+
+    def __init__(self, *options: str):
+        self.options = options
+        self.label = " | ".join(map(repr, options))
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value not in self.options:
+            raise ValueError(f"{where} must be {self.label}, got {value!r}")
+        return value
+
+
+class Numbers(Kind):
+    """A tuple of numbers, each checked like ``each``; made from any sequence or from an array's rows."""
+
+    data = True
+
+    def __init__(self, each: Number):
+        self.each = each
+        self.label = f"Sequence[{each.label}]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, Iterable) or isinstance(value, str):
+            raise TypeError(f"{where} must be a sequence of numbers, got {value!r}")
+        items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return tuple(self.each.normalize(f"{where}[{i}]", item) for i, item in enumerate(items))
+
+
+STEPS = Number("Steps", "[0, inf)")
+Steps = Annotated[Any, STEPS]
+"""A length or a position in updates: finite, at least 0; need not be whole."""
+PositiveSteps = Annotated[Any, Number("PositiveSteps", "(0, inf)")]
+"""A length in updates, above 0."""

@@ -1,0 +1,74 @@
+"""Schedules made of schedules. (Sums, products and scalings are the operators ``+ - * /``.)"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import FunctionSchedule, Number, Schedule, value_at
+from gradchain.core.value import register
+from gradchain.schedules.base import STEPS, Numbers, check_order
+
+
+def switch(count: Array, starts: Sequence[Any], schedules: Sequence[Any]) -> Array:
+    """Return the value of the schedule whose turn it is, at the number of updates since its start."""
+    time = jnp.asarray(count, float)
+    result = jnp.zeros_like(time)
+    for start, schedule in zip(starts, schedules, strict=True):
+        begun = time >= start
+        local = jnp.where(begun, time - start, 0)
+        if isinstance(schedule, FunctionSchedule):
+            local = local.astype(count.dtype)
+        result = jnp.where(begun, value_at(schedule, local), result)
+    return result.astype(time.dtype)
+
+
+@register
+class JoinedSchedules(Schedule):
+    """See :func:`join_schedules`."""
+
+    name = "join_schedules"
+    kinds = {"schedules": Numbers(Number("Hyper")), "boundaries": Numbers(STEPS)}
+    required = frozenset(kinds)
+    schedules: tuple[Any, ...]
+    boundaries: tuple[Any, ...]
+
+    def __call__(self, count: Any) -> Array:
+        count = jnp.asarray(count)
+        starts = (0.0, *(value_at(boundary, count) for boundary in self.boundaries))
+        return switch(count, starts, self.schedules)
+
+
+def join_schedules(
+    schedules: Iterable[float | Callable[[Any], Any]], boundaries: Iterable[float | Array]
+) -> JoinedSchedules:
+    r"""Follow one schedule after another; each one counts from its own start.
+
+    .. math:: s_i(k - b_i) \quad\text{for } b_i \le k < b_{i+1}, \qquad b_0 = 0
+
+    The first value is the first schedule's, and it ends as the last schedule does, ``boundaries[-1]`` later.
+
+    Args:
+      schedules: schedules, numbers (constant parts) or other callables; at least one.
+      boundaries: :math:`b_1 \le b_2 \le \dots`, the steps at which the second schedule starts, the third and so on.
+
+    Raises:
+      ValueError: if there isn't exactly one boundary fewer than schedules (Optax leaves out what is too many), or if
+        boundaries decrease.
+
+    Example:
+      >>> hold_then_fall = join_schedules([0.1, cosine_decay_schedule(0.1, 900)], [100])
+
+    A bare callable gets whole counts if the joined schedule does, whether boundaries are traced or not, so that it
+    may index a table.
+    """
+    kinds = JoinedSchedules.kinds
+    parts = kinds["schedules"].normalize("join_schedules: schedules", schedules)
+    steps = kinds["boundaries"].normalize("join_schedules: boundaries", boundaries)
+    if len(steps) != len(parts) - 1:
+        raise ValueError(
+            f"join_schedules: boundaries must be one fewer than schedules, got {len(steps)} for {len(parts)} schedules"
+        )
+    check_order("join_schedules", {f"boundaries[{i}]": step for i, step in enumerate(steps)})
+    return JoinedSchedules(parts, steps)

@@ -1,0 +1,158 @@
+"""Schedules from one value to another: constant, linear, polynomial, exponential, cosine, inverse square root."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Hyper, Positive
+from gradchain.schedules import curves
+from gradchain.schedules.base import PositiveSteps, Steps, schedule
+from gradchain.schedules.curves import Knot, mix, powered, progress
+
+
+@schedule
+def constant_schedule(count: Array, value: Hyper):
+    """Return ``value`` at every step.
+
+    Args:
+      value: any real number.
+    """
+    return value + jnp.zeros_like(count)
+
+
+@schedule
+def linear_schedule(
+    count: Array, init_value: Hyper, end_value: Hyper, transition_steps: Steps, transition_begin: Steps = 0.0
+):
+    r"""Move from one value to another on a straight line.
+
+    .. math:: a + (b - a)\,x_k, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
+
+    The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
+    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it is ``init_value`` throughout, as in
+    Optax. Negative lengths, which Optax takes for 0, are errors.
+
+    Args:
+      init_value: :math:`a`, the first value.
+      end_value: :math:`b`, the last value.
+      transition_steps: :math:`n \ge 0`, in updates.
+      transition_begin: :math:`k_0 \ge 0`, in updates.
+    """
+    return mix(init_value, end_value, progress(count, transition_begin, transition_steps))
+
+
+@schedule
+def polynomial_schedule(
+    count: Array,
+    init_value: Hyper,
+    end_value: Hyper,
+    power: Positive,
+    transition_steps: Steps,
+    transition_begin: Steps = 0.0,
+):
+    r"""Move from one value to another on a power of the remaining time.
+
+    .. math:: b + (a - b)\,(1 - x_k)^p, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
+
+    The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
+    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it is ``init_value`` throughout, as in
+    Optax. Negative lengths, which Optax takes for 0, are errors.
+
+    Args:
+      init_value: :math:`a`, the first value.
+      end_value: :math:`b`, the last value.
+      power: :math:`p > 0`; 1 is :func:`linear_schedule`, larger ones fall fast at first and arrive gently.
+      transition_steps: :math:`n \ge 0`, in updates.
+      transition_begin: :math:`k_0 \ge 0`, in updates.
+    """
+    curve = powered(curves.linear, power)
+    return mix(init_value, end_value, curve(*progress(count, transition_begin, transition_steps)))
+
+
+@schedule
+def exponential_decay(
+    count: Array,
+    init_value: Hyper,
+    transition_steps: Steps,
+    decay_rate: Positive,
+    transition_begin: Steps = 0.0,
+    staircase: bool = False,
+    end_value: Hyper | None = None,
+):
+    r"""Multiply by ``decay_rate`` every ``transition_steps`` updates, smoothly or at once.
+
+    .. math:: a\,r^{x_k}, \qquad x_k = \max(k - k_0, 0) / n \quad (\lfloor x_k \rfloor \text{ with staircase})
+
+    The value is ``init_value`` up to step ``transition_begin``. With ``end_value`` it stops there, at the step where
+    the formula crosses it; without, it falls towards 0 for ever. Growth (:math:`r > 1`) stops at a factor of 1.8e19 in
+    float32 (1.3e154 in float64), so that the value stays finite. With ``transition_steps=0`` it is ``init_value``
+    throughout, as in Optax. Negative lengths and ``decay_rate=0``, where Optax returns ``init_value``, are errors.
+
+    Args:
+      init_value: :math:`a`, the first value.
+      transition_steps: :math:`n \ge 0`, in updates.
+      decay_rate: :math:`r > 0`.
+      transition_begin: :math:`k_0 \ge 0`, in updates.
+      staircase: change at whole multiples of ``transition_steps`` only: the classical step decay.
+      end_value: a bound, from below if :math:`r < 1` and else from above; it holds at every step.
+
+    Example:
+      >>> halve = exponential_decay(0.1, transition_steps=1000, decay_rate=0.5, staircase=True)
+      >>> halve(jnp.array([0, 999, 1000, 2000]))
+      Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
+    """
+    return curves.exponential(count, init_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
+
+
+@schedule
+def cosine_decay_schedule(
+    count: Array, init_value: Hyper, decay_steps: PositiveSteps, alpha: Hyper = 0.0, exponent: Positive = 1.0
+):
+    r"""Fall on half a cosine wave.
+
+    .. math:: a \left[\alpha + (1 - \alpha) \left(\tfrac12 (1 + \cos \pi x_k)\right)^p\right],
+        \qquad x_k = \min(k / n,\, 1)
+
+    The first value is ``init_value``; from step ``decay_steps`` on it is ``alpha * init_value``.
+
+    Args:
+      init_value: :math:`a`.
+      decay_steps: :math:`n > 0`, in updates.
+      alpha: :math:`\alpha`, the last value as a part of the first.
+      exponent: :math:`p > 0`.
+
+    Reference: Loshchilov and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, 2017, equation 5.
+    """
+    weights = powered(curves.cosine, exponent)(*progress(count, 0.0, decay_steps))
+    return mix(init_value, alpha * init_value, weights)
+
+
+@schedule
+def inverse_sqrt_schedule(
+    count: Array,
+    init_value: Hyper,
+    peak_value: Hyper,
+    warmup_steps: Steps,
+    timescale: PositiveSteps | None = None,
+):
+    r"""Warm up on a straight line, then fall with the inverse square root of time, with no end.
+
+    .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad b \Big/ \sqrt{1 + (k - w) / s} \;\text{ for } k \ge w
+
+    The first value is ``init_value`` (``peak_value`` if there is no warm-up); ``peak_value`` is reached at step
+    ``warmup_steps``, and from there the value tends to 0. With the default time scale the second part is
+    :math:`b \sqrt{w / k}`, the original Transformer's schedule.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      warmup_steps: :math:`w \ge 0`, in updates.
+      timescale: :math:`s > 0`, in updates: the value has fallen to :math:`b / \sqrt 2` after so many more. By
+        default it is :math:`\max(w, 1)`.
+
+    References:
+      Vaswani et al., *Attention Is All You Need*, 2017, equation 3.
+      Zhai et al., *Scaling Vision Transformers*, 2022, section 3.5 (with a time scale).
+    """
+    scale = jnp.maximum(warmup_steps, 1) if timescale is None else timescale
+    fall = 1 / jnp.sqrt(1 + jnp.maximum(count - warmup_steps, 0) / scale)
+    return curves.through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value)]) * fall

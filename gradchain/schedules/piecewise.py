@@ -1,0 +1,123 @@
+"""Schedules given by a table of steps: constant between them, or interpolated."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Hyper, Number, value_at
+from gradchain.core.value import Kind, Value, register
+from gradchain.schedules import curves
+from gradchain.schedules.base import STEPS, Choice, Numbers, check_order, schedule
+from gradchain.schedules.curves import Knot, through
+
+SCALE = Number("NonNegative", "[0, inf)")
+CURVES = {"linear": curves.linear, "cosine": curves.cosine}
+
+
+class Breakpoint(NamedTuple):
+    """A step and the factor that applies from there on."""
+
+    boundary: Any
+    scale: Any
+
+
+@register
+class Breakpoints(Value):
+    """A table from boundaries to scales in which both are numbers that may be traced; shown as a dict."""
+
+    name = "Breakpoints"
+    kinds = {"boundaries": Numbers(STEPS), "scales": Numbers(SCALE)}
+    boundaries: tuple[Any, ...]
+    scales: tuple[Any, ...]
+
+    def at(self, count: Array) -> list[Breakpoint]:
+        """Return the entries, with those that are schedules evaluated at ``count``."""
+        pairs = zip(self.boundaries, self.scales, strict=True)
+        return [Breakpoint(value_at(boundary, count), value_at(scale, count)) for boundary, scale in pairs]
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{b!r}: {s!r}' for b, s in zip(self.boundaries, self.scales, strict=True))}}}"
+
+
+class Table(Kind):
+    """A dict from boundary to scale, or pairs of them in increasing order."""
+
+    data = True
+    label = "Mapping[Steps, NonNegative]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, Breakpoints):
+            return value
+        pairs: list[Any] = sorted(value.items()) if isinstance(value, Mapping) else list(self._pairs(where, value))  # pyright: ignore
+        boundaries, scales = zip(*pairs, strict=True) if pairs else ((), ())
+        boundaries = Numbers(STEPS).normalize(f"{where} boundaries", boundaries)
+        check_order(where, {f"boundary {i}": boundary for i, boundary in enumerate(boundaries)})
+        return Breakpoints(boundaries, Numbers(SCALE).normalize(f"{where} scales", scales))
+
+    def _pairs(self, where: str, value: Any) -> Iterable[Any]:
+        pairs: list[Any] = [] if value is None else list(value) if isinstance(value, Iterable) else [value]  # pyright: ignore
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):  # pyright: ignore
+            raise TypeError(f"{where} must be a dict or pairs (boundary, scale), got {value!r}")
+        return pairs
+
+
+Boundaries = Annotated[Any, Table()]
+"""A dict from step to factor; or pairs, where steps are traced or batches and so can't be keys of a dict."""
+
+
+@schedule
+def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_scales: Boundaries | None = None):
+    r"""Multiply the value by a factor at each of some steps, and keep it in between.
+
+    .. math:: a \prod_{i:\, b_i \le k} s_i
+
+    The first value is ``init_value``, the last ``init_value`` times all scales, from the largest boundary on.
+
+    Args:
+      init_value: :math:`a`.
+      boundaries_and_scales: :math:`\{b_i: s_i\}`, both at least 0: the step and the factor that applies from
+        there on. Factors multiply up. None leaves the value alone. Pairs ``[(b, s), ...]`` mean the same, and may
+        be traced or batches.
+
+    Example:
+      The classical step decay 0.1, 0.05, 0.025:
+
+      >>> step_decay = piecewise_constant_schedule(0.1, {1000: 0.5, 2000: 0.5})
+      >>> step_decay(jnp.array([0, 999, 1000, 2000]))
+      Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
+    """
+    value = init_value + jnp.zeros_like(count)
+    for boundary, scale in boundaries_and_scales.at(count):
+        value = value * jnp.where(count >= boundary, scale, 1)
+    return value
+
+
+@schedule
+def piecewise_interpolate_schedule(
+    count: Array,
+    interpolate_type: Annotated[Any, Choice(*CURVES)],
+    init_value: Hyper,
+    boundaries_and_scales: Boundaries | None = None,
+):
+    r"""Move through given values, on straight lines or half cosine waves.
+
+    At step :math:`b_i` the value is :math:`v_i = a \prod_{j \le i} s_j`. Between two boundaries it goes from one to the
+    next,
+
+    .. math:: v_{i-1} + (v_i - v_{i-1})\,x_k \quad\text{or}\quad v_i + (v_{i-1} - v_i)\,\tfrac12 (1 + \cos \pi x_k),
+        \qquad x_k = \frac{k - b_{i-1}}{b_i - b_{i-1}}, \quad b_0 = 0, \; v_0 = a.
+
+    The first value is ``init_value``, the last ``init_value`` times all scales, from the largest boundary on.
+
+    Args:
+      interpolate_type: ``"linear"`` or ``"cosine"``.
+      init_value: :math:`a`.
+      boundaries_and_scales: :math:`\{b_i: s_i\}` as in :func:`piecewise_constant_schedule`. Traced pairs must be in
+        increasing order of their boundaries.
+    """
+    knots = [Knot(0.0, init_value)]
+    for boundary, scale in boundaries_and_scales.at(count):
+        knots.append(Knot(boundary, knots[-1].value * scale, CURVES[interpolate_type]))
+    return through(count, knots)

@@ -1,0 +1,149 @@
+"""Schedules that start with a straight line up to a peak. Their lengths may be 0: the peak is then there at once."""
+
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.core.hyper import Hyper, Positive
+from gradchain.schedules import curves
+from gradchain.schedules.base import Choice, Steps, ordered, schedule
+from gradchain.schedules.curves import Knot, powered, through
+
+DECAYS = {"linear": curves.linear, "cosine": curves.cosine, "1-sqrt": curves.one_minus_sqrt}
+
+
+@schedule
+def warmup_constant_schedule(count: Array, init_value: Hyper, peak_value: Hyper, warmup_steps: Steps):
+    r"""Rise on a straight line, then stay: :math:`a + (b - a) \min(k / w, 1)`.
+
+    The first value is ``init_value``; from step ``warmup_steps`` on it is ``peak_value``. With ``warmup_steps=0`` it is
+    ``peak_value`` throughout, as in the other schedules with warm-up; Optax returns ``init_value`` for ever there.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      warmup_steps: :math:`w \ge 0`, in updates.
+    """
+    return through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value)])
+
+
+@ordered("warmup_steps", "decay_steps")
+@schedule
+def warmup_cosine_decay_schedule(
+    count: Array,
+    init_value: Hyper,
+    peak_value: Hyper,
+    warmup_steps: Steps,
+    decay_steps: Steps,
+    end_value: Hyper = 0.0,
+    exponent: Positive = 1.0,
+):
+    r"""Rise on a straight line, then fall on half a cosine wave.
+
+    .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad
+        c + (b - c) \left(\tfrac12 (1 + \cos \pi x_k)\right)^p, \quad x_k = \frac{k - w}{n - w}
+        \;\text{ for } w \le k < n
+
+    The first value is ``init_value`` (``peak_value`` if there is no warm-up), ``peak_value`` is reached at step
+    ``warmup_steps``, and ``end_value`` at step ``decay_steps``. It ends there for every peak; Optax ends at 0 if
+    ``peak_value`` is 0.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      warmup_steps: :math:`w \ge 0`, in updates.
+      decay_steps: :math:`n \ge w`, the length of the whole schedule in updates, warm-up included.
+      end_value: :math:`c`.
+      exponent: :math:`p > 0`.
+
+    Raises:
+      ValueError: if ``decay_steps`` is below ``warmup_steps``.
+    """
+    fall = powered(curves.cosine, exponent)
+    return through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value), Knot(decay_steps, end_value, fall)])
+
+
+@schedule
+def warmup_exponential_decay_schedule(
+    count: Array,
+    init_value: Hyper,
+    peak_value: Hyper,
+    warmup_steps: Steps,
+    transition_steps: Steps,
+    decay_rate: Positive,
+    transition_begin: Steps = 0.0,
+    staircase: bool = False,
+    end_value: Hyper | None = None,
+):
+    r"""Rise on a straight line, then multiply by ``decay_rate`` every ``transition_steps`` updates.
+
+    .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad b\,r^{x_k}, \quad x_k = \max(k - w - k_0, 0) / n
+        \;\text{ for } k \ge w
+
+    The first value is ``init_value`` (``peak_value`` if there is no warm-up), and ``peak_value`` is reached at step
+    ``warmup_steps``. The end is :func:`exponential_decay`'s: with ``end_value`` the value stops there, without it falls
+    towards 0 for ever.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      warmup_steps: :math:`w \ge 0`, in updates.
+      transition_steps: :math:`n \ge 0`, in updates; 0 means that the peak is kept.
+      decay_rate: :math:`r > 0`.
+      transition_begin: :math:`k_0 \ge 0`, how many updates to stay at the peak.
+      staircase: change at whole multiples of ``transition_steps`` only.
+      end_value: a bound for the second part, from below if :math:`r < 1` and else from above.
+    """
+    begin = warmup_steps + transition_begin
+    fall = curves.exponential(count, peak_value, transition_steps, decay_rate, begin, staircase, end_value)
+    rise = through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value)])
+    return jnp.where(count < warmup_steps, rise, fall)
+
+
+@schedule
+def warmup_stable_decay_schedule(
+    count: Array,
+    init_value: Hyper,
+    peak_value: Hyper,
+    warmup_steps: Steps,
+    stable_steps: Steps,
+    decay_steps: Steps,
+    end_value: Hyper = 0.0,
+    decay_type: Annotated[Any, Choice(*DECAYS)] = "linear",
+):
+    r"""Rise on a straight line, stay at the peak, then fall (WSD, also called a trapezoid).
+
+    .. math:: a + (b - a)\,k / w, \qquad b, \qquad c + (b - c)\,f(x_k), \quad x_k = (k - w - s) / d
+
+    for :math:`k < w`, then :math:`k < w + s`, then :math:`k < w + s + d`, with :math:`f(x)` equal to :math:`1 - x`,
+    :math:`\tfrac12 (1 + \cos \pi x)` or :math:`1 - \sqrt x`. The first value is ``init_value`` (``peak_value`` if there
+    is no warm-up); ``end_value`` is reached at step ``warmup_steps + stable_steps + decay_steps``. A run can be
+    prolonged from the stable part, since nothing before the fall depends on the total length.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      warmup_steps: :math:`w \ge 0`, the length of the rise in updates.
+      stable_steps: :math:`s \ge 0`, the length of the stable part.
+      decay_steps: :math:`d \ge 0`, the length of the fall alone (not, as in :func:`warmup_cosine_decay_schedule`, of
+        the whole). 10 to 20 % of the whole is usual.
+      end_value: :math:`c`.
+      decay_type: ``"linear"``, ``"cosine"`` or ``"1-sqrt"``.
+
+    References:
+      Hu et al., *MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies*, 2024,
+      section 4.
+      Hägele et al., *Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations*, 2024, equation 2
+      (``"1-sqrt"``).
+    """
+    fall_begin = warmup_steps + stable_steps
+    return through(
+        count,
+        [
+            Knot(0.0, init_value),
+            Knot(warmup_steps, peak_value),
+            Knot(fall_begin, peak_value, curves.hold),
+            Knot(fall_begin + decay_steps, end_value, DECAYS[decay_type]),
+        ],
+    )
