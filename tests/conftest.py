@@ -1,0 +1,37 @@
+"""Settings for every test: warnings are errors, ranks don't promote silently, seeds are fixed, slow tests wait."""
+
+import os
+import random
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import jax
+import numpy as np
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("gradchain", deadline=None, derandomize=True, max_examples=25, database=None)
+hypothesis.settings.load_profile("gradchain")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+    config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
+    if not config.option.markexpr:
+        config.option.markexpr = "not slow"
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    random.seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def x64():
+    """Run the test with 64-bit types switched on."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,67 @@
+"""A case is one row of the registry in one dtype, with parameters, gradients and a compiled update to share."""
+
+import functools
+from typing import Any
+
+import jax
+import pytest
+
+import gradchain as gc
+from tests import trees
+from tests.registry import ROWS, Row
+
+STEPS = 3
+FAST = ("float32", "bfloat16")
+SLOW = ("float16", "float64", "complex64")
+TOLERANCE = {"float32": 2e-6, "complex64": 2e-6, "float64": 1e-14, "bfloat16": 8e-3, "float16": 1e-3}
+"""How far two evaluations of the same formula may lie apart: a few roundings in single precision, one in half."""
+
+
+class Case:
+    """One row in one dtype."""
+
+    def __init__(self, row: Row, dtype: str):
+        self.row = row
+        self.dtype = dtype
+        self.tx = row.build()
+        self.params = trees.standard(dtype)
+        self.gradients = trees.stream(STEPS, dtype)
+        self.step = jax.jit(lambda g, s, p: self.tx.update(g, s, p))
+
+    def gradient(self, index: int) -> Any:
+        """Return the gradient of one step."""
+        return trees.at(self.gradients, index)
+
+    def assert_close(self, tree: Any, reference: Any) -> None:
+        """Assert that two results agree to the rounding of this case's dtype."""
+        trees.assert_close(tree, reference, TOLERANCE[self.dtype])
+
+    def loop(self, update: Any) -> tuple[Any, Any]:
+        """Return parameters and state after all steps of descent with ``update``."""
+        params, state = self.params, self.tx.init(self.params)
+        for k in range(STEPS):
+            updates, state = update(self.gradient(k), state, params)
+            params = gc.apply_updates(params, updates)
+        return params, state
+
+
+@functools.cache
+def case_of(row: Row, dtype: str) -> Case:
+    """Return the one case of a row and dtype, so that tests share what it has compiled."""
+    return Case(row, dtype)
+
+
+def cases(rows: list[Row] = ROWS) -> Any:
+    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, all but the first two slow."""
+    parameters = [
+        pytest.param((row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if dtype in SLOW else [])
+        for row in rows
+        for dtype in (*FAST, *SLOW)
+        if dtype not in row.excludes
+    ]
+    return pytest.mark.parametrize("case", parameters, indirect=True)
+
+
+def each(rows: list[Row] = ROWS) -> Any:
+    """Parametrise a test over ``row``."""
+    return pytest.mark.parametrize("row", rows, ids=str)

@@ -1,0 +1,82 @@
+"""State can be carried, donated and compiled: it is a fixed point of update, and shares no memory."""
+
+import jax
+import jax.numpy as jnp
+
+import gradchain as gc
+from tests import trees
+from tests.contract.cases import cases, each
+
+
+@cases()
+def test_state_and_updates_keep_structure_shape_dtype_and_weak_type(case):
+    state = case.tx.init(case.params)
+    for update in (case.tx.update, case.step):
+        now = state
+        for k in range(2):
+            updates, now = update(case.gradient(k), now, case.params)
+            trees.assert_same_kind(now, state)
+            trees.assert_same_kind(updates, case.params)
+
+
+@cases()
+def test_jit_equals_eager(case):
+    eager, compiled = case.loop(case.tx.update), case.loop(case.step)
+    case.assert_close(compiled, eager)
+
+
+@cases()
+def test_scan_equals_loop(case):
+    def body(carry, gradient):
+        params, state = carry
+        updates, state = case.tx.update(gradient, state, params)
+        return (gc.apply_updates(params, updates), state), None
+
+    start = case.params, case.tx.init(case.params)
+    end, _ = jax.jit(lambda carry, gradients: jax.lax.scan(body, carry, gradients))(start, case.gradients)
+    case.assert_close(end, case.loop(case.step))
+
+
+@cases()
+def test_donated_buffers_are_safe(case):
+    expected = case.loop(case.step)
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), case.params)
+    state = case.tx.init(params)
+    step = jax.jit(lambda g, s, p: case.tx.update(g, s, p), donate_argnums=(0, 1))
+    apply = jax.jit(gc.apply_updates, donate_argnums=(0,))
+    for k in range(3):
+        gradient = jax.tree.map(lambda x: jnp.array(x, copy=True), case.gradient(k))
+        updates, state = step(gradient, state, params)
+        params = apply(params, updates)
+    case.assert_close((params, state), expected)
+
+
+def pointers(tree):
+    """Return the address of every array that has any bytes."""
+    return [x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) if x.size]
+
+
+@each()
+def test_no_two_arrays_share_a_buffer(row):
+    tx, params = row.build(), trees.standard()
+    for init in (tx.init, jax.jit(tx.init)):
+        state = init(params)
+        gradient = trees.at(trees.stream(1), 0)
+        _, later = tx.update(gradient, state, params)
+        for tree in (state, later):
+            addresses = pointers((tree, params, gradient))
+            assert len(addresses) == len(set(addresses))
+
+
+@each()
+def test_the_state_of_half_precision_parameters_is_that_of_single_precision(row):
+    tx = row.build()
+    trees.assert_same_kind(tx.init(trees.standard("bfloat16")), tx.init(trees.standard("float32")))
+
+
+@each()
+def test_init_is_deterministic_and_needs_only_shapes(row):
+    tx, params = row.build(), trees.standard()
+    shapes = jax.eval_shape(tx.init, params)
+    assert jax.tree.map(jnp.shape, tx.init(params)) == jax.tree.map(lambda x: x.shape, shapes)
+    trees.assert_close(tx.init(params), tx.init(params), 0)

@@ -1,0 +1,75 @@
+"""Any tree of parameters will do: empty, with None, scalars, zero-size arrays, tuples, dataclasses, FrozenDict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import trees
+from tests.contract.cases import SLOW, STEPS, TOLERANCE, each
+from tests.registry import ROWS
+
+ANY_TREE = [row for row in ROWS if row.any_tree]
+
+
+def run(row, params, update_of):
+    """Return the updates of a few steps, the gradients being multiples of the parameters, and check their kind."""
+    tx = row.build()
+    state = start = tx.init(params)
+    update, results = update_of(tx), []
+    for k in range(STEPS):
+        gradient = jax.tree.map(lambda p, k=k: ((2 - k) * p).astype(p.dtype), params)
+        updates, state = update(gradient, state, params)
+        trees.assert_same_kind(updates, params)
+        trees.assert_same_kind(state, start)
+        results.append(updates)
+    return results
+
+
+def expected(row, params):
+    """Return what the oracle makes of the same run, leaf by leaf in one flat dict."""
+    oracle = row.oracle()
+    exact = {str(i): x for i, x in enumerate(jax.tree.leaves(trees.as_numpy(params)))}
+    state, results = oracle.init(exact), []
+    for k in range(STEPS):
+        updates, state = oracle.update({name: (2 - k) * x for name, x in exact.items()}, state, exact)
+        results.append(updates)
+    return results
+
+
+def check(row, params, update_of, tolerance):
+    """Assert that a run keeps structures and agrees with the oracle's."""
+    results = run(row, params, update_of)
+    assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(results))
+    if row.oracle:
+        leaves = [{str(i): x for i, x in enumerate(jax.tree.leaves(updates))} for updates in results]
+        trees.assert_close(trees.as_numpy(leaves), expected(row, params), tolerance)
+
+
+@pytest.mark.parametrize("nest", list(trees.nests()))
+@each(ANY_TREE)
+def test_any_tree(row, nest):
+    check(row, trees.nests()[nest], lambda tx: tx.update, 2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", *SLOW])
+@each(ANY_TREE)
+def test_any_tree_in_any_dtype_compiled(row, dtype):
+    if dtype in row.excludes:
+        return
+    with jax.enable_x64(dtype == "float64"):
+        for params in trees.nests(dtype).values():
+            check(row, params, lambda tx: jax.jit(lambda g, s, p: tx.update(g, s, p)), 3 * TOLERANCE[dtype])
+
+
+@each(ANY_TREE)
+def test_none_in_gradients_leaves_that_parameter_alone(row):
+    tx, params = row.build(), trees.standard()
+    gradient = {**trees.at(trees.stream(1), 0), "kernel": None}
+    partial = {**params, "kernel": None}
+    state = tx.init(partial)
+    updates, new_state = tx.update(gradient, state, partial)
+    assert updates["kernel"] is None
+    trees.assert_same_kind(new_state, state)
+    np.testing.assert_array_equal(jnp.isfinite(updates["bias"]), True)

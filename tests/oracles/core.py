@@ -1,0 +1,59 @@
+"""What an oracle is: a rule in plain NumPy, in double precision, on a dict of arrays; and how oracles chain."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Memory = dict[str, np.ndarray]
+
+
+class Oracle(NamedTuple):
+    """``init(params) -> state`` and ``update(gradients, state, params) -> (updates, state)``."""
+
+    init: Callable[[Arrays], Any]
+    update: Callable[[Arrays, Any, Arrays], tuple[Arrays, Any]]
+
+
+def value(number: Any, k: int) -> Any:
+    """Return a hyperparameter on the ``k``-th update (1 is the first), where schedules see ``k - 1``."""
+    return number(k - 1) if callable(number) else number
+
+
+def per_array(
+    rule: Callable[[np.ndarray, Memory, int, np.ndarray], tuple[np.ndarray, Memory]],
+    start: Callable[[np.ndarray], Memory] = lambda w: {},
+) -> Oracle:
+    """Make an oracle of ``rule(g, memory, k, w) -> (u, memory)`` on one array, with ``k = 1`` on the first update."""
+
+    def init(params: Arrays) -> Any:
+        return 0, {name: start(w) for name, w in params.items()}
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        k = state[0] + 1
+        results = {name: rule(g, state[1][name], k, params[name]) for name, g in gradients.items()}
+        return {n: u for n, (u, _) in results.items()}, (k, {n: memory for n, (_, memory) in results.items()})
+
+    return Oracle(init, update)
+
+
+def chain(*oracles: Oracle) -> Oracle:
+    """Apply oracles one after another."""
+
+    def init(params: Arrays) -> Any:
+        return [oracle.init(params) for oracle in oracles]
+
+    def update(updates: Arrays, states: Any, params: Arrays) -> tuple[Arrays, Any]:
+        new = []
+        for oracle, state in zip(oracles, states, strict=True):
+            updates, state = oracle.update(updates, state, params)
+            new.append(state)
+        return updates, new
+
+    return Oracle(init, update)
+
+
+def magnitude_squared(x: np.ndarray) -> np.ndarray:
+    """Return |x|^2, real."""
+    return (x * np.conj(x)).real

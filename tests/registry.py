@@ -1,0 +1,438 @@
+"""The one table of what the contract tests run on: every transform and optimizer, with every flag that changes its maths.
+
+Adding an optimizer to the tests is adding a row. No test looks at a row's name.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gradchain as gc
+from gradchain.core.transform import Transform
+from gradchain.schedules import linear_schedule
+from tests import oracles
+from tests.oracles import Oracle
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One transform under test, and what is true of it."""
+
+    name: str
+    build: Callable[[], Transform]
+    oracle: Callable[[], Oracle] | None = None
+    """The same rule in NumPy."""
+    optax: Callable[[], Any] | None = None
+    """The same rule in Optax."""
+    torch: str | None = None
+    """The name of the recorded PyTorch run that it must reproduce."""
+    needs_params: bool = False
+    random: bool = False
+    rebuilds: bool = True
+    """Whether ``eval(repr(tx))`` works: it holds no bare function."""
+    any_tree: bool = True
+    """Whether it fits every parameter tree; a mask given as a tree fits only its own."""
+    excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Dtypes of parameters that its maths excludes, each with (part of) the error that then comes."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+RAMP = {"init_value": 0.1, "end_value": 0.01, "transition_steps": 60.5, "transition_begin": 0.25}
+MASK = {"bias": False, "kernel": True, "scale": False}
+
+
+def ramp() -> Any:
+    """Return a schedule without a kink at a whole count."""
+    return linear_schedule(**RAMP)
+
+
+def ramp_value(count: Any) -> Any:
+    """Return what ``ramp()`` is at ``count``."""
+    return 0.1 - 0.09 * np.clip((count - 0.25) / 60.5, 0, 1)
+
+
+def ramp_traced(count: Any) -> Any:
+    """Return what ``ramp()`` is at a traced ``count``."""
+    return 0.1 - 0.09 * jnp.clip((count - 0.25) / 60.5, 0, 1)
+
+
+def is_matrix(x: Any) -> bool:
+    """Whether decay applies, for masks given as a function."""
+    return x.ndim > 1
+
+
+def matrices(params: Any) -> Any:
+    """Return the mask that selects matrices."""
+    return jax.tree.map(is_matrix, params)
+
+
+def tanh(updates: Any, params: Any) -> Any:
+    """Squash all updates."""
+    return jax.tree.map(jnp.tanh, updates)
+
+
+def tanh_leaf(update: Any, param: Any) -> Any:
+    """Squash one update."""
+    return jnp.tanh(update)
+
+
+HALF_MOMENT = {"complex64": "imaginary part"}
+
+SCALING = [
+    Row("identity", gc.identity, oracles.identity, optax.identity),
+    Row("set_to_zero", gc.set_to_zero, oracles.set_to_zero, optax.set_to_zero),
+    Row("scale", lambda: gc.scale(-0.3), lambda: oracles.scale(-0.3), lambda: optax.scale(-0.3)),
+    Row("scale_scheduled", lambda: gc.scale(ramp()), lambda: oracles.scale(ramp_value)),
+    Row(
+        "scale_by_learning_rate",
+        lambda: gc.scale_by_learning_rate(0.3),
+        lambda: oracles.learning_rate(0.3),
+        lambda: optax.scale_by_learning_rate(0.3),
+    ),
+    Row(
+        "scale_by_learning_rate_uphill",
+        lambda: gc.scale_by_learning_rate(0.3, flip_sign=False),
+        lambda: oracles.scale(0.3),
+        lambda: optax.scale_by_learning_rate(0.3, flip_sign=False),
+    ),
+    Row(
+        "scale_by_schedule",
+        lambda: gc.scale_by_schedule(ramp()),
+        lambda: oracles.scale(ramp_value),
+        lambda: optax.scale_by_schedule(ramp_traced),
+    ),
+    Row(
+        "scale_by_schedule_function",
+        lambda: gc.scale_by_schedule(ramp_traced),
+        lambda: oracles.scale(ramp_value),
+        lambda: optax.scale_by_schedule(ramp_traced),
+        rebuilds=False,
+    ),
+    Row("scale_by_sign", gc.scale_by_sign, oracles.sign, optax.scale_by_sign),
+    Row("centralize", gc.centralize, oracles.centralize, optax.centralize),
+    Row("stateless", lambda: gc.stateless(tanh), lambda: oracles.plain(lambda g, w: np.tanh(g)), rebuilds=False),
+    Row(
+        "stateless_with_tree_map",
+        lambda: gc.stateless_with_tree_map(tanh_leaf),
+        lambda: oracles.plain(lambda g, w: np.tanh(g)),
+        rebuilds=False,
+    ),
+]
+
+MOMENTUM = [
+    Row("trace", lambda: gc.trace(0.9), lambda: oracles.trace(0.9), lambda: optax.trace(0.9)),
+    Row(
+        "trace_nesterov",
+        lambda: gc.trace(0.9, nesterov=True),
+        lambda: oracles.trace(0.9, nesterov=True),
+        lambda: optax.trace(0.9, nesterov=True),
+    ),
+    Row("trace_half", lambda: gc.trace(0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("ema", lambda: gc.ema(0.9), lambda: oracles.ema(0.9), lambda: optax.ema(0.9)),
+    Row(
+        "ema_biased",
+        lambda: gc.ema(0.9, debias=False),
+        lambda: oracles.ema(0.9, debias=False),
+        lambda: optax.ema(0.9, debias=False),
+    ),
+    Row("ema_half", lambda: gc.ema(0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+]
+
+ADAPTIVE = [
+    Row("scale_by_rss", gc.scale_by_rss, oracles.rss, optax.scale_by_rss),
+    Row(
+        "scale_by_rss_from_zero",
+        lambda: gc.scale_by_rss(0.0, eps=1e-5),
+        lambda: oracles.rss(0.0, 1e-5),
+        lambda: optax.scale_by_rss(0.0, eps=1e-5),
+    ),
+    Row("scale_by_rms", gc.scale_by_rms, oracles.rms, optax.scale_by_rms),
+    Row(
+        "scale_by_rms_eps_outside",
+        lambda: gc.scale_by_rms(0.99, eps=1e-3, eps_in_sqrt=False),
+        lambda: oracles.rms(0.99, 1e-3, inside=False),
+        lambda: optax.scale_by_rms(0.99, eps=1e-3, eps_in_sqrt=False),
+    ),
+    Row(
+        "scale_by_rms_debiased",
+        lambda: gc.scale_by_rms(0.99, initial_scale=0.5, bias_correction=True),
+        lambda: oracles.rms(0.99, initial=0.5, debias=True),
+        lambda: optax.scale_by_rms(0.99, initial_scale=0.5, bias_correction=True),
+    ),
+    Row(
+        "scale_by_stddev",
+        gc.scale_by_stddev,
+        lambda: oracles.rms(centered=True),
+        optax.scale_by_stddev,
+    ),
+    Row(
+        "scale_by_stddev_eps_outside",
+        lambda: gc.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, eps_in_sqrt=False),
+        lambda: oracles.rms(0.95, 1e-3, initial=1.0, inside=False, centered=True),
+        lambda: optax.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, eps_in_sqrt=False),
+    ),
+    Row(
+        "scale_by_stddev_debiased",
+        lambda: gc.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, bias_correction=True),
+        lambda: oracles.rms(0.95, 1e-3, initial=1.0, debias=True, centered=True),
+        lambda: optax.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, bias_correction=True),
+    ),
+    Row("scale_by_adam", gc.scale_by_adam, oracles.adam, optax.scale_by_adam),
+    Row(
+        "scale_by_adam_eps_root",
+        lambda: gc.scale_by_adam(0.8, 0.99, 1e-3, 1e-2),
+        lambda: oracles.adam(0.8, 0.99, 1e-3, 1e-2),
+        lambda: optax.scale_by_adam(0.8, 0.99, 1e-3, 1e-2),
+    ),
+    Row(
+        "scale_by_adam_nesterov",
+        lambda: gc.scale_by_adam(nesterov=True),
+        lambda: oracles.adam(nesterov=True),
+        lambda: optax.scale_by_adam(nesterov=True),
+    ),
+    Row("scale_by_adam_half", lambda: gc.scale_by_adam(mu_dtype="bfloat16"), excludes=HALF_MOMENT),
+]
+
+DECAY = [
+    Row(
+        "add_decayed_weights",
+        lambda: gc.add_decayed_weights(0.1),
+        lambda: oracles.weight_decay(0.1),
+        lambda: optax.add_decayed_weights(0.1),
+        needs_params=True,
+    ),
+    Row(
+        "add_decayed_weights_scheduled",
+        lambda: gc.add_decayed_weights(ramp()),
+        lambda: oracles.weight_decay(ramp_value),
+        needs_params=True,
+    ),
+    Row(
+        "add_decayed_weights_mask",
+        lambda: gc.add_decayed_weights(0.1, mask=MASK),
+        lambda: oracles.weight_decay(0.1, is_matrix),
+        lambda: optax.add_decayed_weights(0.1, mask=MASK),
+        needs_params=True,
+        any_tree=False,
+    ),
+    Row(
+        "add_decayed_weights_mask_function",
+        lambda: gc.add_decayed_weights(0.1, mask=matrices),
+        lambda: oracles.weight_decay(0.1, is_matrix),
+        lambda: optax.add_decayed_weights(0.1, mask=matrices),
+        needs_params=True,
+        rebuilds=False,
+    ),
+    Row("add_l1_penalty", lambda: gc.add_l1_penalty(0.1), lambda: oracles.l1_penalty(0.1), needs_params=True),
+    Row(
+        "add_l1_penalty_mask",
+        lambda: gc.add_l1_penalty(0.1, mask=MASK),
+        lambda: oracles.l1_penalty(0.1, is_matrix),
+        needs_params=True,
+        any_tree=False,
+    ),
+    Row("add_l2_penalty", lambda: gc.add_l2_penalty(0.1), lambda: oracles.weight_decay(0.1), needs_params=True),
+]
+
+BOUNDS = [
+    Row("clip", lambda: gc.clip(0.3), lambda: oracles.clip(0.3), lambda: optax.clip(0.3)),
+    Row(
+        "clip_by_global_norm",
+        lambda: gc.clip_by_global_norm(0.7),
+        lambda: oracles.clip_by_global_norm(0.7),
+        lambda: optax.clip_by_global_norm(0.7),
+    ),
+    Row("zero_nans", gc.zero_nans, oracles.zero_nans, optax.zero_nans),
+    Row("add_noise", lambda: gc.add_noise(0.1, 0.55, 7), random=True),
+]
+
+TRANSFORMS = [*SCALING, *MOMENTUM, *ADAPTIVE, *DECAY, *BOUNDS]
+
+
+def descent(*stages: Oracle, rate: Any = 0.01) -> Oracle:
+    """Return the oracles ``stages``, then the learning rate."""
+    return oracles.chain(*stages, oracles.learning_rate(rate))
+
+
+SGD = [
+    Row("sgd", lambda: gc.sgd(0.01), descent, lambda: optax.sgd(0.01), torch="sgd"),
+    Row("sgd_scheduled", lambda: gc.sgd(ramp()), lambda: descent(rate=ramp_value), lambda: optax.sgd(ramp_traced)),
+    Row(
+        "sgd_momentum",
+        lambda: gc.sgd(0.01, momentum=0.9),
+        lambda: descent(oracles.trace(0.9)),
+        lambda: optax.sgd(0.01, momentum=0.9),
+        torch="sgd_momentum",
+    ),
+    Row(
+        "sgd_nesterov",
+        lambda: gc.sgd(0.01, momentum=0.9, nesterov=True),
+        lambda: descent(oracles.trace(0.9, nesterov=True)),
+        lambda: optax.sgd(0.01, momentum=0.9, nesterov=True),
+        torch="sgd_nesterov",
+    ),
+    Row(
+        "sgd_l2",
+        lambda: gc.chain(gc.add_l2_penalty(0.1), gc.sgd(0.01, momentum=0.9)),
+        lambda: descent(oracles.weight_decay(0.1), oracles.trace(0.9)),
+        lambda: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01, momentum=0.9)),
+        torch="sgd_weight_decay",
+        needs_params=True,
+    ),
+    Row("sgd_half_trace", lambda: gc.sgd(0.01, momentum=0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+]
+
+RMS = [
+    Row("adagrad", lambda: gc.adagrad(0.01), lambda: descent(oracles.rss()), lambda: optax.adagrad(0.01)),
+    Row(
+        "adagrad_no_eps",
+        lambda: gc.adagrad(0.1, 0.1, eps=0.0),
+        lambda: descent(oracles.rss(0.1, 0.0), rate=0.1),
+        lambda: optax.adagrad(0.1, 0.1, eps=0.0),
+        torch="adagrad",
+    ),
+    Row("rmsprop", lambda: gc.rmsprop(0.01), lambda: descent(oracles.rms()), lambda: optax.rmsprop(0.01)),
+    Row(
+        "rmsprop_eps_outside",
+        lambda: gc.rmsprop(0.01, eps_in_sqrt=False),
+        lambda: descent(oracles.rms(inside=False)),
+        lambda: optax.rmsprop(0.01, eps_in_sqrt=False),
+    ),
+    Row(
+        "rmsprop_centered",
+        lambda: gc.rmsprop(0.01, eps=1e-4, centered=True),
+        lambda: descent(oracles.rms(eps=1e-4, centered=True)),
+        lambda: optax.rmsprop(0.01, eps=1e-4, centered=True),
+    ),
+    Row(
+        "rmsprop_momentum",
+        lambda: gc.rmsprop(ramp(), momentum=0.9),
+        lambda: oracles.chain(descent(oracles.rms(), rate=ramp_value), oracles.trace(0.9)),
+        lambda: optax.rmsprop(ramp_traced, momentum=0.9),
+    ),
+    Row(
+        "rmsprop_nesterov",
+        lambda: gc.rmsprop(0.01, momentum=0.9, nesterov=True, bias_correction=True),
+        lambda: oracles.chain(descent(oracles.rms(debias=True)), oracles.trace(0.9, nesterov=True)),
+        lambda: optax.rmsprop(0.01, momentum=0.9, nesterov=True, bias_correction=True),
+    ),
+    Row(
+        "rmsprop_torch",
+        lambda: gc.rmsprop_torch(0.01),
+        lambda: descent(oracles.weight_decay(0.0), oracles.rms(0.99, inside=False)),
+        torch="rmsprop",
+        needs_params=True,
+    ),
+    Row(
+        "rmsprop_torch_momentum",
+        lambda: gc.rmsprop_torch(0.01, momentum=0.9, weight_decay=0.1),
+        lambda: descent(oracles.weight_decay(0.1), oracles.rms(0.99, inside=False), oracles.trace(0.9)),
+        torch="rmsprop_momentum",
+        needs_params=True,
+    ),
+    Row(
+        "rmsprop_torch_centered",
+        lambda: gc.rmsprop_torch(0.01, centered=True),
+        lambda: descent(oracles.weight_decay(0.0), oracles.rms(0.99, inside=False, centered=True)),
+        torch="rmsprop_centered",
+        needs_params=True,
+    ),
+    Row(
+        "rmsprop_tf",
+        lambda: gc.rmsprop_tf(0.01, momentum=0.9),
+        lambda: oracles.chain(descent(oracles.rms(eps=1e-10, initial=1.0)), oracles.trace(0.9)),
+        lambda: optax.rmsprop(0.01, eps=1e-10, initial_scale=1.0, momentum=0.9),
+    ),
+]
+
+ADAM = [
+    Row("adam", lambda: gc.adam(0.01), lambda: descent(oracles.adam()), lambda: optax.adam(0.01), torch="adam"),
+    Row(
+        "adam_scheduled",
+        lambda: gc.adam(ramp(), b1=linear_schedule(0.5, 0.9, 40.5, 0.25)),
+        lambda: descent(oracles.adam(lambda k: 0.5 + 0.4 * np.clip((k - 0.25) / 40.5, 0, 1)), rate=ramp_value),
+    ),
+    Row(
+        "adam_nesterov",
+        lambda: gc.adam(0.01, nesterov=True),
+        lambda: descent(oracles.adam(nesterov=True)),
+        lambda: optax.adam(0.01, nesterov=True),
+    ),
+    Row("adam_half_moment", lambda: gc.adam(0.01, mu_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row(
+        "adamw",
+        lambda: gc.adamw(0.01, weight_decay=0.1),
+        lambda: descent(oracles.adam(), oracles.weight_decay(0.1)),
+        lambda: optax.adamw(0.01, weight_decay=0.1),
+        torch="adamw",
+        needs_params=True,
+    ),
+    Row(
+        "adamw_mask",
+        lambda: gc.adamw(ramp(), weight_decay=ramp(), mask=MASK),
+        lambda: descent(oracles.adam(), oracles.weight_decay(ramp_value, is_matrix), rate=ramp_value),
+        needs_params=True,
+        any_tree=False,
+    ),
+    Row(
+        "adam_l2",
+        lambda: gc.chain(gc.add_l2_penalty(0.1), gc.adam(0.01)),
+        lambda: descent(oracles.weight_decay(0.1), oracles.adam()),
+        torch="adam_weight_decay",
+        needs_params=True,
+    ),
+    Row("nadam", lambda: gc.nadam(0.01), lambda: descent(oracles.adam(nesterov=True)), lambda: optax.nadam(0.01)),
+    Row(
+        "nadamw",
+        lambda: gc.nadamw(0.01, weight_decay=0.1),
+        lambda: descent(oracles.adam(nesterov=True), oracles.weight_decay(0.1)),
+        lambda: optax.nadamw(0.01, weight_decay=0.1),
+        needs_params=True,
+    ),
+]
+
+OPTIMIZERS = [*SGD, *RMS, *ADAM]
+
+COMBINATORS = [
+    Row("chain_of_nothing", gc.chain, oracles.chain, optax.chain),
+    Row(
+        "chain",
+        lambda: gc.chain(gc.clip_by_global_norm(0.7), gc.centralize(), gc.trace(0.9), gc.adamw(0.01)),
+        lambda: oracles.chain(
+            oracles.clip_by_global_norm(0.7),
+            oracles.centralize(),
+            oracles.trace(0.9),
+            descent(oracles.adam(), oracles.weight_decay(1e-4)),
+        ),
+        lambda: optax.chain(optax.clip_by_global_norm(0.7), optax.centralize(), optax.trace(0.9), optax.adamw(0.01)),
+        needs_params=True,
+    ),
+    Row(
+        "named_chain",
+        lambda: gc.named_chain(("clip", gc.clip(0.3)), ("descend", gc.sgd(0.01, momentum=0.9))),
+        lambda: oracles.chain(oracles.clip(0.3), descent(oracles.trace(0.9))),
+        lambda: optax.named_chain(("clip", optax.clip(0.3)), ("descend", optax.sgd(0.01, momentum=0.9))),
+    ),
+    Row(
+        "hyperparams_in_state",
+        lambda: gc.hyperparams_in_state(gc.adamw(0.01, weight_decay=ramp())),
+        lambda: descent(oracles.adam(), oracles.weight_decay(ramp_value)),
+        needs_params=True,
+    ),
+    Row(
+        "inject_hyperparams",
+        lambda: gc.inject_hyperparams(gc.sgd)(ramp(), momentum=0.9),
+        lambda: descent(oracles.trace(0.9), rate=ramp_value),
+        lambda: optax.inject_hyperparams(optax.sgd)(ramp_traced, momentum=0.9),
+        rebuilds=False,
+    ),
+]
+
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS]
