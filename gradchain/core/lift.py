@@ -195,6 +195,7 @@ def _program(stages: tuple[Stage, ...]) -> Any:
             results.append(_restore(stage.spec.name, new, x.slots))
         return g, results
 
+    run.__name__ = "_then_".join(stage.spec.name for stage in stages)  # what profiles and HLO show
     return run
 
 
