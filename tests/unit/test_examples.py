@@ -1,0 +1,61 @@
+"""The numbered examples run, on small settings, and reach what they say they reach."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+def run(name, **settings):
+    """Run an example's ``main``, with biases broadcast as user code does it."""
+    with jax.numpy_rank_promotion("allow"):
+        return runpy.run_path(str(FOLDER / f"{name}.py"))["main"](**settings)
+
+
+def test_quadratic(tmp_path):
+    losses = run("01_quadratic", steps=100, picture=tmp_path / "paths.png")
+    assert losses.keys() == {"gradient descent", "momentum", "Adam"}
+    assert max(losses.values()) < 1e-2
+    assert (tmp_path / "paths.png").stat().st_size > 10_000
+
+
+def test_linear_regression_reaches_least_squares():
+    result = run("02_linear_regression", steps=400)
+    assert result["best"] - 1e-5 < result["loss"] < result["best"] + 1e-3
+
+
+def test_logistic_regression():
+    result = run("03_logistic_regression", steps=100)
+    assert result["loss"] < 0.15 < result["first_loss"]
+    assert result["accuracy"] > 0.93
+
+
+@pytest.mark.parametrize("name", ["04_flax_linen", "05_flax_nnx"])
+def test_digits(name):
+    assert run(name, epochs=5)["accuracy"] > 0.9
+
+
+def test_equinox():
+    assert run("06_equinox", steps=100)["loss"] < 0.05
+
+
+def test_vmapped_learning_rates():
+    result = run("07_vmapped_learning_rates", steps=20, rates=16)
+    assert result["losses"].shape == (16,)
+    assert float(jnp.min(result["losses"])) < 0.5 < float(jnp.max(result["losses"]))
+    assert jnp.allclose(result["alone"], jnp.min(result["losses"]), rtol=1e-4)
+
+
+def test_learning_the_learning_rate():
+    result = run("08_learn_the_learning_rate", steps=15)
+    assert result["last"] < 1e-3 < 1 < result["first"]
+
+
+def test_every_numbered_example_is_tested():
+    source = Path(__file__).read_text()
+    missing = [path.stem for path in FOLDER.glob("[0-9]*.py") if f'"{path.stem}"' not in source]
+    assert not missing, missing
