@@ -3,6 +3,7 @@
 Everything here works on one array, for real and complex dtypes, and is finite in value and derivative at zero.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -16,9 +17,10 @@ from jax.typing import ArrayLike, DTypeLike
 def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     """Return the dtype that a rule computes in: the promotion of ``dtypes``, and at least float32.
 
-    ``bfloat16`` and ``float16`` become ``float32``; ``float32``, ``float64`` and complex dtypes stay what they are.
+    All floating-point dtypes below 32 bits become ``float32``; ``float64`` and complex dtypes stay what they are.
     """
-    return np.dtype(jnp.promote_types(jnp.result_type(*dtypes), jnp.float32))
+    wide = [d for d in map(jnp.dtype, dtypes) if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
+    return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
 
 
 def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -98,6 +100,7 @@ def debias(average: Array, decay: Any, t: Any) -> Array:
     return average / one_minus_power(decay, t)
 
 
+@jax.jit
 def safe_increment(count: ArrayLike) -> Array:
     """Return ``count + 1``, staying at the dtype's largest value instead of wrapping around."""
     count = jnp.asarray(count)

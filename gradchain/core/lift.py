@@ -208,7 +208,8 @@ def _widen(tree: Tree) -> Tree:
     """Cast half-precision leaves to float32."""
 
     def leaf(x: Array) -> Array:
-        return x.astype(compute_dtype(x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        narrow = x.dtype.itemsize < 4 and jnp.issubdtype(x.dtype, jnp.inexact)
+        return x.astype(compute_dtype(x.dtype)) if narrow else x
 
     return jax.tree.map(leaf, tree)
 
@@ -219,6 +220,8 @@ def _restore(where: str, new: Tree, stored: Tree) -> Tree:
     def leaf(x: Any, old: Array) -> Array:
         if jnp.shape(x) != old.shape:
             raise TypeError(f"{where}: the rule turned a slot of shape {old.shape} into {jnp.shape(x)}")
+        if isinstance(x, jax.Array) and x.dtype == old.dtype and not x.weak_type:
+            return x
         return jnp.asarray(x).astype(old.dtype)
 
     return jax.tree.map(leaf, new, stored)
