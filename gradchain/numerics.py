@@ -19,7 +19,8 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
 
     All floating-point dtypes below 32 bits become ``float32``; ``float64`` and complex dtypes stay what they are.
     """
-    wide = [d for d in map(jnp.dtype, dtypes) if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
+    named = [jnp.dtype(d) for d in dtypes]
+    wide = [d for d in named if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
     return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
 
 

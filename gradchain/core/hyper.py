@@ -56,7 +56,8 @@ class Number(Kind):
         if array.ndim == 0:
             return int(array) if self.whole else float(array)
         array = jnp.asarray(value)
-        return array.astype(int if self.whole else compute_dtype(array.dtype, float))
+        whole = jnp.issubdtype(array.dtype, jnp.integer)
+        return array.astype(int if self.whole else float if whole else compute_dtype(array.dtype))
 
 
 class KeyKind(Kind):
