@@ -32,13 +32,17 @@ class Breakpoints(Value):
     boundaries: tuple[Any, ...]
     scales: tuple[Any, ...]
 
-    def at(self, count: Array) -> list[Breakpoint]:
-        """Return the entries, with those that are schedules evaluated at ``count``."""
-        pairs = zip(self.boundaries, self.scales, strict=True)
-        return [Breakpoint(value_at(boundary, count), value_at(scale, count)) for boundary, scale in pairs]
-
     def __repr__(self) -> str:
-        return f"{{{', '.join(f'{b!r}: {s!r}' for b, s in zip(self.boundaries, self.scales, strict=True))}}}"
+        rows = tuple(zip(self.boundaries, self.scales, strict=True))
+        if len(set(map(repr, self.boundaries))) < len(rows):
+            return repr(rows)
+        return f"{{{', '.join(f'{boundary!r}: {scale!r}' for boundary, scale in rows)}}}"
+
+
+def entries(table: Any, count: Array) -> list[Breakpoint]:
+    """Return the rows of ``Breakpoints``, with those of its numbers that are schedules evaluated at ``count``."""
+    pairs = zip(table.boundaries, table.scales, strict=True)
+    return [Breakpoint(value_at(boundary, count), value_at(scale, count)) for boundary, scale in pairs]
 
 
 class Table(Kind):
@@ -50,17 +54,20 @@ class Table(Kind):
     def normalize(self, where: str, value: Any) -> Any:
         if isinstance(value, Breakpoints):
             return value
-        pairs: list[Any] = sorted(value.items()) if isinstance(value, Mapping) else list(self._pairs(where, value))  # pyright: ignore
-        boundaries, scales = zip(*pairs, strict=True) if pairs else ((), ())
-        boundaries = Numbers(STEPS).normalize(f"{where} boundaries", boundaries)
+        rows = _rows(where, value)
+        boundaries = Numbers(STEPS).normalize(f"{where} boundaries", [boundary for boundary, _ in rows])
+        scales = Numbers(SCALE).normalize(f"{where} scales", [scale for _, scale in rows])
         check_order(where, {f"boundary {i}": boundary for i, boundary in enumerate(boundaries)})
-        return Breakpoints(boundaries, Numbers(SCALE).normalize(f"{where} scales", scales))
+        return Breakpoints(boundaries, scales)
 
-    def _pairs(self, where: str, value: Any) -> Iterable[Any]:
-        pairs: list[Any] = [] if value is None else list(value) if isinstance(value, Iterable) else [value]  # pyright: ignore
-        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):  # pyright: ignore
-            raise TypeError(f"{where} must be a dict or pairs (boundary, scale), got {value!r}")
-        return pairs
+
+def _rows(where: str, table: Any) -> list[Any]:
+    if isinstance(table, Mapping):
+        return sorted(table.items(), key=lambda row: row[0])
+    rows: list[Any] = [] if table is None else list(table) if isinstance(table, Iterable) else [table]
+    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+        raise TypeError(f"{where} must be a dict or pairs (boundary, scale), got {table!r}")
+    return rows
 
 
 Boundaries = Annotated[Any, Table()]
@@ -89,7 +96,7 @@ def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_
       Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
     """
     value = init_value + jnp.zeros_like(count)
-    for boundary, scale in boundaries_and_scales.at(count):
+    for boundary, scale in entries(boundaries_and_scales, count):
         value = value * jnp.where(count >= boundary, scale, 1)
     return value
 
@@ -118,6 +125,6 @@ def piecewise_interpolate_schedule(
         increasing order of their boundaries.
     """
     knots = [Knot(0.0, init_value)]
-    for boundary, scale in boundaries_and_scales.at(count):
+    for boundary, scale in entries(boundaries_and_scales, count):
         knots.append(Knot(boundary, knots[-1].value * scale, CURVES[interpolate_type]))
     return through(count, knots)
