@@ -1,0 +1,294 @@
+"""Plots of losses, sweeps, schedules and optimizers' paths. They need matplotlib, and use no global state of it.
+
+Every function draws into ``ax`` or into a new figure, and returns the axes; ``ax.figure`` is the figure, to show or to
+save: ``plot_losses(runs).figure.savefig("losses.png")``. Lines differ in colour (a palette that colour-blind people can
+tell apart) and in their dashes or markers, so that they can be told apart in grey as well.
+"""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.core.hyper import Schedule
+from gradchain.training.history import History, plain_number
+from gradchain.training.step import Path
+from gradchain.training.sweep_result import SweepResult
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe and Ito, without its yellow, which white paper swallows."""
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GREY = "#777777"
+
+
+def plot_losses(
+    runs: Mapping[str, Any] | History | Sequence[float], *, columns: Sequence[str] = ("loss",), ax: Any = None,
+    yscale: str = "log",
+) -> Any:  # fmt: skip
+    """Plot the losses of one or several runs against the epoch.
+
+    Args:
+      runs: by the label to show, histories or arrays of shape ``(epochs,)``; or a single one, without a label. ``result.run(i)``
+        gives one of a sweep's. What isn't finite is left out.
+      columns: which columns of the histories to draw; several get lines of different thickness, ``val_`` ones
+        the thinner.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      yscale: ``"log"`` or ``"linear"``. Values up to 0 can't be drawn on a logarithmic axis.
+
+    Returns:
+      The axes.
+    """
+    ax = _axes(ax, "epoch", columns[0].removeprefix("val_") if len(columns) == 1 else "loss")
+    for i, (label, run) in enumerate(_labelled(runs).items()):
+        for column in columns if isinstance(run, History) else ("",):
+            y = np.asarray(run[column] if isinstance(run, History) else run, float)
+            name = " ".join(filter(None, (label, column if len(columns) > 1 else "")))
+            width = 1.0 if column.startswith("val_") else 2.0
+            x = np.arange(1, len(y) + 1)
+            marker = MARKERS[i % len(MARKERS)] if len(y) <= 30 else None
+            y = np.where(np.isfinite(y), y, np.nan)
+            ax.plot(x, y, label=name or None, **_style(i), linewidth=width, marker=marker, markersize=2 + 2 * width)
+    _scale(ax, "y", yscale)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return _legend(ax)
+
+
+def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xscale: str | None = None) -> Any:
+    """Plot the score of a sweep's runs against one hyperparameter, with the diverged region and the winner marked.
+
+    Args:
+      result: what :func:`~gradchain.training.sweep` returned. With several replicas the line is their mean and the band
+        their lowest and highest. If other hyperparameters vary too, each combination of them gets a line.
+      x: the hyperparameter, by the name that ``result.varied`` has; by default the learning rate if it varies, else
+        the one with the most values.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      xscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor of 10.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if ``x`` isn't varied, or the sweep varies nothing.
+    """
+    varied = result.varied
+    x = x or max(varied, key=lambda name: (name == "learning_rate", len(np.unique(varied[name]))), default="")
+    if x not in varied:
+        raise ValueError(f"plot_sweep: x is {x!r}, but the sweep varies {', '.join(varied) or 'nothing'}")
+    values, replicas = varied[x].astype(float), result.final.shape[1]
+    several = f" (mean and range of {replicas})" if replicas > 1 else ""
+    ax = _axes(ax, x.replace("_", " "), f"final {result.select.replace('_', ' ')}{several}")
+    xscale = xscale or ("log" if values.min() > 0 and values.max() > 10 * values.min() else "linear")
+    others = {name: v for name, v in varied.items() if name != x}
+    for i, (label, members) in enumerate(_combinations(others, len(values)).items()):
+        members = members[np.argsort(values[members], kind="stable")]
+        _plot_scores(ax, values[members], result.final[members], label, i)
+    if np.isfinite(result.final).any() and (result.final > 0).all():
+        _scale(ax, "y", "log")
+    _scale(ax, "x", xscale)
+    _mark_diverged(ax, values, result.diverged.any(-1))
+    _mark_winner(ax, x, values[result.best], result.scores[result.best])
+    return _legend(ax)
+
+
+def _combinations(others: dict[str, Any], runs: int) -> dict[str, Any]:
+    """Return the runs' numbers by the combination of the other hyperparameters that they share."""
+    groups: dict[str, list[int]] = {}
+    for i in range(runs):
+        label = ", ".join(f"{name.replace('_', ' ')} {plain_number(v[i]):.4g}" for name, v in others.items())
+        groups.setdefault(label, []).append(i)
+    return {label: np.array(members) for label, members in groups.items()}
+
+
+def _plot_scores(ax: Any, x: Any, final: Any, label: str, i: int) -> None:
+    y = np.where(np.isfinite(final), final, np.nan)
+    marker = MARKERS[i % len(MARKERS)]
+    ax.plot(x, y.mean(-1), label=label or None, **_style(i), linewidth=1.5, marker=marker, markersize=4)
+    if y.shape[1] > 1:
+        ax.fill_between(x, y.min(-1), y.max(-1), color=COLOURS[i % len(COLOURS)], alpha=0.2, linewidth=0)
+
+
+def _mark_diverged(ax: Any, x: Any, diverged: Any) -> None:
+    """Shade where every run with that value diverged, and put a cross for each that did on the upper edge."""
+    if not diverged.any():
+        return
+    log = ax.get_xscale() == "log"
+    points = np.unique(x)
+    place = np.log(points) if log else points
+    middle = (place[1:] + place[:-1]) / 2
+    edges = np.concatenate([place[:1], middle, place[-1:]])
+    edges = np.exp(edges) if log else edges
+    for i, point in enumerate(points):
+        if diverged[x == point].all():
+            ax.axvspan(edges[i], edges[i + 1], facecolor="#E8E8E8", edgecolor="none", zorder=0)
+    ax.plot(
+        x[diverged], np.ones(diverged.sum()), transform=ax.get_xaxis_transform(), linestyle="none", marker="x",
+        color="black", markersize=5, clip_on=False, label="diverged",
+    )  # fmt: skip
+
+
+def _mark_winner(ax: Any, name: str, x: float, y: float) -> None:
+    if np.isfinite(y):
+        label = f"best: {name.replace('_', ' ')} {x:.3g}"
+        ax.plot(
+            [x],
+            [y],
+            linestyle="none",
+            marker="*",
+            markersize=14,
+            color=COLOURS[4],
+            markeredgecolor="black",
+            label=label,
+        )
+
+
+def plot_schedule(
+    schedules: Mapping[str, Any] | Sequence[Any] | Callable[[Any], Any], steps: int, *, ax: Any = None,
+    ylabel: str = "value",
+) -> Any:  # fmt: skip
+    """Plot one or several schedules over the first updates.
+
+    Args:
+      schedules: by the label to show, or a sequence (labelled by their reprs), or a single one. Any callable from
+        count to number that JAX can map.
+      steps: the last update shown; the first is 0.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      ylabel: what the values are.
+
+    Returns:
+      The axes.
+    """
+    if not isinstance(schedules, Mapping):
+        several = [schedules] if callable(schedules) else list(schedules)
+        schedules = {repr(s) if isinstance(s, Schedule) else getattr(s, "__name__", repr(s)): s for s in several}
+    ax = _axes(ax, "update", ylabel)
+    counts = np.arange(steps + 1)
+    for i, (label, schedule) in enumerate(cast(Mapping[str, Any], schedules).items()):
+        values = np.asarray(jax.vmap(schedule)(jnp.asarray(counts)))
+        ax.plot(counts, values, label=textwrap.fill(label, 56), **_style(i), linewidth=1.8)
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    return _legend(ax)
+
+
+def plot_path(
+    function: Callable[[Any], Any], paths: Mapping[str, Any] | Any, *, ax: Any = None,
+    xlim: tuple[float, float] | None = None, ylim: tuple[float, float] | None = None, levels: int = 12,
+) -> Any:  # fmt: skip
+    """Plot the paths of optimizers over the contours of a function of two numbers.
+
+    The contours lie closer together near the lowest value in view: their heights above it grow geometrically.
+
+    Args:
+      function: from an array of shape ``(2,)`` to a number.
+      paths: by the label to show, arrays of shape ``(points, 2)`` or what :func:`~gradchain.training.trace_path`
+        returned; or a single one. What leaves the view isn't shown.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      xlim: the first number's range; by default what the paths cover, and some more.
+      ylim: the second number's.
+      levels: how many contours to draw.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if a path isn't of shape ``(points, 2)``.
+    """
+    named = {label: _points(label, path) for label, path in _labelled(paths).items()}
+    ax = _axes(ax, "$w_0$", "$w_1$")
+    cover = np.concatenate(list(named.values()))
+    xlim, ylim = xlim or _limits(cover[:, 0]), ylim or _limits(cover[:, 1])
+    _contours(ax, function, xlim, ylim, levels)
+    for i, (label, points) in enumerate(named.items()):
+        marker, every = MARKERS[i % len(MARKERS)], max(1, len(points) // 40)
+        ax.plot(
+            *points.T, **_style(i), label=label or None, linewidth=1.5, marker=marker, markersize=4, markevery=every
+        )
+        ax.plot(
+            *points[-1],
+            linestyle="none",
+            marker=marker,
+            markersize=9,
+            color=_style(i)["color"],
+            markeredgecolor="black",
+        )
+    for k, start in enumerate(np.unique([points[0] for points in named.values()], axis=0)):
+        ax.plot(*start, linestyle="none", marker="o", markersize=8, markerfacecolor="white", markeredgecolor="black",
+                label="start" if k == 0 else None, zorder=5)  # fmt: skip
+    ax.set_xlim(*xlim)
+    ax.set_ylim(*ylim)
+    return _legend(ax)
+
+
+def _points(label: str, path: Any) -> Any:
+    points = np.asarray(path.points if isinstance(path, Path) else path, float)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"plot_path: path {label!r} must have shape (points, 2), got {points.shape}")
+    return points
+
+
+def _limits(x: Any) -> tuple[float, float]:
+    fine = x[np.isfinite(x)]
+    low, high = (float(fine.min()), float(fine.max())) if fine.size else (-1.0, 1.0)
+    margin = 0.15 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _contours(
+    ax: Any, function: Callable[[Any], Any], xlim: tuple[float, float], ylim: tuple[float, float], levels: int
+) -> None:
+    x, y = np.meshgrid(np.linspace(*xlim, 201), np.linspace(*ylim, 201))
+    z = np.asarray(jax.vmap(function)(jnp.stack([x.ravel(), y.ravel()], -1))).reshape(x.shape)
+    low, span = float(np.nanmin(z)), float(np.nanmax(z) - np.nanmin(z))
+    if span > 0:
+        heights = low + span * np.geomspace(1e-3, 1, levels + 1)[:-1]
+        ax.contour(x, y, z, levels=heights, colors=GREY, linewidths=0.6, linestyles="solid")
+
+
+def _labelled(runs: Any) -> Mapping[str, Any]:
+    return runs if isinstance(runs, Mapping) else {"": runs}
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+def _axes(ax: Any, xlabel: str, ylabel: str) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("gradchain.plots needs matplotlib: pip install matplotlib") from None
+    if ax is None:
+        ax = Figure(figsize=(6, 4), dpi=150, layout="constrained").add_subplot()
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _scale(ax: Any, which: str, scale: str) -> None:
+    """Set an axis's scale; a logarithmic one shows plain numbers, and more of them where it spans few decades."""
+    from matplotlib.ticker import LogLocator
+
+    ax.set(**{f"{which}scale": scale})
+    if scale == "log":
+        axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
+        axis.set_major_formatter("{x:g}")
+        if high < 100 * low:
+            axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            axis.set_minor_formatter("{x:g}")
+
+
+def _legend(ax: Any) -> Any:
+    """Add a legend: inside where there is room, to the right of the axes if it is high, above them if it is wide."""
+    labels = ax.get_legend_handles_labels()[1]
+    place: dict[str, Any] = {"loc": "best"}
+    if max(map(len, labels), default=0) > 35:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+    elif len(labels) > 5:
+        place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    if labels:
+        ax.legend(**place, frameon=True, framealpha=0.9, edgecolor="none", fontsize="small", handlelength=3.5)
+    return ax

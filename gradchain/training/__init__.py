@@ -1,0 +1,35 @@
+"""Training loops: what people write by hand each time, in pieces small enough to copy out.
+
+From the inside out: :func:`train_step` (pure) and :func:`make_step` (compiled), :func:`scan_epoch` and
+:func:`evaluate` (pure), :func:`fit` (epochs, validation, early stopping, history), :func:`sweep` (a batch of transforms
+at once).
+
+A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. Everywhere, ``takes_key=True`` means
+``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
+"""
+
+from gradchain.training.epoch import Epoch, evaluate, scan_epoch
+from gradchain.training.history import History
+from gradchain.training.loop import EarlyStopping, FitResult, fit
+from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
+from gradchain.training.sweep import grid, sweep
+from gradchain.training.sweep_result import SweepResult, has_diverged
+
+__all__ = [
+    "EarlyStopping",
+    "Epoch",
+    "FitResult",
+    "History",
+    "Metrics",
+    "Path",
+    "SweepResult",
+    "evaluate",
+    "fit",
+    "grid",
+    "has_diverged",
+    "make_step",
+    "scan_epoch",
+    "sweep",
+    "trace_path",
+    "train_step",
+]

@@ -1,0 +1,203 @@
+"""One pass over the data, as pure functions: training on shuffled mini-batches, and measuring."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gradchain.core.foreign import as_transform
+from gradchain.training.step import Metrics, Objective, as_arrays, step_objective
+from gradchain.tree import Tree, show_path
+
+Remainder = Literal["drop", "keep", "wrap"]
+
+
+class Epoch(NamedTuple):
+    """What one pass over the data gives."""
+
+    params: Any
+    state: Any
+    metrics: Metrics
+    """The loss of every step, of shape ``(steps,)``, and its aux with that leading axis."""
+    sizes: Array
+    """How many examples each step saw, of shape ``(steps,)``."""
+
+    def mean(self) -> Metrics:
+        """Return the metrics averaged over all examples: steps weighted by their sizes."""
+        weights = self.sizes / jnp.sum(self.sizes)
+        return jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), self.metrics)
+
+
+def count_examples(data: Tree, what: str = "data") -> int:
+    """Return the length of the leading axis that all arrays in ``data`` share.
+
+    Raises:
+      ValueError: if there is no array, one has no axis, the lengths differ (naming paths), or they are 0.
+    """
+    lengths: dict[str, int] = {}
+    for path, x in jax.tree_util.tree_flatten_with_path(data)[0]:
+        if not np.ndim(x):
+            raise ValueError(f"{what}: {show_path(path)} is a single number; it needs a leading axis of examples")
+        lengths[show_path(path)] = np.shape(x)[0]
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{path} has {n}" for path, n in lengths.items())
+        raise ValueError(f"{what}: the arrays differ in their number of examples: {listed}")
+    if not lengths or not next(iter(lengths.values())):
+        raise ValueError(f"{what}: there are no examples" + ("" if lengths else "; the tree has no arrays"))
+    return next(iter(lengths.values()))
+
+
+def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
+    """Return the number of examples, after checking that a batch of this size can be drawn."""
+    n = count_examples(data, what)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:  # pyright: ignore
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    if batch_size > n:
+        raise ValueError(f"batch_size is {batch_size}, larger than the {what}, which has {n} examples")
+    return n
+
+
+def scan_epoch(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: Array | None = None, *,
+    batch_size: int, shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False,
+    takes_key: bool = False,
+) -> Epoch:  # fmt: skip
+    r"""Train for one pass over the data, in shuffled mini-batches, by one ``lax.scan``.
+
+    Pure: jit it, scan over epochs, ``vmap`` it over transforms, keys or parameters, differentiate through it.
+    ``batch_size=1`` is stochastic gradient descent. With ``batch_size`` the number of examples it is one step of batch
+    gradient descent, and the data keep their order.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
+      params: a tree of inexact arrays.
+      tx: a transform, optax's too.
+      state: from ``tx.init(params)`` or the epoch before.
+      data: a tree of arrays; all have the examples on the leading axis, as many in each.
+      key: a PRNG key for the order and, with ``takes_key``, for the loss; not needed without both.
+      batch_size: examples in a step, from 1 to all of them.
+      shuffle: draw a new order; otherwise the data are taken as they lie.
+      remainder: what to do with the last examples where ``batch_size`` doesn't divide their number. ``"drop"``: leave
+        them out of this epoch (others in the next one, if shuffled). ``"keep"``: take them in a smaller last step,
+        which counts less in ``Epoch.mean()`` but is a full step of the optimizer. ``"wrap"``: fill the last batch
+        up with examples from the epoch's beginning, which are then seen twice.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
+      takes_key: whether ``loss_fn`` takes a key; each step gets its own.
+
+    Returns:
+      ``Epoch(params, state, metrics, sizes)``: the loss and aux of each step, before that step.
+
+    Raises:
+      ValueError: for data of unequal lengths (naming the paths), without examples, or fewer than a batch; for
+        a missing key.
+
+    Example:
+      >>> epoch = jax.jit(functools.partial(scan_epoch, loss_fn, batch_size=32), donate_argnames=("params", "state"))
+      >>> params, state, metrics, _ = epoch(params, tx, state, data, jax.random.key(0))
+    """
+    objective = Objective(loss_fn, has_aux, takes_key)
+    return scan_objective(objective, params, as_transform(tx), state, data, key, batch_size, shuffle, remainder)
+
+
+def scan_objective(
+    objective: Objective, params: Tree, tx: Any, state: Any, data: Tree, key: Array | None,
+    batch_size: int, shuffle: bool, remainder: Remainder,
+) -> Epoch:  # fmt: skip
+    """Do what :func:`scan_epoch` does, for an ``Objective`` and a transform of our own."""
+    n = check_batches(data, batch_size)
+    order_key, loss_key = _split(key, shuffle and batch_size < n, objective.takes_key)
+    batches, rest = _batches(n, batch_size, order_key, remainder)
+    params, data = as_arrays(params), jax.tree.map(jnp.asarray, data)
+    keys = None if loss_key is None else jax.random.split(loss_key, len(batches) + 1)
+
+    def body(carry: tuple[Tree, Any], x: tuple[Array, Array | None]) -> tuple[tuple[Tree, Any], Metrics]:
+        batch = data if x[0].size == n else _take(data, x[0])
+        params, state, metrics = step_objective(objective, carry[0], tx, carry[1], batch, x[1])
+        return (params, state), metrics
+
+    carry, metrics = lax.scan(body, (params, state), (batches, None if keys is None else keys[:-1]))
+    sizes = jnp.full(len(batches), batch_size)
+    if rest.size:
+        carry, last = body(carry, (rest, None if keys is None else keys[-1]))
+        metrics, sizes = _append(metrics, last), jnp.append(sizes, rest.size)
+    return Epoch(*carry, metrics, sizes)
+
+
+def _split(key: Array | None, shuffles: bool, takes_key: bool) -> tuple[Array | None, Array | None]:
+    if not (shuffles or takes_key):
+        return None, None
+    if key is None:
+        raise ValueError("shuffling and takes_key=True need a PRNG key: pass key=jax.random.key(0), or shuffle=False")
+    order_key, loss_key = jax.random.split(key)
+    return order_key if shuffles else None, loss_key if takes_key else None
+
+
+def _batches(n: int, batch_size: int, key: Array | None, remainder: Remainder) -> tuple[Array, Array]:
+    """Return the examples' indices: full batches of shape (steps, batch_size), and those of a smaller last one."""
+    if remainder not in get_args(Remainder):
+        raise ValueError(f"remainder must be one of {', '.join(get_args(Remainder))}, got {remainder!r}")
+    order = jnp.arange(n) if key is None else jax.random.permutation(key, n)
+    if remainder == "wrap":
+        order = jnp.concatenate([order, order[: -n % batch_size]])
+    steps = len(order) // batch_size
+    full, rest = order[: steps * batch_size], order[steps * batch_size :]
+    return full.reshape(steps, batch_size), rest if remainder == "keep" else rest[:0]
+
+
+def _take(data: Tree, indices: Array) -> Tree:
+    return jax.tree.map(lambda x: x.at[indices].get(mode="promise_in_bounds"), data)
+
+
+def _append(metrics: Metrics, last: Metrics) -> Metrics:
+    def leaf(path: Any, xs: Array, x: Array) -> Array:
+        if xs.shape[1:] != jnp.shape(x):
+            raise ValueError(
+                f"remainder='keep': aux {show_path(path)} has shape {jnp.shape(x)} in the smaller last batch but "
+                f"{xs.shape[1:]} in the others; its shape must not depend on the batch's size"
+            )
+        return jnp.concatenate([xs, jnp.asarray(x)[None]])
+
+    return jax.tree_util.tree_map_with_path(leaf, metrics, last)
+
+
+def evaluate(
+    loss_fn: Callable[..., Any], params: Tree, data: Tree, *, batch_size: int | None = None, has_aux: bool = False,
+    takes_key: bool = False, key: Array | None = None,
+) -> Metrics:  # fmt: skip
+    """Measure the loss over all of the data, without training: the mean over every example, in batches if wanted.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
+      params: the parameters to measure.
+      data: a tree of arrays with the examples on the leading axis.
+      batch_size: examples at once, to bound the memory; the last batch may be smaller. All by default.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux are averaged in the same way.
+      takes_key: whether ``loss_fn`` takes a key.
+      key: handed to every call of ``loss_fn``. The default ``None`` tells it to measure: to leave dropout out.
+
+    Returns:
+      ``Metrics(loss, aux)``.
+    """
+    return evaluate_objective(Objective(loss_fn, has_aux, takes_key), params, data, batch_size, key)
+
+
+def evaluate_objective(
+    objective: Objective, params: Tree, data: Tree, batch_size: int | None = None, key: Array | None = None
+) -> Metrics:
+    """Do what :func:`evaluate` does, for an ``Objective``."""
+    n = count_examples(data)
+    size = n if batch_size is None else min(batch_size, n)
+    check_batches(data, size)
+    data = jax.tree.map(jnp.asarray, data)
+    batches, rest = _batches(n, size, None, "keep")
+
+    def measure(indices: Array) -> Metrics:
+        return Metrics(*objective(params, data if indices.size == n else _take(data, indices), key))
+
+    metrics, sizes = lax.map(measure, batches), jnp.full(len(batches), size)
+    if rest.size:
+        metrics, sizes = _append(metrics, measure(rest)), jnp.append(sizes, rest.size)
+    return Epoch(None, None, metrics, sizes).mean()

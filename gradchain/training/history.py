@@ -1,0 +1,104 @@
+"""What a run leaves behind: numbers by epoch, as columns, a text table or a CSV file."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.training.step import Metrics
+from gradchain.tree import show_path
+
+Column = Any
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The course of one run.
+
+    ``history["val_loss"]`` is one column; ``table()`` and ``to_csv(path)`` show them all.
+    """
+
+    columns: Mapping[str, np.ndarray[Any, Any]]
+    """By name, each of shape ``(epochs,)``: ``loss``, the mean over each epoch's steps; the names in aux; and with a
+    ``val_`` in front what was measured on the validation data after the epoch."""
+    step_loss: np.ndarray[Any, Any]
+    """The loss of every single step, of shape ``(steps,)``."""
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns) or 'none'}")
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def table(self, rows: int | None = None) -> str:
+        """Return a text table, one line an epoch.
+
+        Args:
+          rows: show only this many epochs, evenly spread, the last among them.
+        """
+        shown = range(len(self))
+        if rows is not None and rows < len(self):
+            shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
+        return text_table(["epoch", *self.columns], [[i + 1, *(c[i] for c in self.columns.values())] for i in shown])
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one line an epoch, numbers in full precision, under a line of names."""
+        lines = zip(range(1, len(self) + 1), *self.columns.values(), strict=True)
+        write_csv(path, ["epoch", *self.columns], [list(line) for line in lines])
+
+
+def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
+    """Return the loss and every number in aux by name.
+
+    Raises:
+      ValueError: if a leaf of aux isn't one number, or is called ``loss``.
+    """
+    named: dict[str, Any] = {f"{prefix}loss": metrics.loss}
+    for path, x in jax.tree_util.tree_flatten_with_path(metrics.aux)[0]:
+        if jnp.ndim(x):
+            raise ValueError(
+                f"aux {show_path(path)} has shape {jnp.shape(x)}; fit and sweep record aux by name, so each of its "
+                "leaves must be one number, such as {'accuracy': jnp.mean(hits)}"
+            )
+        name = prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "aux")
+        if name in named:
+            raise ValueError(f"aux has a number called {name!r}, which is the loss's own name")
+        named[name] = x
+    return named
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort column names: training before validation, the loss first in each."""
+    return sorted(names, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[Column]]) -> str:
+    """Return rows of cells in aligned columns; floating-point numbers with four digits."""
+    cells = [list(header), *([_cell(x) for x in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _cell(x: Column) -> str:
+    return f"{float(x):.4g}" if isinstance(x, float | np.floating) else str(x)
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[Column]]) -> None:
+    """Write a CSV file; floats as the shortest decimal that reads back as the same number."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([[str(x) for x in row] for row in rows])
+
+
+def plain_number(x: Any) -> Any:
+    """Return an array of one number as a Python number: for floats the shortest decimal that gives the same one."""
+    value = np.asarray(x)
+    return float(str(value[()])) if jnp.issubdtype(value.dtype, np.floating) else value.item()

@@ -1,0 +1,215 @@
+"""``fit``: epochs, validation, early stopping and a history, each epoch one compiled call."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradchain.core.foreign import as_transform
+from gradchain.training.epoch import Remainder, check_batches, count_examples, evaluate_objective, scan_objective
+from gradchain.training.history import History, in_order, named_numbers
+from gradchain.training.progress import Bar
+from gradchain.training.step import Objective, as_arrays
+from gradchain.tree import Tree
+
+
+class EarlyStopping(NamedTuple):
+    """When to stop before the last epoch: when the loss has stopped falling, or isn't finite."""
+
+    patience: int = 5
+    """Stop after this many epochs in a row without improvement; at least 1."""
+    tolerance: float = 0.0
+    """An epoch improves if its loss is below the best one so far by more than this, in the loss's own unit."""
+    monitor: str | None = None
+    """The column to watch; by default ``val_loss`` where there are validation data, else ``loss``."""
+    restore_best: bool = True
+    """Return the parameters of the best epoch instead of the last one's."""
+
+
+class Recipe(NamedTuple):
+    """What an epoch is made of besides arrays; hashable, so that its compiled program is found again."""
+
+    objective: Objective
+    metrics: Callable[[Any, Any], dict[str, Any]] | None
+    batch_size: int
+    shuffle: bool
+    remainder: Remainder
+    validation_batch_size: int | None
+
+
+class FitResult(NamedTuple):
+    """What :func:`fit` returns."""
+
+    params: Any
+    """The trained parameters (the best epoch's, where early stopping restores them)."""
+    state: Any
+    """The optimizer's state after the last epoch; hand it to another ``fit`` to go on."""
+    history: History
+    """Losses and metrics by epoch."""
+    best_epoch: int
+    """The last epoch that improved on the best one before (by the tolerance), counted from 1; 0 if none did."""
+    stopped: Literal["epochs", "early", "callback", "interrupted"]
+    """Why training ended: all epochs done, early stopping, ``on_epoch`` returned True, or Ctrl-C."""
+
+
+def fit(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
+    seed: int | Array = 0, state: Any = None, validation: Tree | None = None, validation_batch_size: int | None = None,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
+    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+) -> FitResult:  # fmt: skip
+    """Train for some epochs, each one compiled call, and return the parameters and the history.
+
+    The compiled program is kept for the same ``loss_fn``, options and shapes: another learning rate or seed doesn't
+    compile again. The ``params`` handed in stay as they are; so memory holds parameters and state twice (a loop of your
+    own over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
+    running epoch and returns what there is, with ``stopped="interrupted"``.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called
+        with ``key=None`` on the validation data: leave dropout out there.
+      params: a tree of inexact arrays.
+      tx: a transform, optax's too.
+      data: a tree of arrays with the examples on the leading axis.
+      epochs: the number of passes over the data, at least 1.
+      batch_size: examples in a step.
+      seed: a whole number or a PRNG key, for the order and the loss's keys.
+      state: the optimizer's state to go on from; ``tx.init(params)`` by default.
+      validation: held-out data, a tree like ``data``; measured after each epoch.
+      validation_batch_size: examples measured at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, measured on the validation data too.
+      early_stopping: when to stop early; never by default.
+      shuffle: draw a new order in each epoch.
+      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      takes_key: whether ``loss_fn`` takes a PRNG key.
+      progress: show a progress bar (needs tqdm).
+      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from 1; ``row`` is the
+        history's new row. Training ends if it returns True.
+
+    Raises:
+      ValueError: for bad data, batch sizes, epochs or column names.
+
+    Example:
+      >>> result = fit(loss_fn, params, adam(1e-3), train, epochs=20, batch_size=32, validation=test,
+      ...              early_stopping=EarlyStopping(patience=3))
+      >>> print(result.history.table())
+    """
+    recipe = Recipe(
+        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
+    )
+    check_task(recipe, data, validation, epochs)
+    tx, params = as_transform(tx), as_arrays(params)
+    record = _Record(early_stopping, validation is not None, params)
+    carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed)
+    with Bar(progress, epochs, "training", "epoch") as bar:
+        try:
+            for epoch in range(epochs):
+                new = _compiled_epoch(recipe, carry[0], tx, carry[1], data, validation, jax.random.fold_in(key, epoch))
+                row = record.add(*new)
+                carry = new[:2]
+                bar.advance(1, f"{record.monitor} {row[record.monitor]:.4g}")
+                if on_epoch is not None and on_epoch(epoch + 1, row, *carry):
+                    stopped = "callback"
+                elif record.should_stop():
+                    stopped = "early"
+                if stopped != "epochs":
+                    break
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+    return FitResult(record.chosen(carry[0]), carry[1], record.history(), record.best_epoch, stopped)
+
+
+def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int) -> None:
+    """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
+    check_batches(data, recipe.batch_size)
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if validation is not None:
+        count_examples(validation, "validation data")
+    elif recipe.metrics is not None:
+        raise ValueError("metrics are measured on the validation data, but validation is None")
+
+
+def run_epoch(
+    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
+) -> tuple[Tree, Any, dict[str, Array], Array]:
+    """Train for one epoch and measure: (params, state, the history's row, every step's loss). Pure."""
+    objective, _, batch_size, shuffle, remainder, _ = recipe
+    epoch = scan_objective(objective, params, tx, state, data, key, batch_size, shuffle, remainder)
+    row = named_numbers(epoch.mean())
+    if validation is not None:
+        row |= validate(recipe, epoch.params, validation)
+    return epoch.params, epoch.state, row, epoch.metrics.loss
+
+
+_compiled_epoch = jax.jit(run_epoch, static_argnums=0)
+
+
+def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]:
+    """Return the loss, aux and metrics on the validation data, by name."""
+    size, function = recipe.validation_batch_size, recipe.metrics
+    row = named_numbers(evaluate_objective(recipe.objective, params, validation, size), "val_")
+    if function is not None:
+        measure = Objective(lambda p, batch: (jnp.zeros(()), function(p, batch)), has_aux=True)
+        further = named_numbers(evaluate_objective(measure, params, validation, size), "val_")
+        del further["val_loss"]
+        if taken := further.keys() & row.keys():
+            raise ValueError(f"metrics and aux have the same names: {', '.join(sorted(taken))}")
+        row |= further
+    return row
+
+
+def as_key(seed: int | Array) -> Array:
+    """Return a PRNG key as it is, a whole number as the key of that seed."""
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        return seed
+    return jax.random.key(seed)
+
+
+class _Record:
+    """The history as it grows, and the best epoch so far."""
+
+    def __init__(self, stopping: EarlyStopping | None, validates: bool, params: Tree):
+        if stopping is not None and stopping.patience < 1:
+            raise ValueError(f"EarlyStopping: patience must be at least 1, got {stopping.patience}")
+        self.stopping = stopping
+        self.monitor = (stopping and stopping.monitor) or ("val_loss" if validates else "loss")
+        self.rows: list[dict[str, float]] = []
+        self.step_losses: list[Any] = []
+        self.best_epoch, self.best, self.best_params = 0, float("inf"), params
+
+    def add(self, params: Tree, state: Any, row: dict[str, Array], step_loss: Array) -> dict[str, float]:
+        """Append an epoch and return its row as Python numbers."""
+        numbers = {name: float(x) for name, x in jax.device_get(row).items()}
+        if self.monitor not in numbers:
+            raise ValueError(f"EarlyStopping: no column {self.monitor!r}; there are {', '.join(numbers)}")
+        self.rows.append(numbers)
+        self.step_losses.append(step_loss)
+        tolerance = self.stopping.tolerance if self.stopping else 0.0
+        if numbers[self.monitor] < self.best - tolerance:
+            self.best_epoch, self.best = len(self.rows), numbers[self.monitor]
+            self.best_params = params if self.stopping and self.stopping.restore_best else None
+        return numbers
+
+    def should_stop(self) -> bool:
+        if self.stopping is None:
+            return False
+        waited = len(self.rows) - self.best_epoch
+        return waited >= self.stopping.patience or not np.isfinite(self.rows[-1][self.monitor])
+
+    def chosen(self, last: Tree) -> Tree:
+        restores = self.stopping is not None and self.stopping.restore_best and self.best_epoch > 0
+        return self.best_params if restores else last
+
+    def history(self) -> History:
+        names = in_order(self.rows[0]) if self.rows else []
+        steps = [np.asarray(x) for x in self.step_losses]
+        return History(
+            {name: np.array([row[name] for row in self.rows]) for name in names},
+            np.concatenate(steps) if steps else np.zeros(0),
+        )

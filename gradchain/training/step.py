@@ -1,0 +1,167 @@
+"""One step of training: the loss, its gradient, the transform, the new parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import apply_updates
+from gradchain.tree import Tree
+
+
+class Metrics(NamedTuple):
+    """What a loss function returned: a pytree, so that ``scan`` stacks it."""
+
+    loss: Any
+    """The loss: shape ``()`` for one step, ``(steps,)`` for an epoch."""
+    aux: Any = None
+    """The auxiliary output, a tree whose leaves gain the same leading axis; ``None`` without ``has_aux``."""
+
+
+class Objective(NamedTuple):
+    """A loss function and how it is called, hashable."""
+
+    loss_fn: Callable[..., Any]
+    has_aux: bool = False
+    takes_key: bool = False
+
+    def __call__(self, params: Tree, batch: Tree, key: Array | None) -> tuple[Array, Any]:
+        """Return (loss, aux), after checking that the loss is one real number."""
+        arguments = (params, batch, key) if self.takes_key else (params, batch)
+        result: Any = self.loss_fn(*arguments)
+        pair = isinstance(result, tuple) and len(result) == 2  # pyright: ignore[reportUnknownArgumentType]
+        if pair != self.has_aux:
+            found = "a pair" if pair else f"{type(result).__name__}"
+            wanted = "a pair (loss, aux)" if self.has_aux else "the loss alone (has_aux=True allows a pair (loss, aux))"
+            raise TypeError(f"loss_fn must return {wanted}, got {found}")
+        loss, aux = cast(tuple[Any, Any], result if self.has_aux else (result, None))
+        if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            raise TypeError(
+                f"loss_fn must return one real number, got shape {jnp.shape(loss)} of {jnp.result_type(loss)}; "
+                "take the mean over the batch"
+            )
+        return jnp.asarray(loss), aux
+
+
+def step_objective(
+    objective: Objective, params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None
+) -> tuple[Tree, Any, Metrics]:
+    """Do what :func:`train_step` does, for an ``Objective`` and a transform of our own."""
+    if objective.takes_key and key is None:
+        raise ValueError("takes_key=True needs a PRNG key: pass key=jax.random.key(0)")
+    (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, batch, key)
+    grads = jax.tree.map(jnp.conj, grads)
+    updates, state = tx.update(
+        grads, state, params, value=loss, grad=grads, value_fn=lambda p: objective(p, batch, key)[0]
+    )
+    return apply_updates(params, updates), state, Metrics(loss, aux)
+
+
+def train_step(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None = None, *,
+    has_aux: bool = False, takes_key: bool = False,
+) -> tuple[Tree, Any, Metrics]:  # fmt: skip
+    r"""Take one step: :math:`w \leftarrow w + \mathrm{update}(\nabla f(w))`.
+
+    Pure: it may be jitted, mapped and differentiated.
+
+    Args:
+      loss_fn: ``loss_fn(params, batch) -> loss``, the mean over the batch; ``loss_fn(params, batch, key)`` with
+        ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``.
+      params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends.
+      tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
+        this batch as a function of the parameters (for line searches).
+      state: from ``tx.init(params)`` or the step before.
+      batch: a tree of arrays, handed to ``loss_fn`` as it is.
+      key: a PRNG key for ``loss_fn``.
+      has_aux: whether ``loss_fn`` returns auxiliary output.
+      takes_key: whether ``loss_fn`` takes a key (dropout, noise).
+
+    Returns:
+      ``(params, state, Metrics(loss, aux))``, the metrics at the parameters before the step.
+
+    Raises:
+      TypeError: if ``loss_fn`` doesn't return one real number, or a pair where it shouldn't.
+      ValueError: if ``takes_key`` and there is no key.
+    """
+    return step_objective(Objective(loss_fn, has_aux, takes_key), params, as_transform(tx), state, batch, key)
+
+
+_jitted_step = jax.jit(step_objective, static_argnums=0, donate_argnames=("params", "state"))
+
+
+def make_step(
+    loss_fn: Callable[..., Any], tx: Any, *, has_aux: bool = False, takes_key: bool = False
+) -> Callable[..., tuple[Tree, Any, Metrics]]:
+    """Return a compiled :func:`train_step` that reuses the memory of the parameters and state it is given.
+
+    ``step(params, state, batch, key=None, tx=tx)`` returns ``(params, state, Metrics(loss, aux))``. The ``params`` and
+    ``state`` passed in are donated: use those that come back. Other hyperparameters of the same transform
+    don't recompile: ``step(params, state, batch, tx=tx.replace(learning_rate=0.01))``.
+
+    Args:
+      loss_fn: see :func:`train_step`. Steps for the same function share their compiled code.
+      tx: a transform, optax's too.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
+      takes_key: whether ``loss_fn`` takes a PRNG key as third argument.
+
+    Example:
+      >>> step = make_step(loss_fn, tx)
+      >>> state = tx.init(params)
+      >>> for batch in batches:
+      ...     params, state, metrics = step(params, state, batch)
+    """
+    objective = Objective(loss_fn, has_aux, takes_key)
+    default = as_transform(tx)
+
+    def step(
+        params: Tree, state: Any, batch: Tree, key: Array | None = None, tx: Any = default
+    ) -> tuple[Tree, Any, Metrics]:
+        return _jitted_step(objective, params, as_transform(tx), state, batch, key)
+
+    return step
+
+
+class Path(NamedTuple):
+    """The iterates of an optimizer on a function."""
+
+    points: Any
+    """A tree like the start, each leaf with a leading axis of length ``steps + 1``; the start comes first."""
+    values: Array
+    """The function's values at the points, of shape ``(steps + 1,)``."""
+
+
+def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int) -> Path:
+    """Return every iterate of an optimizer on a deterministic function, computed by one ``lax.scan``.
+
+    Args:
+      function: from a tree like ``start`` to one real number.
+      start: where to begin, a tree of numbers or arrays.
+      tx: a transform, optax's too.
+      steps: how many steps to take, at least 0.
+
+    Example:
+      >>> path = trace_path(lambda w: w[0] ** 2 + 4 * w[1] ** 2, jnp.array([2.0, 1.0]), sgd(0.1), 50)
+      >>> path.points.shape, path.values.shape
+      ((51, 2), (51,))
+    """
+    transform, begin = as_transform(tx), as_arrays(start)
+
+    def loss_fn(params: Tree, batch: None) -> Array:
+        return function(params)
+
+    def body(carry: tuple[Tree, Any], _: None) -> tuple[tuple[Tree, Any], tuple[Tree, Array]]:
+        params, state, metrics = step_objective(Objective(loss_fn), carry[0], transform, carry[1], None, None)
+        return (params, state), (carry[0], metrics.loss)
+
+    (last, _), (points, values) = lax.scan(body, (begin, transform.init(begin)), length=steps)
+    points = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), points, last)
+    return Path(points, jnp.append(values, Objective(loss_fn)(last, None, None)[0]))
+
+
+def as_arrays(tree: Tree) -> Tree:
+    """Return the tree as JAX arrays of their own, strong dtypes, as a scan's carry needs them."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)

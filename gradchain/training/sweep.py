@@ -1,0 +1,268 @@
+"""``sweep``: many hyperparameters, seeds and starting points in one compiled call."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Schedule
+from gradchain.core.hyperparams import hyperparams, set_hyperparams
+from gradchain.core.transform import Transform
+from gradchain.training.epoch import Remainder, count_examples, evaluate_objective
+from gradchain.training.history import in_order
+from gradchain.training.loop import Recipe, as_key, check_task, run_epoch
+from gradchain.training.progress import Bar, tick
+from gradchain.training.step import Objective, as_arrays
+from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.tree import Tree
+
+CPU_CHUNK = 4
+"""Runs side by side on a CPU: more make the working set outgrow the cache."""
+
+
+def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarray[Any, Any]]) -> Transform:
+    """Return a batch of transforms: every combination of several hyperparameters' values.
+
+    Args:
+      tx: a transform; its other numbers are shared.
+      values: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) the values to
+        try. The last name varies fastest.
+
+    Returns:
+      ``tx`` with arrays of one common length, the product of the numbers of values.
+
+    Raises:
+      ValueError: for unknown names, values out of range, or no values.
+
+    Example:
+      >>> grid(sgd(0.1, momentum=0.9), {"learning_rate": [0.1, 0.01], "momentum.decay": [0.8, 0.9, 0.99]})
+    """
+    axes = [np.asarray(v) for v in values.values()]
+    for name, axis in zip(values, axes, strict=True):
+        if axis.ndim != 1 or not axis.size:
+            raise ValueError(f"grid: {name} needs a sequence of values, got shape {axis.shape}")
+    if not axes:
+        raise ValueError("grid: give the values of at least one hyperparameter")
+    points = [mesh.reshape(-1) for mesh in np.meshgrid(*axes, indexing="ij")]
+    return set_hyperparams(tx, dict(zip(values, points, strict=True)))
+
+
+def sweep(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
+    seeds: int | Sequence[int] | Array = 0, starts: Tree | None = None, init: Callable[[Array], Tree] | None = None,
+    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
+    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+) -> SweepResult:  # fmt: skip
+    """Train with every transform of a batch, and from every seed or start, in one compiled call.
+
+    Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
+    hyperparameters see the same batches in the same order. Another sweep with as many runs, the same ``loss_fn`` and
+    options doesn't compile again, whatever its numbers.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
+      params: where every run starts; ``None`` if ``starts`` or ``init`` says it.
+      tx: a batch of transforms: some of its numbers are arrays with a leading axis, all of one length ``runs``, as
+        ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them.
+      data: a tree of arrays with the examples on the leading axis.
+      epochs: passes over the data, at least 1.
+      batch_size: examples in a step.
+      seeds: one or several seeds (whole numbers, or an array of PRNG keys), for the order and the loss's keys. Each
+        transform is run with each of them.
+      starts: several starting points, a tree like the parameters with a leading axis; one for each seed, or any number
+        with one seed.
+      init: ``init(key) -> params`` makes a starting point from each seed: random restarts.
+      chunk: how many runs are computed side by side, which bounds the memory. By default 4 on a CPU, where that is
+        fastest, and all elsewhere.
+      validation: held-out data, measured after each epoch.
+      validation_batch_size: examples measured at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
+      select: the column whose last value decides, the lower the better; by default ``val_loss`` where there are
+        validation data, else ``loss``.
+      shuffle: draw a new order in each epoch.
+      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      takes_key: whether ``loss_fn`` takes a PRNG key.
+      progress: show a progress bar (needs tqdm), which moves with every chunk.
+
+    Returns:
+      A :class:`SweepResult`: the winner as an ordinary transform, its parameters, every run's losses, a table, a plot.
+
+    Raises:
+      ValueError: if no number of ``tx`` is a batch (and there is but one seed and start), batches differ in length
+        (naming them), or data, starts and seeds don't fit.
+
+    Example:
+      >>> result = sweep(loss_fn, params, adam(jnp.logspace(-4, 0, 64)), data, epochs=10, batch_size=32)
+      >>> print(result.table(rows=5))
+      >>> params = fit(loss_fn, params, result.winner, data, epochs=50, batch_size=32).params
+    """
+    recipe = Recipe(
+        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
+    )
+    check_task(recipe, data, validation, epochs)
+    tx = as_transform(tx)
+    begins, keys = _replicas(params, starts, init, _keys(seeds))
+    runs, replicas = _count_runs(tx, len(keys)), len(keys)
+    chunks = _chunks(runs, replicas, chunk)
+    select = select or ("loss" if validation is None else "val_loss")
+    plan = _Plan(recipe, epochs, runs, chunks, select, progress)
+    with Bar(progress, math.ceil(runs / chunks[0]), "sweep", "chunk") as bar:
+        best, *numbers = _compiled_sweep(plan, tx, begins, keys, data, validation, bar.number)
+        scores, history, start_loss = jax.device_get(numbers)
+    return SweepResult(tx, best, scores, {name: history[name] for name in in_order(history)}, start_loss, select)
+
+
+def _keys(seeds: int | Sequence[int] | Array) -> Array:
+    """Return an array of PRNG keys, one for each seed."""
+    if isinstance(seeds, jax.Array) and jnp.issubdtype(seeds.dtype, jax.dtypes.prng_key):
+        return jnp.atleast_1d(seeds)
+    numbers = np.atleast_1d(np.asarray(seeds))
+    if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"sweep: seeds must be whole numbers or PRNG keys, at least one, got {seeds!r}")
+    return jnp.stack([as_key(int(seed)) for seed in numbers])
+
+
+def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tuple[Tree, Array]:
+    """Return starting points and keys, both with a leading axis of replicas."""
+    given = [name for name, x in (("params", params), ("starts", starts), ("init", init)) if x is not None]
+    if len(given) != 1:
+        raise ValueError(f"sweep: give one of params, starts and init, got {' and '.join(given) or 'none'}")
+    if init is not None:
+        return as_arrays(jax.vmap(init)(keys)), keys
+    if starts is None:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), as_arrays(params)), keys
+    n = count_examples(starts, "starts")
+    if len(keys) not in (1, n):
+        raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
+    return as_arrays(starts), jnp.broadcast_to(keys, (n,))
+
+
+def _count_runs(tx: Transform, replicas: int) -> int:
+    """Return the length of the batch in ``tx``."""
+    batches = {name: len(x) for name, x in hyperparams(tx).items() if not isinstance(x, Schedule) and np.ndim(x)}
+    if len(set(batches.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in batches.items())
+        raise ValueError(f"sweep: the batches of hyperparameters differ in length: {listed}; grid() combines them")
+    if not batches and replicas == 1:
+        raise ValueError(
+            f"sweep: there is nothing to sweep over: no hyperparameter of {tx!r} is an array. Give one a leading axis, as "
+            "in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several seeds or starts"
+        )
+    return next(iter(batches.values()), 1)
+
+
+def _chunks(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
+    """Return how many transforms, and how many replicas of each, are computed side by side; evenly filled."""
+    if chunk is None:
+        chunk = CPU_CHUNK if jax.default_backend() == "cpu" else runs * replicas
+    if chunk < 1:
+        raise ValueError(f"sweep: chunk must be at least 1, got {chunk}")
+
+    def even(size: int, limit: int) -> int:
+        return math.ceil(size / math.ceil(size / limit))
+
+    return even(runs, max(chunk // replicas, 1)), even(replicas, chunk)
+
+
+def _at(tree: Tree, i: Any) -> Tree:
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+class _Plan(NamedTuple):
+    """What the compiled sweep depends on besides arrays."""
+
+    recipe: Recipe
+    epochs: int
+    runs: int
+    chunks: tuple[int, int]
+    select: str
+    progress: bool
+
+
+def _sweep(
+    plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, bar: Array
+) -> tuple[Tree, Array, dict[str, Array], Array]:
+    """Return the winner's parameters, scores (runs,), the history (runs, replicas, epochs), start losses (replicas,)."""
+    recipe, replicas = plan.recipe, len(keys)
+    start_loss = lax.map(lambda i: _loss_at_start(recipe, _at(begins, i), data, keys[i]), jnp.arange(replicas))
+
+    def one(transform: Any, i: Array) -> tuple[Array, Tree, dict[str, Array]]:
+        params, rows = _train(plan, transform, _at(begins, i), keys[i], data, validation)
+        return _score(rows, plan.select, start_loss[i]), params, rows
+
+    def all_replicas(i: Array) -> tuple[Array, Tree, dict[str, Array]]:
+        transform = jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
+        scores, best, rows = _map_keeping_best(lambda k: one(transform, k), replicas, plan.chunks[1])
+        return jnp.mean(scores), best, rows
+
+    after_chunk = (lambda: tick(bar, 1)) if plan.progress else None
+    scores, best, rows = _map_keeping_best(all_replicas, plan.runs, plan.chunks[0], after_chunk)
+    return best, scores, rows, start_loss
+
+
+_compiled_sweep = jax.jit(_sweep, static_argnums=0)
+
+
+def _train(
+    plan: _Plan, tx: Any, params: Tree, key: Array, data: Tree, validation: Tree | None
+) -> tuple[Tree, dict[str, Array]]:
+    """Train one run and return (params, rows), the rows with a leading axis of epochs."""
+
+    def body(carry: tuple[Tree, Any], epoch: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
+        epoch_key = jax.random.fold_in(key, epoch)
+        params, state, row, _ = run_epoch(plan.recipe, carry[0], tx, carry[1], data, validation, epoch_key)
+        return (params, state), row
+
+    (params, _), rows = lax.scan(body, (params, tx.init(params)), jnp.arange(plan.epochs))
+    return params, rows
+
+
+def _loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:
+    return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
+
+
+def _score(rows: dict[str, Array], select: str, start_loss: Array) -> Array:
+    """Return the last value of the selected column; infinity for a run that diverged."""
+    if select not in rows:
+        raise ValueError(f"sweep: select is {select!r}, but the columns are {', '.join(rows)}")
+    last = rows[select][-1]
+    return jnp.where(has_diverged(rows["loss"], start_loss, jnp) | ~jnp.isfinite(last), jnp.inf, last)
+
+
+def _map_keeping_best(
+    function: Callable[[Array], tuple[Array, Tree, Any]],
+    size: int,
+    chunk: int,
+    after_chunk: Callable[[], None] | None = None,
+) -> tuple[Array, Tree, Any]:
+    """Map over ``range(size)``, ``chunk`` at a time side by side; keep all scores and rows, but only the best result.
+
+    ``function(i)`` returns (score, result, rows). A last chunk that isn't full is filled up with repetitions.
+    """
+    chunks = math.ceil(size / chunk)
+    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
+    shapes = jax.eval_shape(function, indices[0, 0])
+    worst = (jnp.asarray(jnp.inf, shapes[0].dtype), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
+
+    def side_by_side(members: Array) -> Any:
+        return jax.vmap(function)(members) if chunk > 1 else jax.tree.map(lambda x: x[None], function(members[0]))
+
+    def body(best: tuple[Array, Tree], members: Array) -> tuple[tuple[Array, Tree], tuple[Array, Any]]:
+        scores, results, rows = side_by_side(members)
+        first = jnp.argmin(scores)
+        better = (scores[first] < best[0]) | (members[0] == 0)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new[first], old), (scores, results), best)
+        if after_chunk is not None:
+            after_chunk()
+        return best, (scores, rows)
+
+    (_, best), stacked = lax.scan(body, worst, indices)
+    scores, rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)
+    return scores, best, rows

@@ -1,0 +1,150 @@
+"""What a sweep found: the winner, every run's losses, a table, a plot."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradchain.core.hyper import Schedule
+from gradchain.core.hyperparams import hyperparams
+from gradchain.core.transform import Transform
+from gradchain.training.history import History, plain_number, text_table, write_csv
+
+Numbers = np.ndarray[Any, Any]
+
+
+def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
+    r"""Tell which runs diverged: a loss that isn't finite, or a last one above the start's, :math:`l > l_0 + |l_0|`.
+
+    For a positive loss that is more than twice the loss before training.
+
+    Args:
+      losses: each epoch's mean training loss, of shape ``(..., epochs)``.
+      start_loss: the training loss before the first step, of shape ``(...)`` or one that broadcasts to it.
+      xp: ``numpy`` or ``jax.numpy``.
+
+    Returns:
+      Booleans of shape ``(...)``.
+    """
+    return ~xp.all(xp.isfinite(losses), -1) | (losses[..., -1] > start_loss + xp.abs(start_loss))
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What :func:`~gradchain.training.sweep` returns. A *run* is one transform of the batch, a *replica* one seed or start."""
+
+    tx: Transform
+    """The batch of transforms."""
+    params: Any
+    """The winner's parameters after the last epoch; its best replica's."""
+    scores: Numbers
+    """What decides, of shape ``(runs,)``: the last value of the selected column, averaged over the replicas; infinite
+    if one of them diverged."""
+    history: Mapping[str, Numbers]
+    """By name as in a :class:`~gradchain.training.History`, each of shape ``(runs, replicas, epochs)``."""
+    start_loss: Numbers
+    """The training loss before the first step, of shape ``(replicas,)``."""
+    select: str
+    """The selected column."""
+
+    @property
+    def losses(self) -> Numbers:
+        """Each epoch's mean training loss, of shape ``(runs, replicas, epochs)``."""
+        return self.history["loss"]
+
+    @property
+    def final(self) -> Numbers:
+        """The last value of the selected column, of shape ``(runs, replicas)``; infinite for what diverged."""
+        last = self.history[self.select][..., -1]
+        return np.where(self.diverged | ~np.isfinite(last), np.inf, last)
+
+    @property
+    def spread(self) -> Numbers:
+        """The standard deviation of ``final`` over the replicas, of shape ``(runs,)``; NaN if one diverged."""
+        fine = np.isfinite(self.final).all(-1)
+        return np.where(fine, np.where(fine[:, None], self.final, 0).std(-1), np.nan)
+
+    @property
+    def diverged(self) -> Numbers:
+        """Which diverged, of shape ``(runs, replicas)``, as :func:`~gradchain.training.has_diverged` says."""
+        return has_diverged(self.losses, self.start_loss)
+
+    @property
+    def best(self) -> int:
+        """The run with the lowest score."""
+        return int(np.argmin(self.scores))
+
+    @property
+    def winner(self) -> Transform:
+        """The best run's transform, an ordinary one with Python numbers."""
+        return self.transform(self.best)
+
+    def transform(self, run: int) -> Transform:
+        """Return the transform of one run, with Python numbers: it compares, hashes and prints as if built by hand."""
+        return jax.tree.map(lambda x: plain_number(x[run]) if np.ndim(x) else x, self.tx)
+
+    def run(self, run: int, replica: int = 0) -> History:
+        """Return the history of one run, for plots and tables (the single steps' losses aren't kept)."""
+        return History({name: x[run, replica] for name, x in self.history.items()}, np.zeros(0))
+
+    @property
+    def varied(self) -> dict[str, Numbers]:
+        """The hyperparameters that the sweep varies, each of shape ``(runs,)``, by the shortest name that fits only one."""
+        numbers = hyperparams(self.tx)
+        batches = {k: np.asarray(v) for k, v in numbers.items() if not isinstance(v, Schedule) and np.ndim(v)}
+        return {short_name(name, list(numbers)): values for name, values in batches.items()}
+
+    def table(self, rows: int | None = None) -> str:
+        """Return a text table of the runs, the best first.
+
+        Args:
+          rows: show only the best ones.
+        """
+        order = np.argsort(self.scores, kind="stable")[:rows]
+        header, cells = self._cells()
+        return text_table(header, [cells[i] for i in order])
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a line for each run, in the batch's order, with the last value of every column of each replica."""
+        header, cells = self._cells()
+        replicas = range(self.final.shape[1])
+        last = {f"{n}_{k}" if len(replicas) > 1 else n: x[:, k, -1] for n, x in self.history.items() for k in replicas}
+        lines = [[*cells[i], *(x[i] for x in last.values())] for i in range(len(cells))]
+        write_csv(path, [*header, *(f"last_{name}" for name in last)], lines)
+
+    def _cells(self) -> tuple[list[str], list[list[Any]]]:
+        varied, several = self.varied, self.final.shape[1] > 1
+        columns: dict[str, Any] = {"run": range(len(self.scores))}
+        columns |= {name: [plain_number(x) for x in values] for name, values in varied.items()}
+        columns[f"mean {self.select}" if several else self.select] = self.scores
+        if several:
+            columns["spread"] = self.spread
+        columns["diverged"] = [_share(flags) for flags in self.diverged]
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Plot score against hyperparameter; see :func:`gradchain.plots.plot_sweep`."""
+        from gradchain.plots import plot_sweep
+
+        return plot_sweep(self, ax=ax, **options)
+
+    def __repr__(self) -> str:
+        return (
+            f"SweepResult(runs={len(self.scores)}, winner={self.winner!r}, {self.select}={self.scores[self.best]:.4g})"
+        )
+
+
+def short_name(name: str, known: list[str]) -> str:
+    """Return the shortest end of a dotted name that no other known name has, as ``set_hyperparams`` takes it."""
+    parts = name.split(".")
+    ends = (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))
+    return next((end for end in ends if sum(k == end or k.endswith(f".{end}") for k in known) == 1), name)
+
+
+def _share(flags: Numbers) -> str:
+    if not flags.any():
+        return "no"
+    return "yes" if flags.all() else f"{int(flags.sum())} of {len(flags)}"
