@@ -1,5 +1,6 @@
-"""``chain``: transforms one after another; and the smallest transforms there are."""
+"""``chain``: transforms one after another."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from gradchain.core.foreign import as_transform
@@ -10,16 +11,31 @@ from gradchain.core.value import Child, Kind, register
 from gradchain.tree import Tree
 
 
-def _groups(stages: tuple[Transform, ...]) -> list[list[Transform]]:
+def _flatten(tx: Transform, state: Any) -> list[tuple[Transform, Any]]:
+    """Return the stages of a chain, those of chains inside it in their places, with their states."""
+    if not isinstance(tx, Chain):
+        return [(tx, state)]
+    if not isinstance(state, tuple | list) or len(cast(Any, state)) != len(tx.stages):
+        size = len(cast(Any, state)) if isinstance(state, tuple | list) else type(state).__name__
+        raise ValueError(f"chain: the state is from another transform: expected {len(tx.stages)} parts, got {size}")
+    return [pair for stage, own in zip(tx.stages, state, strict=True) for pair in _flatten(stage, own)]
+
+
+def _unflatten(tx: Transform, states: Iterator[Any]) -> Any:
+    """Return the states of a chain's flattened stages as they are nested."""
+    return tuple(_unflatten(stage, states) for stage in tx.stages) if isinstance(tx, Chain) else next(states)
+
+
+def _groups(pairs: list[tuple[Transform, Any]]) -> list[list[tuple[Transform, Any]]]:
     """Split into runs of rules that one call a leaf can hold, and single other stages."""
-    groups: list[list[Transform]] = []
-    for stage in stages:
+    groups: list[list[tuple[Transform, Any]]] = []
+    for stage, state in pairs:
+        previous = groups[-1][-1][0] if groups else None
         joins = isinstance(stage, Rule) and stage.by_leaf and not stage.spec.whole
-        previous = groups[-1][-1] if groups else None
         if joins and isinstance(previous, Rule) and previous.by_leaf:
-            groups[-1].append(stage)
+            groups[-1].append((stage, state))
         else:
-            groups.append([stage])
+            groups.append([(stage, state)])
     return groups
 
 
@@ -35,21 +51,16 @@ class Chain(Transform):
         return tuple(stage.init(params) for stage in self.stages)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        if not isinstance(state, tuple | list) or len(state) != len(self.stages):  # pyright: ignore
-            size = len(state) if isinstance(state, tuple | list) else type(state).__name__  # pyright: ignore
-            raise ValueError(
-                f"chain: the state is from another transform: expected {len(self.stages)} parts, got {size}"
-            )
         states: list[Any] = []
-        for group in _groups(self.stages):
-            now = list(state[len(states) : len(states) + len(group)])
+        for group in _groups(_flatten(self, state)):
             if len(group) > 1:
-                updates, new = step_leaves(cast(list[Rule], group), updates, now, params, extra)
-                states += new
+                rules, now = [cast(Rule, stage) for stage, _ in group], [own for _, own in group]
+                updates, new = step_leaves(rules, updates, now, params, extra)
             else:
-                updates, new = group[0].step(updates, now[0], params, extra)
-                states.append(new)
-        return updates, tuple(states)
+                (stage, own), *_ = group
+                updates, *new = stage.step(updates, own, params, extra)
+            states += new
+        return updates, _unflatten(self, iter(states))
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         states = [None] * len(self.stages) if state is None else state
@@ -62,8 +73,8 @@ class Chain(Transform):
 def chain(*args: Any) -> Transform:
     """Apply transforms one after another, each to the updates that the one before returned.
 
-    Consecutive elementwise and leafwise rules run as one call for each array. Between the stages, updates of
-    half-precision parameters stay in float32.
+    Consecutive elementwise and leafwise rules, those of chains inside included, run as one call for each array.
+    Between the stages, updates of half-precision parameters stay in float32.
 
     Args:
       *args: transforms, gradchain's or any with ``init`` and ``update`` (optax's). None at all gives the identity.
