@@ -32,8 +32,8 @@ def plot_losses(
     """Plot the losses of one or several runs against the epoch.
 
     Args:
-      runs: by the label to show, histories or arrays of shape ``(epochs,)``; or a single one, without a label. ``result.run(i)``
-        gives one of a sweep's. What isn't finite is left out.
+      runs: by the label to show, histories or arrays of shape ``(epochs,)``; or a single one, without a label.
+        ``result.run(i)`` gives one of a sweep's. What isn't finite is left out.
       columns: which columns of the histories to draw; several get lines of different thickness, ``val_`` ones
         the thinner.
       ax: the matplotlib axes to draw into; a new figure by default.
@@ -66,7 +66,8 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
       x: the hyperparameter, by the name that ``result.varied`` has; by default the learning rate if it varies, else
         the one with the most values.
       ax: the matplotlib axes to draw into; a new figure by default.
-      xscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor of 10.
+      xscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor
+        of 10.
 
     Returns:
       The axes.

@@ -51,7 +51,7 @@ class Bar:
 
 
 def tick(number: Any, amount: int) -> None:
-    """Advance the bar of that number, from inside a compiled program; not under ``vmap``, where every lane would count."""
+    """Advance the bar of that number, from inside a compiled program; not under ``vmap``, where each lane counts."""
     jax.debug.callback(_advance, number, amount)
 
 

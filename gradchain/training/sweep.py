@@ -152,8 +152,9 @@ def _count_runs(tx: Transform, replicas: int) -> int:
         raise ValueError(f"sweep: the batches of hyperparameters differ in length: {listed}; grid() combines them")
     if not batches and replicas == 1:
         raise ValueError(
-            f"sweep: there is nothing to sweep over: no hyperparameter of {tx!r} is an array. Give one a leading axis, as "
-            "in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several seeds or starts"
+            f"sweep: there is nothing to sweep over: no hyperparameter of {tx!r} is an array. Give one a leading "
+            "axis, as in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several "
+            "seeds or starts"
         )
     return next(iter(batches.values()), 1)
 
@@ -189,7 +190,7 @@ class _Plan(NamedTuple):
 def _sweep(
     plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, bar: Array
 ) -> tuple[Tree, Array, dict[str, Array], Array]:
-    """Return the winner's parameters, scores (runs,), the history (runs, replicas, epochs), start losses (replicas,)."""
+    """Return the winner's parameters, scores (runs,), history (runs, replicas, epochs), start losses (replicas,)."""
     recipe, replicas = plan.recipe, len(keys)
     start_loss = lax.map(lambda i: _loss_at_start(recipe, _at(begins, i), data, keys[i]), jnp.arange(replicas))
 

@@ -34,7 +34,10 @@ def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """What :func:`~gradchain.training.sweep` returns. A *run* is one transform of the batch, a *replica* one seed or start."""
+    """What :func:`~gradchain.training.sweep` returns.
+
+    A *run* is one transform of the batch; a *replica* of it is one seed or start.
+    """
 
     tx: Transform
     """The batch of transforms."""
@@ -64,8 +67,7 @@ class SweepResult:
     @property
     def spread(self) -> Numbers:
         """The standard deviation of ``final`` over the replicas, of shape ``(runs,)``; NaN if one diverged."""
-        fine = np.isfinite(self.final).all(-1)
-        return np.where(fine, np.where(fine[:, None], self.final, 0).std(-1), np.nan)
+        return np.std(np.where(np.isfinite(self.final), self.final, np.nan), axis=-1)
 
     @property
     def diverged(self) -> Numbers:
@@ -92,7 +94,7 @@ class SweepResult:
 
     @property
     def varied(self) -> dict[str, Numbers]:
-        """The hyperparameters that the sweep varies, each of shape ``(runs,)``, by the shortest name that fits only one."""
+        """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest name that fits only one."""
         numbers = hyperparams(self.tx)
         batches = {k: np.asarray(v) for k, v in numbers.items() if not isinstance(v, Schedule) and np.ndim(v)}
         return {short_name(name, list(numbers)): values for name, values in batches.items()}

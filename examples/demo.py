@@ -1,0 +1,146 @@
+"""Train a Flax model on real images, sweep 64 learning rates in one compiled call, train again with the winner.
+
+    python examples/demo.py                 # scikit-learn's digits, 8 by 8 pixels
+    python examples/demo.py --fashion       # Fashion-MNIST, 28 by 28 pixels, where it is installed
+
+Writes loss curves, a plot of the sweep and a table of all its runs into a folder.
+"""
+
+import argparse
+import gzip
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+
+import gradchain as gc
+from gradchain import losses, plots, schedules, training
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+class Classifier(nn.Module):
+    """One hidden layer with dropout."""
+
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = images.reshape(len(images), -1)
+        x = nn.relu(nn.Dense(self.hidden)(x))
+        x = nn.Dropout(0.2, deterministic=not train)(x)
+        return nn.Dense(10)(x)
+
+
+model = Classifier()
+
+
+def loss_fn(params, batch, key):
+    """Return the mean loss over a batch, and its accuracy. Without a key nothing is dropped: that is for measuring."""
+    rngs = None if key is None else {"dropout": key}
+    logits = model.apply({"params": params}, batch["image"], train=key is not None, rngs=rngs)
+    loss = losses.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return jnp.mean(loss), {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
+
+
+def optimizer(learning_rate, steps):
+    """Chain clipping and AdamW; the rate warms up over a tenth of the steps and then falls along a cosine to zero.
+
+    ``learning_rate`` may be an array: then this is a batch of optimizers.
+    """
+    warmup_cosine = schedules.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)
+    return gc.chain(gc.clip_by_global_norm(1.0), gc.adamw(warmup_cosine, weight_decay=1e-2))
+
+
+def main():
+    args = parse_arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train, validation, test = load_fashion(args.fashion) if args.fashion else load_digits_split()
+    epochs, rates = (2, 4) if args.quick else (5 if args.fashion else 20, 64)
+    batch_size = 64
+    params = model.init(jax.random.key(args.seed), train["image"][:1], train=False)["params"]
+    how = dict(batch_size=batch_size, has_aux=True, takes_key=True, progress=True, validation=validation)
+    steps = epochs * (len(train["label"]) // batch_size)
+
+    print(f"1. Train: {len(train['label'])} images, {epochs} epochs of mini-batches, each epoch one lax.scan")
+    tx = optimizer(1e-3, steps)
+    first = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **how)
+    report(first, test)
+
+    print(f"\n2. Sweep: {rates} learning rates in one compiled call")
+    few = jax.tree.map(lambda x: x[: args.sweep_on], train)
+    sweep_epochs = max(epochs // 2, 1)
+    sweep_steps = sweep_epochs * (len(few["label"]) // batch_size)
+    txs = optimizer(jnp.logspace(-4, 1, rates), sweep_steps)
+    began = time.perf_counter()
+    result = training.sweep(loss_fn, params, txs, few, epochs=sweep_epochs, seeds=args.seed, **how)
+    print(f"{rates} runs of {sweep_steps} steps took {time.perf_counter() - began:.1f} s, compilation included")
+    print(result.table(rows=5))
+
+    best_rate = float(result.varied["peak_value"][result.best])
+    print(f"\n3. Train again with the winner, learning rate {best_rate:.3g}")
+    second = training.fit(loss_fn, params, optimizer(best_rate, steps), train, epochs=epochs, seed=args.seed, **how)
+    report(second, test)
+
+    runs = {"learning rate 0.001": first.history, f"learning rate {best_rate:.3g}": second.history}
+    plots.plot_losses(runs, columns=("loss", "val_loss")).figure.savefig(args.out / "losses.png")
+    ax = result.plot()
+    ax.set_xlabel("highest learning rate of the schedule")
+    ax.figure.savefig(args.out / "sweep.png")
+    result.to_csv(args.out / "sweep.csv")
+    print(f"\nWrote losses.png, sweep.png and sweep.csv to {args.out}/")
+
+
+def report(result, test):
+    measured = training.evaluate(loss_fn, result.params, test, has_aux=True, takes_key=True)
+    print(f"accuracy on held-out images: {measured.aux['accuracy']:.1%} (loss {measured.loss:.3f})")
+
+
+def load_digits_split():
+    """Return scikit-learn's 1,797 digits in a fixed random order: 1,297 to train, 200 to validate, 300 to test."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    data = {"image": (images[order] / 16).astype(np.float32), "label": labels[order].astype(np.int32)}
+    return split(data, len(labels) - 500, len(labels) - 300)
+
+
+def load_fashion(folder):
+    """Return Fashion-MNIST: 55,000 images to train, 5,000 to validate, 10,000 to test."""
+
+    def read(name, header):
+        path = folder / name
+        if not path.exists():
+            raise SystemExit(f"{path} is missing; on Debian and Ubuntu: apt install dataset-fashion-mnist")
+        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+    def images_and_labels(part):
+        labels = read(f"{part}-labels-idx1-ubyte.gz", 8).astype(np.int32)
+        images = read(f"{part}-images-idx3-ubyte.gz", 16).reshape(len(labels), 28, 28)
+        return {"image": (images / 255).astype(np.float32), "label": labels}
+
+    train, validation, _ = split(images_and_labels("train"), 55_000, 60_000)
+    return train, validation, images_and_labels("t10k")
+
+
+def split(data, *ends):
+    """Cut a tree of arrays at the given examples."""
+    cuts = [0, *ends, None]
+    return [jax.tree.map(lambda x, i=i, j=j: x[i:j], data) for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fashion", nargs="?", type=Path, const=FASHION, help=f"use Fashion-MNIST from a folder ({FASHION})")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (demo)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweep-on", type=int, default=4096, help="sweep on this many of the images (4096)")
+    parser.add_argument("--quick", action="store_true", help="a very short run, to see that everything works")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
