@@ -1,4 +1,4 @@
-"""The small problem that every client trains on, an optimizer built from either library, and how results are compared."""
+"""The small problem that every client trains on, an optimizer from either library, and how results are compared."""
 
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,8 @@ def optimizer(library: ModuleType, learning_rate: Any = 0.03) -> Any:
 def with_float32_state(tx: Any) -> Any:
     """Return an optax transformation that computes and keeps its state in float32, as gradchain's do by themselves."""
 
+    tx = optax.with_extra_args_support(tx)
+
     def wide(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
@@ -46,6 +48,38 @@ def data(dtype: str) -> tuple[jax.Array, jax.Array]:
 def rounded(tree: Any, dtype: str) -> Any:
     """Return ``tree`` in ``dtype``, holding numbers that bfloat16 represents, so that all dtypes start alike."""
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(dtype), tree)
+
+
+def mlp(dtype: str) -> dict[str, jax.Array]:
+    """Return the parameters of a small network as a plain dict."""
+    rng = np.random.default_rng(1)
+    shapes = {"kernel_1": (3, 8), "bias_1": (1, 8), "kernel_2": (8, 1), "bias_2": (1, 1)}
+    return rounded({k: jnp.asarray(0.5 * rng.normal(size=shape), jnp.float32) for k, shape in shapes.items()}, dtype)
+
+
+def mlp_loss(params: dict[str, jax.Array], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Return the mean squared error of the small network, in float32."""
+    hidden = jnp.tanh(batch[0] @ params["kernel_1"] + params["bias_1"])
+    return jnp.mean((hidden @ params["kernel_2"] + params["bias_2"] - batch[1]).astype(jnp.float32) ** 2)
+
+
+def train_mlp(tx: Any, dtype: str) -> tuple[Any, jax.Array]:
+    """Train the small network inside ``lax.scan``, handing ``value``, ``grad`` and ``value_fn`` to ``update``."""
+    batch = data(dtype)
+    if isinstance(tx, optax.GradientTransformation):
+        tx = optax.with_extra_args_support(tx)
+
+    def body(carry: Any, _: None) -> Any:
+        params, state = carry
+        loss, grads = jax.value_and_grad(mlp_loss)(params, batch)
+        extra = {"value": loss, "grad": grads, "value_fn": lambda p: mlp_loss(p, batch)}
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), loss
+
+    params = mlp(dtype)
+    carry = params, jax.tree.map(jnp.asarray, tx.init(params))
+    (params, _), losses = jax.jit(lambda carry: jax.lax.scan(body, carry, length=STEPS))(carry)
+    return params, losses
 
 
 def assert_dtype(tree: Any, dtype: str) -> None:
