@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ import numpy as np
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Number, Schedule, value_at
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
-from gradchain.core.transform import Part, Transform
+from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, comparable, register
+from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
 
 
@@ -44,6 +45,7 @@ class HyperparamsInState(Transform):
 
     def current(self, state: HyperparamsInStateState) -> Transform:
         """Return the inner transform with the state's numbers."""
+        check_state(self.name, state, HyperparamsInStateState._fields)
         known = {k for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
         if state.hyperparams.keys() != known:
             wrong = sorted(state.hyperparams.keys() ^ known)
@@ -72,6 +74,15 @@ def hyperparams_in_state(tx: Transform) -> Transform:
     return HyperparamsInState(as_transform(tx))
 
 
+class NumbersByName(Kind):
+    """A dict of numbers, arrays and schedules."""
+
+    data = True
+
+    def normalize(self, where: str, value: Any) -> Any:
+        return {name: Number("Hyper").normalize(f"{where}.{name}", number) for name, number in value.items()}
+
+
 class InjectHyperparamsState(NamedTuple):
     """State of :func:`inject_hyperparams`."""
 
@@ -85,7 +96,7 @@ class InjectHyperparams(Transform):
     """See :func:`inject_hyperparams`."""
 
     name = "inject_hyperparams"
-    kinds = {"factory": Kind(), "static": Kind(), "arguments": Number("Hyper")}
+    kinds = {"factory": Kind(), "static": Kind(), "arguments": NumbersByName()}
     factory: Callable[..., Any]
     static: "StaticArguments"
     arguments: dict[str, Any]
@@ -93,19 +104,23 @@ class InjectHyperparams(Transform):
     def init(self, params: Tree) -> InjectHyperparamsState:
         count = jnp.zeros((), jnp.int32)
         values = {k: jnp.array(value_at(v, count), copy=True) for k, v in self.arguments.items()}
-        return InjectHyperparamsState(count, values, self._build(self.arguments, count).init(params))
+        return InjectHyperparamsState(count, values, self._build(values).init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, InjectHyperparamsState._fields)
         if state.hyperparams.keys() != self.arguments.keys():
             raise ValueError(f"state.hyperparams must hold {sorted(self.arguments)}, got {sorted(state.hyperparams)}")
         values = self.settings(state)
-        tx = self.factory(**self.static.values, **values)
-        updates, inner = as_transform(tx).step(updates, state.inner_state, params, extra)
-        stored = {k: jnp.asarray(v, jnp.result_type(state.hyperparams[k])) for k, v in values.items()}
-        return updates, InjectHyperparamsState(state.count + 1, stored, inner)
+        updates, inner = self._build(values).step(updates, state.inner_state, params, extra)
+        return updates, InjectHyperparamsState(safe_increment(state.count), values, inner)
 
-    def _build(self, arguments: dict[str, Any], count: Any) -> Transform:
-        return as_transform(self.factory(**self.static.values, **{k: value_at(v, count) for k, v in arguments.items()}))
+    def _build(self, values: dict[str, Any]) -> Transform:
+        return as_transform(self.factory(**self.static.values, **values))
+
+    def with_fields(self, **changes: Any) -> Self:
+        numbers = {k: v for k, v in changes.items() if k in self.arguments}
+        rest = {k: v for k, v in changes.items() if k not in numbers}
+        return super().with_fields(**rest, **({"arguments": self.arguments | numbers} if numbers else {}))
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         if state is None:
@@ -166,11 +181,15 @@ def inject_hyperparams(
             given |= value if is_variadic else {name: value}
         numeric = int | float | np.ndarray | np.generic | jax.Array
         arguments = {
-            k: Number("Hyper").normalize(f"inject_hyperparams: {k}", v)
+            k: v
             for k, v in given.items()
             if k not in static and not isinstance(v, bool) and (isinstance(v, numeric) or callable(v))
         }
         rest = {k: v for k, v in given.items() if k not in arguments}
-        return InjectHyperparams(inner_factory, StaticArguments(rest), arguments)
+        return InjectHyperparams(
+            **InjectHyperparams.normalized(
+                {"factory": inner_factory, "static": StaticArguments(rest), "arguments": arguments}
+            )
+        )
 
     return constructor

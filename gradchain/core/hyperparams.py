@@ -9,7 +9,7 @@ import numpy as np
 
 from gradchain.core.hyper import value_at
 from gradchain.core.transform import Part, Transform, count_of
-from gradchain.core.value import Child, Value
+from gradchain.core.value import Value
 from gradchain.tree import Tree
 
 
@@ -90,8 +90,9 @@ def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
 
     def rewrite(node: Transform) -> Transform:
         if not node.parts() or node.settings():
-            for field, value in changes.get(next(position), {}).items():
-                node = _with_number(node, field.split("."), value)
+            for name, value in changes.get(next(position), {}).items():
+                field, *path = name.split(".")
+                node = node.with_fields(**{field: _with_number(node.settings()[field], path, value) if path else value})
         if not node.parts():
             return node
         leaves, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node and isinstance(x, Transform))
@@ -103,11 +104,11 @@ def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
 def _find(name: str, parts: list[Part]) -> tuple[int, str]:
     known: dict[str, tuple[int, str]] = {}
     for index, part in enumerate(parts):
-        for field, kind, stored in part.transform.fields():
-            if not isinstance(kind, Child):
-                known[f"{part.name}.{field}"] = (index, field)
-                for inner, _ in _numbers(field, stored, None):
-                    known[f"{part.name}.{inner}"] = (index, inner)
+        static = {field: None for field, kind, _ in part.transform.fields() if not kind.data}
+        for field, stored in (part.transform.settings() | static).items():
+            known[f"{part.name}.{field}"] = (index, field)
+            for inner, _ in _numbers(field, stored, None):
+                known[f"{part.name}.{inner}"] = (index, inner)
     fits = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
     if len(fits) != 1:
         problem = f"fits several: {', '.join(fits)}" if fits else f"is unknown; known are: {', '.join(known) or 'none'}"

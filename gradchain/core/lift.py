@@ -9,9 +9,9 @@ from jax import Array
 from jax.core import Tracer
 
 from gradchain.core.spec import At, Spec
-from gradchain.core.transform import count_of
+from gradchain.core.transform import check_state, count_of
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
-from gradchain.tree import Tree, flatten_optional, show_path
+from gradchain.tree import Tree, flatten_optional, mismatch, show_path
 
 if TYPE_CHECKING:
     from gradchain.core.rule import Rule
@@ -122,10 +122,12 @@ class _Plan:
     def _slot_leaves(self, name: str, leaves: list[Any]) -> list[Any]:
         spec = self.rule.spec
         where = f"{spec.name}: the state's {name}"
+        stored = getattr(self.previous, name)
         try:
-            slots = self.treedef.flatten_up_to(getattr(self.previous, name))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where} differs from the updates in structure: {error}") from None
+            slots = self.treedef.flatten_up_to(stored)
+        except (ValueError, TypeError):
+            problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
+            raise ValueError(f"{spec.name}: {problem}") from None
         for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
             like_param = spec.kind == "elementwise" or spec.slots[name].init is None
             if g is None or not self.active[i] or not like_param:
@@ -159,11 +161,7 @@ class _Plan:
 
 
 def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
-    if getattr(state, "_fields", None) != rule.State._fields:
-        raise ValueError(
-            f"{rule.name}: the state is from another transform: expected {rule.State._fields}, "
-            f"got {getattr(state, '_fields', type(state).__name__)}"
-        )
+    check_state(rule.name, state, rule.State._fields)
     for name in rule.spec.extra:
         if name not in extra:
             raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")

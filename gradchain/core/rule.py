@@ -93,7 +93,8 @@ class Rule(Transform):
 
     def prng_key(self) -> Array:
         """Return the PRNG key in this rule's key field; a seed becomes a key of the default kind."""
-        value = next(v for _, kind, v in self.fields() if isinstance(kind, KeyKind))
+        name, value = next((name, v) for name, kind, v in self.fields() if isinstance(kind, KeyKind))
+        value = at_scalar(f"{self.name}: {name}", value, None)
         typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         return value if typed else jax.random.key(value)
 

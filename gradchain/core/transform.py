@@ -84,6 +84,15 @@ def count_of(state: Any) -> Any:
     return state.count if "count" in getattr(state, "_fields", ()) else None
 
 
+def check_state(where: str, state: Any, expected: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``state`` is a NamedTuple with the ``expected`` fields."""
+    fields = getattr(state, "_fields", None)
+    if fields != expected:
+        raise ValueError(
+            f"{where}: the state is from another transform: expected {expected}, got {fields or type(state).__name__}"
+        )
+
+
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Return ``params + updates``, in the parameters' dtypes.
 
