@@ -28,3 +28,16 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+
+def keep_colons(app, what, name, obj, options, lines):
+    """Keep napoleon from taking an attribute's text up to a colon for its type.
+
+    It looks for one in the first line only, so an empty comment there will do.
+    """
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)

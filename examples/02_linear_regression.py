@@ -18,7 +18,7 @@ def load():
 
 
 def loss_fn(params, x, y):
-    return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+    return jnp.mean(gc.losses.squared_error(x @ params["w"] + params["b"], y))
 
 
 @jax.jit

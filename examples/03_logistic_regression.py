@@ -25,9 +25,7 @@ def logits(params, x):
 
 
 def loss_fn(params, x, y):
-    """Mean cross-entropy of labels 0 and 1."""
-    z = logits(params, x)
-    return jnp.mean(jax.nn.softplus(z) - y * z)
+    return jnp.mean(gc.losses.sigmoid_binary_cross_entropy(logits(params, x), y))
 
 
 def accuracy(params, x, y):

@@ -28,8 +28,8 @@ def load():
 
 def train_step(state, batch):
     def loss_fn(params):
-        log_p = jax.nn.log_softmax(state.apply_fn(params, batch[0]))
-        return -jnp.mean(jnp.take_along_axis(log_p, batch[1][:, None], 1))
+        logits = state.apply_fn(params, batch[0])
+        return jnp.mean(gc.losses.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     return state.apply_gradients(grads=grads), loss

@@ -22,8 +22,7 @@ class Net(nnx.Module):
 
 
 def loss_fn(model, x, y):
-    log_p = nnx.log_softmax(model(x))
-    return -jnp.mean(jnp.take_along_axis(log_p, y[:, None], 1))
+    return jnp.mean(gc.losses.softmax_cross_entropy_with_integer_labels(model(x), y))
 
 
 @nnx.jit

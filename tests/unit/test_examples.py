@@ -51,7 +51,7 @@ def test_vmapped_learning_rates():
 
 
 def test_learning_the_learning_rate():
-    result = run("08_learn_the_learning_rate", steps=15)
+    result = run("08_learn_the_learning_rate", steps=25)
     assert result["last"] < 1e-3 < 1 < result["first"]
 
 
