@@ -40,7 +40,9 @@ def tutorial():
     descent = {f"learning rate {rate}": gc.chain(gc.scale_by_learning_rate(rate)) for rate in (0.02, 0.2, 0.24)}
     paths("gradient_descent.png", descent, steps=20)
     heavy_ball = gc.chain(gc.trace(1 / 9), gc.scale_by_learning_rate(2 / 9))
-    paths("momentum.png", {"gradient descent": gc.chain(gc.scale_by_learning_rate(0.2)), "momentum": heavy_ball}, steps=20)
+    paths(
+        "momentum.png", {"gradient descent": gc.chain(gc.scale_by_learning_rate(0.2)), "momentum": heavy_ball}, steps=20
+    )
     paths("adam.png", {"RMSprop, rate 0.1": gc.rmsprop(0.1), "Adam, rate 0.3": gc.adam(0.3)}, steps=60)
 
 

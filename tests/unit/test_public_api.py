@@ -1,0 +1,166 @@
+"""The public names: consistent, documented, and imported only upward through the layers."""
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import gradchain
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gradchain"
+REFERENCE = ROOT / "docs" / "reference"
+
+MODULES = ("gradchain", *(f"gradchain.{m}" for m in ("schedules", "losses", "training", "plots", "tree", "numerics")))
+SHORT = ("gradchain.tree", "gradchain.numerics")
+"""Modules of small helpers, where one line may say it all."""
+
+LAYERS = (
+    "numerics",
+    "tree",
+    "core",
+    "schedules",
+    "losses",
+    "projections",
+    "transforms",
+    "combinators",
+    "optimizers",
+    "linesearch",
+    "quasi_newton",
+    "training",
+    "introspect",
+    "interop",
+    "plots",
+)
+OPTIONAL = {"matplotlib", "tqdm", "flax", "optax"}
+LATE = {"gradchain.plots"}
+"""What may be imported from a later layer inside a function, since it needs an optional package."""
+REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}
+
+
+def public_names(module_name):
+    """Return a module's public names: its ``__all__``, or else the functions and classes that it defines."""
+    module = importlib.import_module(module_name)
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    own = {n: x for n, x in vars(module).items() if not n.startswith("_") and callable(x)}
+    return [n for n, x in own.items() if getattr(x, "__module__", None) == module_name]
+
+
+def documented_names():
+    """Return the full names that the pages of the API reference have an entry for."""
+    entry = re.compile(r"^\.\. (currentmodule|py:data|py:class|autofunction|autoclass|automodule):: (\S+)", re.M)
+    names, module = [], ""
+    for page in sorted(REFERENCE.glob("*.rst")):
+        for directive, name in entry.findall(page.read_text()):
+            if directive == "currentmodule":
+                module = name
+            elif directive == "automodule":
+                names.append(name)
+            else:
+                names.append(f"{module}.{name}")
+    return names
+
+
+def test_all_is_sorted_unique_and_resolves():
+    assert gradchain.__all__ == sorted(set(gradchain.__all__))
+    for name in gradchain.__all__:
+        assert getattr(gradchain, name) is not None
+
+
+def test_all_lists_every_public_attribute():
+    for name in gradchain.__all__:
+        getattr(gradchain, name)  # loads the lazy submodules
+    packages = {path.stem for path in PACKAGE.iterdir()}
+    present = {n for n in vars(gradchain) if not n.startswith("_")} - {"Any", "TYPE_CHECKING", "importlib"} - packages
+    assert present == set(gradchain.__all__) - packages
+
+
+def resolve(name):
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute, None)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_are_documented(module):
+    documented = {id(resolve(name)) for name in documented_names()}
+    members = {n: getattr(importlib.import_module(module), n) for n in public_names(module)}
+    missing = [n for n, x in members.items() if id(x) not in documented and not isinstance(x, types.ModuleType)]
+    assert not missing, f"add to docs/reference: {missing}"
+
+
+def test_reference_has_no_duplicates_and_nothing_that_is_gone():
+    names = documented_names()
+    assert len(names) == len(set(names))
+    gone = [name for name in names if resolve(name) is None]
+    assert not gone, gone
+
+
+def functions_and_classes(*modules):
+    found = [(f"{m}.{n}", getattr(importlib.import_module(m), n)) for m in modules for n in public_names(m)]
+    return [pytest.param(x, id=name) for name, x in found if inspect.isfunction(x) or inspect.isclass(x)]
+
+
+@pytest.mark.parametrize("value", functions_and_classes(*MODULES))
+def test_docstrings_begin_with_a_sentence(value):
+    first = (inspect.getdoc(value) or "").partition("\n\n")[0]
+    assert first.endswith((".", ":")) or ":math:" in first, first
+
+
+@pytest.mark.parametrize("value", functions_and_classes(*MODULES))
+def test_arguments_are_explained(value):
+    """Several arguments each have an entry; one alone is spoken of, or the function is a small helper."""
+    if inspect.isfunction(value) and value.__module__ not in SHORT:
+        names = list(inspect.signature(value).parameters)
+        pattern = r"^  \**{}:" if len(names) > 1 else r"\b{}\b"
+        missing = [name for name in names if not re.search(pattern.format(name), inspect.getdoc(value), re.M)]
+        assert not missing, missing
+
+
+def imports(path):
+    """Yield (module, line, late) for every import in a file, late being inside a function or under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    late = set()
+    for node in ast.walk(tree):
+        guarded = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if guarded or isinstance(node, ast.FunctionDef):
+            late |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{a.name}" if node.module == "gradchain" else node.module for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node.lineno, id(node) in late
+
+
+def layer(module):
+    """Return the place of a module of gradchain in the order of layers."""
+    return LAYERS.index(module.split(".")[1])
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_upward(path):
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for module, line, late in imports(path):
+        if module.split(".")[0] == "gradchain" and not (late and module in LATE):
+            assert layer(module) <= own, f"line {line} imports {module} from a later layer"
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "__init__.py", *SOURCES], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_jax_is_required(path):
+    for module, line, late in imports(path):
+        package = module.split(".")[0]
+        if package not in sys.stdlib_module_names | REQUIRED:
+            assert late, f"line {line} imports {module} at once"
+            assert package in OPTIONAL, f"line {line} imports {module}"
