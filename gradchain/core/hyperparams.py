@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradchain.core.hyper import value_at
+from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
 from gradchain.tree import Tree
@@ -62,7 +62,7 @@ def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:  # pyright: ignore[reportUnknownVariableType]
             yield from _numbers(f"{name}.{key}", item, count)
-    elif value is not None:
+    elif value is not None and (isinstance(value, Schedule) or not isinstance(value, Value)):
         yield name, value if count is None else value_at(value, count)
     if isinstance(value, Value):
         for field, kind, stored in value.fields():

@@ -40,6 +40,14 @@ def test_numbers_inside_schedules_are_steered_too():
     np.testing.assert_allclose(tx.update(GRADS, state, PARAMS)[0], -3.0 * GRADS)
 
 
+def test_numbers_in_a_schedules_table_are_steered():
+    tx = gc.hyperparams_in_state(gc.sgd(gc.piecewise_constant_schedule(1.0, {1: 0.5})))
+    state = tx.init(PARAMS)
+    state.hyperparams[f"{RATE}.boundaries_and_scales.scales.0"] = 0.25
+    _, state = tx.update(GRADS, state, PARAMS)
+    np.testing.assert_allclose(tx.update(GRADS, state, PARAMS)[0], -0.25 * GRADS)
+
+
 def test_state_is_a_scan_carry():
     tx = gc.hyperparams_in_state(gc.adam(0.1))
     state, _ = jax.lax.scan(lambda s, _: (tx.update(GRADS, s, PARAMS)[1], None), tx.init(PARAMS), None, 3)
