@@ -8,6 +8,7 @@ Writes loss curves, a plot of the sweep and a table of all its runs into a folde
 
 import argparse
 import gzip
+import itertools
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sklearn.datasets import load_digits
 import gradchain as gc
 from gradchain import losses, plots, schedules, training
 
+BATCH_SIZE = 64
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -58,46 +60,47 @@ def optimizer(learning_rate, steps):
 
 def main():
     args = parse_arguments()
-    args.out.mkdir(parents=True, exist_ok=True)
     train, validation, test = load_fashion(args.fashion) if args.fashion else load_digits_split()
     epochs, rates = (2, 4) if args.quick else (5 if args.fashion else 20, 64)
-    batch_size = 64
+    steps = epochs * (len(train["label"]) // BATCH_SIZE)
     params = model.init(jax.random.key(args.seed), train["image"][:1], train=False)["params"]
-    how = dict(batch_size=batch_size, has_aux=True, takes_key=True, progress=True, validation=validation)
-    steps = epochs * (len(train["label"]) // batch_size)
+    options = {"batch_size": BATCH_SIZE, "has_aux": True, "takes_key": True, "validation": validation, "progress": True}
 
-    print(f"1. Train: {len(train['label'])} images, {epochs} epochs of mini-batches, each epoch one lax.scan")
+    print(f"1. Train on {len(train['label'])} images for {epochs} epochs, each of them one lax.scan")
     tx = optimizer(1e-3, steps)
-    first = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **how)
+    first = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **options)
     report(first, test)
 
-    print(f"\n2. Sweep: {rates} learning rates in one compiled call")
-    few = jax.tree.map(lambda x: x[: args.sweep_on], train)
-    sweep_epochs = max(epochs // 2, 1)
-    sweep_steps = sweep_epochs * (len(few["label"]) // batch_size)
-    txs = optimizer(jnp.logspace(-4, 1, rates), sweep_steps)
+    print(f"\n2. Sweep {rates} learning rates in one compiled call, with half the epochs")
+    some = jax.tree.map(lambda x: x[: args.sweep_on], train)
+    few = epochs // 2
+    txs = optimizer(jnp.logspace(-4, 1, rates), few * (len(some["label"]) // BATCH_SIZE))
     began = time.perf_counter()
-    result = training.sweep(loss_fn, params, txs, few, epochs=sweep_epochs, seeds=args.seed, **how)
-    print(f"{rates} runs of {sweep_steps} steps took {time.perf_counter() - began:.1f} s, compilation included")
+    result = training.sweep(loss_fn, params, txs, some, epochs=few, seeds=args.seed, **options)
+    print(f"{time.perf_counter() - began:.1f} seconds, compilation included; the best five:")
     print(result.table(rows=5))
 
-    best_rate = float(result.varied["peak_value"][result.best])
-    print(f"\n3. Train again with the winner, learning rate {best_rate:.3g}")
-    second = training.fit(loss_fn, params, optimizer(best_rate, steps), train, epochs=epochs, seed=args.seed, **how)
+    print("\n3. Train again with the winner, its schedule stretched to all epochs")
+    tx = result.winner.replace(warmup_steps=steps // 10, decay_steps=steps)
+    second = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **options)
     report(second, test)
-
-    runs = {"learning rate 0.001": first.history, f"learning rate {best_rate:.3g}": second.history}
-    plots.plot_losses(runs, columns=("loss", "val_loss")).figure.savefig(args.out / "losses.png")
-    ax = result.plot()
-    ax.set_xlabel("highest learning rate of the schedule")
-    ax.figure.savefig(args.out / "sweep.png")
-    result.to_csv(args.out / "sweep.csv")
-    print(f"\nWrote losses.png, sweep.png and sweep.csv to {args.out}/")
+    save(args.out, result, {"first guess": first.history, "winner": second.history})
 
 
 def report(result, test):
     measured = training.evaluate(loss_fn, result.params, test, has_aux=True, takes_key=True)
     print(f"accuracy on held-out images: {measured.aux['accuracy']:.1%} (loss {measured.loss:.3f})")
+
+
+def save(folder, result, histories):
+    folder.mkdir(parents=True, exist_ok=True)
+    ax = plots.plot_losses(histories, columns=("loss", "val_loss"))
+    ax.figure.savefig(folder / "losses.png")
+    ax = result.plot()
+    ax.set_xlabel("learning rate at the schedule's peak")
+    ax.figure.savefig(folder / "sweep.png")
+    result.to_csv(folder / "sweep.csv")
+    print(f"\nWrote losses.png, sweep.png and sweep.csv to {folder}/")
 
 
 def load_digits_split():
@@ -128,13 +131,15 @@ def load_fashion(folder):
 
 def split(data, *ends):
     """Cut a tree of arrays at the given examples."""
-    cuts = [0, *ends, None]
-    return [jax.tree.map(lambda x, i=i, j=j: x[i:j], data) for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+    ranges = itertools.pairwise([0, *ends, None])
+    return [jax.tree.map(lambda x, i=i, j=j: x[i:j], data) for i, j in ranges]
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fashion", nargs="?", type=Path, const=FASHION, help=f"use Fashion-MNIST from a folder ({FASHION})")
+    parser.add_argument(
+        "--fashion", nargs="?", type=Path, const=FASHION, help=f"use Fashion-MNIST from a folder ({FASHION})"
+    )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (demo)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweep-on", type=int, default=4096, help="sweep on this many of the images (4096)")

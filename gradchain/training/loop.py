@@ -24,7 +24,8 @@ class EarlyStopping(NamedTuple):
     tolerance: float = 0.0
     """An epoch improves if its loss is below the best one so far by more than this, in the loss's own unit."""
     monitor: str | None = None
-    """The column to watch; by default ``val_loss`` where there are validation data, else ``loss``."""
+    """The column to watch; by default ``val_loss`` where there are validation data, else ``loss`` (which is measured
+    during the epoch, each batch before its step)."""
     restore_best: bool = True
     """Return the parameters of the best epoch instead of the last one's."""
 

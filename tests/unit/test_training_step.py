@@ -1,0 +1,133 @@
+"""One step: what the loss function may be, what the transform is told, donation, no second compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradchain as gc
+from gradchain.training import make_step, trace_path, train_step
+
+
+def squared(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 3)).astype(np.float32)
+    return {"w": jnp.zeros(3)}, {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
+
+
+def test_a_step_is_gradient_descent():
+    params, batch = problem()
+    tx = gc.sgd(0.1)
+    new, _, metrics = train_step(squared, params, tx, tx.init(params), batch)
+    x, y = batch["x"], batch["y"]
+    np.testing.assert_allclose(new["w"], 0.1 * 2 / 16 * x.T @ y, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, np.mean(y**2), rtol=1e-6)
+    assert metrics.aux is None
+
+
+def test_make_step_agrees_with_train_step_and_donates():
+    params, batch = problem()
+    tx = gc.sgd(0.1, momentum=0.5)
+    expected = train_step(squared, params, tx, tx.init(params), batch)
+    given = jax.tree.map(jnp.copy, params)
+    got = make_step(squared, tx)(given, tx.init(given), batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got, expected)
+    assert given["w"].is_deleted()
+
+
+def test_another_learning_rate_does_not_trace_again():
+    traces = []
+
+    def loss_fn(params, batch):
+        traces.append(1)
+        return squared(params, batch)
+
+    params, batch = problem()
+    tx = gc.sgd(0.1)
+    step = make_step(loss_fn, tx)
+    first, state, _ = step(params, tx.init(params), batch)
+    step(first, state, batch, tx=tx.replace(learning_rate=0.5))
+    assert len(traces) == 1
+
+
+def test_the_given_transform_is_used():
+    params, batch = problem()
+    step = make_step(squared, gc.sgd(0.1))
+    one, _, _ = step({"w": jnp.zeros(3)}, gc.sgd(0.1).init(params), batch)
+    two, _, _ = step({"w": jnp.zeros(3)}, gc.sgd(0.1).init(params), batch, tx=gc.sgd(0.2))
+    np.testing.assert_allclose(two["w"], 2 * one["w"], rtol=1e-6)
+
+
+def test_aux_and_key_reach_the_loss_and_come_back():
+    def loss_fn(params, batch, key):
+        noise = jax.random.normal(key, ())
+        return squared(params, batch) + noise, {"noise": noise}
+
+    params, batch = problem()
+    tx, key = gc.sgd(0.1), jax.random.key(3)
+    state = tx.init(params)
+    _, _, metrics = train_step(loss_fn, params, tx, state, batch, key, has_aux=True, takes_key=True)
+    assert metrics.aux["noise"] == jax.random.normal(key, ())
+    with pytest.raises(ValueError, match="needs a PRNG key"):
+        train_step(loss_fn, params, tx, state, batch, has_aux=True, takes_key=True)
+
+
+@pytest.mark.parametrize(
+    ("result", "has_aux", "message"),
+    [
+        (lambda w: (w.sum(), {}), False, "has_aux=True allows"),
+        (lambda w: w.sum(), True, r"pair \(loss, aux\)"),
+        (lambda w: w, False, r"one real number, got shape \(3,\)"),
+        (lambda w: w.sum() + 1j, False, "complex64"),
+    ],
+)
+def test_a_loss_that_is_not_one_real_number_is_refused(result, has_aux, message):
+    tx = gc.sgd(0.1)
+    with pytest.raises(TypeError, match=message):
+        train_step(lambda w, batch: result(w), jnp.ones(3), tx, tx.init(jnp.ones(3)), None, has_aux=has_aux)
+
+
+def test_complex_parameters_descend():
+    target = jnp.array([1 + 2j, -0.5j], jnp.complex64)
+    path = trace_path(lambda z: jnp.sum(gc.numerics.abs_sq(z - target)), jnp.zeros(2, jnp.complex64), gc.sgd(0.1), 60)
+    np.testing.assert_allclose(path.points[-1], target, atol=1e-4)
+
+
+def test_transforms_are_told_value_gradient_and_value_fn():
+    told = {}
+
+    def update(updates, state, params=None, *, value, grad, value_fn, **extra):
+        told.update(value=value, grad=grad, again=value_fn(params))
+        return updates, state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    params, batch = problem()
+    train_step(squared, params, spy, spy.init(params), batch)
+    np.testing.assert_allclose(told["value"], told["again"])
+    np.testing.assert_allclose(told["grad"]["w"], jax.grad(squared)(params, batch)["w"])
+
+
+def test_optax_transformations_train_the_same():
+    params, batch = problem()
+    ours, theirs = gc.adam(0.1), optax.adam(0.1)
+    mine = make_step(squared, ours)({"w": jnp.zeros(3)}, ours.init(params), batch)
+    other = make_step(squared, theirs)({"w": jnp.zeros(3)}, theirs.init(params), batch)
+    np.testing.assert_allclose(mine[0]["w"], other[0]["w"], rtol=1e-5)
+
+
+def test_trace_path_on_a_quadratic_is_the_closed_form():
+    path = trace_path(lambda w: w[0] ** 2 + 4 * w[1] ** 2, jnp.array([2.0, 1.0]), gc.sgd(0.1), 10)
+    k = np.arange(11)
+    np.testing.assert_allclose(path.points, np.stack([2 * 0.8**k, 0.2**k], 1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(path.values, path.points[:, 0] ** 2 + 4 * path.points[:, 1] ** 2, rtol=1e-5)
+
+
+def test_trace_path_takes_trees_and_no_steps():
+    path = trace_path(lambda w: w["a"] ** 2 + w["b"] ** 2, {"a": 1.0, "b": 2.0}, gc.sgd(0.1), 0)
+    assert path.points["b"].shape == (1,)
+    np.testing.assert_allclose(path.values, [5.0])
