@@ -1,0 +1,130 @@
+"""Whole training runs: an epoch of a small network, and 32 learning rates."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradchain as gc
+from gradchain.training import scan_epoch, sweep
+from tests.benchmarks.contest import torch_or_none
+from tests.benchmarks.digits import BATCH, STEPS, digits, loss_fn, start
+
+pytestmark = pytest.mark.bench
+
+RATE = 1e-3
+RATES = 32
+
+
+class ScannedEpoch:
+    """An epoch as one compiled call."""
+
+    def __init__(self, data: Any):
+        self.params, self.tx, self.data = jax.tree.map(jnp.asarray, start()), gc.adam(RATE), jax.device_put(data)
+        self.state, self.key = self.tx.init(self.params), jax.random.key(0)
+        epoch = functools.partial(scan_epoch, loss_fn, batch_size=BATCH)
+        self.epoch = jax.jit(epoch, donate_argnames=("params", "state"))
+
+    def __call__(self) -> None:
+        self.key, key = jax.random.split(self.key)
+        self.params, self.state, *_ = jax.block_until_ready(
+            self.epoch(self.params, self.tx, self.state, self.data, key)
+        )
+
+    def loss(self, data: Any) -> float:
+        return float(loss_fn(self.params, data))
+
+
+class LoopedEpoch:
+    """A Python loop over a compiled step of optax."""
+
+    def __init__(self, data: Any):
+        self.params, self.data, self.rng = jax.tree.map(jnp.asarray, start()), data, np.random.default_rng(0)
+        tx = optax.adam(RATE)
+        self.state = tx.init(self.params)
+
+        def step(params: Any, state: Any, batch: Any) -> Any:
+            updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params)
+            return optax.apply_updates(params, updates), state
+
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+
+    def __call__(self) -> None:
+        for rows in self.rng.permutation(STEPS * BATCH).reshape(STEPS, BATCH):
+            batch = tuple(x[rows] for x in self.data)
+            self.params, self.state = self.step(self.params, self.state, batch)
+        jax.block_until_ready(self.params)
+
+    def loss(self, data: Any) -> float:
+        return float(loss_fn(self.params, data))
+
+
+class EagerEpoch:
+    """PyTorch's usual loop."""
+
+    def __init__(self, torch: Any, data: Any):
+        self.torch, self.data = torch, (torch.tensor(data[0]), torch.tensor(data[1], dtype=torch.long))
+        first = start()
+        self.model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+        with torch.no_grad():
+            for layer, k in ((self.model[0], "1"), (self.model[2], "2")):
+                layer.weight.copy_(torch.tensor(first["w" + k].T))
+                layer.bias.copy_(torch.tensor(first["b" + k][0]))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE)
+
+    def __call__(self) -> None:
+        for rows in self.torch.randperm(STEPS * BATCH).reshape(STEPS, BATCH):
+            self.optimizer.zero_grad()
+            self.loss_on(self.data[0][rows], self.data[1][rows]).backward()
+            self.optimizer.step()
+
+    def loss_on(self, images: Any, labels: Any) -> Any:
+        return self.torch.nn.functional.cross_entropy(self.model(images), labels)
+
+    def loss(self, data: Any) -> float:
+        return self.loss_on(*self.data).item()
+
+
+def test_epoch(compete):
+    data, torch = digits(), torch_or_none()
+    contestants = {
+        "gradchain": ScannedEpoch(data),
+        "optax, Python loop": LoopedEpoch(data),
+        "PyTorch, eager loop": torch and EagerEpoch(torch, data),
+    }
+    compete(f"epoch of {STEPS} mini-batches", contestants, rounds=15)
+    losses = [contestant.loss(data) for contestant in contestants.values() if contestant]
+    np.testing.assert_allclose(losses, losses[0], rtol=0.2)
+
+
+def one_after_another(library: Any, data: Any, rates: np.ndarray) -> Any:
+    """Return a function that trains with each rate in turn, compiled once for all of them."""
+
+    @jax.jit
+    def run(rate: Any, params: Any, data: Any) -> Any:
+        tx = library.adam(rate)
+        return scan_epoch(loss_fn, params, tx, tx.init(params), data, jax.random.key(0), batch_size=BATCH).metrics.loss
+
+    def train() -> np.ndarray:
+        return np.stack([run(rate, start(), data) for rate in rates])
+
+    return train
+
+
+def test_sweep(compete):
+    data, rates = jax.device_put(digits()), np.logspace(-4, -1, RATES, dtype=np.float32)
+    tx, params = gc.adam(rates), jax.tree.map(jnp.asarray, start())
+    contestants = {
+        "gradchain": lambda: sweep(loss_fn, params, tx, data, epochs=1, batch_size=BATCH),
+        "gradchain, one by one": one_after_another(gc, data, rates),
+        "optax, one by one": one_after_another(optax, data, rates),
+    }
+    compete(f"{RATES} learning rates, {STEPS} mini-batches each", contestants, rounds=7)
+    ours, single, optax_single = (train() for train in contestants.values())
+    small = rates < 1e-2
+    np.testing.assert_allclose(single[small], optax_single[small], rtol=1e-3)
+    np.testing.assert_allclose(ours.losses[small, 0, 0], single[small].mean(1), rtol=0.2)
