@@ -201,6 +201,8 @@ def test_seeds_of_one_random_transform_can_be_swept():
 def test_a_progress_bar_moves_with_the_chunks(capsys):
     run(tx=gc.sgd(jnp.linspace(0.01, 0.1, 6)), chunk=2, progress=True)
     assert "3/3" in capsys.readouterr().err
+    run(tx=gc.sgd(jnp.linspace(0.01, 0.1, 150)), chunk=1, epochs=1, progress=True)
+    assert "75/75" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
