@@ -31,19 +31,33 @@ def save(name, ax):
 
 def paths(name, optimizers, steps):
     _, ax = plt.subplots(figsize=(8, 4))
-    drawn = {label: trace_path(valley, START, tx, steps) for label, tx in optimizers.items()}
+    drawn = {
+        label: trace_path(valley, START, tx, steps) for label, tx in optimizers.items()
+    }
     plot_path(valley, drawn, ax=ax, xlim=(-4.5, 2.5), ylim=(-2.0, 2.0))
     save(name, ax)
 
 
 def tutorial():
-    descent = {f"learning rate {rate}": gc.chain(gc.scale_by_learning_rate(rate)) for rate in (0.02, 0.2, 0.24)}
+    descent = {
+        f"learning rate {rate}": gc.chain(gc.scale_by_learning_rate(rate))
+        for rate in (0.02, 0.2, 0.24)
+    }
     paths("gradient_descent.png", descent, steps=20)
     heavy_ball = gc.chain(gc.trace(1 / 9), gc.scale_by_learning_rate(2 / 9))
     paths(
-        "momentum.png", {"gradient descent": gc.chain(gc.scale_by_learning_rate(0.2)), "momentum": heavy_ball}, steps=20
+        "momentum.png",
+        {
+            "gradient descent": gc.chain(gc.scale_by_learning_rate(0.2)),
+            "momentum": heavy_ball,
+        },
+        steps=20,
     )
-    paths("adam.png", {"RMSprop, rate 0.1": gc.rmsprop(0.1), "Adam, rate 0.3": gc.adam(0.3)}, steps=60)
+    paths(
+        "adam.png",
+        {"RMSprop, rate 0.1": gc.rmsprop(0.1), "Adam, rate 0.3": gc.adam(0.3)},
+        steps=60,
+    )
 
 
 def schedules():
@@ -52,7 +66,9 @@ def schedules():
         "cosine": gc.cosine_decay_schedule(1.0, 1000),
         "warm-up and cosine": gc.warmup_cosine_decay_schedule(0.0, 1.0, 100, 1000),
         "step decay": gc.piecewise_constant_schedule(1.0, {400: 0.5, 700: 0.5}),
-        "warm-up, stable, decay": gc.warmup_stable_decay_schedule(0.0, 1.0, 100, 600, 300),
+        "warm-up, stable, decay": gc.warmup_stable_decay_schedule(
+            0.0, 1.0, 100, 600, 300
+        ),
     }
     plot_schedule(shown, 1000, ax=ax, ylabel="learning rate")
     save("schedules.png", ax)

@@ -25,7 +25,11 @@ def _convert(node, as_block):
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     try:
-        return re.sub(BAR, r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', tex2mathml(tex, as_block=as_block))
+        return re.sub(
+            BAR,
+            r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>',
+            tex2mathml(tex, as_block=as_block),
+        )
     except MathError as error:
         logger.warning("can't convert %r: %s", tex, error, location=node)
         return nodes.unescape(tex)
