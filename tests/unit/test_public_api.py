@@ -122,6 +122,23 @@ def test_arguments_are_explained(value):
         assert not missing, missing
 
 
+OTHER_PARAMETERS = {"add_noise", "inject_hyperparams", "scale_by_learning_rate"}
+"""What takes other arguments than in optax; docs/coming_from_optax.md says so."""
+
+
+@pytest.mark.parametrize("module", ["gradchain", "gradchain.losses"])
+def test_names_arguments_and_defaults_are_those_of_optax(module):
+    theirs = importlib.import_module(module.replace("gradchain", "optax"))
+    shared = [n for n in public_names(module) if inspect.isfunction(getattr(theirs, n, None))]
+    assert len(shared) > 5
+
+    def parameters(function):
+        return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+
+    differ = {n for n in shared if parameters(resolve(f"{module}.{n}")) != parameters(getattr(theirs, n))}
+    assert differ <= OTHER_PARAMETERS
+
+
 def imports(path):
     """Yield (module, line, late) for every import in a file, late being inside a function or under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
