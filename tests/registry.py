@@ -33,10 +33,16 @@ class Row:
     """The name of the recorded PyTorch run that it must reproduce."""
     needs_params: bool = False
     random: bool = False
+    descends: bool = False
+    """Whether it is a whole optimizer: its updates, added to the parameters, lead downhill."""
     rebuilds: bool = True
     """Whether ``eval(repr(tx))`` works: it holds no bare function."""
+    numbers_in_state: bool = False
+    """Whether it keeps its numbers in the state, those inside schedules included, so that the state's names are theirs."""
     any_tree: bool = True
     """Whether it fits every parameter tree; a mask given as a tree fits only its own."""
+    smooth: bool = True
+    """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase."""
     excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Dtypes of parameters that its maths excludes, each with (part of) the error that then comes."""
 
@@ -63,6 +69,11 @@ def ramp_traced(count: Any) -> Any:
     return 0.1 - 0.09 * jnp.clip((count - 0.25) / 60.5, 0, 1)
 
 
+def inverse_time(count: Any) -> Any:
+    """Return PyTorch's ``lr_decay=0.1`` with ``lr=0.1``, as a schedule."""
+    return 0.1 / (1 + 0.1 * count)
+
+
 def is_matrix(x: Any) -> bool:
     """Whether decay applies, for masks given as a function."""
     return x.ndim > 1
@@ -83,7 +94,7 @@ def tanh_leaf(update: Any, param: Any) -> Any:
     return jnp.tanh(update)
 
 
-HALF_MOMENT = {"complex64": "imaginary part"}
+HALF_MOMENT = {"complex64": "too narrow for a complex64 update"}
 
 SCALING = [
     Row("identity", gc.identity, oracles.identity, optax.identity),
@@ -134,7 +145,7 @@ MOMENTUM = [
         lambda: oracles.trace(0.9, nesterov=True),
         lambda: optax.trace(0.9, nesterov=True),
     ),
-    Row("trace_half", lambda: gc.trace(0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("trace_half", lambda: gc.trace(0.9, accumulator_dtype="bfloat16"), smooth=False, excludes=HALF_MOMENT),
     Row("ema", lambda: gc.ema(0.9), lambda: oracles.ema(0.9), lambda: optax.ema(0.9)),
     Row(
         "ema_biased",
@@ -142,7 +153,7 @@ MOMENTUM = [
         lambda: oracles.ema(0.9, debias=False),
         lambda: optax.ema(0.9, debias=False),
     ),
-    Row("ema_half", lambda: gc.ema(0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("ema_half", lambda: gc.ema(0.9, accumulator_dtype="bfloat16"), smooth=False, excludes=HALF_MOMENT),
 ]
 
 ADAPTIVE = [
@@ -197,7 +208,7 @@ ADAPTIVE = [
         lambda: oracles.adam(nesterov=True),
         lambda: optax.scale_by_adam(nesterov=True),
     ),
-    Row("scale_by_adam_half", lambda: gc.scale_by_adam(mu_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("scale_by_adam_half", lambda: gc.scale_by_adam(mu_dtype="bfloat16"), smooth=False, excludes=HALF_MOMENT),
 ]
 
 DECAY = [
@@ -286,7 +297,7 @@ SGD = [
         torch="sgd_weight_decay",
         needs_params=True,
     ),
-    Row("sgd_half_trace", lambda: gc.sgd(0.01, momentum=0.9, accumulator_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("sgd_half_trace", lambda: gc.sgd(0.01, momentum=0.9, accumulator_dtype="bfloat16"), smooth=False, excludes=HALF_MOMENT),
 ]
 
 RMS = [
@@ -297,6 +308,14 @@ RMS = [
         lambda: descent(oracles.rss(0.1, 0.0), rate=0.1),
         lambda: optax.adagrad(0.1, 0.1, eps=0.0),
         torch="adagrad",
+    ),
+    Row(
+        "adagrad_decaying",
+        lambda: gc.chain(gc.add_l2_penalty(0.1), gc.adagrad(inverse_time, 0.1, eps=0.0)),
+        lambda: descent(oracles.weight_decay(0.1), oracles.rss(0.1, 0.0), rate=inverse_time),
+        torch="adagrad_decay",
+        needs_params=True,
+        rebuilds=False,
     ),
     Row("rmsprop", lambda: gc.rmsprop(0.01), lambda: descent(oracles.rms()), lambda: optax.rmsprop(0.01)),
     Row(
@@ -365,7 +384,7 @@ ADAM = [
         lambda: descent(oracles.adam(nesterov=True)),
         lambda: optax.adam(0.01, nesterov=True),
     ),
-    Row("adam_half_moment", lambda: gc.adam(0.01, mu_dtype="bfloat16"), excludes=HALF_MOMENT),
+    Row("adam_half_moment", lambda: gc.adam(0.01, mu_dtype="bfloat16"), smooth=False, excludes=HALF_MOMENT),
     Row(
         "adamw",
         lambda: gc.adamw(0.01, weight_decay=0.1),
@@ -398,10 +417,9 @@ ADAM = [
     ),
 ]
 
-OPTIMIZERS = [*SGD, *RMS, *ADAM]
+OPTIMIZERS = [dataclasses.replace(row, descends=True) for row in (*SGD, *RMS, *ADAM)]
 
 COMBINATORS = [
-    Row("chain_of_nothing", gc.chain, oracles.chain, optax.chain),
     Row(
         "chain",
         lambda: gc.chain(gc.clip_by_global_norm(0.7), gc.centralize(), gc.trace(0.9), gc.adamw(0.01)),
@@ -425,6 +443,7 @@ COMBINATORS = [
         lambda: gc.hyperparams_in_state(gc.adamw(0.01, weight_decay=ramp())),
         lambda: descent(oracles.adam(), oracles.weight_decay(ramp_value)),
         needs_params=True,
+        numbers_in_state=True,
     ),
     Row(
         "inject_hyperparams",
@@ -432,6 +451,7 @@ COMBINATORS = [
         lambda: descent(oracles.trace(0.9), rate=ramp_value),
         lambda: optax.inject_hyperparams(optax.sgd)(ramp_traced, momentum=0.9),
         rebuilds=False,
+        numbers_in_state=True,
     ),
 ]
 

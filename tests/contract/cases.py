@@ -27,6 +27,12 @@ class Case:
         self.params = trees.standard(dtype)
         self.gradients = trees.stream(STEPS, dtype)
         self.step = jax.jit(lambda g, s, p: self.tx.update(g, s, p))
+        self.step_of = jax.jit(self._step_of)
+        self.traces = 0
+
+    def _step_of(self, tx: Any, gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        self.traces += 1
+        return tx.update(gradient, state, params)
 
     def gradient(self, index: int) -> Any:
         """Return the gradient of one step."""
@@ -36,11 +42,11 @@ class Case:
         """Assert that two results agree to the rounding of this case's dtype."""
         trees.assert_close(tree, reference, TOLERANCE[self.dtype])
 
-    def loop(self, update: Any) -> tuple[Any, Any]:
-        """Return parameters and state after all steps of descent with ``update``."""
+    def loop(self, update: Any, epochs: int = 1) -> tuple[Any, Any]:
+        """Return parameters and state after descending with ``update`` through all gradients, ``epochs`` times."""
         params, state = self.params, self.tx.init(self.params)
-        for k in range(STEPS):
-            updates, state = update(self.gradient(k), state, params)
+        for k in range(epochs * STEPS):
+            updates, state = update(self.gradient(k % STEPS), state, params)
             params = gc.apply_updates(params, updates)
         return params, state
 
@@ -51,10 +57,10 @@ def case_of(row: Row, dtype: str) -> Case:
     return Case(row, dtype)
 
 
-def cases(rows: list[Row] = ROWS) -> Any:
-    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, all but the first two slow."""
+def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST) -> Any:
+    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, slow in all but ``fast``."""
     parameters = [
-        pytest.param((row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if dtype in SLOW else [])
+        pytest.param((row, dtype), id=f"{row}-{dtype}", marks=[] if dtype in fast else [pytest.mark.slow])
         for row in rows
         for dtype in (*FAST, *SLOW)
         if dtype not in row.excludes

@@ -4,6 +4,19 @@ import jax
 import pytest
 
 from tests.contract.cases import case_of
+from tests.registry import ROWS, Row
+
+
+def pytest_collection_modifyitems(items):
+    """Run the tests of one row and dtype next to each other, so that they share what it has compiled."""
+    order = {row: i for i, row in enumerate(ROWS)}
+
+    def key(item):
+        params = getattr(item, "callspec", None) and item.callspec.params or {}
+        row, dtype = params.get("case") or (params.get("row"), "float32")
+        return (order[row], dtype) if isinstance(row, Row) else (-1, "")
+
+    items.sort(key=key)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def centralize() -> Oracle:
     """Yong et al. 2020, equation 1: subtract from each output unit's gradient its mean over the inputs."""
 
     def rule(g: np.ndarray, w: np.ndarray) -> np.ndarray:
-        return g - g.reshape(len(g), -1).mean(axis=1).reshape(-1, *[1] * (g.ndim - 1)) if g.ndim > 1 else g
+        return g - g.reshape(len(g), -1).mean(axis=1).reshape(-1, *[1] * (g.ndim - 1)) if g.ndim > 1 and g.size else g
 
     return plain(rule)
 
