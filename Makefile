@@ -28,7 +28,7 @@ test-slow: $(VENV)/.test
 accept: $(VENV)/.accept
 	$(BIN)/python -m pytest -n $(WORKERS) -m accept tests/accept
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
 
@@ -45,4 +45,4 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) demo docs/_build docs/api
+	rm -rf $(VENV) demo docs/_build

@@ -73,7 +73,8 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
     r"""Return :math:`1 - b^t` to full relative precision, for :math:`b` in [0, 1) and :math:`t \ge 1`.
 
     Evaluated as :math:`-\mathrm{expm1}(t \log b)`: the direct form loses 7e-6 relative in float32 at
-    :math:`b = 0.999, t = 1`; this one stays within 1.5e-7.
+    :math:`b = 0.999, t = 1`; this one stays within 1.5e-7. Below :math:`b = 1/2` an array takes the direct form,
+    which is exact enough there and has the right derivative at 0.
 
     Args:
       base: :math:`b`, a Python number (its logarithm is taken in double precision) or an array.
@@ -83,9 +84,9 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
     if isinstance(base, int | float):
         return jnp.ones_like(t) if base == 0 else -jnp.expm1(t * math.log(base))
     b = jnp.asarray(base)
-    positive = b > 0
-    log_b = jnp.log1p(jnp.where(positive, b, 0.5) - 1)
-    return jnp.where(positive, -jnp.expm1(t * log_b), 1)
+    small = b < 0.5
+    log_b = jnp.log1p(jnp.where(small, 0.5, b) - 1)
+    return jnp.where(small, 1 - jnp.where(small, b, 0) ** t, -jnp.expm1(t * log_b))
 
 
 def debias(average: Array, decay: Any, t: Any) -> Array:
@@ -99,6 +100,15 @@ def debias(average: Array, decay: Any, t: Any) -> Array:
     Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, section 3.
     """
     return average / one_minus_power(decay, t)
+
+
+def divide(x: Array, y: Array) -> Array:
+    """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
+
+    For scalings by a root that is 0 only where all gradients so far were.
+    """
+    zero = y == 0
+    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
 
 
 @jax.jit

@@ -1,7 +1,8 @@
 """Hyperparameters in the state, for code that holds the transform fixed."""
 
 import inspect
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Number, Schedule, value_at
+from gradchain.core.hyper import DType, DTypeKind, Number, Schedule, value_at
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Kind, comparable, register
+from gradchain.core.value import Child, Kind, comparable, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
 
@@ -69,9 +70,20 @@ def hyperparams_in_state(tx: Transform) -> Transform:
       tx: any transform. Its own numbers are the first values in the state; after that only the state's count.
 
     Raises:
-      ValueError: at the next update, if a key of ``hyperparams`` was added or lost.
+      ValueError: if a transform inside keeps its numbers in the state already; and at the next update, if a key of
+        ``hyperparams`` was added or lost.
     """
-    return HyperparamsInState(as_transform(tx))
+    inner = as_transform(tx)
+    if steered := _steered(inner):
+        raise ValueError(f"hyperparams_in_state: {steered} inside keeps its numbers in the state already")
+    return HyperparamsInState(inner)
+
+
+def _steered(tx: Transform) -> str | None:
+    """Return the name of a transform in ``tx`` that keeps numbers in its state, or None."""
+    if isinstance(tx, HyperparamsInState | InjectHyperparams):
+        return tx.name
+    return next((name for part in tx.parts() if (name := _steered(part.transform))), None)
 
 
 class NumbersByName(Kind):
@@ -96,14 +108,16 @@ class InjectHyperparams(Transform):
     """See :func:`inject_hyperparams`."""
 
     name = "inject_hyperparams"
-    kinds = {"factory": Kind(), "static": Kind(), "arguments": NumbersByName()}
+    kinds = {"factory": Kind(), "static": Kind(), "arguments": NumbersByName(), "dtype": DTypeKind()}
+    optional = frozenset({"dtype"})
     factory: Callable[..., Any]
     static: "StaticArguments"
     arguments: dict[str, Any]
+    dtype: Any
 
     def init(self, params: Tree) -> InjectHyperparamsState:
         count = jnp.zeros((), jnp.int32)
-        values = {k: jnp.array(value_at(v, count), copy=True) for k, v in self.arguments.items()}
+        values = {k: jnp.array(value_at(v, count), self.dtype, copy=True) for k, v in self.arguments.items()}
         return InjectHyperparamsState(count, values, self._build(values).init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
@@ -125,8 +139,10 @@ class InjectHyperparams(Transform):
     def settings(self, state: Any = None) -> dict[str, Any]:
         if state is None:
             return dict(self.arguments)
+        stored = state.hyperparams
         return {
-            k: v(state.count) if isinstance(v, Schedule) else state.hyperparams[k] for k, v in self.arguments.items()
+            k: v(state.count).astype(stored[k].dtype) if isinstance(v, Schedule) else stored[k]
+            for k, v in self.arguments.items()
         }
 
 
@@ -150,7 +166,7 @@ class StaticArguments:
 
 
 def inject_hyperparams(
-    inner_factory: Callable[..., Any], static_args: str | tuple[str, ...] = ()
+    inner_factory: Callable[..., Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
 ) -> Callable[..., Any]:
     """Wrap an optimizer's constructor so that its numeric arguments live in the state, as Optax does it.
 
@@ -160,13 +176,18 @@ def inject_hyperparams(
 
     Args:
       inner_factory: a function that returns a transform; its defaults become hyperparameters too.
-      static_args: names of arguments that are handed on as they are. Bools, ``None``, strings and other objects
-        that aren't numbers, arrays or callables always are.
+      static_args: names of arguments that are handed on as they are. What gradchain's own constructors declare to be
+        no number (masks, keys, dtypes, flags) always is; of other factories, bools, ``None``, strings and all else that
+        isn't a number, an array or a callable.
+      hyperparam_dtype: dtype of the numbers in the state; by default that of each, and rules cast it to the dtype
+        that they compute in.
 
     Returns:
       A function with the factory's signature. Callable arguments are schedules: evaluated at each update, their
-      present values in the state. Numbers may be assigned to in ``state.hyperparams``.
+      present values in the state. Numbers may be assigned to in ``state.hyperparams``; they come from there alone, so
+      that changing the transform (``tx.replace``) matters only for the next ``init``.
     """
+    kinds = _declared_kinds(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     if unknown := static - signature.parameters.keys():
@@ -179,17 +200,32 @@ def inject_hyperparams(
         for name, value in bound.arguments.items():
             is_variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             given |= value if is_variadic else {name: value}
-        numeric = int | float | np.ndarray | np.generic | jax.Array
-        arguments = {
-            k: v
-            for k, v in given.items()
-            if k not in static and not isinstance(v, bool) and (isinstance(v, numeric) or callable(v))
-        }
+        arguments = {k: v for k, v in given.items() if k not in static and _is_number(kinds, k, v)}
         rest = {k: v for k, v in given.items() if k not in arguments}
         return InjectHyperparams(
             **InjectHyperparams.normalized(
-                {"factory": inner_factory, "static": StaticArguments(rest), "arguments": arguments}
+                {
+                    "factory": inner_factory,
+                    "static": StaticArguments(rest),
+                    "arguments": arguments,
+                    "dtype": hyperparam_dtype,
+                }
             )
         )
 
     return constructor
+
+
+def _declared_kinds(factory: Callable[..., Any]) -> dict[str, Kind]:
+    """Return the kinds that a gradchain constructor's annotations declare; nothing for other factories."""
+    if not getattr(factory, "__module__", "").startswith("gradchain"):
+        return {}
+    return {name: kind_of(hint) for name, hint in typing.get_type_hints(factory, include_extras=True).items()}
+
+
+def _is_number(kinds: dict[str, Kind], name: str, value: Any) -> bool:
+    if kinds:
+        return isinstance(kinds.get(name), Number) and value is not None
+    return callable(value) or (
+        isinstance(value, int | float | np.ndarray | np.generic | jax.Array) and not isinstance(value, bool)
+    )

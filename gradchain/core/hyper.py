@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from gradchain.core.value import Kind, Value, register
+from gradchain.core.value import Kind, Value, register, show
 from gradchain.numerics import compute_dtype
 
 ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
@@ -207,7 +207,7 @@ class CombinedSchedule(Schedule):
         return OPERATORS[self.symbol](value_at(self.left, count), value_at(self.right, count))
 
     def __repr__(self) -> str:
-        return f"({self.left!r} {self.symbol} {self.right!r})"
+        return f"({show(self.left)} {self.symbol} {show(self.right)})"
 
 
 @register

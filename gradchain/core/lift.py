@@ -76,6 +76,11 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
         raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
+    for new_leaf, old_leaf in zip(jax.tree.leaves(out), jax.tree.leaves(updates), strict=True):
+        if jnp.shape(new_leaf) != jnp.shape(old_leaf):
+            raise TypeError(
+                f"{spec.name}: the rule turned an update of shape {jnp.shape(old_leaf)} into {jnp.shape(new_leaf)}"
+            )
     return out, plan.state(_restore(spec.name, new, stored))
 
 
@@ -165,6 +170,8 @@ def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     for name in rule.spec.extra:
         if name not in extra:
             raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")
+        if rule.by_leaf and callable(extra[name]):
+            raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
 
 
 def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: int) -> list[Any]:
@@ -185,7 +192,7 @@ def _program(stages: tuple[Stage, ...]) -> Any:
         g, param = _widen(g), _widen(param)
         results: list[dict[str, Any]] = []
         for stage, x in zip(stages, inputs, strict=True):
-            at = At(x.updates_so_far, param, x.whole, x.key, x.extra, dtype)
+            at = At(x.updates_so_far, param if stage.spec.param else None, x.whole, x.key, x.extra, dtype)
             fields = dict(stage.static) | {k: v.astype(dtype) for k, v in x.traced.items()}
             g, new = stage.spec.call(g, _widen(x.slots), at, fields)
             if jnp.shape(g) != shape:

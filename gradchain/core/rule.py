@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import KeyKind, MaskKind, Number, at_scalar
+from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, at_scalar
 from gradchain.core.lift import Stage, inexact_leaves, step_leaves, step_tree
-from gradchain.core.spec import Slot, Spec
+from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
@@ -84,6 +84,8 @@ class Rule(Transform):
         leaves = [True] * size if params is None else [x is not None for x in flatten_optional(params)[0]]
         if mask is None:
             return leaves
+        if params is None:
+            raise ValueError(f"{self.name} needs params for its mask: call update(updates, state, params)")
         return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
 
     @property
@@ -112,6 +114,8 @@ class Hypers:
 def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
     """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
     frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
+    if not isinstance(frozen, FrozenTree):
+        raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
     flags, treedef = flatten_optional(frozen.thaw())
     try:
         parts = treedef.flatten_up_to(params)
@@ -134,6 +138,7 @@ class Constructor(Protocol[P]):
 def _constructor(spec: Spec) -> Any:
     constructor: Any = define(spec.function, 3, Rule, {"spec": spec})
     cls = constructor.Value
+    _check_declarations(spec, [type(kind) for kind in cls.kinds.values()])
     cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
     fields = ["count"] * cls.has_count + ["key"] * spec.random + [*spec.scalars, *spec.slots]
     title = "".join(word.capitalize() for word in spec.name.split("_")) + "State"
@@ -142,6 +147,17 @@ def _constructor(spec: Spec) -> Any:
     state.__doc__ = f"State of :func:`{spec.name}`: {', '.join(fields) or 'nothing'}."
     cls.State = constructor.State = state
     return constructor
+
+
+def _check_declarations(spec: Spec, kinds: list[type]) -> None:
+    """Raise ``TypeError`` for a rule that could not work."""
+    reserved = {*vars(At(None, None, None, None, {}, None)), "t"}
+    if taken := sorted(reserved & {*spec.extra}) or sorted({"values"} & {*spec.slots, *spec.scalars}):
+        raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
+    if spec.random != (KeyKind in kinds):
+        raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
+    if spec.kind == "treewise" and MaskKind in kinds:
+        raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated Mask")
 
 
 class Decorator(Protocol):
@@ -171,6 +187,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
         if scalars and kind != "treewise":
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
+        if isinstance(slots, str) or isinstance(extra, str):
+            raise TypeError(f"@{kind}: slots and extra are sequences of names; write ({slots or extra!r},)")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:

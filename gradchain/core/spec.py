@@ -39,14 +39,15 @@ class Slots:
 
 
 class At:
-    """The surroundings of one call of a rule; what it declared (``param``, ``random``, ``extra``) is there.
+    """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
+
+    Declared extra arguments are attributes by their own names.
 
     Attributes:
       t: the number of this update, 1 on the first, in the compute dtype.
       param: the parameter, in the compute dtype (for ``@treewise`` the tree); ``None`` if missing and optional.
       whole: what the declared function ``whole`` made of all incoming updates, such as their global norm.
       key: a PRNG key for this array and update.
-      Declared extra arguments, by their names.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ rebuilding from leaves (``jit``, ``vmap``, ``tree.map``) does neither.
 import dataclasses
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,10 @@ class Kind:
 
     def normalize(self, where: str, value: Any) -> Any:
         """Return the stored form of ``value``; ``where`` names transform and field for error messages."""
+        if isinstance(value, Value | jax.Array | np.ndarray | np.generic):
+            raise TypeError(
+                f"{where} is static and can't be {value!r}; annotate a parameter that is a number with Hyper"
+            )
         try:
             hash(value)
         except TypeError:
@@ -94,8 +99,13 @@ class Value:
         return hash(self._identity())
 
     def __repr__(self) -> str:
-        shown = [repr(v) if name in self.required else f"{name}={v!r}" for name, _, v in self.fields()]
+        shown = [show(v) if name in self.required else f"{name}={show(v)}" for name, _, v in self.fields()]
         return f"{self.name}({', '.join(shown)})"
+
+
+def show(value: Any) -> str:
+    """Return a repr that can be evaluated for infinite numbers too."""
+    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
 
 
 def comparable(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Rules that divide by a running estimate of the gradient's size, number by number."""
+"""Rules that divide by a running estimate of the gradient's size, number by number.
+
+Where that estimate is 0 (only with ``eps=0``, and zero gradients so far), the update is 0.
+"""
 
 import jax.numpy as jnp
 from jax import Array
@@ -6,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, ema, sqrt
+from gradchain.numerics import abs_sq, debias, divide, ema, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
@@ -40,9 +43,7 @@ def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNe
     figure 1 (diagonal).
     """
     s = slot.sum_of_squares + abs_sq(g)
-    root = sqrt(s + eps)
-    seen = s > 0
-    return jnp.where(seen, g / jnp.where(seen, root, 1), 0), slot(sum_of_squares=s)
+    return divide(g, jnp.where(s > 0, sqrt(s + eps), 0)), slot(sum_of_squares=s)
 
 
 @elementwise(slots={"nu": SCALED_SECOND_MOMENT})
@@ -75,7 +76,7 @@ def scale_by_rms(
     """
     nu = ema(slot.nu, abs_sq(g), decay)
     nu_hat = debias(nu, decay, at.t) if bias_correction else nu
-    return g / _root(nu_hat, eps, eps_in_sqrt), slot(nu=nu)
+    return divide(g, _root(nu_hat, eps, eps_in_sqrt)), slot(nu=nu)
 
 
 @elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
@@ -109,7 +110,7 @@ def scale_by_stddev(
     nu = ema(slot.nu, abs_sq(g), decay)
     mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)
     variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
-    return g / _root(variance, eps, eps_in_sqrt), slot(mu=mu, nu=nu)
+    return divide(g, _root(variance, eps, eps_in_sqrt)), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
@@ -151,4 +152,4 @@ def scale_by_adam(
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1) if nesterov else debias(mu, b1, at.t)
-    return mu_hat / (sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)
+    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)

@@ -36,13 +36,18 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 
 @elementwise()
-def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative, *, flip_sign: bool = True):
+def scale_by_learning_rate(
+    g: Array, slot: Slots, at: At, learning_rate: NonNegative | None = None, *, flip_sign: bool = True
+):
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule. For ascent set ``flip_sign=False``; a negative rate is an error.
+        ``None`` leaves the updates as they are, sign included, as in Optax.
       flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`.
     """
+    if learning_rate is None:
+        return g
     return (-learning_rate if flip_sign else learning_rate) * g
 
 

@@ -69,7 +69,7 @@ def test_set_replaces_a_number_by_a_schedule_static_fields_and_absent_numbers_to
         ({"lr": 1.0}, r"'lr' is unknown; known are: .*scale_by_learning_rate\.learning_rate"),
         ({"decay": 0.5}, r"'decay' fits several: trace\.decay, trace_2\.decay"),
         ({"learning_rate": -1}, r"scale_by_learning_rate: learning_rate must be in \[0, inf\], got -1"),
-        ({"learning_rate": None}, r"scale_by_learning_rate: learning_rate can't be None"),
+        ({"trace.decay": None}, r"trace: decay can't be None"),
     ],
 )
 def test_set_refuses(changes, message):

@@ -122,7 +122,7 @@ def test_arguments_are_explained(value):
         assert not missing, missing
 
 
-OTHER_PARAMETERS = {"add_noise", "inject_hyperparams", "scale_by_learning_rate"}
+OTHER_PARAMETERS = {"add_noise"}
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""
 
 

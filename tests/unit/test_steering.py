@@ -99,6 +99,14 @@ def test_inject_works_around_optax_factories_and_refuses_unknown_static_names():
         gc.inject_hyperparams(gc.sgd, static_args="lr")
 
 
+def test_injected_numbers_may_have_a_dtype():
+    tx = gc.inject_hyperparams(gc.sgd, hyperparam_dtype="bfloat16")(gc.linear_schedule(1.0, 0.0, 3), momentum=0.9)
+    state = tx.init(PARAMS)
+    _, new = tx.update(GRADS, state, PARAMS)
+    for now in (state, new):
+        assert {k: v.dtype for k, v in now.hyperparams.items()} == dict.fromkeys(now.hyperparams, jnp.bfloat16)
+
+
 def test_equal_arguments_make_equal_values():
     make = gc.inject_hyperparams(gc.adam)
     assert make(0.1) == make(0.1)

@@ -1,0 +1,208 @@
+"""The decorators: what a rule may declare, sees and returns, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradchain as gc
+from gradchain import Hyper, Key, Mask, NonNegative, Slot
+
+PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.arange(3.0), "none": None}
+GRADS = {"w": jnp.full((2, 3), 0.5), "b": jnp.ones(3), "none": None}
+
+
+def run(tx, **extra):
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, **extra)
+
+
+def test_slots_begin_as_declared_and_are_stored_as_declared():
+    @gc.leafwise(
+        slots={"seen": Slot(init=lambda p, hyper: {"rows": jnp.full(p.shape[:1], hyper.start)}), "sum": Slot()}
+    )
+    def rule(g, slot, at, start: Hyper):
+        rows = slot.seen["rows"] + 1
+        return g, slot(seen={"rows": rows}, sum=slot.sum + g)
+
+    state = rule(start=2.0).init(PARAMS)
+    assert state._fields == ("count", "seen", "sum")
+    np.testing.assert_array_equal(state.seen["w"]["rows"], [2.0, 2.0])
+    _, state = run(rule(start=2.0))
+    np.testing.assert_array_equal(state.seen["b"]["rows"], [3.0, 3.0, 3.0])
+    np.testing.assert_array_equal(state.sum["b"], GRADS["b"])
+
+
+def test_treewise_scalars_are_one_for_all_and_see_hyperparameters():
+    @gc.treewise(slots=("total",), scalars={"steps": 0.0, "start": lambda hyper: 2 * hyper.d0})
+    def rule(updates, slot, at, d0: NonNegative = 1.0):
+        total = gc.tree.add(slot.total, updates)
+        return gc.tree.scale(slot.start, updates), slot(total=total, steps=slot.steps + 1, start=slot.start)
+
+    updates, state = run(rule(d0=3.0))
+    np.testing.assert_array_equal(updates["b"], 6 * GRADS["b"])
+    assert (state.steps, state.start) == (1.0, 6.0)
+    np.testing.assert_array_equal(state.total["w"], GRADS["w"])
+
+
+def test_declared_extra_arguments_arrive_under_jit_too():
+    @gc.elementwise(extra=("value",))
+    def by_loss(g, slot, at):
+        return g * at.value
+
+    np.testing.assert_array_equal(run(by_loss(), value=2.0)[0]["b"], 2 * GRADS["b"])
+    tx = by_loss()
+    jitted = jax.jit(lambda value: tx.update(GRADS, tx.init(PARAMS), value=value)[0]["b"])
+    np.testing.assert_array_equal(jitted(3.0), 3 * GRADS["b"])
+    with pytest.raises(ValueError, match=r"by_loss needs 'value': call update\(updates, state, params, value=...\)"):
+        run(by_loss())
+    with pytest.raises(TypeError, match="'value' is a function, which only a @treewise rule can take"):
+        run(by_loss(), value=lambda p: 0.0)
+
+
+def test_optional_params_may_be_missing():
+    @gc.elementwise(param="optional")
+    def rule(g, slot, at):
+        return g if at.param is None else g + at.param
+
+    np.testing.assert_array_equal(run(rule())[0]["b"], GRADS["b"] + PARAMS["b"])
+    np.testing.assert_array_equal(rule().update(GRADS, rule().init(PARAMS))[0]["b"], GRADS["b"])
+
+
+def test_a_rule_sees_params_only_if_it_declares_them():
+    @gc.elementwise()
+    def nosy(g, slot, at):
+        return g if at.param is None else g * 0
+
+    updates, _ = run(gc.chain(nosy(), gc.add_decayed_weights(0.0)))
+    np.testing.assert_array_equal(updates["b"], GRADS["b"])
+
+
+def test_whole_is_made_of_all_incoming_updates_at_its_stage():
+    tx = gc.chain(gc.scale(10.0), gc.clip_by_global_norm(1.0), gc.scale(2.0))
+    assert float(gc.global_norm(run(tx)[0])) == pytest.approx(2.0)
+
+
+def test_random_rules_draw_anew_for_each_leaf_and_update():
+    tx, like = gc.add_noise(1.0, 0.0, 0), {"a": jnp.zeros(4), "b": jnp.zeros(4)}
+    first, state = tx.update(like, tx.init(like))
+    second, _ = tx.update(like, state)
+    draws = np.stack([first["a"], first["b"], second["a"], second["b"]])
+    assert len(np.unique(draws)) == draws.size
+
+
+@pytest.mark.parametrize(
+    "mask", [{"w": True, "b": False, "none": None}, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)]
+)
+def test_masked_leaves_pass_unchanged_and_have_no_slots(mask):
+    @gc.elementwise(slots=("mu",), param=True)
+    def rule(g, slot, at, mask: Mask | None = None):
+        return 2 * g, slot(mu=g)
+
+    updates, state = run(rule(mask))
+    np.testing.assert_array_equal(updates["b"], GRADS["b"])
+    np.testing.assert_array_equal(updates["w"], 2 * GRADS["w"])
+    assert state.mu["b"] is None
+    prefix, _ = run(rule(True))
+    np.testing.assert_array_equal(prefix["b"], 2 * GRADS["b"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"w": True}, r"the mask must be a prefix of the parameters: .*params has \['b'\], which the mask lacks"),
+        (lambda p: None, "the mask must return a tree of bools, got None"),
+        (lambda p: 0.5, "the mask's result must be a tree of bools"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        gc.add_decayed_weights(0.1, mask).init(PARAMS)
+
+
+def test_a_mask_needs_params():
+    @gc.elementwise()
+    def rule(g, slot, at, mask: Mask | None = None):
+        return g
+
+    with pytest.raises(ValueError, match="rule needs params for its mask"):
+        rule(True).update(GRADS, rule(True).init(PARAMS))
+
+
+def test_wrong_returns_are_named():
+    @gc.elementwise(slots=("mu",))
+    def forgets(g, slot, at):
+        return g
+
+    @gc.elementwise(slots=("mu",))
+    def misspells(g, slot, at):
+        return g, slot(nu=g)
+
+    @gc.elementwise()
+    def reduces(g, slot, at):
+        return g.sum()
+
+    @gc.leafwise(slots=("mu",))
+    def shrinks(g, slot, at):
+        return g, slot(mu=g.sum())
+
+    for rule, message in [
+        (forgets, r"forgets: a rule with slots returns \(update, slot\(...\)\)"),
+        (misspells, r"declares slots \['mu'\] but returns \['nu'\]"),
+        (reduces, r"reduces: the rule turned an update of shape \(3,\) into \(\)"),
+        (shrinks, r"shrinks: the rule turned a slot of shape \(3,\) into \(\)"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            run(rule())
+    with pytest.raises(TypeError, match=r"stateless: the rule turned an update of shape \(3,\) into \(\)"):
+        run(gc.stateless(lambda updates, params: jax.tree.map(jnp.sum, updates)))
+    with pytest.raises(TypeError, match="stateless: the rule changed the structure of the updates"):
+        run(gc.stateless(lambda updates, params: updates["w"]))
+
+
+def define(decorator, *, key=False, mask=False, **declared):
+    def with_key(g, slot, at, seed: Key):
+        return g
+
+    def with_mask(g, slot, at, mask: Mask):
+        return g
+
+    def plain(g, slot, at):
+        return g
+
+    return decorator(**declared)(with_key if key else with_mask if mask else plain)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "declared", "message"),
+    [
+        (gc.elementwise, {"slots": "mu"}, r"write \('mu',\)"),
+        (gc.elementwise, {"extra": "value"}, r"write \('value',\)"),
+        (gc.elementwise, {"extra": ("key",)}, "the name 'key' is taken"),
+        (gc.elementwise, {"slots": ("values",)}, "the name 'values' is taken"),
+        (gc.elementwise, {"random": True}, "random=True goes with one parameter annotated Key"),
+        (gc.elementwise, {"key": True}, "random=True goes with one parameter annotated Key"),
+        (gc.elementwise, {"scalars": {"d": 0.0}}, "only @treewise rules have them"),
+        (gc.treewise, {"mask": True}, "can't have a parameter annotated Mask"),
+    ],
+)
+def test_declarations_that_cannot_work_are_refused_where_the_rule_is_defined(decorator, declared, message):
+    with pytest.raises(TypeError, match=message):
+        define(decorator, **declared)
+
+
+def test_a_number_without_annotation_is_refused_with_the_cure():
+    @gc.elementwise()
+    def rule(g, slot, at, k=1.0):
+        return k * g
+
+    for value in (jnp.float32(0.1), gc.constant_schedule(0.1)):
+        with pytest.raises(TypeError, match=r"rule: k is static and can't be .* annotate a parameter that is a number"):
+            rule(value)
+
+
+def test_a_parameter_may_not_hide_what_every_transform_has():
+    with pytest.raises(TypeError, match="a parameter can't be called 'update'"):
+
+        @gc.elementwise()
+        def rule(g, slot, at, update: Hyper):
+            return g
