@@ -43,7 +43,7 @@ def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNe
     figure 1 (diagonal).
     """
     s = slot.sum_of_squares + abs_sq(g)
-    return divide(g, jnp.where(s > 0, sqrt(s + eps), 0)), slot(sum_of_squares=s)
+    return divide(g, sqrt(s + eps), eps == 0), slot(sum_of_squares=s)
 
 
 @elementwise(slots={"nu": SCALED_SECOND_MOMENT})
@@ -76,7 +76,7 @@ def scale_by_rms(
     """
     nu = ema(slot.nu, abs_sq(g), decay)
     nu_hat = debias(nu, decay, at.t) if bias_correction else nu
-    return divide(g, _root(nu_hat, eps, eps_in_sqrt)), slot(nu=nu)
+    return divide(g, _root(nu_hat, eps, eps_in_sqrt), eps == 0), slot(nu=nu)
 
 
 @elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
@@ -110,7 +110,7 @@ def scale_by_stddev(
     nu = ema(slot.nu, abs_sq(g), decay)
     mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)
     variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
-    return divide(g, _root(variance, eps, eps_in_sqrt)), slot(mu=mu, nu=nu)
+    return divide(g, _root(variance, eps, eps_in_sqrt), eps == 0), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
@@ -152,4 +152,4 @@ def scale_by_adam(
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1) if nesterov else debias(mu, b1, at.t)
-    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)
+    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)
