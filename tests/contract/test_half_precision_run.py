@@ -1,4 +1,4 @@
-"""2,000 steps of Adam on real images in bfloat16 track the float32 run: the second moment must not be stored in bfloat16.
+"""2,000 steps of Adam on real images in bfloat16 track the float32 run, thanks to second moments in float32.
 
 With b2 = 0.999 the average changes by at most a thousandth a step, less than half of bfloat16's spacing: stored in
 bfloat16 it can't shrink, and as the gradients fade the steps fade with them.
@@ -47,7 +47,7 @@ def loss(weights, images, labels):
 
 
 def losses(tx, dtype, data):
-    """Return the loss at each step, with weights kept in float32 while the optimizer sees and returns only ``dtype``."""
+    """Return the loss at each step. Weights are kept in float32; the optimizer sees and returns only ``dtype``."""
 
     def step(carry, _):
         weights, state = carry
