@@ -95,7 +95,9 @@ def scale_by_stddev(
     .. math:: \mu_k = \beta\,\mu_{k-1} + (1 - \beta)\,g_k, \quad \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2,
         \quad u_k = g_k / \sqrt{\nu_k - |\mu_k|^2 + \epsilon}
 
-    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there).
+    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there). With
+    ``bias_correction`` the first update's variance is exactly 0, one sample having none, unless ``initial_scale`` is
+    positive: that update is then :math:`g / \epsilon` or :math:`g / \sqrt\epsilon`, huge.
 
     Args:
       decay: :math:`\beta` in [0, 1).
