@@ -38,7 +38,7 @@ def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
     return g * jnp.where(fits, 1, max_norm / jnp.where(fits, 1, at.whole)).astype(at.dtype)
 
 
-@leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.zeros((), bool))})
+@leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.any(jnp.isnan(p) & False))})
 def zero_nans(g: Array, slot: Slots, at: At):
     """Replace NaNs by 0; the state's ``found_nan`` tells for each array whether the last update had any.
 
