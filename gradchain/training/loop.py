@@ -69,10 +69,10 @@ class FitResult(NamedTuple):
 def fit(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
     seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
-    validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
-    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
+    early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
+    has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
 ) -> FitResult:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
@@ -118,8 +118,7 @@ def fit(
     recipe = Recipe(
         Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
     )
-    check_task(recipe, data, validation, epochs)
-    check_whole("epochs_done", epochs_done, 0)
+    check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
     record = _Record(early_stopping, validation is not None, params)
     carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed, "seed")
@@ -138,14 +137,15 @@ def fit(
                     break
         except KeyboardInterrupt:
             stopped = "interrupted"
-    history = record.history()
-    return FitResult(record.chosen(carry[0]), carry[1], history, record.best_epoch, stopped, epochs_done + len(history))
+    done = epochs_done + len(record.rows)
+    return FitResult(record.chosen(carry[0]), carry[1], record.history(), record.best_epoch, stopped, done)
 
 
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int) -> None:
+def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
     """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
     check_batches(data, recipe.batch_size)
     check_whole("epochs", epochs)
+    check_whole("epochs_done", epochs_done, 0)
     if recipe.validation_batch_size is not None:
         check_whole("validation_batch_size", recipe.validation_batch_size)
     if validation is not None:

@@ -180,8 +180,8 @@ def as_arrays(tree: Tree, what: str = "params") -> Tree:
         if not is_numeric(x) or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             raise TypeError(
                 f"{what} {show_path(path)} is {jnp.result_type(x) if is_numeric(x) else type(x).__name__}, expected a "
-                "floating-point or complex array; train the arrays alone, as params, rest = "
-                "eqx.partition(model, eqx.is_inexact_array) splits a model, and combine them in loss_fn"
+                "floating-point or complex array; train the arrays alone: split the model by params, rest = "
+                "eqx.partition(model, eqx.is_inexact_array), and use eqx.combine(params, rest) in loss_fn"
             )
         return jnp.asarray(x, jnp.result_type(x))
 
