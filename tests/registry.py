@@ -96,7 +96,7 @@ def tanh_leaf(update: Any, param: Any) -> Any:
     return jnp.tanh(update)
 
 
-HALF_MOMENT = {"complex64": "too narrow for a complex64 update"}
+HALF_MOMENT = {"complex64": "can't hold the slot of a complex64 parameter"}
 
 SCALING = [
     Row("identity", gc.identity, oracles.identity, optax.identity),
@@ -458,7 +458,6 @@ COMBINATORS = [
         lambda: gc.inject_hyperparams(gc.sgd)(ramp(), momentum=0.9),
         lambda: descent(oracles.trace(0.9), rate=ramp_value),
         lambda: optax.inject_hyperparams(optax.sgd)(ramp_traced, momentum=0.9),
-        rebuilds=False,
         numbers_in_state=True,
     ),
 ]

@@ -51,6 +51,11 @@ class Case:
         return params, state
 
 
+def least(row: Row, tree: Any) -> Any:
+    """Return the part of the standard tree that is enough for a row, to compile less: one matrix, or all for a mask."""
+    return {"kernel": tree["kernel"]} if row.any_tree else tree
+
+
 @functools.cache
 def case_of(row: Row, dtype: str) -> Case:
     """Return the one case of a row and dtype, so that tests share what it has compiled."""

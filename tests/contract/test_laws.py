@@ -122,7 +122,7 @@ def test_gradient_descent_diverges_above_two_over_the_curvature():
 
 @pytest.mark.parametrize("high", [10.0, 100.0])
 def test_the_heavy_ball_reaches_polyaks_rate(high, x64):
-    """At its best rate and momentum the error shrinks by (sqrt(k) - 1) / (sqrt(k) + 1) a step (Polyak 1964, theorem 9)."""
+    """At its best numbers the error shrinks by (sqrt(k) - 1) / (sqrt(k) + 1) a step (Polyak 1964, theorem 9)."""
     low = 1.0
     spectral = (np.sqrt(high) - np.sqrt(low)) / (np.sqrt(high) + np.sqrt(low))
     tx = gc.sgd(4 / (np.sqrt(high) + np.sqrt(low)) ** 2, momentum=spectral**2)

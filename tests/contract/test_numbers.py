@@ -10,7 +10,7 @@ import pytest
 import gradchain as gc
 from gradchain.schedules import constant_schedule
 from tests import trees
-from tests.contract.cases import STEPS, case_of, each
+from tests.contract.cases import STEPS, case_of, each, least
 from tests.contract.numbers import TYPES, changed, neighbour, numbers_of
 from tests.registry import ROWS
 
@@ -30,11 +30,12 @@ def run(tx, params, gradients):
 @each(WITH_NUMBERS)
 def test_new_numbers_dont_retrace(row):
     case = case_of(row, "float32")
-    state, gradient = case.tx.init(case.params), case.gradient(0)
-    case.step_of(case.tx, gradient, state, case.params)
+    params, gradient = least(row, case.params), least(row, case.gradient(0))
+    state = case.tx.init(params)
+    case.step_of(case.tx, gradient, state, params)
     traces = case.traces
     for k in range(24):
-        case.step_of(changed(case.tx, k, TYPES), gradient, state, case.params)
+        case.step_of(changed(case.tx, k, TYPES), gradient, state, params)
     assert case.traces == traces == 1
 
 
@@ -43,18 +44,19 @@ def test_a_batch_under_vmap_equals_separate_runs(row):
     case = case_of(row, "float32")
     values = {name: [neighbour(value, 10 * k) for k in range(3)] for name, value in numbers_of(case.tx).items()}
     batch = case.tx.replace(**{name: jnp.asarray(xs) for name, xs in values.items()})
-    together = jax.jit(jax.vmap(run, in_axes=(gc.batch_axes(batch), None, None)))(batch, case.params, case.gradients)
+    params, gradients = least(row, case.params), least(row, case.gradients)
+    together = jax.jit(jax.vmap(run, in_axes=(gc.batch_axes(batch), None, None)))(batch, params, gradients)
     for k in range(3):
         tx = case.tx.replace(**{name: xs[k] for name, xs in values.items()})
-        state = tx.init(case.params)
+        state = tx.init(params)
         for step in range(STEPS):
-            updates, state = case.step_of(tx, case.gradient(step), state, case.params)
+            updates, state = case.step_of(tx, trees.at(gradients, step), state, params)
             trees.assert_close(trees.at(trees.at(together, k), step), updates, 2e-6)
 
 
 @each([row for row in WITH_NUMBERS if row.smooth])
 def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
-    params, gradient, weights = (trees.standard("float64", seed) for seed in range(3))
+    params, gradient, weights = (least(row, trees.standard("float64", seed)) for seed in range(3))
     gradient = jax.tree.map(lambda g: g + jnp.sign(g), gradient)
 
     @jax.jit
@@ -75,7 +77,7 @@ def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
 
 @each([row for row in WITH_NUMBERS if not row.numbers_in_state])
 def test_whether_a_number_is_a_schedule_changes_neither_state_nor_updates(row):
-    tx, params, gradients = row.build(), trees.standard(), trees.stream(STEPS)
+    tx, params, gradients = row.build(), least(row, trees.standard()), least(row, trees.stream(STEPS))
     plain = {name: value for name, value in numbers_of(tx).items() if isinstance(value, float) and name.count(".") < 2}
     scheduled = tx.replace(**{name: constant_schedule(value) for name, value in plain.items()})
     trees.assert_same_kind(scheduled.init(params), tx.init(params))
