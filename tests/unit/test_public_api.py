@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradchain"
 REFERENCE = ROOT / "docs" / "reference"
 
-MODULES = ("gradchain", *(f"gradchain.{m}" for m in ("schedules", "losses", "projections", "training", "plots", "tree", "numerics")))
+SUBMODULES = ("schedules", "losses", "projections", "training", "plots", "tree", "numerics")
+MODULES = ("gradchain", *(f"gradchain.{m}" for m in SUBMODULES))
 SHORT = ("gradchain.tree", "gradchain.numerics")
 """Modules of small helpers, where one line may say it all."""
 
