@@ -1,7 +1,7 @@
 """gradchain: gradient transformations for JAX that are values.
 
 ``chain`` rules into an optimizer, ``init`` its state, ``update`` gradients with it and ``apply_updates`` to parameters.
-The submodules ``losses``, ``training`` and ``plots`` load when they are first used.
+The submodules ``losses``, ``projections``, ``training`` and ``plots`` load when they are first used.
 """
 
 import importlib
@@ -57,9 +57,9 @@ from gradchain.transforms.scaling import (
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
-    from gradchain import losses, plots, training
+    from gradchain import losses, plots, projections, training
 
-_LAZY = ("losses", "plots", "training")
+_LAZY = ("losses", "plots", "projections", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -128,6 +128,7 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
+    "projections",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",

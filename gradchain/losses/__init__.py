@@ -6,20 +6,60 @@ that their inputs promote to, as Optax does: a half-precision loss is exact unti
 """
 
 from gradchain.losses.classification import (
-    hinge_loss,
+    poly_loss_cross_entropy,
+    safe_softmax_cross_entropy,
     sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
-from gradchain.losses.regression import huber_loss, l2_loss, log_cosh, squared_error
+from gradchain.losses.ctc import ctc_loss, ctc_loss_with_forward_probs
+from gradchain.losses.divergences import generalized_kl_divergence, kl_divergence, kl_divergence_with_log_targets
+from gradchain.losses.fenchel_young import make_fenchel_young_loss
+from gradchain.losses.margins import (
+    hinge_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multiclass_sparsemax_loss,
+    perceptron_loss,
+    sparsemax_loss,
+)
+from gradchain.losses.ranking import ranking_softmax_loss
+from gradchain.losses.regression import cosine_distance, cosine_similarity, huber_loss, l2_loss, log_cosh, squared_error
+from gradchain.losses.segmentation import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
+from gradchain.losses.self_supervised import ntxent, triplet_margin_loss
+from gradchain.losses.smoothing import smooth_labels
 
 __all__ = [
+    "binary_dice_loss",
+    "cosine_distance",
+    "cosine_similarity",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
+    "dice_loss",
+    "generalized_kl_divergence",
     "hinge_loss",
     "huber_loss",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
     "l2_loss",
     "log_cosh",
+    "make_fenchel_young_loss",
+    "multiclass_generalized_dice_loss",
+    "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
+    "ntxent",
+    "perceptron_loss",
+    "poly_loss_cross_entropy",
+    "ranking_softmax_loss",
+    "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
+    "smooth_labels",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "sparsemax_loss",
     "squared_error",
+    "triplet_margin_loss",
 ]

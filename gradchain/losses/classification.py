@@ -1,36 +1,28 @@
-"""Losses for classes: margins, and cross-entropies of logits against probabilities or labels."""
+"""Cross-entropies of logits against probabilities or labels, plain and with more weight on hard examples."""
 
 import math
-import operator
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.losses._arguments import floating, pair, same_shape
+from gradchain.losses._arguments import (
+    ANY,
+    FRACTION,
+    NON_NEGATIVE,
+    Axis,
+    axes_of,
+    class_labels,
+    floating,
+    mask_of,
+    number,
+    pair,
+    without,
+)
+from gradchain.losses._softmax import log_softmax
 from gradchain.numerics import compute_dtype
-
-Axis = int | tuple[int, ...]
-
-
-def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
-    r"""Return :math:`\max(0,\, 1 - y f)`, the loss of a support vector machine, element by element.
-
-    Args:
-      predictor_outputs: :math:`f`, the decision function, of any shape and floating-point dtype.
-      targets: :math:`y`, -1 or 1, of the same shape.
-
-    Returns:
-      An array of the same shape.
-
-    Raises:
-      ValueError: if the shapes differ.
-      TypeError: if the outputs aren't floating-point.
-    """
-    outputs, signs, dtype = pair("hinge_loss", predictor_outputs=predictor_outputs, targets=targets)
-    return jnp.maximum(0, 1 - outputs * signs).astype(dtype)
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -51,6 +43,43 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """
     x, y, dtype = pair("sigmoid_binary_cross_entropy", logits=logits, labels=labels)
     return (y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x)).astype(dtype)
+
+
+def sigmoid_focal_loss(
+    logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
+) -> Array:
+    r"""Return the cross-entropy of yes-or-no predictions with less weight on those that are right already.
+
+    .. math:: \alpha_t\, (1 - p_t)^\gamma \left(-y \log p - (1 - y) \log(1 - p)\right), \qquad p = \sigma(x),
+
+    with :math:`1 - p_t = (1 - y)\, p + y\, (1 - p)` and :math:`\alpha_t = \alpha y + (1 - \alpha)(1 - y)`. The power is
+    taken through its logarithm, with derivative 0 where :math:`1 - p_t` is 0.
+
+    Args:
+      logits: :math:`x`, finite, of any shape and floating-point dtype.
+      labels: :math:`y` in [0, 1], of the same shape and any real dtype.
+      alpha: the weight :math:`\alpha` in [0, 1] of yes against no, a number or an array that fits the logits' shape;
+        None for no weights.
+      gamma: :math:`\gamma \ge 0`, likewise; 0 gives the plain cross-entropy.
+
+    Returns:
+      An array of the same shape.
+
+    Raises:
+      ValueError: if shapes don't fit, or ``alpha`` or ``gamma`` is out of range (where it isn't traced).
+      TypeError: if the logits aren't floating-point.
+
+    Reference: Lin, Goyal, Girshick, He and Dollár, *Focal Loss for Dense Object Detection*, 2017.
+    """
+    name = "sigmoid_focal_loss"
+    x, y, dtype = pair(name, logits=logits, labels=labels)
+    gamma = number(name, "gamma", gamma, NON_NEGATIVE, x.shape)
+    wrong = (1 - y) * jax.nn.sigmoid(x) + y * jax.nn.sigmoid(-x)
+    weight = jnp.where(wrong == 0, 0, jnp.exp(gamma * jnp.log(jnp.where(wrong == 0, 1, wrong))))
+    if alpha is not None:
+        yes = number(name, "alpha", alpha, FRACTION, x.shape)
+        weight = weight * (yes * y + (1 - yes) * (1 - y))
+    return (weight * sigmoid_binary_cross_entropy(x, y)).astype(dtype)
 
 
 def softmax_cross_entropy(
@@ -77,15 +106,28 @@ def softmax_cross_entropy(
       ValueError: if the shapes don't fit, or an axis doesn't exist.
       TypeError: if the logits aren't floating-point or ``where`` isn't boolean.
     """
-    name = "softmax_cross_entropy"
-    x, y, dtype = pair(name, logits=logits, labels=labels)
-    axes = _axes(name, axis, x.ndim)
-    include = _mask(name, where, x.shape, axes)
-    possible = include & (x != -math.inf)
-    log_p = jnp.where(possible, _log_softmax(x, axes, possible), 0)
-    impossible = jnp.any(include & ~possible & (y != 0), axes)
-    loss = -jnp.sum(jnp.where(possible, y * log_p, 0), axes)
-    return jnp.where(impossible, math.inf, loss).astype(dtype)
+    terms = _Terms.of("softmax_cross_entropy", logits, labels, axis, where)
+    return terms.cross_entropy().astype(terms.dtype)
+
+
+def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
+    r"""Return :func:`softmax_cross_entropy` over the last axis, with :math:`0 \log 0 = 0`.
+
+    That function is safe in the same way here; this is its name for code written for Optax, where it isn't.
+
+    Args:
+      logits: of a floating-point dtype, finite or :math:`-\infty`; for example ``(batch, classes)``.
+      labels: the given probabilities, at least 0, of the same shape.
+
+    Returns:
+      The losses, of the logits' shape without the last axis.
+
+    Raises:
+      ValueError: if the shapes differ.
+      TypeError: if the logits aren't floating-point.
+    """
+    terms = _Terms.of("safe_softmax_cross_entropy", logits, labels, -1, None)
+    return terms.cross_entropy().astype(terms.dtype)
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -116,70 +158,86 @@ def softmax_cross_entropy_with_integer_labels(
       TypeError: if the logits aren't floating-point, the labels not integers or ``where`` not boolean.
     """
     name = "softmax_cross_entropy_with_integer_labels"
-    x, index = floating(name, "logits", logits), jnp.asarray(labels)
-    if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise TypeError(f"{name}: labels must be integers, got {index.dtype}")
-    axes = _axes(name, axis, x.ndim)
-    same_shape(name, {"labels": index.shape, "logits without axis": _without(x.shape, axes)})
-    include = _flat(_mask(name, where, x.shape, axes), axes)
+    x = floating(name, "logits", logits)
+    axes = axes_of(name, axis, x.ndim)
+    include = _flat(mask_of(name, where, x.shape, axes), axes)
     wide = _flat(x.astype(compute_dtype(x.dtype)), axes)
-    log_p = _log_softmax(wide, (wide.ndim - 1,), include & (wide != -math.inf))
-    classes = wide.shape[-1]
-    index = index.astype(int) if index.dtype.itemsize < 4 else index
-    valid = (index >= 0) & (index < classes)
-    place = jnp.where(valid, index, 0)[..., None]
-    loss = jnp.where(_pick(include, place), -_pick(log_p, place), 0)
+    index, valid = class_labels(name, labels, without(x.shape, axes), wide.shape[-1], "logits without axis")
+    log_p = log_softmax(wide, (wide.ndim - 1,), include & (wide != -math.inf))
+    loss = jnp.where(_pick(include, index), -_pick(log_p, index), 0)
     return jnp.where(valid | ~jnp.any(include, -1), loss, math.nan).astype(x.dtype)
 
 
-def _log_softmax(x: Array, axes: tuple[int, ...], possible: Array) -> Array:
-    """Return log-probabilities over the ``possible`` elements, and minus infinity for the others.
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis: Axis | None = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Return the cross-entropy of classes plus a multiple of the probability given to wrong ones.
 
-    It takes logits relative to the largest, so that 1e4 loses no digits; its derivative is finite even where nothing
-    is possible.
+    .. math:: -\sum_j y_j \log p_j + \epsilon \sum_j y_j (1 - p_j)
+
+    This is Poly-1: the cross-entropy is :math:`\sum_k (1 - p)^k / k`, and :math:`\epsilon` changes the weight of its
+    first term. :math:`1 - p_j` is taken from the logarithm, so that it keeps its digits where :math:`p_j` is near 1.
+
+    Args:
+      logits: :math:`x`, of a floating-point dtype, finite or :math:`-\infty`; for example ``(batch, classes)``.
+      labels: :math:`y`, the given probabilities, at least 0, of the same shape.
+      epsilon: :math:`\epsilon`, one number: 2 for classes of images and -1 for detection in the paper.
+      axis: the axis, or axes, of the classes; None for all.
+      where: booleans, which elements take part: as in :func:`softmax_cross_entropy`.
+
+    Returns:
+      The losses, of the logits' shape without ``axis``: 0 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, or an axis doesn't exist.
+      TypeError: if the logits aren't floating-point or ``where`` isn't boolean.
+
+    Reference: Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions*, 2022.
     """
-    largest = jnp.max(jnp.where(possible, x, -math.inf), axes, keepdims=True, initial=-math.inf)
-    shift = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
-    relative = jnp.where(possible, x, shift) - shift
-    total = jnp.sum(jnp.where(possible, jnp.exp(relative), 0), axes, keepdims=True)
-    return jnp.where(possible, relative - jnp.log(jnp.where(total == 0, 1, total)), -math.inf)
+    name = "poly_loss_cross_entropy"
+    terms = _Terms.of(name, logits, labels, axis, where)
+    first = jnp.sum(jnp.where(terms.possible, terms.labels * -jnp.expm1(terms.log_p), 0), terms.axes)
+    return (terms.cross_entropy() + number(name, "epsilon", epsilon, ANY) * first).astype(terms.dtype)
 
 
-def _axes(where: str, axis: Axis | None, ndim: int) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(ndim))
-    given = axis if isinstance(axis, tuple) else (operator.index(axis),)
-    axes = tuple(a + ndim if a < 0 else a for a in given)
-    if len(set(axes)) != len(axes) or not all(0 <= a < ndim for a in axes):
-        raise ValueError(f"{where}: axis must name different axes of {ndim}-dimensional logits, got {axis}")
-    return axes
+class _Terms(NamedTuple):
+    """What the losses of probabilities over classes are sums of."""
 
+    log_p: Array
+    labels: Array
+    possible: Array
+    impossible: Array
+    axes: tuple[int, ...]
+    dtype: jnp.dtype
 
-def _without(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for i, size in enumerate(shape) if i not in axes)
+    @classmethod
+    def of(
+        cls, name: str, logits: ArrayLike, labels: ArrayLike, axis: Axis | None, where: ArrayLike | None
+    ) -> "_Terms":
+        """Check the arguments; ``log_p`` is 0 where a class is impossible or excluded."""
+        x, y, dtype = pair(name, logits=logits, labels=labels)
+        axes = axes_of(name, axis, x.ndim)
+        include = mask_of(name, where, x.shape, axes)
+        possible = include & (x != -math.inf)
+        log_p = jnp.where(possible, log_softmax(x, axes, possible), 0)
+        return cls(log_p, y, possible, jnp.any(include & ~possible & (y != 0), axes), axes, dtype)
 
-
-def _mask(name: str, where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """Return ``where`` in the logits' shape; all true for None."""
-    if where is None:
-        return jnp.ones(shape, bool)
-    mask = jnp.asarray(where)
-    if mask.dtype != bool:
-        raise TypeError(f"{name}: where must be boolean, got {mask.dtype}")
-    if mask.shape == _without(shape, axes):
-        mask = jnp.expand_dims(mask, axes)
-    if mask.ndim != len(shape) or any(size not in (1, full) for size, full in zip(mask.shape, shape, strict=True)):
-        raise ValueError(
-            f"{name}: where must have the shape of the logits or of the result, got {mask.shape} and {shape}"
-        )
-    return jnp.broadcast_to(mask, shape)
+    def cross_entropy(self) -> Array:
+        """Return minus the sum of labels times ``log_p``; infinity for a label on an impossible class."""
+        loss = -jnp.sum(jnp.where(self.possible, self.labels * self.log_p, 0), self.axes)
+        return jnp.where(self.impossible, math.inf, loss)
 
 
 def _flat(x: Array, axes: tuple[int, ...]) -> Array:
     """Move ``axes`` to the end and flatten them to one."""
     moved = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
-    return moved.reshape(*_without(x.shape, axes), math.prod(x.shape[a] for a in axes))
+    return moved.reshape(*without(x.shape, axes), math.prod(x.shape[a] for a in axes))
 
 
 def _pick(x: Array, place: Array) -> Array:
-    return jnp.take_along_axis(x, place, -1)[..., 0]
+    return jnp.take_along_axis(x, place[..., None], -1)[..., 0]

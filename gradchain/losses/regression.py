@@ -1,14 +1,15 @@
-"""Losses of a difference between numbers, element by element."""
+"""Losses of a difference between numbers, element by element; and of the angle between vectors."""
 
 import math
+from collections.abc import Callable
 
 import jax.core
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradchain.losses._arguments import floating, pair
-from gradchain.numerics import compute_dtype
+from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, floating, mask_of, number, pair
+from gradchain.numerics import compute_dtype, safe_norm, sqrt
 
 
 def _errors(where: str, predictions: ArrayLike, targets: ArrayLike | None) -> tuple[Array, jnp.dtype]:
@@ -111,3 +112,88 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     near = -0.5 * jnp.log1p(-jnp.square(jnp.tanh(jnp.clip(errors, -1, 1))))
     far = size + jnp.log1p(jnp.exp(-2 * size)) - math.log(2)
     return jnp.where(size < 1, near, far).astype(dtype)
+
+
+def cosine_similarity(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis | None = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Return the cosine of the angle between predicted and given vectors.
+
+    .. math:: \frac{\langle p, t \rangle}{\max(\|p\|_2, \sqrt\epsilon)\, \max(\|t\|_2, \sqrt\epsilon)}
+
+    A vector of zeros has similarity 0 with all others, and there a derivative of 0 unless :math:`\epsilon > 0` (Optax
+    returns NaN). Norms are taken of vectors divided by their largest element, which keeps squares in range.
+
+    Args:
+      predictions: :math:`p`, of a floating-point dtype; for example ``(batch, features)``.
+      targets: :math:`t`, of the same shape.
+      epsilon: :math:`\epsilon \ge 0`, one number: the smallest *squared* norm to divide by, as in Optax.
+      axis: the axis, or axes, of the vectors; None for all.
+      where: booleans, which elements take part: of the predictions' shape, with sizes of 1 where one value serves a
+        whole axis, or of the result's shape.
+
+    Returns:
+      The similarities, in [-1, 1], of the predictions' shape without ``axis``: 0 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, an axis doesn't exist or ``epsilon`` is negative (where it isn't traced).
+      TypeError: if the predictions aren't floating-point or ``where`` isn't boolean.
+    """
+    return _cosine("cosine_similarity", predictions, targets, epsilon, axis, where, lambda cosine: cosine)
+
+
+def cosine_distance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis | None = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Return :math:`1 - \cos\theta` for the angle between predicted and given vectors.
+
+    Args:
+      predictions: the predicted vectors, of a floating-point dtype; for example ``(batch, features)``.
+      targets: the given vectors, of the same shape.
+      epsilon: the smallest squared norm to divide by, at least 0: as in :func:`cosine_similarity`.
+      axis: the axis, or axes, of the vectors; None for all.
+      where: booleans, which elements take part: as in :func:`cosine_similarity`.
+
+    Returns:
+      The distances, in [0, 2], of the predictions' shape without ``axis``: 1 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, an axis doesn't exist or ``epsilon`` is negative (where it isn't traced).
+      TypeError: if the predictions aren't floating-point or ``where`` isn't boolean.
+    """
+    return _cosine("cosine_distance", predictions, targets, epsilon, axis, where, lambda cosine: 1 - cosine)
+
+
+def _cosine(
+    name: str,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis | None,
+    where: ArrayLike | None,
+    finish: Callable[[Array], Array],
+) -> Array:
+    p, t, dtype = pair(name, predictions=predictions, targets=targets)
+    axes = axes_of(name, axis, p.ndim, "predictions")
+    include = mask_of(name, where, p.shape, axes, "predictions")
+    shortest = sqrt(jnp.asarray(number(name, "epsilon", epsilon, NON_NEGATIVE), p.dtype))
+    p, t = (unit_vectors(jnp.where(include, x, 0), axes, shortest) for x in (p, t))
+    return finish(jnp.sum(p * t, axes)).astype(dtype)
+
+
+def unit_vectors(x: Array, axes: tuple[int, ...], shortest: Array) -> Array:
+    """Return vectors divided by their norm, or by ``shortest`` if that is larger; zero for zero."""
+    size = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
+    size = jnp.where(size == 0, 1, size)
+    norm = jnp.maximum(safe_norm(x / size, axis=axes, keepdims=True), shortest / size)
+    return jnp.where(norm == 0, 0, x / size / jnp.where(norm == 0, 1, norm))

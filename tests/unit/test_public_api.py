@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradchain"
 REFERENCE = ROOT / "docs" / "reference"
 
-MODULES = ("gradchain", *(f"gradchain.{m}" for m in ("schedules", "losses", "training", "plots", "tree", "numerics")))
+SUBMODULES = ("schedules", "losses", "projections", "training", "plots", "tree", "numerics")
+MODULES = ("gradchain", *(f"gradchain.{m}" for m in SUBMODULES))
 SHORT = ("gradchain.tree", "gradchain.numerics")
 """Modules of small helpers, where one line may say it all."""
 
@@ -25,8 +26,8 @@ LAYERS = (
     "tree",
     "core",
     "schedules",
-    "losses",
     "projections",
+    "losses",
     "transforms",
     "combinators",
     "optimizers",
@@ -126,7 +127,7 @@ OTHER_PARAMETERS = {"add_noise"}
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""
 
 
-@pytest.mark.parametrize("module", ["gradchain", "gradchain.losses"])
+@pytest.mark.parametrize("module", ["gradchain", "gradchain.losses", "gradchain.projections"])
 def test_names_arguments_and_defaults_are_those_of_optax(module):
     theirs = importlib.import_module(module.replace("gradchain", "optax"))
     shared = [n for n in public_names(module) if inspect.isfunction(getattr(theirs, n, None))]

@@ -1,0 +1,114 @@
+"""Kullback-Leibler divergences of predicted from given distributions."""
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gradchain.losses._arguments import Axis, axes_of, mask_of, pair
+
+
+def kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Return the Kullback-Leibler divergence :math:`\sum_j t_j (\log t_j - \log q_j)`.
+
+    A target of 0 adds 0 whatever is predicted, with derivative 0 in :math:`t` (where Optax has NaN); a prediction of 0
+    for a positive target is infinite.
+
+    Args:
+      log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
+      targets: :math:`t`, the given probabilities, at least 0, of the same shape.
+      axis: the axis, or axes, of the distribution; None for all.
+      where: booleans, which elements take part: of the inputs' shape, with sizes of 1 where one value serves a whole
+        axis, or of the result's shape.
+
+    Returns:
+      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, or an axis doesn't exist.
+      TypeError: if the predictions aren't floating-point or ``where`` isn't boolean.
+
+    Reference: Kullback and Leibler, *On Information and Sufficiency*, 1951.
+    """
+    name = "kl_divergence"
+    log_q, t, dtype = pair(name, log_predictions=log_predictions, targets=targets)
+    axes, include = _included(name, log_q, axis, where)
+    t = jnp.where(include, t, 0)
+    return _divergence(log_q, t, _log(t), t != 0, axes).astype(dtype)
+
+
+def kl_divergence_with_log_targets(
+    log_predictions: ArrayLike, log_targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Return :func:`kl_divergence` for targets given by their logarithms, :math:`\sum_j e^{l_j} (l_j - \log q_j)`.
+
+    Args:
+      log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
+      log_targets: :math:`l = \log t`, likewise, of the same shape.
+      axis: the axis, or axes, of the distribution; None for all.
+      where: booleans, which elements take part: as in :func:`kl_divergence`.
+
+    Returns:
+      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, or an axis doesn't exist.
+      TypeError: if the predictions aren't floating-point or ``where`` isn't boolean.
+    """
+    name = "kl_divergence_with_log_targets"
+    log_q, log_t, dtype = pair(name, log_predictions=log_predictions, log_targets=log_targets)
+    axes, include = _included(name, log_q, axis, where)
+    positive = include & (log_t != -math.inf)
+    log_t = jnp.where(positive, log_t, 0)
+    return _divergence(log_q, jnp.exp(log_t), log_t, positive, axes).astype(dtype)
+
+
+def generalized_kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Return the Kullback-Leibler divergence of weights that need not add up to one.
+
+    .. math:: \sum_j t_j (\log t_j - \log q_j) + q_j - t_j
+
+    It is the Bregman divergence of :math:`t \log t - t`, at least 0, and 0 only for :math:`q = t`.
+
+    Args:
+      log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
+      targets: :math:`t \ge 0`, of the same shape.
+      axis: the axis, or axes, to sum over; None for all.
+      where: booleans, which elements take part: as in :func:`kl_divergence`.
+
+    Returns:
+      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+
+    Raises:
+      ValueError: if the shapes don't fit, or an axis doesn't exist.
+      TypeError: if the predictions aren't floating-point or ``where`` isn't boolean.
+
+    Reference: Bregman, *The Relaxation Method of Finding the Common Point of Convex Sets*, 1967.
+    """
+    name = "generalized_kl_divergence"
+    log_q, t, dtype = pair(name, log_predictions=log_predictions, targets=targets)
+    axes, include = _included(name, log_q, axis, where)
+    log_q, t = jnp.where(include, log_q, -math.inf), jnp.where(include, t, 0)
+    divergence = _divergence(log_q, t, _log(t), t != 0, axes)
+    return (divergence + jnp.sum(jnp.exp(log_q) - t, axes)).astype(dtype)
+
+
+def _included(name: str, x: Array, axis: Axis | None, where: ArrayLike | None) -> tuple[tuple[int, ...], Array]:
+    axes = axes_of(name, axis, x.ndim, "predictions")
+    return axes, mask_of(name, where, x.shape, axes, "predictions")
+
+
+def _log(t: Array) -> Array:
+    return jnp.log(jnp.where(t == 0, 1, t))
+
+
+def _divergence(log_q: Array, t: Array, log_t: Array, positive: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over the elements of positive target; infinite where one of them is impossible."""
+    impossible = positive & (log_q == -math.inf)
+    log_ratio = jnp.where(positive & ~impossible, log_t - jnp.where(impossible, 0, log_q), 0)
+    return jnp.where(jnp.any(impossible, axes), math.inf, jnp.sum(jnp.where(positive, t, 0) * log_ratio, axes))

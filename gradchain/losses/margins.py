@@ -1,0 +1,183 @@
+"""Losses of margins: perceptrons, support vector machines, and the sparsemax, with two classes or many."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gradchain.losses._arguments import class_labels, floating, pair
+from gradchain.numerics import compute_dtype
+from gradchain.projections import projection_simplex
+
+
+def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
+    r"""Return :math:`\max(0,\, -y f)`, element by element.
+
+    Args:
+      predictor_outputs: :math:`f`, the decision function, of any shape and floating-point dtype.
+      targets: :math:`y`, -1 or 1, of the same shape.
+
+    Returns:
+      An array of the same shape.
+
+    Raises:
+      ValueError: if the shapes differ.
+      TypeError: if the outputs aren't floating-point.
+
+    Reference: Rosenblatt, *The Perceptron*, 1958.
+    """
+    outputs, signs, dtype = pair("perceptron_loss", predictor_outputs=predictor_outputs, targets=targets)
+    return jnp.maximum(0, -outputs * signs).astype(dtype)
+
+
+def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
+    r"""Return :math:`\max(0,\, 1 - y f)`, the loss of a support vector machine, element by element.
+
+    Args:
+      predictor_outputs: :math:`f`, the decision function, of any shape and floating-point dtype.
+      targets: :math:`y`, -1 or 1, of the same shape.
+
+    Returns:
+      An array of the same shape.
+
+    Raises:
+      ValueError: if the shapes differ.
+      TypeError: if the outputs aren't floating-point.
+    """
+    outputs, signs, dtype = pair("hinge_loss", predictor_outputs=predictor_outputs, targets=targets)
+    return jnp.maximum(0, 1 - outputs * signs).astype(dtype)
+
+
+def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
+    r"""Return the sparsemax loss of yes-or-no predictions, element by element.
+
+    .. math:: \tfrac14 (\operatorname{clip}(z, -1, 1) + 1)^2 + \max(z - 1,\, 0), \qquad z = -x \text{ for yes, } x
+        \text{ for no}
+
+    It is 0 from a margin of 1 on, as the hinge loss is, and smooth.
+
+    Args:
+      logits: :math:`x`, of any shape and floating-point dtype.
+      labels: 0 for no, 1 for yes (as is whatever isn't 0), of the same shape.
+
+    Returns:
+      An array of the same shape and the logits' dtype.
+
+    Raises:
+      ValueError: if the shapes differ.
+      TypeError: if the logits aren't floating-point.
+
+    Reference: Blondel, Martins and Niculae, *Learning with Fenchel-Young Losses*, 2020, section 4.4.
+    """
+    x, y, _ = pair("sparsemax_loss", logits=logits, labels=labels)
+    z = jnp.where(y != 0, -x, x)
+    loss = jnp.square(jnp.clip(z, -1, 1) + 1) / 4 + jnp.maximum(z - 1, 0)
+    return loss.astype(jnp.result_type(logits))
+
+
+def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
+    r"""Return by how much the highest score exceeds that of the true class, :math:`\max_j s_j - s_y`.
+
+    A label that names no class gives NaN with a zero gradient, since a compiled function can't raise. (Optax then
+    returns :math:`\max_j s_j`.)
+
+    Args:
+      scores: :math:`s`, of a floating-point dtype and shape ``(..., classes)``, finite or :math:`-\infty`.
+      labels: :math:`y`, of an integer dtype and the scores' shape without its last axis.
+
+    Returns:
+      The losses, of the labels' shape.
+
+    Raises:
+      ValueError: if the shapes don't fit.
+      TypeError: if the scores aren't floating-point or the labels not integers.
+
+    Reference: Collins, *Discriminative Training Methods for Hidden Markov Models*, 2002.
+    """
+    margins = _Margins.of("multiclass_perceptron_loss", scores, labels)
+    return margins.finish(jnp.max(margins.relative, -1))
+
+
+def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
+    r"""Return by how much the true class fails to lead all others by 1.
+
+    .. math:: \max_j \left(s_j + [j \ne y]\right) - s_y
+
+    Scores are taken relative to that of the true class before 1 is added, so that large ones cost no digits. A label
+    that names no class gives NaN with a zero gradient.
+
+    Args:
+      scores: :math:`s`, of a floating-point dtype and shape ``(..., classes)``, finite or :math:`-\infty`.
+      labels: :math:`y`, of an integer dtype and the scores' shape without its last axis.
+
+    Returns:
+      The losses, of the labels' shape.
+
+    Raises:
+      ValueError: if the shapes don't fit.
+      TypeError: if the scores aren't floating-point or the labels not integers.
+
+    Reference: Crammer and Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines*, 2001.
+    """
+    margins = _Margins.of("multiclass_hinge_loss", scores, labels)
+    return margins.finish(jnp.max(margins.relative + jnp.where(margins.true, 0, 1), -1))
+
+
+def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
+    r"""Return the loss whose derivative is the sparsemax of the scores less the one-hot label.
+
+    .. math:: \langle p, s \rangle - s_y + \tfrac12 (1 - \|p\|^2), \qquad
+        p = \operatorname{argmin}_{q \in \text{simplex}} \|q - s\|
+
+    It is 0 as soon as the true class leads all others by 1. A label that names no class gives NaN with a zero
+    gradient.
+
+    Args:
+      scores: :math:`s`, of a floating-point dtype and shape ``(..., classes)``, finite or :math:`-\infty`. (Optax
+        takes exactly one leading axis.)
+      labels: :math:`y`, of an integer dtype and the scores' shape without its last axis.
+
+    Returns:
+      The losses, of the labels' shape.
+
+    Raises:
+      ValueError: if the shapes don't fit.
+      TypeError: if the scores aren't floating-point or the labels not integers.
+
+    Reference: Martins and Astudillo, *From Softmax to Sparsemax: A Sparse Model of Attention and Multi-Label
+    Classification*, 2016, section 3.2.
+    """
+    margins = _Margins.of("multiclass_sparsemax_loss", scores, labels)
+    p = jnp.vectorize(projection_simplex, signature="(n)->(n)")(margins.relative)
+    relative = jnp.where(margins.relative == -math.inf, 0, margins.relative)
+    return margins.finish(jnp.sum(p * (relative + (1 - p) / 2), -1))
+
+
+class _Margins(NamedTuple):
+    """Scores relative to that of the true class."""
+
+    relative: Array
+    true: Array
+    valid: Array
+    impossible: Array
+    dtype: jnp.dtype
+
+    @classmethod
+    def of(cls, where: str, scores: ArrayLike, labels: ArrayLike) -> "_Margins":
+        narrow = floating(where, "scores", scores)
+        if narrow.ndim == 0:
+            raise ValueError(f"{where}: scores must have an axis of classes, got a number")
+        s = narrow.astype(compute_dtype(narrow.dtype))
+        index, valid = class_labels(where, labels, s.shape[:-1], s.shape[-1], "scores without their last axis")
+        own = jnp.take_along_axis(s, index[..., None], -1)
+        true = index[..., None] == jnp.arange(s.shape[-1]).reshape((1,) * index.ndim + (-1,))
+        impossible = own == -math.inf
+        relative = jnp.where(true, 0, s - jnp.where(impossible, 0, own))
+        return cls(relative, true, valid, impossible[..., 0], narrow.dtype)
+
+    def finish(self, loss: Array) -> Array:
+        """Return the loss: infinite for a true class of score minus infinity, NaN where there is none."""
+        loss = jnp.where(self.impossible, math.inf, loss)
+        return jnp.where(self.valid, loss, math.nan).astype(self.dtype)
