@@ -35,7 +35,7 @@ bench: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright gradchain
+	$(BIN)/pyright --project pyproject.toml
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format .
