@@ -73,8 +73,8 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
     r"""Return :math:`1 - b^t` to full relative precision, for :math:`b` in [0, 1) and :math:`t \ge 1`.
 
     Evaluated as :math:`-\mathrm{expm1}(t \log b)`: the direct form loses 7e-6 relative in float32 at
-    :math:`b = 0.999, t = 1`; this one stays within 4e-7 (2e-7 at :math:`t = 1`). Below :math:`b = 1/2` an array takes the direct form,
-    which is exact enough there and has the right derivative at 0.
+    :math:`b = 0.999, t = 1`; this one stays within 4e-7 (2e-7 at :math:`t = 1`). Below
+    :math:`b = 1/2` an array takes the direct form, which is exact enough there and has the right derivative at 0.
 
     Args:
       base: :math:`b`, a Python number (its logarithm is taken in double precision) or an array.
