@@ -76,7 +76,7 @@ def triplet_margin_loss(
 ) -> Array:
     r"""Return by how much the wrong partner fails to be farther off than the right one by a margin.
 
-    .. math:: \max(0,\, d(a, p) - d(a, n) + m), \qquad d(x, y) = \Big(\sum_i |x_i - y_i|^k + \epsilon\Big)^{1/k}
+    .. math:: \max(0,\, d(a, p) - d(a, n) + m), \qquad d(x, y) = \left(\sum_i |x_i - y_i|^k + \epsilon\right)^{1/k}
 
     Magnitudes are taken before the power for every :math:`k`. (Optax doesn't, which only even ones forgive.)
 

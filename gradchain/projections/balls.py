@@ -64,7 +64,7 @@ def projection_l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
 def projection_simplex(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree of non-negative elements with sum :math:`s`.
 
-    .. math:: \operatorname{argmin}_p \|x - p\|_2 \;\text{ subject to }\; p \ge 0,\; \textstyle\sum_i p_i = s,
+    .. math:: \operatorname{argmin}_p \|x - p\|_2 \;\text{ subject to }\; p \ge 0,\; \sum_i p_i = s,
         \qquad p_i = \max(x_i - \tau, 0)
 
     The threshold :math:`\tau` is found by sorting. On the support :math:`S = \{i : p_i > 0\}` the derivative is the
