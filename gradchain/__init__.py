@@ -38,10 +38,34 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
-from gradchain.transforms.adaptive import scale_by_adam, scale_by_rms, scale_by_rss, scale_by_stddev
-from gradchain.transforms.clipping import clip, clip_by_global_norm, zero_nans
+from gradchain.transforms.adam_variants import (
+    scale_by_adamax,
+    scale_by_adan,
+    scale_by_amsgrad,
+    scale_by_belief,
+    scale_by_radam,
+    scale_by_yogi,
+)
+from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_adam, scale_by_rms, scale_by_rss, scale_by_stddev
+from gradchain.transforms.clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    keep_params_nonnegative,
+    normalize_by_update_norm,
+    zero_nans,
+)
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
-from gradchain.transforms.momentum import ema, trace
+from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
+from gradchain.transforms.layerwise import (
+    descend_and_shrink,
+    scale_by_novograd,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_trust_ratio,
+)
+from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
 from gradchain.transforms.scaling import (
     centralize,
@@ -54,6 +78,7 @@ from gradchain.transforms.scaling import (
     stateless,
     stateless_with_tree_map,
 )
+from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
@@ -91,6 +116,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
     "add_l1_penalty",
     "add_l2_penalty",
@@ -100,10 +126,12 @@ __all__ = [
     "centralize",
     "chain",
     "clip",
+    "clip_by_block_rms",
     "clip_by_global_norm",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "descend_and_shrink",
     "elementwise",
     "ema",
     "exponential_decay",
@@ -116,6 +144,7 @@ __all__ = [
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "keep_params_nonnegative",
     "leafwise",
     "linear_onecycle_schedule",
     "linear_schedule",
@@ -123,6 +152,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "named_chain",
+    "normalize_by_update_norm",
     "numerics",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
@@ -132,13 +162,29 @@ __all__ = [
     "rmsprop_tf",
     "rmsprop_torch",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_radam",
     "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",
+    "scale_by_sm3",
     "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
     "schedules",
     "set_hyperparams",
     "set_to_zero",
