@@ -127,12 +127,15 @@ def debias_nesterov(average: Array, value: Array, decay: Any, t: Any) -> Array:
     return ema(debias(average, decay, t + 1), debias(value, decay, t), decay)
 
 
-def divide(x: Array, y: Array) -> Array:
+def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
 
-    For scalings by a root that is 0 only where all gradients so far were.
+    Args:
+      x: the numerator.
+      y: the denominator: a root, say, that is 0 only where all gradients so far were.
+      vanishes: whether ``y`` can be 0 at all. Where that is False at compile time, it is a plain division.
     """
-    zero = y == 0
+    zero = (y == 0) & vanishes
     return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
 
 

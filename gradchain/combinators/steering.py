@@ -3,7 +3,7 @@
 import inspect
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, ParamSpec, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import DType, DTypeKind, Number, Schedule, value_at
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Kind, comparable, kind_of, register
+from gradchain.core.value import Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
+
+P = ParamSpec("P")
 
 
 class HyperparamsInStateState(NamedTuple):
@@ -115,6 +117,12 @@ class InjectHyperparams(Transform):
     arguments: dict[str, Any]
     dtype: Any
 
+    def __repr__(self) -> str:
+        factory = getattr(self.factory, "__name__", repr(self.factory))
+        dtype = f", hyperparam_dtype={self.dtype!r}" if self.dtype else ""
+        arguments = ", ".join(f"{k}={show(v)}" for k, v in (self.arguments | self.static.values).items())
+        return f"inject_hyperparams({factory}{dtype})({arguments})"
+
     def init(self, params: Tree) -> InjectHyperparamsState:
         count = jnp.zeros((), jnp.int32)
         values = {k: jnp.array(value_at(v, count), self.dtype, copy=True) for k, v in self.arguments.items()}
@@ -166,8 +174,8 @@ class StaticArguments:
 
 
 def inject_hyperparams(
-    inner_factory: Callable[..., Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
-) -> Callable[..., Any]:
+    inner_factory: Callable[P, Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
+) -> Callable[P, Transform]:
     """Wrap an optimizer's constructor so that its numeric arguments live in the state, as Optax does it.
 
     gradchain's own transforms don't need this to be steered; :func:`hyperparams_in_state` works on any composition.
@@ -193,7 +201,7 @@ def inject_hyperparams(
     if unknown := static - signature.parameters.keys():
         raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
 
-    def constructor(*args: Any, **kwargs: Any) -> Transform:
+    def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given: dict[str, Any] = {}

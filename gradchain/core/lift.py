@@ -98,7 +98,9 @@ def inexact_leaves(where: str, tree: Tree, what: str) -> tuple[list[Any], Any]:
                 f"{where}: {what} {show_path(path)} is {got}, expected a floating-point or complex array; "
                 "mask it out or filter the tree"
             )
-        leaves[i] = x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
+        if isinstance(x, jax.ShapeDtypeStruct):
+            raise TypeError(f"{where}: the arrays have no values; use jax.eval_shape(tx.init, params) to get shapes")
+        leaves[i] = jnp.asarray(x)
     return leaves, treedef
 
 

@@ -1,13 +1,14 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, cast
 
 import jax.numpy as jnp
 from jax import lax
 
 from gradchain import tree
 from gradchain.core.value import Child, Value
+from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
 
 
@@ -72,11 +73,11 @@ class Transform(Value):
         """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""
         return {name: value for name, kind, value in self.fields() if kind.data and not isinstance(kind, Child)}
 
-    def replace(self, **changes: Any) -> Any:
+    def replace(self, **changes: Any) -> Self:
         """Return a copy with hyperparameters changed, by any name that :func:`gradchain.set_hyperparams` takes."""
         from gradchain.core.hyperparams import set_hyperparams
 
-        return set_hyperparams(self, changes)
+        return cast(Self, set_hyperparams(self, changes))
 
 
 def count_of(state: Any) -> Any:
@@ -114,6 +115,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
             )
         if jnp.result_type(param) == jnp.result_type(update):
             return lax.add(param, update)
-        return jnp.asarray(param + update).astype(jnp.result_type(param))
+        wide = compute_dtype(jnp.result_type(param), jnp.result_type(update))
+        return (jnp.asarray(param, wide) + jnp.asarray(update, wide)).astype(jnp.result_type(param))
 
     return tree.map_optional(leaf, updates, params, "apply_updates")

@@ -35,7 +35,8 @@ def linear_onecycle_schedule(
 
     The lines pass through :math:`b / d` at step 0, :math:`b` at step :math:`\lfloor p n \rfloor`, :math:`b / d` at step
     :math:`\lfloor q n \rfloor` and :math:`b / (d f)` from step :math:`n` on. The inner two steps are whole, as in
-    Optax, so the derivatives with respect to ``pct_start`` and ``pct_final`` are 0.
+    Optax, so the derivatives with respect to ``pct_start`` and ``pct_final`` are 0. Where two of these steps coincide,
+    the later point counts from there on.
 
     Args:
       transition_steps: :math:`n > 0`, the length in updates.

@@ -37,7 +37,7 @@ def scale_by_adamax(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 
     """
     mu = ema(slot.mu, g, b1)
     nu = jnp.maximum(b2 * slot.nu, magnitude(g) + eps)
-    return divide(debias(mu, b1, at.t), nu), slot(mu=mu, nu=nu)
+    return divide(debias(mu, b1, at.t), nu, eps == 0), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT, "nu_max": SECOND_MOMENT})
@@ -77,7 +77,7 @@ def scale_by_amsgrad(
     nu = ema(slot.nu, abs_sq(g), b2)
     nu_max = jnp.maximum(slot.nu_max, debias(nu, b2, at.t) if bias_correction_nu else nu)
     mu_hat = debias(mu, b1, at.t) if bias_correction_mu else mu
-    return divide(mu_hat, sqrt(nu_max + eps_root) + eps), slot(mu=mu, nu=nu, nu_max=nu_max)
+    return divide(mu_hat, sqrt(nu_max + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu, nu_max=nu_max)
 
 
 @elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT})
@@ -115,7 +115,7 @@ def scale_by_belief(
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g - mu), b2) + eps_root
     mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
-    return divide(mu_hat, sqrt(debias(nu, b2, at.t)) + eps), slot(mu=mu, nu=nu)
+    return divide(mu_hat, sqrt(debias(nu, b2, at.t)) + eps, eps == 0), slot(mu=mu, nu=nu)
 
 
 def _initial_moment(p: Array, hyper: Any) -> Array:
@@ -160,7 +160,7 @@ def scale_by_yogi(
     size = abs_sq(g)
     nu = slot.nu - (1 - b2) * jnp.sign(slot.nu - size) * size
     root = sqrt(debias(nu, b2, at.t) + eps_root)
-    return divide(debias(mu, b1, at.t), root + eps), slot(mu=mu, nu=nu)
+    return divide(debias(mu, b1, at.t), root + eps, eps == 0), slot(mu=mu, nu=nu)
 
 
 def _missing_coth(x: Array) -> Array:
@@ -233,7 +233,7 @@ def scale_by_radam(
     nu = ema(slot.nu, abs_sq(g), b2)
     mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
     tractable, factor = _rectification(b2, at.t, threshold)
-    adapted = factor * divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps)
+    adapted = factor * divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0)
     return jnp.where(tractable, adapted, mu_hat), slot(mu=mu, nu=nu)
 
 
@@ -273,4 +273,4 @@ def scale_by_adan(
     v = ema(slot.v, difference, b2)
     n = ema(slot.n, abs_sq(g + (1 - b2) * difference), b3)
     ahead = debias(m, b1, at.t) + (1 - b2) * debias(v, b2, at.t)
-    return divide(ahead, sqrt(debias(n, b3, at.t) + eps_root) + eps), slot(m=m, v=v, n=n, g=g)
+    return divide(ahead, sqrt(debias(n, b3, at.t) + eps_root) + eps, eps == 0), slot(m=m, v=v, n=n, g=g)

@@ -17,11 +17,6 @@ SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
 )
 
 
-def over_root(g: Array, s: Array, eps: NonNegative) -> Array:
-    r"""Return :math:`g / \sqrt{s + \epsilon}`, and 0 where :math:`s` is 0."""
-    return divide(g, jnp.where(s > 0, sqrt(s + eps), 0))
-
-
 def _root(nu: Array, eps: NonNegative, eps_in_sqrt: bool) -> Array:
     return sqrt(nu + eps) if eps_in_sqrt else sqrt(nu) + eps
 
@@ -48,7 +43,7 @@ def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNe
     figure 1 (diagonal).
     """
     s = slot.sum_of_squares + abs_sq(g)
-    return over_root(g, s, eps), slot(sum_of_squares=s)
+    return divide(g, sqrt(s + eps), eps == 0), slot(sum_of_squares=s)
 
 
 @elementwise(slots={"nu": SCALED_SECOND_MOMENT})
@@ -81,7 +76,7 @@ def scale_by_rms(
     """
     nu = ema(slot.nu, abs_sq(g), decay)
     nu_hat = debias(nu, decay, at.t) if bias_correction else nu
-    return divide(g, _root(nu_hat, eps, eps_in_sqrt)), slot(nu=nu)
+    return divide(g, _root(nu_hat, eps, eps_in_sqrt), eps == 0), slot(nu=nu)
 
 
 @elementwise(slots={"e_g": SECOND_MOMENT, "e_x": SECOND_MOMENT})
@@ -102,7 +97,7 @@ def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonN
     Reference: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012, algorithm 1.
     """
     e_g = ema(slot.e_g, abs_sq(g), rho)
-    update = sqrt(slot.e_x + eps) * divide(g, sqrt(e_g + eps))
+    update = sqrt(slot.e_x + eps) * divide(g, sqrt(e_g + eps), eps == 0)
     return update, slot(e_g=e_g, e_x=ema(slot.e_x, abs_sq(update), rho))
 
 
@@ -122,7 +117,9 @@ def scale_by_stddev(
     .. math:: \mu_k = \beta\,\mu_{k-1} + (1 - \beta)\,g_k, \quad \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2,
         \quad u_k = g_k / \sqrt{\nu_k - |\mu_k|^2 + \epsilon}
 
-    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there).
+    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there). With
+    ``bias_correction`` the first update's variance is exactly 0, one sample having none, unless ``initial_scale`` is
+    positive: that update is then :math:`g / \epsilon` or :math:`g / \sqrt\epsilon`, huge.
 
     Args:
       decay: :math:`\beta` in [0, 1).
@@ -137,7 +134,7 @@ def scale_by_stddev(
     nu = ema(slot.nu, abs_sq(g), decay)
     mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)
     variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
-    return divide(g, _root(variance, eps, eps_in_sqrt)), slot(mu=mu, nu=nu)
+    return divide(g, _root(variance, eps, eps_in_sqrt), eps == 0), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
@@ -179,4 +176,4 @@ def scale_by_adam(
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
-    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps), slot(mu=mu, nu=nu)
+    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)

@@ -10,8 +10,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, Fraction, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, ema, sqrt
-from gradchain.transforms.adaptive import over_root
+from gradchain.numerics import abs_sq, divide, ema, sqrt
 
 
 def _cover(x: Array, reduce: Callable[..., Array]) -> tuple[Array, ...]:
@@ -53,7 +52,7 @@ def scale_by_sm3(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Fraction = 
     """
     vectors = slot.mu if g.ndim < 2 else [_along(v, i, g.ndim) for i, v in enumerate(slot.mu)]
     s = jnp.where(b2 == 1, 1, 1 - b2) * abs_sq(g) + b2 * functools.reduce(jnp.minimum, vectors)
-    nu = ema(slot.nu, over_root(g, s, eps), b1)
+    nu = ema(slot.nu, divide(g, sqrt(s + eps), eps == 0), b1)
     return nu, slot(mu=_cover(s, functools.partial(jnp.max, initial=0)), nu=nu)
 
 

@@ -119,5 +119,5 @@ def scale_by_novograd(
     """
     size = jnp.sum(abs_sq(g))
     nu = jnp.where(at.t == 1, size, ema(slot.nu, size, b2))
-    mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps) + weight_decay * at.param
+    mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0) + weight_decay * at.param
     return mu, slot(mu=mu, nu=nu)

@@ -12,7 +12,7 @@ def pytest_collection_modifyitems(items):
     order = {row: i for i, row in enumerate(ROWS)}
 
     def key(item):
-        params = getattr(item, "callspec", None) and item.callspec.params or {}
+        params = (getattr(item, "callspec", None) and item.callspec.params) or {}
         row, dtype = params.get("case") or (params.get("row"), "float32")
         return (order[row], dtype) if isinstance(row, Row) else (-1, "")
 

@@ -1,4 +1,4 @@
-"""Promise 3: a transform is a value. It prints as its expression, compares, hashes, copies, pickles, and travels in JAX."""
+"""Promise 3: a transform is a value. It prints as its expression, compares, hashes, copies, pickles, travels in JAX."""
 
 import copy
 import dataclasses

@@ -107,6 +107,27 @@ def test_injected_numbers_may_have_a_dtype():
         assert {k: v.dtype for k, v in now.hyperparams.items()} == dict.fromkeys(now.hyperparams, jnp.bfloat16)
 
 
+def test_repr_is_the_expression_that_builds_it():
+    tx = gc.inject_hyperparams(gc.adam, hyperparam_dtype="bfloat16")(gc.linear_schedule(1.0, 0.0, 3))
+    assert eval(repr(tx), vars(gc)) == tx
+
+
+def test_what_keeps_its_numbers_in_the_state_is_not_steered_twice():
+    with pytest.raises(ValueError, match="inject_hyperparams inside keeps its numbers in the state already"):
+        gc.hyperparams_in_state(gc.chain(gc.inject_hyperparams(gc.sgd)(0.1)))
+
+
+def test_masks_and_keys_are_static_for_gradchains_own_factories():
+    tx = gc.inject_hyperparams(gc.adamw)(0.1, mask=lambda params: True)
+    assert "mask" not in tx.init(PARAMS).hyperparams
+    noise = gc.inject_hyperparams(gc.add_noise)(0.1, 0.5, key=jax.random.key(0))
+    np.testing.assert_allclose(
+        noise.update(GRADS, noise.init(PARAMS))[0],
+        gc.add_noise(0.1, 0.5, jax.random.key(0)).update(GRADS, gc.add_noise(0.1, 0.5, 0).init(PARAMS))[0],
+        rtol=1e-6,
+    )
+
+
 def test_equal_arguments_make_equal_values():
     make = gc.inject_hyperparams(gc.adam)
     assert make(0.1) == make(0.1)

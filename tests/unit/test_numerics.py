@@ -1,0 +1,121 @@
+"""gradchain.numerics against NumPy in double precision, at the edges and in its derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradchain import numerics
+
+
+@pytest.mark.parametrize(
+    "dtypes, expected",
+    [
+        (("bfloat16",), "float32"),
+        (("float16",), "float32"),
+        (("float32",), "float32"),
+        (("complex64",), "complex64"),
+        (("bfloat16", "float16"), "float32"),
+        (("bfloat16", "complex64"), "complex64"),
+        (("int32",), "float32"),
+    ],
+)
+def test_compute_dtype_is_at_least_float32(dtypes, expected):
+    assert numerics.compute_dtype(*dtypes) == jnp.dtype(expected)
+
+
+def test_compute_dtype_keeps_double_precision(x64):
+    assert numerics.compute_dtype("float64") == jnp.dtype("float64")
+    assert numerics.compute_dtype("complex128", "float32") == jnp.dtype("complex128")
+
+
+@pytest.mark.parametrize("dtype, real", [("float32", "float32"), ("complex64", "float32"), ("bfloat16", "bfloat16")])
+def test_real_dtype(dtype, real):
+    assert numerics.real_dtype(dtype) == jnp.dtype(real)
+
+
+def test_abs_sq_of_real_and_complex():
+    np.testing.assert_array_equal(numerics.abs_sq(jnp.array([-3.0, 0.0, 2.0])), [9, 0, 4])
+    squared = numerics.abs_sq(jnp.array([3 + 4j, 0, -1j]))
+    assert squared.dtype == jnp.dtype("float32")
+    np.testing.assert_array_equal(squared, [25, 0, 1])
+
+
+def test_abs_sq_has_a_derivative_at_zero():
+    assert jax.grad(lambda x: numerics.abs_sq(x))(jnp.zeros((), "complex64")) == 0
+
+
+def test_sqrt_has_jnps_values_and_derivatives_but_zero_at_zero():
+    x = jnp.array([0.0, 1e-37, 1e-8, 1.0, 3.0, 1e30])
+    np.testing.assert_array_equal(numerics.sqrt(x), jnp.sqrt(x))
+    slopes = jax.vmap(jax.grad(numerics.sqrt))(x)
+    assert slopes[0] == 0
+    np.testing.assert_allclose(slopes[1:], jax.vmap(jax.grad(jnp.sqrt))(x[1:]), rtol=1e-6)
+
+
+def test_sqrt_of_a_square_has_a_finite_second_derivative_at_zero():
+    def size(x):
+        return numerics.sqrt(numerics.abs_sq(x))
+
+    assert jax.grad(size)(0.0) == 0
+    assert np.isfinite(jax.grad(jax.grad(size))(0.0))
+    assert np.isnan(jax.grad(lambda x: jnp.sqrt(jnp.square(x)))(0.0))
+
+
+BASES = [0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_one_minus_power_of_a_python_number_is_off_by_a_few_roundings(base):
+    t = np.arange(1, 2000)
+    exact = -np.expm1(t * np.log(base)) if base else np.ones(t.shape)
+    got = np.asarray(numerics.one_minus_power(base, jnp.asarray(t, "float32")), float)
+    assert np.max(np.abs(got - exact) / exact) <= 4e-7
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_one_minus_power_of_a_traced_number_is_off_by_a_few_roundings_of_the_rounded_number(base):
+    rounded = np.float64(np.float32(base))
+    t = np.arange(1, 2000)
+    exact = -np.expm1(t * np.log1p(rounded - 1)) if base else np.ones(t.shape)
+    got = np.asarray(jax.jit(numerics.one_minus_power)(jnp.float32(base), jnp.asarray(t, "float32")), float)
+    assert np.max(np.abs(got - exact) / exact) <= 4e-7
+
+
+def test_the_direct_form_of_one_minus_power_loses_digits():
+    """The reason that ``one_minus_power`` exists."""
+    exact = 1 - 0.999
+    direct = float(1 - jnp.float32(0.999) ** jnp.float32(1))
+    assert abs(direct - exact) / exact > 5e-6
+    assert abs(float(numerics.one_minus_power(0.999, jnp.float32(1))) - exact) / exact < 2.5e-7
+
+
+def test_one_minus_power_has_finite_derivatives_down_to_zero():
+    slope = jax.vmap(jax.grad(numerics.one_minus_power), in_axes=(0, None))(jnp.array([0.0, 0.5, 0.999]), 2.0)
+    np.testing.assert_allclose(slope, [0.0, -1.0, -1.998], rtol=1e-5)
+
+
+def test_ema_and_debias_recover_a_constant():
+    average = jnp.zeros(3)
+    for t in range(1, 20):
+        average = numerics.ema(average, jnp.full(3, 5.0), 0.9)
+        np.testing.assert_allclose(numerics.debias(average, 0.9, jnp.float32(t)), 5.0, rtol=1e-6)
+
+
+def test_safe_increment_stays_at_the_top():
+    assert numerics.safe_increment(jnp.int32(7)) == 8
+    top = jnp.int32(2**31 - 1)
+    assert numerics.safe_increment(top) == top
+    assert numerics.safe_increment(jnp.int32(7)).dtype == jnp.dtype("int32")
+    assert numerics.safe_increment(jnp.float32(2.5)) == 3.5
+    assert numerics.safe_increment(jnp.finfo("float32").max) == jnp.finfo("float32").max
+
+
+def test_safe_norm_is_the_norm_with_a_floor_and_a_derivative_at_zero():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    assert numerics.safe_norm(x) == 5
+    np.testing.assert_array_equal(numerics.safe_norm(x, 0.5, axis=1), [5, 0.5])
+    assert numerics.safe_norm(x, axis=1, keepdims=True).shape == (2, 1)
+    np.testing.assert_array_equal(jax.grad(numerics.safe_norm)(jnp.zeros(3)), 0)
+    np.testing.assert_allclose(jax.grad(numerics.safe_norm)(x[0]), [0.6, 0.8], rtol=1e-6)
+    assert numerics.safe_norm(jnp.array([3j, 4 + 0j])) == 5
