@@ -18,8 +18,21 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
-from gradchain.optimizers.rms import adagrad, rmsprop, rmsprop_tf, rmsprop_torch
-from gradchain.optimizers.sgd import sgd
+from gradchain.optimizers.adam_variants import (
+    adabelief,
+    adamax,
+    adamaxw,
+    adan,
+    amsgrad,
+    optimistic_adam_v2,
+    radam,
+    yogi,
+)
+from gradchain.optimizers.factored import adafactor, sm3
+from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
+from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
+from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
 from gradchain.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -113,14 +126,21 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "adabelief",
+    "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adamax",
+    "adamaxw",
     "adamw",
+    "adan",
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_l1_penalty",
     "add_l2_penalty",
     "add_noise",
+    "amsgrad",
     "apply_updates",
     "batch_axes",
     "centralize",
@@ -137,6 +157,7 @@ __all__ = [
     "exponential_decay",
     "float32_updates",
     "from_optax",
+    "fromage",
     "global_norm",
     "hyperparams",
     "hyperparams_in_state",
@@ -145,22 +166,31 @@ __all__ = [
     "inverse_sqrt_schedule",
     "join_schedules",
     "keep_params_nonnegative",
+    "lamb",
+    "lars",
     "leafwise",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "lion",
     "losses",
     "nadam",
     "nadamw",
     "named_chain",
+    "noisy_sgd",
     "normalize_by_update_norm",
+    "novograd",
     "numerics",
+    "optimistic_adam_v2",
+    "optimistic_gradient_descent",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
+    "radam",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
+    "rprop",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
@@ -190,6 +220,9 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgdr_schedule",
+    "sign_sgd",
+    "signum",
+    "sm3",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",
@@ -201,5 +234,6 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
+    "yogi",
     "zero_nans",
 ]

@@ -273,4 +273,6 @@ def scale_by_adan(
     v = ema(slot.v, difference, b2)
     n = ema(slot.n, abs_sq(g + (1 - b2) * difference), b3)
     ahead = debias(m, b1, at.t) + (1 - b2) * debias(v, b2, at.t)
-    return divide(ahead, sqrt(debias(n, b3, at.t) + eps_root) + eps, eps == 0), slot(m=m, v=v, n=n, g=g)
+    return divide(ahead, sqrt(debias(n, b3, at.t) + eps_root) + eps, eps == 0), slot(
+        m=m, v=v, n=n, g=jnp.array(g, copy=True)
+    )

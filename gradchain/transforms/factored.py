@@ -27,8 +27,8 @@ def _along(x: Array, axis: int, ndim: int) -> Array:
 
 @leafwise(
     slots={
-        "mu": Slot(lambda p, hyper: _cover(jnp.zeros_like(jnp.real(p)), jnp.sum), real=True, nonnegative=True),
         "nu": Slot(),
+        "mu": Slot(lambda p, hyper: _cover(jnp.zeros_like(jnp.real(p)), jnp.sum), real=True, nonnegative=True),
     }
 )
 def scale_by_sm3(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8):

@@ -66,4 +66,4 @@ def scale_by_optimistic_gradient(g: Array, slot: Slots, at: At, alpha: Hyper = 1
     Problems*, 2020, section 3.2.
     """
     previous = jnp.where(at.t == 1, g, slot.previous_gradient)
-    return alpha * g + beta * (g - previous), slot(previous_gradient=g)
+    return alpha * g + beta * (g - previous), slot(previous_gradient=jnp.array(g, copy=True))
