@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.hyper import Schedule
-from gradchain.training.history import History, plain_number
+from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.step import Path
 from gradchain.training.sweep_result import SweepResult
 
@@ -64,7 +64,7 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
       result: what :func:`~gradchain.training.sweep` returned. With several replicas the line is their mean and the band
         their lowest and highest. If other hyperparameters vary too, each combination of them gets a line.
       x: the hyperparameter, by the name that ``result.varied`` has; by default the learning rate if it varies, else
-        the one with the most values.
+        the one with the most values. PRNG keys have no place on an axis.
       ax: the matplotlib axes to draw into; a new figure by default.
       xscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor
         of 10.
@@ -73,12 +73,13 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
       The axes.
 
     Raises:
-      ValueError: if ``x`` isn't varied, or the sweep varies nothing.
+      ValueError: if ``x`` isn't varied, or the sweep varies no numbers.
     """
     varied = result.varied
-    x = x or max(varied, key=lambda name: (name == "learning_rate", len(np.unique(varied[name]))), default="")
-    if x not in varied:
-        raise ValueError(f"plot_sweep: x is {x!r}, but the sweep varies {', '.join(varied) or 'nothing'}")
+    numbers = {name: v for name, v in varied.items() if np.issubdtype(v.dtype, np.number)}
+    x = x or max(numbers, key=lambda name: (name == "learning_rate", len(np.unique(numbers[name]))), default="")
+    if x not in numbers:
+        raise ValueError(f"plot_sweep: x is {x!r}, but the sweep varies {', '.join(numbers) or 'no numbers'}")
     values, replicas = varied[x].astype(float), result.final.shape[1]
     several = f" (mean and range of {replicas})" if replicas > 1 else ""
     ax = _axes(ax, x.replace("_", " "), f"final {result.select.replace('_', ' ')}{several}")
@@ -91,7 +92,8 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
         _scale(ax, "y", "log")
     _scale(ax, "x", xscale)
     _mark_diverged(ax, values, result.diverged.any(-1))
-    _mark_winner(ax, x, values[result.best], result.scores[result.best])
+    if result.has_winner:
+        _mark_winner(ax, x, values[result.best], result.scores[result.best])
     return _legend(ax)
 
 
@@ -99,7 +101,7 @@ def _combinations(others: dict[str, Any], runs: int) -> dict[str, Any]:
     """Return the runs' numbers by the combination of the other hyperparameters that they share."""
     groups: dict[str, list[int]] = {}
     for i in range(runs):
-        label = ", ".join(f"{name.replace('_', ' ')} {plain_number(v[i]):.4g}" for name, v in others.items())
+        label = ", ".join(f"{name.replace('_', ' ')} {show_cell(plain_number(v[i]))}" for name, v in others.items())
         groups.setdefault(label, []).append(i)
     return {label: np.array(members) for label, members in groups.items()}
 
@@ -132,18 +134,10 @@ def _mark_diverged(ax: Any, x: Any, diverged: Any) -> None:
 
 
 def _mark_winner(ax: Any, name: str, x: float, y: float) -> None:
-    if np.isfinite(y):
-        label = f"best: {name.replace('_', ' ')} {x:.3g}"
-        ax.plot(
-            [x],
-            [y],
-            linestyle="none",
-            marker="*",
-            markersize=14,
-            color=COLOURS[4],
-            markeredgecolor="black",
-            label=label,
-        )
+    ax.plot(
+        [x], [y], linestyle="none", marker="*", markersize=14, color=COLOURS[4], markeredgecolor="black",
+        label=f"best: {name.replace('_', ' ')} {x:.3g}",
+    )  # fmt: skip
 
 
 def plot_schedule(

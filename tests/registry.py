@@ -44,8 +44,9 @@ class Row:
     any_tree: bool = True
     """Whether it fits every parameter tree; a mask given as a tree fits only its own."""
     smooth: bool = True
-    """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase, and no number
-    stands where the rule jumps, as SM3's ``b2 = 1`` does, or is as small as the difference, as AdaDelta's ``eps``."""
+    """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase, and no
+    number stands where the rule jumps, as SM3's ``b2 = 1`` does, or is about as small as
+    their step, as AdaDelta's ``eps``."""
     excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Dtypes of parameters that its maths excludes, each with (part of) the error that then comes."""
 

@@ -126,6 +126,8 @@ def named_chain(*args: tuple[str, Any]) -> Transform:
     Raises:
       ValueError: if a name is given twice or isn't a string.
     """
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in args):  # pyright: ignore
+        raise TypeError(f"named_chain takes pairs of a name and a transform, got {args}")
     names = tuple(name for name, _ in args)
     if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):  # pyright: ignore
         raise ValueError(f"named_chain: names must be different strings, got {names}")

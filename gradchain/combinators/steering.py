@@ -202,7 +202,10 @@ def inject_hyperparams(
         raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
 
     def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"inject_hyperparams({inner_factory.__name__}): {error}") from None
         bound.apply_defaults()
         given: dict[str, Any] = {}
         for name, value in bound.arguments.items():

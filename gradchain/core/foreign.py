@@ -58,5 +58,6 @@ def as_transform(tx: Any) -> Transform:
         return tx
     if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
         return Foreign(tx)
-    hint = "; call it to get one" if hasattr(tx, "Value") else ""
+    hint = "; call it to get one" if callable(tx) else ""
+    hint = "; pass the stages as separate arguments" if isinstance(tx, list | tuple) else hint
     raise TypeError(f"expected a transform (an object with init and update), got {tx!r}{hint}")

@@ -8,7 +8,7 @@ are static; ``Key`` is a seed or PRNG key.
 import operator
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class Number(Kind):
         if isinstance(value, int | float | np.generic | np.ndarray | Array) and not isinstance(value, bool):
             return self._checked(where, value)
         if callable(value):
-            return FunctionSchedule(value)
+            leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
+            return FunctionSchedule(value) if leaf else PytreeSchedule(value)
         raise TypeError(f"{where} must be a number, an array or a schedule, got {value!r}")
 
     def _checked(self, where: str, value: Any) -> Any:
@@ -67,6 +68,8 @@ class KeyKind(Kind):
     data = True
 
     def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool) and not -(2**31) <= value < 2**31:
+            raise ValueError(f"{where} must fit into 32 bits, got {value}; for more, use jax.random.key")
         if isinstance(value, ABSTRACT) or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         if isinstance(value, np.generic | np.ndarray | Array):
@@ -86,9 +89,12 @@ class DTypeKind(Kind):
 
     def normalize(self, where: str, value: Any) -> Any:
         try:
-            return None if value is None else jnp.dtype(value).name
+            dtype = None if value is None else jnp.dtype(value)
         except TypeError:
             raise TypeError(f"{where} must be a dtype, got {value!r}") from None
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{where} must be a floating-point dtype, got {dtype}")
+        return dtype and dtype.name
 
 
 class MaskKind(Kind):
@@ -113,6 +119,9 @@ class FrozenTree(typing.NamedTuple):
 
     leaves: tuple[Any, ...]
     treedef: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # immutable; and some trees' structures don't equal their copies
 
     def thaw(self) -> Any:
         """Return the tree."""
@@ -223,6 +232,20 @@ class FunctionSchedule(Schedule):
 
     def __repr__(self) -> str:
         return repr(self.function)
+
+
+class Pytree(Kind):
+    """Any pytree, whose leaves are the value's."""
+
+    data = True
+
+
+@register
+class PytreeSchedule(FunctionSchedule):
+    """A callable that is itself a pytree (an Equinox module, say): its leaves are the schedule's numbers."""
+
+    name = "PytreeSchedule"
+    kinds = {"function": Pytree()}
 
 
 def value_at(hyper: Any, count: Any) -> Any:

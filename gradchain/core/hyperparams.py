@@ -1,6 +1,6 @@
 """Hyperparameters by name: list them, read their present values, change them, batch them."""
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +12,8 @@ from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
 from gradchain.tree import Tree
 
+LEAF = jax.tree.structure(0)
+
 
 def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[Part]:
     """Return every transform in ``tx`` that has a name of its own (rules, and combinators with numbers), by name.
@@ -19,14 +21,15 @@ def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[P
     A name is the constructor's (``trace``), after the labels of the combinators around it; the second of one name is
     ``trace_2``. Inserting a stage leaves the other names alone unless it has the same one.
     """
-    seen: Counter[str] = Counter()
+    seen: list[str] = []
 
     def visit(label: str, part: Part) -> Iterator[Part]:
         children = part.transform.parts(part.state, part.params)
         if not children or part.transform.settings():
             name = f"{label}{part.transform.name}"
-            seen[name] += 1
-            yield part._replace(name=name if seen[name] == 1 else f"{name}_{seen[name]}")
+            numbered = (f"{name}_{i}" if i > 1 else name for i in itertools.count(1))
+            seen.append(next(full for full in numbered if full not in seen))
+            yield part._replace(name=seen[-1])
         for child in children:
             yield from visit(f"{label}{child.name}." if child.name else label, child)
 
@@ -62,7 +65,7 @@ def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:  # pyright: ignore[reportUnknownVariableType]
             yield from _numbers(f"{name}.{key}", item, count)
-    elif value is not None and (isinstance(value, Schedule) or not isinstance(value, Value)):
+    elif isinstance(value, Schedule) or (value is not None and jax.tree.structure(value) == LEAF):
         yield name, value if count is None else value_at(value, count)
     if isinstance(value, Value):
         for field, kind, stored in value.fields():
@@ -79,26 +82,53 @@ def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
         (``learning_rate``, ``trace.decay``) as long as that fits just one.
 
     Raises:
-      ValueError: for a name that fits none or several, listing the known ones; for a value out of range.
+      ValueError: for a name that fits none or several, listing the known ones; for a value out of range, or values
+        that don't go together; for names of which one is a part of the other.
     """
     parts = walk(tx)
-    changes: dict[int, dict[str, Any]] = {}
+    changes: dict[int, Changes] = {}
     for name, value in values.items():
-        index, field = _find(name, parts)
-        changes.setdefault(index, {})[field] = value
+        index, path = _find(name, parts)
+        changes.setdefault(index, Changes()).add(name, path.split("."), value)
     position = iter(range(len(parts)))
 
     def rewrite(node: Transform) -> Transform:
         if not node.parts() or node.settings():
-            for name, value in changes.get(next(position), {}).items():
-                field, *path = name.split(".")
-                node = node.with_fields(**{field: _with_number(node.settings()[field], path, value) if path else value})
+            node = changes.get(next(position), Changes()).apply(node)
         if not node.parts():
             return node
         leaves, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node and isinstance(x, Transform))
         return treedef.unflatten([rewrite(x) if isinstance(x, Transform) else x for x in leaves])
 
     return rewrite(tx)
+
+
+class Changes(dict[str, Any]):
+    """New values by field; those of fields inside a field in ``Changes`` of their own, so that all are set at once."""
+
+    def add(self, name: str, path: list[str], value: Any) -> None:
+        """Add the value at ``path``; ``name`` is what the caller wrote."""
+        head, *rest = path
+        if head in self and not (rest and isinstance(self[head], Changes)):
+            raise ValueError(f"hyperparameter {name!r} is given twice: by itself, and as a part of another")
+        if rest:
+            self.setdefault(head, Changes()).add(name, rest, value)
+        else:
+            self[head] = value
+
+    def apply(self, value: Any) -> Any:
+        """Return ``value`` (a Value, tuple or dict) with the changes made, checked as by its constructor."""
+        if isinstance(value, Value):
+            now = value.settings() if isinstance(value, Transform) else vars(value)
+            return value.with_fields(**{key: self._new(key, now.get(key)) for key in self}) if self else value
+        if isinstance(value, dict):
+            return {k: self._new(str(k), v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        return tuple(self._new(str(i), v) for i, v in enumerate(value))
+
+    def _new(self, key: str, old: Any) -> Any:
+        if key not in self:
+            return old
+        return self[key].apply(old) if isinstance(self[key], Changes) else self[key]
 
 
 def _find(name: str, parts: list[Part]) -> tuple[int, str]:
@@ -114,17 +144,6 @@ def _find(name: str, parts: list[Part]) -> tuple[int, str]:
         problem = f"fits several: {', '.join(fits)}" if fits else f"is unknown; known are: {', '.join(known) or 'none'}"
         raise ValueError(f"hyperparameter {name!r} {problem}")
     return known[fits[0]]
-
-
-def _with_number(value: Any, path: list[str], new: Any) -> Any:
-    """Return ``value`` (a Value, tuple or dict) with the item at ``path`` replaced."""
-    head, *rest = path
-    if isinstance(value, Value):
-        return value.with_fields(**{head: _with_number(getattr(value, head), rest, new) if rest else new})
-    if isinstance(value, dict):
-        return {k: (_with_number(v, rest, new) if rest else new) if str(k) == head else v for k, v in value.items()}  # pyright: ignore
-    index = int(head)
-    return (*value[:index], _with_number(value[index], rest, new) if rest else new, *value[index + 1 :])
 
 
 def batch_axes(tx: Transform) -> Any:

@@ -22,6 +22,8 @@ class Stage(NamedTuple):
 
     spec: Spec
     static: tuple[tuple[str, Any], ...]
+    types: tuple[type, ...]
+    """The static fields' types: 1, 1.0 and True are equal, but not the same."""
 
 
 class Inputs(NamedTuple):
@@ -231,4 +233,6 @@ def _restore(where: str, new: Tree, stored: Tree) -> Tree:
             return x
         return jnp.asarray(x).astype(old.dtype)
 
+    if jax.tree.structure(new) != jax.tree.structure(stored):
+        raise TypeError(f"{where}: the rule changed the structure of its slots")
     return jax.tree.map(leaf, new, stored)

@@ -48,6 +48,8 @@ class Rule(Transform):
         dtype = compute_dtype(param.dtype)
         dtype = real_dtype(dtype) if slot.real else dtype
         dtype = (slot.dtype and getattr(self, slot.dtype)) or dtype
+        if jnp.iscomplexobj(param) and not slot.real and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"{self.name}: {slot.dtype}={dtype!r} can't hold the slot of a {param.dtype} parameter")
         if slot.init is None:
             return jnp.zeros_like(param, dtype=dtype)
 
@@ -76,7 +78,7 @@ class Rule(Transform):
                 traced[name] = jnp.asarray(value)
             else:
                 static.append((name, value))
-        return Stage(self.spec, tuple(static)), traced
+        return Stage(self.spec, tuple(static), tuple(type(value) for _, value in static)), traced
 
     def active(self, params: Tree | None, size: int) -> list[bool]:
         """Return, for each leaf (``None`` counts as one), whether the rule applies to it."""

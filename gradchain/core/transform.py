@@ -60,7 +60,10 @@ class Transform(Value):
         if params is not None:
             params = tree.match(params, updates, self.name, "params", "updates")
         new_updates, new_state = self.step(updates, state, params, extra)
-        return tree.cast_like(new_updates, updates if params is None else params), new_state
+        try:
+            return tree.cast_like(new_updates, updates if params is None else params), new_state
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}") from None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))

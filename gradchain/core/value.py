@@ -70,7 +70,11 @@ class Value:
 
     def with_fields(self, **changes: Any) -> Self:
         """Return a copy with the given fields changed, normalised and checked as by the constructor."""
-        return dataclasses.replace(typing.cast(Any, self), **self.normalized(changes))
+        return dataclasses.replace(typing.cast(Any, self), **self.normalized(changes)).checked()
+
+    def checked(self) -> Self:
+        """Return the value itself, after checks across fields: overridden where some must fit together."""
+        return self
 
     @classmethod
     def normalized(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def define(function: Callable[..., Any], skip: int, base: type[Value], namespace
         except TypeError as error:
             raise TypeError(f"{name}: {error}; its signature is {signature}") from None
         bound.apply_defaults()
-        return cls(**cls.normalized(bound.arguments))
+        return cls(**cls.normalized(bound.arguments)).checked()
 
     result: Any = constructor
     del result.__wrapped__

@@ -1,9 +1,8 @@
 """The ``@schedule`` decorator, and what schedules' parameters may be."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,17 +37,15 @@ def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Sche
 
 
 def ordered(*names: str) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:
-    """Make a constructor check that the named fields don't decrease, as far as they are concrete numbers."""
+    """Check that the named fields don't decrease, as far as they are concrete numbers, whenever one is set."""
+
+    def checked(self: Schedule) -> Schedule:
+        check_order(self.name, {name: getattr(self, name) for name in names})
+        return self
 
     def decorate(constructor: Callable[P, Schedule]) -> Callable[P, Schedule]:
-        @functools.wraps(constructor)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> Schedule:
-            result = constructor(*args, **kwargs)
-            check_order(result.name, {name: getattr(result, name) for name in names})
-            return result
-
-        del checked.__wrapped__
-        return checked
+        cast(Any, constructor).Value.checked = checked
+        return constructor
 
     return decorate
 

@@ -1,7 +1,7 @@
 """Schedules made of schedules. (Sums, products and scalings are the operators ``+ - * /``.)"""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -33,6 +33,10 @@ class JoinedSchedules(Schedule):
     required = frozenset(kinds)
     schedules: tuple[Any, ...]
     boundaries: tuple[Any, ...]
+
+    def checked(self) -> Self:
+        check_order(self.name, {f"boundaries[{i}]": step for i, step in enumerate(self.boundaries)})
+        return self
 
     def __call__(self, count: Any) -> Array:
         count = jnp.asarray(count)
@@ -70,5 +74,4 @@ def join_schedules(
         raise ValueError(
             f"join_schedules: boundaries must be one fewer than schedules, got {len(steps)} for {len(parts)} schedules"
         )
-    check_order("join_schedules", {f"boundaries[{i}]": step for i, step in enumerate(steps)})
-    return JoinedSchedules(parts, steps)
+    return JoinedSchedules(parts, steps).checked()

@@ -1,7 +1,7 @@
 """Schedules given by a table of steps: constant between them, or interpolated."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -23,6 +23,10 @@ class Breakpoint(NamedTuple):
     scale: Any
 
 
+def _named(boundaries: tuple[Any, ...]) -> dict[str, Any]:
+    return {f"boundary {i}": boundary for i, boundary in enumerate(boundaries)}
+
+
 @register
 class Breakpoints(Value):
     """A table from boundaries to scales in which both are numbers that may be traced; shown as a dict."""
@@ -31,6 +35,10 @@ class Breakpoints(Value):
     kinds = {"boundaries": Numbers(STEPS), "scales": Numbers(SCALE)}
     boundaries: tuple[Any, ...]
     scales: tuple[Any, ...]
+
+    def checked(self) -> Self:
+        check_order("boundaries_and_scales", _named(self.boundaries))
+        return self
 
     def __repr__(self) -> str:
         rows = tuple(zip(self.boundaries, self.scales, strict=True))
@@ -57,7 +65,7 @@ class Table(Kind):
         rows = _rows(where, value)
         boundaries = Numbers(STEPS).normalize(f"{where} boundaries", [boundary for boundary, _ in rows])
         scales = Numbers(SCALE).normalize(f"{where} scales", [scale for _, scale in rows])
-        check_order(where, {f"boundary {i}": boundary for i, boundary in enumerate(boundaries)})
+        check_order(where, _named(boundaries))
         return Breakpoints(boundaries, scales)
 
 

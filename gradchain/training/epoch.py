@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array, lax
 
 from gradchain.core.foreign import as_transform
-from gradchain.training.step import Metrics, Objective, as_arrays, step_objective
+from gradchain.numerics import compute_dtype
+from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, is_numeric, step_objective
 from gradchain.tree import Tree, show_path
 
 Remainder = Literal["drop", "keep", "wrap"]
@@ -26,19 +27,30 @@ class Epoch(NamedTuple):
     """How many examples each step saw, of shape ``(steps,)``."""
 
     def mean(self) -> Metrics:
-        """Return the metrics averaged over all examples: steps weighted by their sizes."""
+        """Return the metrics averaged over all examples: steps weighted by their sizes, in at least float32.
+
+        Whole numbers and booleans are averaged as numbers: a count comes out as the mean count in a step.
+        """
         weights = self.sizes / jnp.sum(self.sizes)
-        return jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), self.metrics)
+
+        def leaf(x: Array) -> Array:
+            dtype = compute_dtype(x.dtype)
+            return jnp.tensordot(weights.astype(dtype), x.astype(dtype), 1)
+
+        return jax.tree.map(leaf, self.metrics)
 
 
 def count_examples(data: Tree, what: str = "data") -> int:
     """Return the length of the leading axis that all arrays in ``data`` share.
 
     Raises:
+      TypeError: if a leaf isn't an array (naming its path).
       ValueError: if there is no array, one has no axis, the lengths differ (naming paths), or they are 0.
     """
     lengths: dict[str, int] = {}
     for path, x in jax.tree_util.tree_flatten_with_path(data)[0]:
+        if not is_numeric(x):
+            raise TypeError(f"{what}: {show_path(path)} is {type(x).__name__}, expected an array of numbers")
         if not np.ndim(x):
             raise ValueError(f"{what}: {show_path(path)} is a single number; it needs a leading axis of examples")
         lengths[show_path(path)] = np.shape(x)[0]
@@ -53,15 +65,14 @@ def count_examples(data: Tree, what: str = "data") -> int:
 def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
     """Return the number of examples, after checking that a batch of this size can be drawn."""
     n = count_examples(data, what)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:  # pyright: ignore
-        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}")
+    check_whole("batch_size", batch_size)
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}, larger than the {what}, which has {n} examples")
     return n
 
 
 def scan_epoch(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: Array | None = None, *,
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: int | Array | None = None, *,
     batch_size: int, shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False,
     takes_key: bool = False,
 ) -> Epoch:  # fmt: skip
@@ -77,7 +88,7 @@ def scan_epoch(
       tx: a transform, optax's too.
       state: from ``tx.init(params)`` or the epoch before.
       data: a tree of arrays; all have the examples on the leading axis, as many in each.
-      key: a PRNG key for the order and, with ``takes_key``, for the loss; not needed without both.
+      key: a PRNG key or seed for the order and, with ``takes_key``, for the loss; not needed without both.
       batch_size: examples in a step, from 1 to all of them.
       shuffle: draw a new order; otherwise the data are taken as they lie.
       remainder: what to do with the last examples where ``batch_size`` doesn't divide their number. ``"drop"``: leave
@@ -91,6 +102,7 @@ def scan_epoch(
       ``Epoch(params, state, metrics, sizes)``: the loss and aux of each step, before that step.
 
     Raises:
+      TypeError: for parameters or data that aren't arrays (naming the paths).
       ValueError: for data of unequal lengths (naming the paths), without examples, or fewer than a batch; for
         a missing key.
 
@@ -99,7 +111,33 @@ def scan_epoch(
       >>> params, state, metrics, _ = epoch(params, tx, state, data, jax.random.key(0))
     """
     objective = Objective(loss_fn, has_aux, takes_key)
+    key = None if key is None else as_key(key, "key")
     return scan_objective(objective, params, as_transform(tx), state, data, key, batch_size, shuffle, remainder)
+
+
+def as_keys(seeds: Any, where: str) -> Array:
+    """Return whole numbers, typed PRNG keys or raw ones (``uint32``) as typed PRNG keys of the same shape.
+
+    Raises:
+      ValueError: if they are anything else, or none.
+    """
+    seeds = seeds if isinstance(seeds, Array) else np.asarray(seeds)
+    if seeds.size and jnp.issubdtype(seeds.dtype, jax.dtypes.prng_key):
+        return seeds
+    raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    if seeds.size and seeds.dtype == raw.dtype and seeds.shape[-1:] == raw.shape:
+        return jax.random.wrap_key_data(jnp.asarray(seeds))
+    if not seeds.size or not jnp.issubdtype(seeds.dtype, jnp.integer):
+        raise ValueError(f"{where} must be whole numbers or PRNG keys, at least one, got {seeds!r}")
+    return jax.vmap(jax.random.key)(seeds.reshape(-1)).reshape(seeds.shape)
+
+
+def as_key(seed: Any, where: str) -> Array:
+    """Return one seed or PRNG key as a PRNG key."""
+    key = as_keys(seed, where)
+    if key.ndim:
+        raise ValueError(f"{where} must be one seed or PRNG key, got an array of shape {key.shape}")
+    return key
 
 
 def scan_objective(
@@ -155,7 +193,7 @@ def _append(metrics: Metrics, last: Metrics) -> Metrics:
     def leaf(path: Any, xs: Array, x: Array) -> Array:
         if xs.shape[1:] != jnp.shape(x):
             raise ValueError(
-                f"remainder='keep': aux {show_path(path)} has shape {jnp.shape(x)} in the smaller last batch but "
+                f"remainder='keep': aux {show_path(path[1:])} has shape {jnp.shape(x)} in the smaller last batch but "
                 f"{xs.shape[1:]} in the others; its shape must not depend on the batch's size"
             )
         return jnp.concatenate([xs, jnp.asarray(x)[None]])
@@ -165,7 +203,7 @@ def _append(metrics: Metrics, last: Metrics) -> Metrics:
 
 def evaluate(
     loss_fn: Callable[..., Any], params: Tree, data: Tree, *, batch_size: int | None = None, has_aux: bool = False,
-    takes_key: bool = False, key: Array | None = None,
+    takes_key: bool = False, key: int | Array | None = None,
 ) -> Metrics:  # fmt: skip
     """Measure the loss over all of the data, without training: the mean over every example, in batches if wanted.
 
@@ -176,11 +214,13 @@ def evaluate(
       batch_size: examples at once, to bound the memory; the last batch may be smaller. All by default.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux are averaged in the same way.
       takes_key: whether ``loss_fn`` takes a key.
-      key: handed to every call of ``loss_fn``. The default ``None`` tells it to measure: to leave dropout out.
+      key: a PRNG key or seed; every call of ``loss_fn`` gets that key. The default ``None`` tells it to measure: to
+        leave dropout out.
 
     Returns:
       ``Metrics(loss, aux)``.
     """
+    key = None if key is None else as_key(key, "key")
     return evaluate_objective(Objective(loss_fn, has_aux, takes_key), params, data, batch_size, key)
 
 
@@ -189,8 +229,9 @@ def evaluate_objective(
 ) -> Metrics:
     """Do what :func:`evaluate` does, for an ``Objective``."""
     n = count_examples(data)
+    if batch_size is not None:
+        check_whole("batch_size", batch_size)
     size = n if batch_size is None else min(batch_size, n)
-    check_batches(data, size)
     data = jax.tree.map(jnp.asarray, data)
     batches, rest = _batches(n, size, None, "keep")
 

@@ -81,12 +81,13 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Column]]) -> str:
     """Return rows of cells in aligned columns; floating-point numbers with four digits."""
-    cells = [list(header), *([_cell(x) for x in row] for row in rows)]
+    cells = [list(header), *([show_cell(x) for x in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join("  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
-def _cell(x: Column) -> str:
+def show_cell(x: Column) -> str:
+    """Return what a table shows of a value."""
     return f"{float(x):.4g}" if isinstance(x, float | np.floating) else str(x)
 
 
@@ -98,7 +99,17 @@ def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequenc
         writer.writerows([[str(x) for x in row] for row in rows])
 
 
+def is_key(x: Any) -> bool:
+    """Tell whether ``x`` is a typed PRNG key, or an array of them."""
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def plain_number(x: Any) -> Any:
-    """Return an array of one number as a Python number: for floats the shortest decimal that gives the same one."""
+    """Return an array of one number as a Python number: for floats the shortest decimal that gives the same one.
+
+    A PRNG key is returned as it is.
+    """
+    if is_key(x):
+        return x
     value = np.asarray(x)
     return float(str(value[()])) if jnp.issubdtype(value.dtype, np.floating) else value.item()

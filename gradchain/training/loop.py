@@ -9,10 +9,18 @@ import numpy as np
 from jax import Array
 
 from gradchain.core.foreign import as_transform
-from gradchain.training.epoch import Remainder, check_batches, count_examples, evaluate_objective, scan_objective
+from gradchain.training.compiled import Compiled
+from gradchain.training.epoch import (
+    Remainder,
+    as_key,
+    check_batches,
+    count_examples,
+    evaluate_objective,
+    scan_objective,
+)
 from gradchain.training.history import History, in_order, named_numbers
 from gradchain.training.progress import Bar
-from gradchain.training.step import Objective, as_arrays
+from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.tree import Tree
 
 
@@ -47,21 +55,24 @@ class FitResult(NamedTuple):
     params: Any
     """The trained parameters (the best epoch's, where early stopping restores them)."""
     state: Any
-    """The optimizer's state after the last epoch; hand it to another ``fit`` to go on."""
+    """The optimizer's state after the last epoch; hand it to another ``fit`` to go on, with ``epochs_done``."""
     history: History
     """Losses and metrics by epoch."""
     best_epoch: int
     """The last epoch that improved on the best one before (by the tolerance), counted from 1; 0 if none did."""
     stopped: Literal["epochs", "early", "callback", "interrupted"]
     """Why training ended: all epochs done, early stopping, ``on_epoch`` returned True, or Ctrl-C."""
+    epochs_done: int
+    """How many epochs the state has seen: this run's, and those before."""
 
 
 def fit(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
-    seed: int | Array = 0, state: Any = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
-    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
+    validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
+    early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
+    has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
 ) -> FitResult:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
@@ -80,6 +91,9 @@ def fit(
       batch_size: examples in a step.
       seed: a whole number or a PRNG key, for the order and the loss's keys.
       state: the optimizer's state to go on from; ``tx.init(params)`` by default.
+      epochs_done: how many epochs went before. An epoch's order and keys come from the seed and its number, so that
+        ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two epochs gives what four
+        in one go give. With 0 a second run repeats the first one's orders, unless it has another seed.
       validation: held-out data, a tree like ``data``; measured after each epoch.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: mean over the batch}``, measured on the validation data too.
@@ -89,11 +103,12 @@ def fit(
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
-      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from 1; ``row`` is the
-        history's new row. Training ends if it returns True.
+      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from
+        ``epochs_done + 1``; ``row`` is the history's new row. Training ends if it returns True.
 
     Raises:
-      ValueError: for bad data, batch sizes, epochs or column names.
+      TypeError: for parameters or data that aren't arrays (naming the paths).
+      ValueError: for bad data, batch sizes, epochs, seeds or column names.
 
     Example:
       >>> result = fit(loss_fn, params, adam(1e-3), train, epochs=20, batch_size=32, validation=test,
@@ -103,13 +118,13 @@ def fit(
     recipe = Recipe(
         Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
     )
-    check_task(recipe, data, validation, epochs)
+    check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
     record = _Record(early_stopping, validation is not None, params)
-    carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed)
+    carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed, "seed")
     with Bar(progress, epochs, "training", "epoch") as bar:
         try:
-            for epoch in range(epochs):
+            for epoch in range(epochs_done, epochs_done + epochs):
                 new = _compiled_epoch(recipe, carry[0], tx, carry[1], data, validation, jax.random.fold_in(key, epoch))
                 row = record.add(*new)
                 carry = new[:2]
@@ -122,14 +137,17 @@ def fit(
                     break
         except KeyboardInterrupt:
             stopped = "interrupted"
-    return FitResult(record.chosen(carry[0]), carry[1], record.history(), record.best_epoch, stopped)
+    done = epochs_done + len(record.rows)
+    return FitResult(record.chosen(carry[0]), carry[1], record.history(), record.best_epoch, stopped, done)
 
 
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int) -> None:
+def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
     """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
     check_batches(data, recipe.batch_size)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    check_whole("epochs", epochs)
+    check_whole("epochs_done", epochs_done, 0)
+    if recipe.validation_batch_size is not None:
+        check_whole("validation_batch_size", recipe.validation_batch_size)
     if validation is not None:
         count_examples(validation, "validation data")
     elif recipe.metrics is not None:
@@ -148,7 +166,7 @@ def run_epoch(
     return epoch.params, epoch.state, row, epoch.metrics.loss
 
 
-_compiled_epoch = jax.jit(run_epoch, static_argnums=0)
+_compiled_epoch = Compiled(run_epoch)
 
 
 def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]:
@@ -165,19 +183,12 @@ def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]
     return row
 
 
-def as_key(seed: int | Array) -> Array:
-    """Return a PRNG key as it is, a whole number as the key of that seed."""
-    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
-        return seed
-    return jax.random.key(seed)
-
-
 class _Record:
     """The history as it grows, and the best epoch so far."""
 
     def __init__(self, stopping: EarlyStopping | None, validates: bool, params: Tree):
-        if stopping is not None and stopping.patience < 1:
-            raise ValueError(f"EarlyStopping: patience must be at least 1, got {stopping.patience}")
+        if stopping is not None:
+            check_whole("EarlyStopping: patience", stopping.patience)
         self.stopping = stopping
         self.monitor = (stopping and stopping.monitor) or ("val_loss" if validates else "loss")
         self.rows: list[dict[str, float]] = []

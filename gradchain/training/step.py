@@ -5,11 +5,13 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import apply_updates
-from gradchain.tree import Tree
+from gradchain.training.compiled import Compiled
+from gradchain.tree import Tree, show_path
 
 
 class Metrics(NamedTuple):
@@ -90,7 +92,7 @@ def train_step(
     return step_objective(Objective(loss_fn, has_aux, takes_key), params, as_transform(tx), state, batch, key)
 
 
-_jitted_step = jax.jit(step_objective, static_argnums=0, donate_argnames=("params", "state"))
+_compiled_step = Compiled(step_objective, donate_argnums=(0, 2))
 
 
 def make_step(
@@ -120,7 +122,7 @@ def make_step(
     def step(
         params: Tree, state: Any, batch: Tree, key: Array | None = None, tx: Any = default
     ) -> tuple[Tree, Any, Metrics]:
-        return _jitted_step(objective, params, as_transform(tx), state, batch, key)
+        return _compiled_step(objective, params, as_transform(tx), state, batch, key)
 
     return step
 
@@ -143,12 +145,17 @@ def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int)
       tx: a transform, optax's too.
       steps: how many steps to take, at least 0.
 
+    Raises:
+      TypeError: if ``start`` holds anything but floating-point or complex numbers.
+      ValueError: if ``steps`` isn't a whole number, at least 0.
+
     Example:
       >>> path = trace_path(lambda w: w[0] ** 2 + 4 * w[1] ** 2, jnp.array([2.0, 1.0]), sgd(0.1), 50)
       >>> path.points.shape, path.values.shape
       ((51, 2), (51,))
     """
-    transform, begin = as_transform(tx), as_arrays(start)
+    transform, begin = as_transform(tx), as_arrays(start, "start")
+    check_whole("steps", steps, 0)
 
     def loss_fn(params: Tree, batch: None) -> Array:
         return function(params)
@@ -162,6 +169,33 @@ def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int)
     return Path(points, jnp.append(values, Objective(loss_fn)(last, None, None)[0]))
 
 
-def as_arrays(tree: Tree) -> Tree:
-    """Return the tree as JAX arrays of their own, strong dtypes, as a scan's carry needs them."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
+def as_arrays(tree: Tree, what: str = "params") -> Tree:
+    """Return the tree as JAX arrays of their own, strong dtypes, as a scan's carry needs them.
+
+    Raises:
+      TypeError: naming the path of what isn't a floating-point or complex array.
+    """
+
+    def leaf(path: Any, x: Any) -> Array:
+        if not is_numeric(x) or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            raise TypeError(
+                f"{what} {show_path(path)} is {jnp.result_type(x) if is_numeric(x) else type(x).__name__}, expected a "
+                "floating-point or complex array; train the arrays alone: split the model by params, rest = "
+                "eqx.partition(model, eqx.is_inexact_array), and use eqx.combine(params, rest) in loss_fn"
+            )
+        return jnp.asarray(x, jnp.result_type(x))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def is_numeric(x: Any) -> bool:
+    """Tell whether ``x`` is a number or an array that JAX takes."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind not in "OSUMm"
+    return isinstance(x, Array | int | float | complex)
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless ``value`` is a whole number, not below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")

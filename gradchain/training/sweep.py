@@ -13,11 +13,12 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
-from gradchain.training.epoch import Remainder, count_examples, evaluate_objective
+from gradchain.training.compiled import Compiled
+from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
 from gradchain.training.history import in_order
-from gradchain.training.loop import Recipe, as_key, check_task, run_epoch
+from gradchain.training.loop import Recipe, check_task, run_epoch
 from gradchain.training.progress import Bar, tick
-from gradchain.training.step import Objective, as_arrays
+from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
 
@@ -44,14 +45,14 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
     Example:
       >>> grid(sgd(0.1, momentum=0.9), {"learning_rate": [0.1, 0.01], "momentum.decay": [0.8, 0.9, 0.99]})
     """
-    axes = [np.asarray(v) for v in values.values()]
+    axes: list[Any] = [v if isinstance(v, Array) else np.asarray(v) for v in values.values()]
     for name, axis in zip(values, axes, strict=True):
         if axis.ndim != 1 or not axis.size:
             raise ValueError(f"grid: {name} needs a sequence of values, got shape {axis.shape}")
     if not axes:
         raise ValueError("grid: give the values of at least one hyperparameter")
-    points = [mesh.reshape(-1) for mesh in np.meshgrid(*axes, indexing="ij")]
-    return set_hyperparams(tx, dict(zip(values, points, strict=True)))
+    chosen = np.indices([len(axis) for axis in axes]).reshape(len(axes), -1)
+    return set_hyperparams(tx, {name: axis[i] for name, axis, i in zip(values, axes, chosen, strict=True)})
 
 
 def sweep(
@@ -75,7 +76,7 @@ def sweep(
       data: a tree of arrays with the examples on the leading axis.
       epochs: passes over the data, at least 1.
       batch_size: examples in a step.
-      seeds: one or several seeds (whole numbers, or an array of PRNG keys), for the order and the loss's keys. Each
+      seeds: one or several seeds or PRNG keys, for the order and the loss's keys. Each
         transform is run with each of them.
       starts: several starting points, a tree like the parameters with a leading axis; one for each seed, or any number
         with one seed.
@@ -118,17 +119,15 @@ def sweep(
     with Bar(progress, math.ceil(math.ceil(runs / chunks[0]) / plan.chunks_a_tick), "sweep", "part") as bar:
         best, *numbers = _compiled_sweep(plan, tx, begins, keys, data, validation, bar.number)
         scores, history, start_loss = jax.device_get(numbers)
-    return SweepResult(tx, best, scores, {name: history[name] for name in in_order(history)}, start_loss, select)
+    history = {name: history[name] for name in in_order(history)}
+    return SweepResult(tx, best if np.isfinite(scores).any() else None, scores, history, start_loss, select)
 
 
-def _keys(seeds: int | Sequence[int] | Array) -> Array:
-    """Return an array of PRNG keys, one for each seed."""
-    if isinstance(seeds, jax.Array) and jnp.issubdtype(seeds.dtype, jax.dtypes.prng_key):
-        return jnp.atleast_1d(seeds)
-    numbers = np.atleast_1d(np.asarray(seeds))
-    if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
-        raise ValueError(f"sweep: seeds must be whole numbers or PRNG keys, at least one, got {seeds!r}")
-    return jnp.stack([as_key(int(seed)) for seed in numbers])
+def _keys(seeds: Any) -> Array:
+    keys = jnp.atleast_1d(as_keys(seeds, "sweep: seeds"))
+    if keys.ndim > 1:
+        raise ValueError(f"sweep: seeds must be a list, got shape {keys.shape}")
+    return keys
 
 
 def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tuple[Tree, Array]:
@@ -137,13 +136,13 @@ def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tupl
     if len(given) != 1:
         raise ValueError(f"sweep: give one of params, starts and init, got {' and '.join(given) or 'none'}")
     if init is not None:
-        return as_arrays(jax.vmap(init)(keys)), keys
+        return as_arrays(jax.vmap(init)(keys), "init(key)"), keys
     if starts is None:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), as_arrays(params)), keys
     n = count_examples(starts, "starts")
     if len(keys) not in (1, n):
         raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
-    return as_arrays(starts), jnp.broadcast_to(keys, (n,))
+    return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
 
 
 def _count_runs(tx: Transform, replicas: int) -> int:
@@ -165,8 +164,7 @@ def _chunks(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
     """Return how many transforms, and how many replicas of each, are computed side by side; evenly filled."""
     if chunk is None:
         chunk = CPU_CHUNK if jax.default_backend() == "cpu" else runs * replicas
-    if chunk < 1:
-        raise ValueError(f"sweep: chunk must be at least 1, got {chunk}")
+    check_whole("sweep: chunk", chunk)
 
     def even(size: int, limit: int) -> int:
         return math.ceil(size / math.ceil(size / limit))
@@ -218,7 +216,7 @@ def _sweep(
     return best, scores, rows, start_loss
 
 
-_compiled_sweep = jax.jit(_sweep, static_argnums=0)
+_compiled_sweep = Compiled(_sweep)
 
 
 def _train(

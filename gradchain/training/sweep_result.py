@@ -11,7 +11,7 @@ import numpy as np
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
-from gradchain.training.history import History, plain_number, text_table, write_csv
+from gradchain.training.history import History, is_key, plain_number, text_table, write_csv
 
 Numbers = np.ndarray[Any, Any]
 
@@ -42,7 +42,7 @@ class SweepResult:
     tx: Transform
     """The batch of transforms."""
     params: Any
-    """The winner's parameters after the last epoch; its best replica's."""
+    """The winner's parameters after the last epoch; its best replica's. ``None`` if there is no winner."""
     scores: Numbers
     """What decides, of shape ``(runs,)``: the last value of the selected column, averaged over the replicas; infinite
     if one of them diverged."""
@@ -75,17 +75,38 @@ class SweepResult:
         return has_diverged(self.losses, self.start_loss)
 
     @property
+    def has_winner(self) -> bool:
+        """Whether a run has a finite score."""
+        return bool(np.isfinite(self.scores).any())
+
+    @property
     def best(self) -> int:
-        """The run with the lowest score."""
+        """The run with the lowest score.
+
+        Raises:
+          ValueError: if there is none, because every run diverged.
+        """
+        if not self.has_winner:
+            raise ValueError(
+                "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged); "
+                "table() and losses show what happened. Try lower learning rates"
+            )
         return int(np.argmin(self.scores))
 
     @property
     def winner(self) -> Transform:
-        """The best run's transform, an ordinary one with Python numbers."""
+        """The best run's transform, an ordinary one with Python numbers.
+
+        Raises:
+          ValueError: if there is none, because every run diverged.
+        """
         return self.transform(self.best)
 
     def transform(self, run: int) -> Transform:
-        """Return the transform of one run, with Python numbers: it compares, hashes and prints as if built by hand."""
+        """Return the transform of one run, with Python numbers: it compares, hashes and prints as if built by hand.
+
+        PRNG keys stay keys.
+        """
         return jax.tree.map(lambda x: plain_number(x[run]) if np.ndim(x) else x, self.tx)
 
     def run(self, run: int, replica: int = 0) -> History:
@@ -94,9 +115,12 @@ class SweepResult:
 
     @property
     def varied(self) -> dict[str, Numbers]:
-        """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest name that fits only one."""
+        """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest name that fits only one.
+
+        A PRNG key is shown as text, the hexadecimal digits of its data.
+        """
         numbers = hyperparams(self.tx)
-        batches = {k: np.asarray(v) for k, v in numbers.items() if not isinstance(v, Schedule) and np.ndim(v)}
+        batches = {k: _shown(v) for k, v in numbers.items() if not isinstance(v, Schedule) and np.ndim(v)}
         return {short_name(name, list(numbers)): values for name, values in batches.items()}
 
     def table(self, rows: int | None = None) -> str:
@@ -134,9 +158,10 @@ class SweepResult:
         return plot_sweep(self, ax=ax, **options)
 
     def __repr__(self) -> str:
-        return (
-            f"SweepResult(runs={len(self.scores)}, winner={self.winner!r}, {self.select}={self.scores[self.best]:.4g})"
-        )
+        runs = len(self.scores)
+        if not self.has_winner:
+            return f"SweepResult(runs={runs}, all diverged)"
+        return f"SweepResult(runs={runs}, winner={self.winner!r}, {self.select}={self.scores[self.best]:.4g})"
 
 
 def short_name(name: str, known: list[str]) -> str:
@@ -144,6 +169,13 @@ def short_name(name: str, known: list[str]) -> str:
     parts = name.split(".")
     ends = (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))
     return next((end for end in ends if sum(k == end or k.endswith(f".{end}") for k in known) == 1), name)
+
+
+def _shown(values: Any) -> Numbers:
+    """Return a batch of numbers as it is, and PRNG keys as text."""
+    if not is_key(values):
+        return np.asarray(values)
+    return np.array([np.asarray(jax.random.key_data(key)).astype(">u4").tobytes().hex() for key in values])
 
 
 def _share(flags: Numbers) -> str:

@@ -102,7 +102,7 @@ def keep_params_nonnegative(g: Array, slot: Slots, at: At):
     return by_parts(lambda g, w: jnp.where(w + g < 0, -w, g), g, at.param)
 
 
-@leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.zeros((), bool))})
+@leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.any(jnp.isnan(p) & False))})
 def zero_nans(g: Array, slot: Slots, at: At):
     """Replace NaNs by 0; the state's ``found_nan`` tells for each array whether the last update had any.
 

@@ -85,7 +85,7 @@ def numeric_fields():
     ]
 
 
-@pytest.mark.parametrize("row, name, kind", numeric_fields())
+@pytest.mark.parametrize(("row", "name", "kind"), numeric_fields())
 def test_values_that_are_no_number_in_range(row, name, kind):
     field = name.split(".")[-1]
     for value, error in (("high", TypeError), (True, TypeError), (1j, TypeError), (float("nan"), ValueError)):

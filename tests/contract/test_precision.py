@@ -32,7 +32,7 @@ def test_half_precision_is_single_precision_rounded_once_at_the_end(row, dtype):
             np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
 
 
-@pytest.mark.parametrize("row, dtype", [(row, dtype) for row in ROWS for dtype in row.excludes], ids=str)
+@pytest.mark.parametrize(("row", "dtype"), [(row, dtype) for row in ROWS for dtype in row.excludes], ids=str)
 def test_excluded_dtypes_are_an_error(row, dtype):
     params, gradient = trees.standard(dtype), trees.at(trees.stream(1, dtype), 0)
     tx = row.build()

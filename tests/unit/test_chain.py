@@ -78,6 +78,20 @@ def test_chain_refuses_what_is_no_transform(wrong):
         gc.chain(gc.scale(1.0), wrong)
 
 
+def test_misuse_of_chains_is_refused_with_the_cure():
+    with pytest.raises(TypeError, match="call it to get one"):
+        gc.chain(gc.adam)
+    with pytest.raises(TypeError, match="pass the stages as separate arguments"):
+        gc.chain([gc.adam(0.1)])
+    with pytest.raises(TypeError, match="named_chain takes pairs of a name and a transform"):
+        gc.named_chain(gc.adam(0.1))
+
+
+def test_apply_updates_adds_in_at_least_float32():
+    params = jnp.ones(3, "float8_e4m3fn")
+    np.testing.assert_array_equal(gc.apply_updates(params, jnp.full(3, 0.5)).astype("float32"), 1.5)
+
+
 def test_optax_stage_in_half_precision_keeps_its_state_fixed():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     tx = gc.chain(gc.clip(1.0), optax.scale_by_adam(), gc.scale_by_learning_rate(0.1))

@@ -1,5 +1,7 @@
 """Hyperparameters by name: listing, reading, changing, batching."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +133,63 @@ def test_what_is_no_number_is_refused_by_name(value):
 def test_what_is_out_of_range_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"learning_rate must be in \[0, inf\]"):
         gc.adam(value)
+
+
+def test_fields_that_belong_together_are_set_together_and_checked():
+    tx = gc.sgd(gc.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100))
+    assert tx.replace(warmup_steps=200, decay_steps=1000) == gc.sgd(
+        gc.warmup_cosine_decay_schedule(0.0, 0.1, 200, 1000)
+    )
+    with pytest.raises(ValueError, match="decay_steps must be at least warmup_steps"):
+        tx.replace(decay_steps=5)
+    with pytest.raises(ValueError, match="boundary 1 must be at least boundary 0"):
+        gc.sgd(gc.piecewise_constant_schedule(0.1, {10: 0.5, 20: 0.5})).replace(**{"boundaries.1": 5})
+
+
+def test_a_name_and_a_part_of_it_are_refused_together():
+    schedule = gc.linear_schedule(1.0, 0.0, 4)
+    with pytest.raises(ValueError, match="is given twice: by itself, and as a part of another"):
+        gc.sgd(schedule).replace(learning_rate=schedule, transition_steps=3)
+
+
+def test_a_number_behind_a_taken_name_gets_the_next_one():
+    @gc.elementwise()
+    def trace_2(g, slot, at, decay: gc.Hyper):
+        return decay * g
+
+    names = gc.hyperparams(gc.chain(trace_2(0.1), gc.trace(0.2), gc.trace(0.3)))
+    assert names == {"trace_2.decay": 0.1, "trace.decay": 0.2, "trace_3.decay": 0.3}
+
+
+def test_a_schedule_that_is_a_pytree_is_differentiated_and_never_retraced():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Hyperbolic:
+        scale: jax.Array
+
+        def __call__(self, count):
+            return self.scale / (count + 1)
+
+    traces = 0
+
+    @jax.jit
+    def run(tx):
+        nonlocal traces
+        traces += 1
+        return tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]["b"].sum()
+
+    for scale in (0.1, 0.2):
+        assert run(gc.sgd(Hyperbolic(jnp.asarray(scale)))) == pytest.approx(-3 * scale)
+    assert traces == 1
+    assert jax.grad(lambda a: run(gc.sgd(Hyperbolic(a))))(0.1) == pytest.approx(-3.0)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "complex64", "no dtype"])
+def test_slots_are_stored_in_floating_point_only(dtype):
+    with pytest.raises(TypeError, match="scale_by_adam: mu_dtype must be a"):
+        gc.adam(0.1, mu_dtype=dtype)
+
+
+def test_seeds_must_fit_into_32_bits():
+    with pytest.raises(ValueError, match="add_noise: key must fit into 32 bits"):
+        gc.add_noise(0.1, 0.5, 2**31)

@@ -9,7 +9,7 @@ from gradchain import numerics
 
 
 @pytest.mark.parametrize(
-    "dtypes, expected",
+    ("dtypes", "expected"),
     [
         (("bfloat16",), "float32"),
         (("float16",), "float32"),
@@ -29,7 +29,9 @@ def test_compute_dtype_keeps_double_precision(x64):
     assert numerics.compute_dtype("complex128", "float32") == jnp.dtype("complex128")
 
 
-@pytest.mark.parametrize("dtype, real", [("float32", "float32"), ("complex64", "float32"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize(
+    ("dtype", "real"), [("float32", "float32"), ("complex64", "float32"), ("bfloat16", "bfloat16")]
+)
 def test_real_dtype(dtype, real):
     assert numerics.real_dtype(dtype) == jnp.dtype(real)
 

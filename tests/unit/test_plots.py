@@ -3,6 +3,7 @@
 import io
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,8 +92,19 @@ def test_a_grid_has_a_line_for_each_combination_and_a_band_for_replicas():
         plots.plot_sweep(result, x="b1")
 
 
+def test_keys_label_lines_and_have_no_place_on_the_axis():
+    keys = jax.random.split(jax.random.key(0), 2)
+    tx = gc.chain(gc.add_noise(0.1, 0.5, 0), gc.sgd(0.1))
+    result = swept(grid(tx, {"learning_rate": [0.05, 0.1, 0.2], "key": keys}))
+    ax = plots.plot_sweep(result)
+    assert ax.get_xlabel() == "learning rate"
+    assert draw(ax)[:2] == [f"key {text}" for text in dict.fromkeys(result.varied["key"].tolist())]
+    with pytest.raises(ValueError, match="x is 'key', but the sweep varies learning_rate"):
+        plots.plot_sweep(result, x="key")
+
+
 def test_a_sweep_of_seeds_alone_has_nothing_to_plot_against():
-    with pytest.raises(ValueError, match="the sweep varies nothing"):
+    with pytest.raises(ValueError, match="the sweep varies no numbers"):
         swept(gc.sgd(0.1), seeds=[0, 1]).plot()
 
 

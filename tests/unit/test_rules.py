@@ -1,5 +1,7 @@
 """The decorators: what a rule may declare, sees and returns, and what is refused."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +147,12 @@ def test_wrong_returns_are_named():
     def shrinks(g, slot, at):
         return g, slot(mu=g.sum())
 
+    @gc.leafwise(slots=("mu",))
+    def restructures(g, slot, at):
+        return g, slot(mu=(g, g))
+
     for rule, message in [
+        (restructures, "restructures: the rule changed the structure of its slots"),
         (forgets, r"forgets: a rule with slots returns \(update, slot\(...\)\)"),
         (misspells, r"declares slots \['mu'\] but returns \['nu'\]"),
         (reduces, r"reduces: the rule turned an update of shape \(3,\) into \(\)"),
@@ -206,3 +213,19 @@ def test_a_parameter_may_not_hide_what_every_transform_has():
         @gc.elementwise()
         def rule(g, slot, at, update: Hyper):
             return g
+
+
+@pytest.mark.parametrize("number", [1, 1.0, True])
+def test_equal_static_values_of_other_types_are_not_mixed_up(number):
+    @gc.elementwise()
+    def rule(g, slot, at, n: object):
+        return g + (0 if isinstance(n, bool) else 1 if isinstance(n, int) else 2)
+
+    results = {type(n): float(jax.jit(rule(n).update)(1.0, rule(n).init(1.0))[0]) for n in (True, 1, 1.0)}
+    assert results == {bool: 1.0, int: 2.0, float: 3.0}
+    assert rule(number).n is number
+
+
+def test_a_copied_mask_is_the_mask():
+    tx = gc.add_decayed_weights(0.1, mask={"w": True, "b": False})
+    assert copy.deepcopy(tx) == tx

@@ -79,10 +79,15 @@ def test_diverged_runs_are_marked_and_never_win():
     assert result.best == 0
 
 
-def test_a_sweep_in_which_all_diverged_still_returns():
+def test_a_sweep_in_which_all_diverged_has_no_winner():
     result = run(tx=gc.sgd(jnp.array([1e20, 1e30])), chunk=1)
     assert result.diverged.all()
-    assert result.params["w"].shape == (3,)
+    assert result.params is None
+    assert not result.has_winner
+    for name in ("winner", "best"):
+        with pytest.raises(ValueError, match="there is no winner: every run diverged"):
+            getattr(result, name)
+    assert repr(result) == "SweepResult(runs=2, all diverged)"
     assert result.table().count("yes") == 2
 
 
@@ -198,6 +203,47 @@ def test_seeds_of_one_random_transform_can_be_swept():
     assert result.transform(2) == gc.chain(gc.add_noise(0.1, 0.55, 2), gc.sgd(0.1))
 
 
+def test_keys_of_one_random_transform_can_be_swept(tmp_path):
+    keys = jax.random.split(jax.random.key(0), 3)
+    result = run(tx=gc.chain(gc.add_noise(0.1, 0.55, keys), gc.sgd(0.1)))
+    alone = fit(loss_fn, PARAMS, gc.chain(gc.add_noise(0.1, 0.55, keys[1]), gc.sgd(0.1)), TRAIN, epochs=3, batch_size=4)
+    np.testing.assert_allclose(result.losses[1, 0], alone.history["loss"], rtol=1e-4)
+    again = fit(loss_fn, PARAMS, result.winner, TRAIN, epochs=3, batch_size=4)
+    np.testing.assert_allclose(again.params["w"], result.params["w"], rtol=1e-4)
+    shown = ["".join(f"{word:08x}" for word in jax.random.key_data(key).tolist()) for key in keys]
+    assert result.varied["key"].tolist() == shown
+    assert shown[result.best] in result.table(rows=1)
+    result.to_csv(tmp_path / "keys.csv")
+    with open(tmp_path / "keys.csv", newline="") as file:
+        assert [row["key"] for row in csv.DictReader(file)] == shown
+
+
+def test_a_grid_may_hold_keys():
+    keys = jax.random.split(jax.random.key(1), 2)
+    txs = grid(gc.chain(gc.add_noise(0.1, 0.55, 0), gc.sgd(0.1)), {"learning_rate": [0.1, 0.2], "key": keys})
+    numbers = gc.hyperparams(txs)
+    assert (numbers["add_noise.key"] == keys[jnp.array([0, 1, 0, 1])]).all()
+    np.testing.assert_allclose(numbers["scale_by_learning_rate.learning_rate"], [0.1, 0.1, 0.2, 0.2])
+
+
+def test_an_old_key_is_one_seed_and_several_are_several():
+    old = jax.random.PRNGKey(4)
+    expected = run(tx=gc.sgd(jnp.array([0.1, 0.2])), seeds=[4, 5]).losses
+    for seeds in (old, np.asarray(old), jax.random.key(4)):
+        one = run(tx=gc.sgd(jnp.array([0.1, 0.2])), seeds=seeds).losses
+        np.testing.assert_allclose(one, expected[:, :1], rtol=1e-6)
+    two = jnp.stack([old, jax.random.PRNGKey(5)])
+    np.testing.assert_allclose(run(tx=gc.sgd(jnp.array([0.1, 0.2])), seeds=two).losses, expected, rtol=1e-6)
+
+
+def test_counts_in_aux_are_averaged():
+    def counting(params, batch):
+        return loss_fn(params, batch), {"n": jnp.sum(batch["y"] > 0)}
+
+    result = sweep(counting, PARAMS, gc.sgd(jnp.array([0.1, 0.2])), TRAIN, epochs=2, batch_size=4, has_aux=True)
+    np.testing.assert_allclose(result.history["n"], np.sum(TRAIN["y"] > 0) / 2, rtol=1e-6)
+
+
 def test_a_progress_bar_moves_with_the_chunks(capsys):
     run(tx=gc.sgd(jnp.linspace(0.01, 0.1, 6)), chunk=2, progress=True)
     assert "3/3" in capsys.readouterr().err
@@ -215,8 +261,9 @@ def test_a_progress_bar_moves_with_the_chunks(capsys):
         ),
         ({"seeds": []}, "seeds must be whole numbers"),
         ({"seeds": [0.5]}, "seeds must be whole numbers"),
+        ({"seeds": np.zeros((2, 3), int)}, r"seeds must be a list, got shape \(2, 3\)"),
         ({"starts": {"w": jnp.zeros((2, 3))}}, "give one of params, starts and init, got params and starts"),
-        ({"chunk": 0}, "chunk must be at least 1, got 0"),
+        ({"chunk": 0}, "chunk must be a whole number, at least 1, got 0"),
         ({"batch_size": 9}, "larger than the data"),
     ],
 )

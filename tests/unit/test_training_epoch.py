@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import evaluate, scan_epoch, train_step
+from gradchain.training import Epoch, Metrics, evaluate, scan_epoch, train_step
 
 KEY = jax.random.key(0)
 
@@ -167,8 +167,34 @@ def test_aux_that_depends_on_the_batch_size_cannot_be_kept():
     tx, w = gc.sgd(0.1), jnp.zeros(())
     run = functools.partial(scan_epoch, lambda p, x: (p * 0, {"all": x}), w, tx, tx.init(w), np.zeros(5), KEY)
     assert run(batch_size=2, has_aux=True).metrics.aux["all"].shape == (2, 2)
-    with pytest.raises(ValueError, match=r"\['all'\] has shape \(1,\)"):
+    with pytest.raises(ValueError, match=r"aux \['all'\] has shape \(1,\)"):
         run(batch_size=2, has_aux=True, remainder="keep")
+
+
+def test_the_mean_is_taken_in_single_precision_at_least():
+    aux = {"count": jnp.array([3, 0]), "flag": jnp.array([True, False]), "half": jnp.array([1, 2], jnp.bfloat16)}
+    mean = Epoch(None, None, Metrics(jnp.zeros(2), aux), jnp.array([2, 1])).mean().aux
+    assert {x.dtype for x in mean.values()} == {jnp.dtype("float32")}
+    np.testing.assert_allclose([mean["count"], mean["flag"], mean["half"]], [2, 2 / 3, 4 / 3], rtol=1e-6)
+
+
+def test_a_seed_or_an_old_key_is_the_key_of_that_seed():
+    tx, w = gc.sgd(0.1), jnp.zeros(())
+
+    def losses(key):
+        run = functools.partial(scan_epoch, lambda p, x: jnp.mean(x) + p, w, tx, tx.init(w), np.arange(8.0), key)
+        return run(batch_size=2).metrics.loss
+
+    for key in (0, jax.random.PRNGKey(0)):
+        np.testing.assert_array_equal(losses(key), losses(KEY))
+    np.testing.assert_array_equal(jax.jit(losses)(jax.random.PRNGKey(0)), losses(KEY))
+
+
+def test_data_that_are_not_arrays_are_named():
+    tx, w = gc.sgd(0.1), jnp.zeros(())
+    for leaf, kind in (("a", "str"), (np.array(["a", "b"]), "ndarray"), (len, "builtin")):
+        with pytest.raises(TypeError, match=rf"data: \['name'\] is {kind}"):
+            scan_epoch(quadratic, w, tx, tx.init(w), {"x": np.zeros(2), "name": leaf}, KEY, batch_size=1)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 12, 100])

@@ -1,6 +1,7 @@
 """``fit``: history, validation, early stopping, callbacks, interruption, progress; the caller's parameters survive."""
 
 import csv
+import functools
 import re
 
 import jax
@@ -66,6 +67,62 @@ def test_the_given_params_survive_and_the_state_carries_on():
     again = fit(loss_fn, half.params, tx, train, epochs=1, batch_size=15, state=half.state)
     np.testing.assert_allclose(again.params["w"], whole.params["w"], rtol=1e-6)
     assert (params["w"] == 0).all()
+
+
+def test_two_epochs_and_two_more_are_four():
+    params, train, _ = problem()
+    run = functools.partial(fit, noisy, tx=gc.adam(0.01), data=train, batch_size=4, takes_key=True, seed=3)
+    whole, half = run(params, epochs=4), run(params, epochs=2)
+    seen = []
+    rest = run(
+        half.params,
+        epochs=2,
+        state=half.state,
+        epochs_done=half.epochs_done,
+        on_epoch=lambda *args: seen.append(args[0]),
+    )
+    np.testing.assert_allclose(rest.params["w"], whole.params["w"], rtol=1e-6)
+    np.testing.assert_allclose(rest.history["loss"], whole.history["loss"][2:], rtol=1e-6)
+    assert (half.epochs_done, rest.epochs_done, seen) == (2, 4, [3, 4])
+
+
+def test_seeds_and_keys_old_and_new_are_the_same():
+    params, train, _ = problem()
+    seeds = [3, np.int32(3), jax.random.key(3), jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))]
+    results = [
+        fit(noisy, params, gc.sgd(0.01), train, epochs=1, batch_size=4, takes_key=True, seed=seed) for seed in seeds
+    ]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.history.step_loss, results[0].history.step_loss)
+
+
+def test_counts_and_booleans_in_aux_are_averaged():
+    data = {"x": np.arange(4.0, dtype=np.float32), "y": np.array([1, 1, 0, 1])}
+
+    def counts(params, batch):
+        return params * 0, {"hits": jnp.sum(batch["y"]), "all": jnp.all(batch["y"] == 1)}
+
+    history = fit(
+        counts, jnp.zeros(()), gc.sgd(0.1), data, epochs=1, batch_size=2, validation=data, validation_batch_size=2,
+        has_aux=True, shuffle=False,
+    ).history  # fmt: skip
+    assert history["hits"] == history["val_hits"] == 1.5
+    assert history["all"] == history["val_all"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (jax.nn.relu, r"params .*\['f'\] is custom_jvp, expected a floating-point.*eqx.partition"),
+        ("tanh", r"params .*\['f'\] is str, expected"),
+        (np.array(["a"]), r"params .*\['f'\] is ndarray, expected"),
+        (jnp.arange(3), r"params .*\['f'\] is int32, expected"),
+    ],
+)
+def test_parameters_that_are_not_arrays_are_named(leaf, message):
+    params, train, _ = problem()
+    with pytest.raises(TypeError, match=message):
+        fit(loss_fn, params | {"f": leaf}, gc.sgd(0.1), train, epochs=1, batch_size=5)
 
 
 def test_another_learning_rate_or_seed_does_not_trace_again():
@@ -155,11 +212,12 @@ def test_an_interruption_returns_what_there_is():
     np.testing.assert_array_equal(result.params["w"], two.params["w"])
 
 
-def test_dropout_is_left_out_of_validation():
-    def noisy(params, batch, key):
-        noise = 0.0 if key is None else jax.random.normal(key, ())
-        return loss_fn(params, batch) + 100 * noise
+def noisy(params, batch, key):
+    noise = 0.0 if key is None else jax.random.normal(key, ())
+    return loss_fn(params, batch) + 100 * noise
 
+
+def test_dropout_is_left_out_of_validation():
     params, train, held_out = problem()
     result = fit(noisy, params, gc.sgd(0.05), train, epochs=1, batch_size=5, takes_key=True, validation=held_out)
     np.testing.assert_allclose(result.history["val_loss"][0], loss_fn(result.params, held_out), rtol=1e-5)
@@ -192,11 +250,16 @@ def test_a_progress_bar_ends_at_the_last_epoch(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),
+        ({"epochs": 2.0}, "epochs must be a whole number, at least 1, got 2.0"),
+        ({"epochs_done": -1}, "epochs_done must be a whole number, at least 0, got -1"),
+        ({"seed": 0.5}, "seed must be .*PRNG key.*0.5"),
+        ({"seed": np.arange(3)}, r"seed must be one seed or PRNG key, got an array of shape \(3,\)"),
+        ({"validation_batch_size": 2.5, "validation": problem()[2]}, "validation_batch_size must be .* got 2.5"),
         ({"batch_size": 16}, "larger than the data, which has 15"),
         ({"validation": {"x": np.zeros((2, 3)), "y": np.zeros(1)}}, "validation data: the arrays differ"),
         ({"metrics": lambda p, b: {}}, "validation is None"),
-        ({"early_stopping": EarlyStopping(patience=0)}, "patience must be at least 1"),
+        ({"early_stopping": EarlyStopping(patience=0)}, "patience must be a whole number, at least 1, got 0"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -127,6 +127,25 @@ def test_trace_path_on_a_quadratic_is_the_closed_form():
     np.testing.assert_allclose(path.values, path.points[:, 0] ** 2 + 4 * path.points[:, 1] ** 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [-1, 2.0])
+def test_trace_path_needs_a_whole_number_of_steps(steps):
+    with pytest.raises(ValueError, match=f"steps must be a whole number, at least 0, got {steps}"):
+        trace_path(lambda w: w**2, 1.0, gc.sgd(0.1), steps)
+
+
+def test_steps_of_the_same_function_share_their_program():
+    traces = []
+
+    def loss_fn(params, batch):
+        traces.append(1)
+        return squared(params, batch)
+
+    params, batch = problem()
+    for rate in (0.1, 0.2):
+        make_step(loss_fn, gc.sgd(rate))({"w": jnp.zeros(3)}, gc.sgd(rate).init(params), batch)
+    assert len(traces) == 1
+
+
 def test_trace_path_takes_trees_and_no_steps():
     path = trace_path(lambda w: w["a"] ** 2 + w["b"] ** 2, {"a": 1.0, "b": 2.0}, gc.sgd(0.1), 0)
     assert path.points["b"].shape == (1,)

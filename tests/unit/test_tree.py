@@ -52,7 +52,7 @@ def test_sums_of_half_precision_accumulate_in_single():
     assert tree.sum(many).dtype == tree.norm(many).dtype == jnp.dtype("float32")
 
 
-@pytest.mark.parametrize("ord, expected", [(1, 6), (2, 14**0.5), (None, 14**0.5), ("inf", 3), (jnp.inf, 3)])
+@pytest.mark.parametrize(("ord", "expected"), [(1, 6), (2, 14**0.5), (None, 14**0.5), ("inf", 3), (jnp.inf, 3)])
 def test_norms(ord, expected):
     np.testing.assert_allclose(tree.norm(X, ord), expected, rtol=1e-6)
     np.testing.assert_allclose(tree.norm(X, ord, squared=True), expected**2, rtol=1e-6)
@@ -102,7 +102,8 @@ def test_random_like_draws_independently_in_each_leafs_dtype():
     target = {"a": jnp.zeros((50, 20)), "b": jnp.zeros((50, 20), "bfloat16"), "c": None}
     draws = tree.random_like(jax.random.key(0), target)
     trees.assert_same_kind(draws, target)
-    assert abs(float(jnp.mean(draws["a"]))) < 0.1 and abs(float(jnp.std(draws["a"])) - 1) < 0.1
+    assert abs(float(jnp.mean(draws["a"]))) < 0.1
+    assert abs(float(jnp.std(draws["a"])) - 1) < 0.1
     correlation = np.corrcoef(np.ravel(draws["a"]), np.ravel(draws["b"].astype("float32")))[0, 1]
     assert abs(correlation) < 0.1
     uniform = tree.random_like(jax.random.key(0), target, jax.random.uniform)
@@ -125,7 +126,7 @@ def test_match_returns_the_tree_in_the_others_structure():
 
 
 @pytest.mark.parametrize(
-    "other, message",
+    ("other", "message"),
     [
         ({"a": X["a"]}, r"adam: .*params has \['b'\]\[0\], which updates lack"),
         ({**X, "new": jnp.ones(2)}, r"adam: .*updates has \['new'\], which params lack"),

@@ -1,0 +1,70 @@
+"""Compiled programs that are found again, and that live no longer than the functions they were made from.
+
+``jax.jit`` with a function as a static argument would keep that function, and all data it closes over, for ever.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class Compiled:
+    """Compile ``function(recipe, *arguments)`` once for each recipe; keep that while the recipe's functions live.
+
+    A recipe is a tuple (of tuples) of functions and hashable options. Functions are the same if they are the same
+    object, or methods of the same object.
+
+    Args:
+      function: a pure function, not of the recipe's contents but of the arguments after it.
+      **options: of ``jax.jit``; argument numbers count without the recipe.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any):
+        self._function, self._options = function, options
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(self, recipe: Any, *arguments: Any) -> Any:
+        parts, structure = jax.tree.flatten(recipe, is_leaf=lambda x: not isinstance(x, tuple))
+        key = (structure, *map(_identity, parts))
+        if key not in self._programs:
+            self._programs[key] = self._compile(parts, structure)
+            for part in filter(callable, parts):
+                self._forget_with(part, key)
+        return self._programs[key](*arguments)
+
+    def _compile(self, parts: list[Any], structure: Any) -> Callable[..., Any]:
+        held = [_hold(part) for part in parts]
+
+        def program(*arguments: Any) -> Any:
+            return self._function(structure.unflatten([part() for part in held]), *arguments)
+
+        program.__name__ = self._function.__name__
+        return jax.jit(program, **self._options)
+
+    def _forget_with(self, function: Any, key: Any) -> None:
+        for anchor in _anchors(function):
+            if _can_be_weak(anchor):
+                weakref.finalize(anchor, self._programs.pop, key, None).atexit = False
+
+
+def _anchors(function: Any) -> tuple[Any, ...]:
+    """Return the objects that a function is: a bound method is made anew each time it is looked up."""
+    return (function.__self__, function.__func__) if inspect.ismethod(function) else (function,)
+
+
+def _identity(part: Any) -> Any:
+    return tuple(map(id, _anchors(part))) if callable(part) else part
+
+
+def _can_be_weak(x: Any) -> bool:
+    return type(x).__weakrefoffset__ != 0
+
+
+def _hold(part: Any) -> Callable[[], Any]:
+    """Return a function that returns ``part`` again, and doesn't keep it alive if that can be helped."""
+    if not callable(part) or not all(map(_can_be_weak, _anchors(part))):
+        return lambda: part
+    return weakref.WeakMethod(part) if inspect.ismethod(part) else weakref.ref(part)
