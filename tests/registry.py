@@ -45,8 +45,8 @@ class Row:
     """Whether it fits every parameter tree; a mask given as a tree fits only its own."""
     smooth: bool = True
     """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase, and no
-    number stands where the rule jumps, as SM3's ``b2 = 1`` does, or is about as small as
-    their step, as AdaDelta's ``eps``."""
+    number stands where the rule jumps, as SM3's ``b2 = 1`` does, bends, as Adafactor's
+    bound of 1 on a first update of size 1 does, or is about as small as their step, as AdaDelta's ``eps``."""
     excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Dtypes of parameters that its maths excludes, each with (part of) the error that then comes."""
 
@@ -692,6 +692,7 @@ LITTLE_MEMORY = [
         "adafactor",
         lambda: gc.adafactor(0.01, min_dim_size_to_factor=2),
         lambda: descent(oracles.factored_rms(least=2), oracles.clip_by_block_rms(1.0), oracles.param_block_rms()),
+        smooth=False,
         needs_params=True,
     ),
     Row(
@@ -714,6 +715,7 @@ LITTLE_MEMORY = [
             oracles.ema(0.9, debias=False),
             rate=1.0,
         ),
+        smooth=False,
         needs_params=True,
     ),
 ]
