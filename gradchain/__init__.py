@@ -18,8 +18,21 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
-from gradchain.optimizers.rms import adagrad, rmsprop, rmsprop_tf, rmsprop_torch
-from gradchain.optimizers.sgd import sgd
+from gradchain.optimizers.adam_variants import (
+    adabelief,
+    adamax,
+    adamaxw,
+    adan,
+    amsgrad,
+    optimistic_adam_v2,
+    radam,
+    yogi,
+)
+from gradchain.optimizers.factored import adafactor, sm3
+from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
+from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
+from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
 from gradchain.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -38,10 +51,34 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
-from gradchain.transforms.adaptive import scale_by_adam, scale_by_rms, scale_by_rss, scale_by_stddev
-from gradchain.transforms.clipping import clip, clip_by_global_norm, zero_nans
+from gradchain.transforms.adam_variants import (
+    scale_by_adamax,
+    scale_by_adan,
+    scale_by_amsgrad,
+    scale_by_belief,
+    scale_by_radam,
+    scale_by_yogi,
+)
+from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_adam, scale_by_rms, scale_by_rss, scale_by_stddev
+from gradchain.transforms.clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    keep_params_nonnegative,
+    normalize_by_update_norm,
+    zero_nans,
+)
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
-from gradchain.transforms.momentum import ema, trace
+from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
+from gradchain.transforms.layerwise import (
+    descend_and_shrink,
+    scale_by_novograd,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_trust_ratio,
+)
+from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
 from gradchain.transforms.scaling import (
     centralize,
@@ -54,6 +91,7 @@ from gradchain.transforms.scaling import (
     stateless,
     stateless_with_tree_map,
 )
+from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
@@ -88,27 +126,38 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "adabelief",
+    "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adamax",
+    "adamaxw",
     "adamw",
+    "adan",
+    "adaptive_grad_clip",
     "add_decayed_weights",
     "add_l1_penalty",
     "add_l2_penalty",
     "add_noise",
+    "amsgrad",
     "apply_updates",
     "batch_axes",
     "centralize",
     "chain",
     "clip",
+    "clip_by_block_rms",
     "clip_by_global_norm",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "descend_and_shrink",
     "elementwise",
     "ema",
     "exponential_decay",
     "float32_updates",
     "from_optax",
+    "fromage",
     "global_norm",
     "hyperparams",
     "hyperparams_in_state",
@@ -116,35 +165,65 @@ __all__ = [
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "keep_params_nonnegative",
+    "lamb",
+    "lars",
     "leafwise",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "lion",
     "losses",
     "nadam",
     "nadamw",
     "named_chain",
+    "noisy_sgd",
+    "normalize_by_update_norm",
+    "novograd",
     "numerics",
+    "optimistic_adam_v2",
+    "optimistic_gradient_descent",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
     "projections",
+    "radam",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
+    "rprop",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_radam",
     "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",
+    "scale_by_sm3",
     "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
     "schedules",
     "set_hyperparams",
     "set_to_zero",
     "sgd",
     "sgdr_schedule",
+    "sign_sgd",
+    "signum",
+    "sm3",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",
@@ -156,5 +235,6 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
+    "yogi",
     "zero_nans",
 ]

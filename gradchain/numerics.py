@@ -5,12 +5,13 @@ Everything here works on one array, for real and complex dtypes, and is finite i
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -38,6 +39,14 @@ def abs_sq(x: ArrayLike) -> Array:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
+
+
+def magnitude(x: Array) -> Array:
+    r"""Return :math:`|x|` elementwise, real for complex ``x``, with derivative 0 at 0."""
+    if not jnp.iscomplexobj(x):
+        return jnp.abs(x)
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, x)))
 
 
 @jax.custom_jvp
@@ -102,6 +111,22 @@ def debias(average: Array, decay: Any, t: Any) -> Array:
     return average / one_minus_power(decay, t)
 
 
+def debias_nesterov(average: Array, value: Array, decay: Any, t: Any) -> Array:
+    r"""Return Nesterov's look ahead from a moving average, corrected for its start at zero: NAdam's numerator.
+
+    .. math:: \beta\,\frac{m_t}{1 - \beta^{t+1}} + (1 - \beta)\,\frac{x_t}{1 - \beta^t}
+
+    Args:
+      average: :math:`m_t` after ``t`` updates.
+      value: :math:`x_t`, the last value that went into it.
+      decay: :math:`\beta` in [0, 1).
+      t: the number of updates, at least 1.
+
+    Reference: Dozat, *Incorporating Nesterov Momentum into Adam*, 2016, algorithm 2.
+    """
+    return ema(debias(average, decay, t + 1), debias(value, decay, t), decay)
+
+
 def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
 
@@ -137,3 +162,46 @@ def safe_norm(
       keepdims: keep the summed axes with size 1.
     """
     return jnp.maximum(sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)), min_norm)
+
+
+def safe_root_mean_squares(x: Array, min_rms: ArrayLike = 0.0) -> Array:
+    r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, \text{min\_rms})` with a finite derivative (0) at ``x = 0``.
+
+    Args:
+      x: an array, real or complex; without elements its root mean square is 0.
+      min_rms: the smallest value returned, at least 0.
+    """
+    return jnp.maximum(sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms)
+
+
+def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    r"""Return the Euclidean norm of each output unit's weights, broadcast to the shape of ``x``.
+
+    Args:
+      x: scalars, vectors and arrays that are vectors but for axes of size 1 count as one unit; matrices and stacks of
+        them (3 axes) are summed over axis 0, kernels of convolutions (4 or 5 axes) over all axes but the last.
+      axis: sum over these axes instead.
+
+    Raises:
+      ValueError: for more than 5 axes, unless ``axis`` is given.
+    """
+    if axis is None:
+        if sum(size != 1 for size in x.shape) <= 1:
+            axis = tuple(range(x.ndim))
+        elif x.ndim <= 5:
+            axis = 0 if x.ndim <= 3 else tuple(range(x.ndim - 1))
+        else:
+            raise ValueError(f"unitwise_norm: which axes make up a unit of shape {x.shape}? Say so with axis=")
+    return jnp.broadcast_to(safe_norm(x, axis=axis, keepdims=True), x.shape)
+
+
+def by_parts(function: Callable[..., Any], *arrays: Array) -> Any:
+    """Apply a function of real arrays; to complex ones' real and imaginary parts, each by themselves.
+
+    Args:
+      function: takes as many arrays as are given, and returns an array or a tree of them.
+      *arrays: all real or all complex.
+    """
+    if not jnp.iscomplexobj(arrays[0]):
+        return function(*arrays)
+    return jax.tree.map(lax.complex, function(*(x.real for x in arrays)), function(*(x.imag for x in arrays)))

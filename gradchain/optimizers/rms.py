@@ -1,9 +1,9 @@
-"""AdaGrad and the RMSprop family."""
+"""AdaGrad, AdaDelta and the RMSprop family."""
 
 from gradchain.combinators.chain import chain
-from gradchain.core.hyper import Decay, Fraction, NonNegative
+from gradchain.core.hyper import Decay, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
-from gradchain.transforms.adaptive import scale_by_rms, scale_by_rss, scale_by_stddev
+from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
@@ -24,6 +24,31 @@ def adagrad(
     Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011.
     """
     return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
+
+
+def adadelta(
+    learning_rate: NonNegative | None = None,
+    rho: Decay = 0.9,
+    eps: NonNegative = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_mask: Mask | None = None,
+) -> Transform:
+    r"""AdaDelta: steps in the parameters' own unit, without a rate to choose, see :func:`~gradchain.scale_by_adadelta`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule. ``None`` is 1, as in the paper (Optax's ``None`` goes uphill).
+      rho: decay of both averages.
+      eps: sets the size of the first steps.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; added to the gradient, before the scaling.
+      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+
+    Reference: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+    )
 
 
 def rmsprop(

@@ -1,9 +1,10 @@
-"""Gradient descent, with and without momentum."""
+"""Gradient descent: with and without momentum, with noise, and for games."""
 
 from gradchain.combinators.chain import chain
-from gradchain.core.hyper import DType, Fraction, NonNegative
+from gradchain.core.hyper import DType, Fraction, Hyper, Key, NonNegative
 from gradchain.core.transform import Transform
-from gradchain.transforms.momentum import trace
+from gradchain.transforms.momentum import scale_by_optimistic_gradient, trace
+from gradchain.transforms.noise import add_noise
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
@@ -28,3 +29,31 @@ def sgd(
         identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype),
         scale_by_learning_rate(learning_rate),
     )
+
+
+def noisy_sgd(learning_rate: NonNegative, eta: NonNegative = 0.01, gamma: Hyper = 0.55, key: Key = 0) -> Transform:
+    r"""Gradient descent with annealed Gaussian noise on the gradients, see :func:`~gradchain.add_noise`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      eta: the noise's variance on the first update.
+      gamma: how fast it fades.
+      key: a seed or PRNG key; an array of them makes a batch.
+
+    Reference: Neelakantan et al., *Adding Gradient Noise Improves Learning for Very Deep Networks*, 2015.
+    """
+    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
+
+
+def optimistic_gradient_descent(learning_rate: NonNegative, alpha: Hyper = 1.0, beta: Hyper = 1.0) -> Transform:
+    r"""Gradient descent on extrapolated gradients. It converges in games, where plain descent circles.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      alpha: weight of the gradient, see :func:`~gradchain.scale_by_optimistic_gradient`.
+      beta: how far to extrapolate.
+
+    Reference: Mokhtari et al., *A Unified Analysis of Extra-gradient and Optimistic Gradient Methods for Saddle Point
+    Problems*, 2020.
+    """
+    return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))

@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, divide, ema, sqrt
+from gradchain.numerics import abs_sq, debias, debias_nesterov, divide, ema, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
@@ -77,6 +77,28 @@ def scale_by_rms(
     nu = ema(slot.nu, abs_sq(g), decay)
     nu_hat = debias(nu, decay, at.t) if bias_correction else nu
     return divide(g, _root(nu_hat, eps, eps_in_sqrt), eps == 0), slot(nu=nu)
+
+
+@elementwise(slots={"e_g": SECOND_MOMENT, "e_x": SECOND_MOMENT})
+def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonNegative = 1e-6):
+    r"""Scale by the ratio of the root mean squares of past updates and of gradients: no unit is left for a rate.
+
+    .. math::
+        E^g_k = \rho E^g_{k-1} + (1 - \rho)\,|g_k|^2, \quad
+        u_k = \frac{\sqrt{E^x_{k-1} + \epsilon}}{\sqrt{E^g_k + \epsilon}}\,g_k, \quad
+        E^x_k = \rho E^x_{k-1} + (1 - \rho)\,|u_k|^2
+
+    :math:`\epsilon` sets the size of the first steps; with 0 there are none.
+
+    Args:
+      rho: :math:`\rho` in [0, 1).
+      eps: :math:`\epsilon \ge 0`.
+
+    Reference: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012, algorithm 1.
+    """
+    e_g = ema(slot.e_g, abs_sq(g), rho)
+    update = sqrt(slot.e_x + eps) * divide(g, sqrt(e_g + eps), eps == 0)
+    return update, slot(e_g=e_g, e_x=ema(slot.e_x, abs_sq(update), rho))
 
 
 @elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
@@ -153,5 +175,5 @@ def scale_by_adam(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mu_hat = ema(debias(mu, b1, at.t + 1), debias(g, b1, at.t), b1) if nesterov else debias(mu, b1, at.t)
+    mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
     return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)

@@ -1,11 +1,12 @@
-"""Bounds on updates, and the removal of what isn't a number."""
+"""Bounds on updates and parameters, and the removal of what isn't a number."""
 
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import NonNegative
+from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.numerics import by_parts, divide, safe_root_mean_squares, unitwise_norm
 from gradchain.tree import global_norm
 
 
@@ -16,9 +17,7 @@ def clip(g: Array, slot: Slots, at: At, max_delta: NonNegative):
     Args:
       max_delta: :math:`\delta \ge 0`.
     """
-    if jnp.iscomplexobj(g):
-        return jnp.clip(g.real, -max_delta, max_delta) + 1j * jnp.clip(g.imag, -max_delta, max_delta)
-    return jnp.clip(g, -max_delta, max_delta)
+    return by_parts(lambda x: jnp.clip(x, -max_delta, max_delta), g)
 
 
 @elementwise(whole=global_norm)
@@ -36,6 +35,71 @@ def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
     """
     fits = at.whole <= max_norm
     return g * jnp.where(fits, 1, max_norm / jnp.where(fits, 1, at.whole)).astype(at.dtype)
+
+
+@elementwise(whole=global_norm)
+def normalize_by_update_norm(g: Array, slot: Slots, at: At, scale_factor: NonNegative = 1.0, eps: NonNegative = 1e-6):
+    r"""Scale all updates together to a given common norm: :math:`u = c\,g / (\|g\|_2 + \epsilon)`.
+
+    The norm runs over all arrays, in at least float32.
+
+    Args:
+      scale_factor: :math:`c \ge 0`.
+      eps: :math:`\epsilon \ge 0`; with 0, zero updates stay zero.
+
+    Reference: Hazan et al., *Beyond Convexity: Stochastic Quasi-Convex Optimization*, 2015, algorithm 1.
+    """
+    return g * divide(scale_factor, at.whole + eps).astype(at.dtype)
+
+
+@leafwise()
+def clip_by_block_rms(g: Array, slot: Slots, at: At, threshold: Positive):
+    r"""Bound each array's root mean square: :math:`u = g / \max(1, \mathrm{rms}(g) / d)`.
+
+    Args:
+      threshold: :math:`d > 0`.
+
+    Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, section 6.
+    """
+    return g / jnp.maximum(1, safe_root_mean_squares(g) / threshold)
+
+
+@leafwise(param=True)
+def adaptive_grad_clip(
+    g: Array,
+    slot: Slots,
+    at: At,
+    clipping: NonNegative,
+    eps: NonNegative = 1e-3,
+    axis: int | tuple[int, ...] | None = None,
+):
+    r"""Shrink the gradient of each output unit where its norm is above a share of the norm of the unit's weights.
+
+    .. math:: u_i = g_i \min\left(1, \frac{\lambda \max(\|w_i\|_2, \epsilon)}{\|g_i\|_2}\right)
+
+    Where Optax divides by :math:`\max(\|g_i\|_2, 10^{-6})`, this is exact.
+
+    Args:
+      clipping: :math:`\lambda \ge 0`; the paper uses 0.01 to 0.16.
+      eps: :math:`\epsilon \ge 0`, so that weights that start at zero can leave it.
+      axis: the axes that a unit's weights extend along; by default as in
+        :func:`~gradchain.numerics.unitwise_norm`.
+
+    Reference: Brock et al., *High-Performance Large-Scale Image Recognition Without Normalization*, 2021, equation 3.
+    """
+    norm = unitwise_norm(g, axis)
+    bound = clipping * jnp.maximum(unitwise_norm(at.param, axis), eps)
+    fits = norm <= bound
+    return g * jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
+
+
+@elementwise(param=True)
+def keep_params_nonnegative(g: Array, slot: Slots, at: At):
+    r"""Let no parameter fall below 0: :math:`u = \max(g, -w)`. Stands last in a chain.
+
+    NaNs stay NaN. The real and imaginary parts of complex numbers are kept nonnegative each by itself.
+    """
+    return by_parts(lambda g, w: jnp.where(w + g < 0, -w, g), g, at.param)
 
 
 @leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.any(jnp.isnan(p) & False))})

@@ -1,9 +1,10 @@
 """Running sums and averages of gradients."""
 
+import jax.numpy as jnp
 from jax import Array
 
 from gradchain import numerics
-from gradchain.core.hyper import Decay, DType, Fraction
+from gradchain.core.hyper import Decay, DType, Fraction, Hyper
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
 
@@ -48,3 +49,21 @@ def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumu
     """
     m = numerics.ema(slot.ema, g, decay)
     return numerics.debias(m, decay, at.t) if debias else m, slot(ema=m)
+
+
+@elementwise(slots=("previous_gradient",))
+def scale_by_optimistic_gradient(g: Array, slot: Slots, at: At, alpha: Hyper = 1.0, beta: Hyper = 1.0):
+    r"""Extrapolate gradients from the last to the next: :math:`u_k = (\alpha + \beta)\,g_k - \beta\,g_{k-1}`.
+
+    :math:`g_0 = g_1`, so that the first update is :math:`\alpha g_1`. In games, where plain descent circles, it
+    converges.
+
+    Args:
+      alpha: :math:`\alpha`, the weight of the gradient.
+      beta: :math:`\beta`, how far to extrapolate.
+
+    Reference: Mokhtari et al., *A Unified Analysis of Extra-gradient and Optimistic Gradient Methods for Saddle Point
+    Problems*, 2020, section 3.2.
+    """
+    previous = jnp.where(at.t == 1, g, slot.previous_gradient)
+    return alpha * g + beta * (g - previous), slot(previous_gradient=jnp.array(g, copy=True))

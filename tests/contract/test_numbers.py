@@ -70,7 +70,7 @@ def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
     derivatives = jax.tree.leaves(total(row.build())[1])
     for i, (leaf, derivative) in enumerate(zip(leaves, derivatives, strict=True)):
         if isinstance(leaf, float):
-            h = 1e-6 * max(abs(leaf), 0.01)
+            h = 3e-7 * max(abs(leaf), 0.01)
             up, down = (total(treedef.unflatten([*leaves[:i], leaf + d, *leaves[i + 1 :]]))[0] for d in (h, -h))
             np.testing.assert_allclose(derivative, (up - down) / (2 * h), rtol=1e-6, atol=1e-6)
 

@@ -1,7 +1,21 @@
 """Each rule a second time: in plain NumPy, in double precision, written from the paper it comes from."""
 
-from tests.oracles.adaptive import adam, rms, rss
+from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
+from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.core import Arrays, Oracle, chain
+from tests.oracles.factored import factored_rms, sm3
+from tests.oracles.layerwise import (
+    adaptive_clip,
+    clip_by_block_rms,
+    descend_and_shrink,
+    nonnegative,
+    normalize,
+    novograd,
+    param_block_norm,
+    param_block_rms,
+    trust_ratio,
+)
+from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
     clip,
@@ -10,6 +24,7 @@ from tests.oracles.simple import (
     identity,
     l1_penalty,
     learning_rate,
+    optimistic,
     plain,
     scale,
     set_to_zero,
@@ -22,22 +37,43 @@ from tests.oracles.simple import (
 __all__ = [
     "Arrays",
     "Oracle",
+    "adadelta",
     "adam",
+    "adamax",
+    "adan",
+    "adaptive_clip",
+    "amsgrad",
+    "belief",
     "centralize",
     "chain",
     "clip",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "descend_and_shrink",
     "ema",
+    "factored_rms",
     "identity",
     "l1_penalty",
     "learning_rate",
+    "lion",
+    "nonnegative",
+    "normalize",
+    "novograd",
+    "optimistic",
+    "param_block_norm",
+    "param_block_rms",
     "plain",
+    "radam",
     "rms",
+    "rprop",
     "rss",
     "scale",
     "set_to_zero",
     "sign",
+    "sm3",
     "trace",
+    "trust_ratio",
     "weight_decay",
+    "yogi",
     "zero_nans",
 ]

@@ -52,3 +52,14 @@ def adam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0, n
         return m_hat / (np.sqrt(v_hat + value(eps_root, k)) + value(eps, k)), {"m": m, "v": v}
 
     return per_array(rule, lambda w: {"m": np.zeros_like(w), "v": np.zeros(w.shape)})
+
+
+def adadelta(rho: Any = 0.9, eps: Any = 1e-6) -> Oracle:
+    """Zeiler 2012, algorithm 1, without the sign."""
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        squares = rho * memory["g"] + (1 - rho) * magnitude_squared(g)
+        u = np.sqrt(memory["x"] + eps) / np.sqrt(squares + eps) * g
+        return u, {"g": squares, "x": rho * memory["x"] + (1 - rho) * magnitude_squared(u)}
+
+    return per_array(rule, lambda w: {"g": np.zeros(w.shape), "x": np.zeros(w.shape)})

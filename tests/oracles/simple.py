@@ -69,6 +69,16 @@ def ema(decay: Any, debias: bool = True) -> Oracle:
     return per_array(rule, lambda w: {"m": np.zeros_like(w)})
 
 
+def optimistic(alpha: Any = 1.0, beta: Any = 1.0) -> Oracle:
+    """Mokhtari et al. 2020, equation 8: (alpha + beta) g_k - beta g_{k-1}, with g_0 = g_1."""
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        previous = memory["g"] if k > 1 else g
+        return (value(alpha, k) + value(beta, k)) * g - value(beta, k) * previous, {"g": g}
+
+    return per_array(rule, lambda w: {"g": np.zeros_like(w)})
+
+
 def weight_decay(strength: Any, on: Callable[[np.ndarray], bool] = lambda w: True) -> Oracle:
     """Loshchilov and Hutter 2019, algorithm 2, line 12, before the rates: u = g + lambda w, where ``on(w)``."""
     return per_array(lambda g, memory, k, w: (g + value(strength, k) * w if on(w) else g, memory))

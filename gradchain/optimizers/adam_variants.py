@@ -1,0 +1,232 @@
+"""Adam with one thing changed, as whole optimizers."""
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Decay, DType, Hyper, Mask, NonNegative
+from gradchain.core.transform import Transform
+from gradchain.transforms.adam_variants import (
+    scale_by_adamax,
+    scale_by_adan,
+    scale_by_amsgrad,
+    scale_by_belief,
+    scale_by_radam,
+    scale_by_yogi,
+)
+from gradchain.transforms.adaptive import scale_by_adam
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.momentum import scale_by_optimistic_gradient
+from gradchain.transforms.scaling import scale_by_learning_rate
+
+
+def adamax(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> Transform:
+    r"""AdaMax: Adam in the infinity norm, :func:`~gradchain.scale_by_adamax`.
+
+    No step is longer than about :math:`\eta`; suits sparse gradients.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 2e-3.
+      b1: decay of the first moment.
+      b2: decay of the maximum.
+      eps: added to gradient sizes.
+
+    Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 2.
+    """
+    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+
+
+def adamaxw(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-4,
+    mask: Mask | None = None,
+) -> Transform:
+    r"""AdaMax with decoupled weight decay: :math:`w \leftarrow w - \eta\,(u + \lambda w)`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      b1: decay of the first moment.
+      b2: decay of the maximum.
+      eps: added to gradient sizes.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+
+    References:
+      Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 2.
+      Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019.
+    """
+    return chain(
+        scale_by_adamax(b1, b2, eps),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def amsgrad(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+) -> Transform:
+    r"""AMSGrad: Adam whose denominator never falls, :func:`~gradchain.scale_by_amsgrad`.
+
+    Converges on convex problems on which Adam doesn't.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      bias_correction_mu: correct the first moment for its start.
+      bias_correction_nu: correct the second moment, before the maximum.
+
+    Reference: Reddi et al., *On the Convergence of Adam and Beyond*, 2018, algorithm 2.
+    """
+    return chain(
+        scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adabelief(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> Transform:
+    r"""AdaBelief: long steps where gradients come as foreseen, :func:`~gradchain.scale_by_belief`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the squared surprise.
+      eps: outside the root.
+      eps_root: added to the stored average.
+      nesterov: look ahead along the first moment.
+
+    Reference: Zhuang et al., *AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients*, 2020.
+    """
+    return chain(
+        scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3) -> Transform:
+    r"""Yogi: Adam whose effective rate grows back only slowly, :func:`~gradchain.scale_by_yogi`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-2.
+      b1: decay of the first moment.
+      b2: of the second moment.
+      eps: outside the root.
+
+    Reference: Zaheer et al., *Adaptive Methods for Nonconvex Optimization*, 2018, algorithm 2.
+    """
+    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+
+
+def radam(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    threshold: NonNegative = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Transform:
+    r"""Rectified Adam: a warm-up that follows from the second moment's variance, :func:`~gradchain.scale_by_radam`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      threshold: from where on to divide by the second moment.
+      nesterov: look ahead along the first moment.
+
+    Reference: Liu et al., *On the Variance of the Adaptive Learning Rate and Beyond*, 2020, algorithm 2.
+    """
+    return chain(
+        scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adan(
+    learning_rate: NonNegative,
+    b1: Decay = 0.98,
+    b2: Decay = 0.92,
+    b3: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
+) -> Transform:
+    r"""Adan: Adam with Nesterov momentum from gradient differences, :func:`~gradchain.scale_by_adan`.
+
+    Weight decay is decoupled, :math:`w \leftarrow w - \eta\,(u + \lambda w)`; the paper's is implicit,
+    :math:`w \leftarrow (w - \eta u) / (1 + \eta\lambda)`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; stands rates 5 to 10 times Adam's.
+      b1: decay of the gradients' average.
+      b2: decay of the differences' average.
+      b3: decay of the squares' average.
+      eps: outside the root.
+      eps_root: inside the root.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+
+    Reference: Xie et al., *Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models*, 2022.
+    """
+    return chain(
+        scale_by_adan(b1, b2, b3, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def optimistic_adam_v2(
+    learning_rate: NonNegative,
+    *,
+    alpha: Hyper = 1.0,
+    beta: Hyper = 1.0,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    nesterov: bool = True,
+) -> Transform:
+    r"""Adam whose updates are extrapolated to the next step, for games such as GAN training.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      alpha: weight of Adam's update, see :func:`~gradchain.scale_by_optimistic_gradient`.
+      beta: how far to extrapolate.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: outside the root.
+      eps_root: inside the root.
+      mu_dtype: dtype of the stored first moment.
+      nesterov: NAdam's numerator.
+
+    Reference: Daskalakis et al., *Training GANs with Optimism*, 2018, algorithm 1.
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
+    )
