@@ -1,0 +1,43 @@
+"""Transforms made of transforms."""
+
+import optax
+
+import gradchain as gc
+from tests import oracles
+from tests.registry.row import Row, descent, ramp, ramp_traced, ramp_value
+
+COMBINATORS = [
+    Row(
+        "chain",
+        lambda: gc.chain(gc.clip_by_global_norm(0.7), gc.centralize(), gc.trace(0.9), gc.adamw(0.01)),
+        lambda: oracles.chain(
+            oracles.clip_by_global_norm(0.7),
+            oracles.centralize(),
+            oracles.trace(0.9),
+            descent(oracles.adam(), oracles.weight_decay(1e-4)),
+        ),
+        lambda: optax.chain(optax.clip_by_global_norm(0.7), optax.centralize(), optax.trace(0.9), optax.adamw(0.01)),
+        needs_params=True,
+    ),
+    Row(
+        "named_chain",
+        lambda: gc.named_chain(("clip", gc.clip(0.3)), ("descend", gc.sgd(0.01, momentum=0.9))),
+        lambda: oracles.chain(oracles.clip(0.3), descent(oracles.trace(0.9))),
+        lambda: optax.named_chain(("clip", optax.clip(0.3)), ("descend", optax.sgd(0.01, momentum=0.9))),
+        optax_complex=False,
+    ),
+    Row(
+        "hyperparams_in_state",
+        lambda: gc.hyperparams_in_state(gc.adamw(0.01, weight_decay=ramp())),
+        lambda: descent(oracles.adam(), oracles.weight_decay(ramp_value)),
+        needs_params=True,
+        numbers_in_state=True,
+    ),
+    Row(
+        "inject_hyperparams",
+        lambda: gc.inject_hyperparams(gc.sgd)(ramp(), momentum=0.9),
+        lambda: descent(oracles.trace(0.9), rate=ramp_value),
+        lambda: optax.inject_hyperparams(optax.sgd)(ramp_traced, momentum=0.9),
+        numbers_in_state=True,
+    ),
+]
