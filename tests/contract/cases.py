@@ -63,10 +63,8 @@ def case_of(row: Row, dtype: str) -> Case:
     return Case(row, dtype)
 
 
-def cases(
-    rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[Row], bool] = lambda row: False
-) -> Any:
-    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, slow for some and in all but ``fast``."""
+def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[Row], bool] = lambda row: False) -> Any:
+    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, slow for some and unless ``fast``."""
     parameters = [
         pytest.param(
             (row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if slow(row) or dtype not in fast else []
