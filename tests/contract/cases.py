@@ -64,7 +64,7 @@ def case_of(row: Row, dtype: str) -> Case:
 
 
 def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[Row], bool] = lambda row: False) -> Any:
-    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, slow for some and unless ``fast``."""
+    """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``."""
     parameters = [
         pytest.param(
             (row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if slow(row) or dtype not in fast else []
