@@ -30,6 +30,7 @@ from gradchain.optimizers.adam_variants import (
 )
 from gradchain.optimizers.factored import adafactor, sm3
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
@@ -69,7 +70,10 @@ from gradchain.transforms.clipping import (
     normalize_by_update_norm,
     zero_nans,
 )
+from gradchain.transforms.coin_betting import scale_by_cocob
+from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
+from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
     descend_and_shrink,
@@ -80,6 +84,7 @@ from gradchain.transforms.layerwise import (
 )
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import (
     centralize,
     identity,
@@ -148,10 +153,14 @@ __all__ = [
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "cocob",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "dadapt_adamw",
     "descend_and_shrink",
+    "dog",
+    "dowg",
     "elementwise",
     "ema",
     "exponential_decay",
@@ -173,6 +182,8 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "momo",
+    "momo_adam",
     "nadam",
     "nadamw",
     "named_chain",
@@ -185,7 +196,9 @@ __all__ = [
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
+    "polyak_sgd",
     "polynomial_schedule",
+    "prodigy",
     "projections",
     "radam",
     "rmsprop",
@@ -199,13 +212,22 @@ __all__ = [
     "scale_by_adan",
     "scale_by_amsgrad",
     "scale_by_belief",
+    "scale_by_cocob",
+    "scale_by_dadapt_adam",
+    "scale_by_distance_over_gradients",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_momo",
+    "scale_by_momo_adam",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_polyak",
+    "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rprop",

@@ -10,6 +10,7 @@ from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
+from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.row import Row
 
@@ -23,6 +24,7 @@ TRANSFORMS = [
     *FACTORED,
     *DECAY,
     *BOUNDS,
+    *ESTIMATED,
 ]
 FAMILIES = [
     SGD,
@@ -33,6 +35,9 @@ FAMILIES = [
     LARGE_BATCH,
     LITTLE_MEMORY,
     NOISE_AND_GAMES,
+    FROM_THE_LOSS,
+    FROM_DISTANCES,
+    BETS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS]
