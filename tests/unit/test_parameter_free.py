@@ -208,6 +208,11 @@ def test_an_estimate_that_is_far_too_small_grows_until_the_loss_falls(name, x64)
     assert quadratic(end) - 0.5 < 1e-2 * (quadratic(START) - 0.5)
 
 
+def test_a_loss_that_is_none_is_missing():
+    with pytest.raises(ValueError, match="scale_by_polyak needs 'value': call update"):
+        updates_of(gc.polyak_sgd(), [jnp.ones(2)], jnp.ones(2), values=[None])
+
+
 def test_unknown_words_list_the_choices():
     with pytest.raises(
         ValueError, match="init_kind must be one of 'heuristic', 'distance', 'learning_rate', got 'far'"
