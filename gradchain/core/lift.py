@@ -172,7 +172,7 @@ class _Plan:
 def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     check_state(rule.name, state, rule.State._fields)
     for name in rule.spec.extra:
-        if name not in extra:
+        if extra.get(name) is None:
             raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")
         if rule.by_leaf and callable(extra[name]):
             raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
