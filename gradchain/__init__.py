@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.layers import per_layer
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
@@ -182,6 +183,7 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "per_layer",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",

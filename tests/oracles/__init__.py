@@ -2,7 +2,7 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
-from tests.oracles.core import Arrays, Oracle, chain
+from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
     adaptive_clip,
@@ -62,6 +62,7 @@ __all__ = [
     "optimistic",
     "param_block_norm",
     "param_block_rms",
+    "per_layer",
     "plain",
     "radam",
     "rms",
