@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from gradchain import numerics, schedules, tree
 from gradchain.combinators.chain import chain, named_chain
 from gradchain.combinators.layers import per_layer
+from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
+from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
+from gradchain.combinators.routing import freeze, masked, partition, selective_transform
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
@@ -144,6 +147,8 @@ __all__ = [
     "amsgrad",
     "apply_updates",
     "batch_axes",
+    "by_leaf",
+    "by_path",
     "centralize",
     "chain",
     "clip",
@@ -157,9 +162,12 @@ __all__ = [
     "ema",
     "exponential_decay",
     "float32_updates",
+    "freeze",
     "from_optax",
     "fromage",
     "global_norm",
+    "graft",
+    "graft_global",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -174,6 +182,8 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "masked",
+    "matrices_and_rest",
     "nadam",
     "nadamw",
     "named_chain",
@@ -184,6 +194,8 @@ __all__ = [
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
     "per_layer",
+    "parallel",
+    "partition",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
@@ -219,6 +231,7 @@ __all__ = [
     "scale_by_trust_ratio",
     "scale_by_yogi",
     "schedules",
+    "selective_transform",
     "set_hyperparams",
     "set_to_zero",
     "sgd",

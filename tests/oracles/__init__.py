@@ -15,6 +15,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
+from tests.oracles.routing import grafted, routed
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -52,6 +53,7 @@ __all__ = [
     "descend_and_shrink",
     "ema",
     "factored_rms",
+    "grafted",
     "identity",
     "l1_penalty",
     "learning_rate",
@@ -66,6 +68,7 @@ __all__ = [
     "plain",
     "radam",
     "rms",
+    "routed",
     "rprop",
     "rss",
     "scale",
