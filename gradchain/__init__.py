@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
 from gradchain.combinators.chain import chain, named_chain
-from gradchain.combinators.layers import per_layer
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
+from gradchain.combinators.layers import per_layer
 from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.routing import freeze, masked, partition, selective_transform
@@ -33,7 +33,9 @@ from gradchain.optimizers.adam_variants import (
     yogi,
 )
 from gradchain.optimizers.factored import adafactor, sm3
+from gradchain.optimizers.galore import galore
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.muon import muon
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
@@ -82,8 +84,11 @@ from gradchain.transforms.layerwise import (
     scale_by_param_block_rms,
     scale_by_trust_ratio,
 )
+from gradchain.transforms.low_rank import scale_by_galore
+from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz, scale_by_muon, scale_by_shape
 from gradchain.transforms.scaling import (
     centralize,
     identity,
@@ -120,9 +125,11 @@ __all__ = [
     "DType",
     "Decay",
     "Fraction",
+    "GaLoreDimensionNumbers",
     "Hyper",
     "Key",
     "Mask",
+    "MuonDimensionNumbers",
     "NonNegative",
     "Part",
     "Positive",
@@ -165,6 +172,7 @@ __all__ = [
     "freeze",
     "from_optax",
     "fromage",
+    "galore",
     "global_norm",
     "graft",
     "graft_global",
@@ -184,6 +192,7 @@ __all__ = [
     "losses",
     "masked",
     "matrices_and_rest",
+    "muon",
     "nadam",
     "nadamw",
     "named_chain",
@@ -193,9 +202,10 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
-    "per_layer",
+    "orthogonalize_via_newton_schulz",
     "parallel",
     "partition",
+    "per_layer",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
@@ -214,8 +224,10 @@ __all__ = [
     "scale_by_amsgrad",
     "scale_by_belief",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -225,6 +237,7 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_sm3",
     "scale_by_stddev",

@@ -1,9 +1,11 @@
 """Layers stacked in one array, as models that ``scan`` over their layers have them."""
 
+import dataclasses
 from typing import Any, cast
 
 import jax
 
+from gradchain.combinators.labels import Labels, matches
 from gradchain.combinators.steering import InjectHyperparams
 from gradchain.core.foreign import Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
@@ -13,7 +15,39 @@ from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
 from gradchain.tree import Tree, flatten_optional, show_path
 
-AXES = PerLeafKind("a whole number", int)
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class AxesByPath(Labels):
+    """Layer axes by patterns of paths; what matches none holds no layers."""
+
+    patterns: tuple[tuple[str, int | None], ...]
+
+    def label(self, path: str, leaf: Any) -> int | None:
+        return next((axis for pattern, axis in self.patterns if matches(pattern, path)), None)
+
+    def __repr__(self) -> str:
+        return repr(list(self.patterns))
+
+
+class AxesKind(PerLeafKind):
+    """Layer axes, as :func:`per_layer` takes them."""
+
+    def __init__(self) -> None:
+        super().__init__("a whole number", int)
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not (isinstance(value, list | tuple) and value and all(map(_is_pair, cast(Any, value)))):
+            return super().normalize(where, value)
+        for _, axis in cast(Any, value):
+            super().normalize(where, axis)
+        return AxesByPath(tuple((pattern, axis) for pattern, axis in cast(Any, value)))
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, list | tuple) and len(cast(Any, x)) == 2 and isinstance(x[0], str)
+
+
+AXES = AxesKind()
 
 
 @register
@@ -83,8 +117,9 @@ def per_layer(tx: Any, axes: Any) -> Transform:
     Args:
       tx: any transform, a whole optimizer for instance.
       axes: the layer axis of each array: a whole number for all, a tree of them over (a prefix of) the parameters with
-        ``None`` for arrays that hold no layers, or a function from parameters to such a tree. Negative ones count
-        from the last axis.
+        ``None`` for arrays that hold no layers; a list of pairs of a pattern and an axis, where the first that matches
+        an array's path decides (patterns are those of :func:`by_path`; what none matches holds no layers); or a
+        function from parameters to a tree of axes, such as :func:`by_leaf`. Negative axes count from the last.
 
     Returns:
       ``tx`` with ``per_layer`` around each of the rules that it matters to. Layers of layers are
@@ -97,7 +132,8 @@ def per_layer(tx: Any, axes: Any) -> Transform:
 
     Example:
       >>> params = {"layers": {"kernel": jnp.ones((12, 64, 64))}, "head": jnp.ones((64, 10))}
-      >>> tx = per_layer(lamb(1e-3), {"layers": 0, "head": None})
+      >>> tx = per_layer(lamb(1e-3), [("layers", 0)])
+      >>> tx = per_layer(lamb(1e-3), {"layers": 0, "head": None})  # the same
     """
     axes = AXES.normalize("per_layer: axes", axes)
     if axes is None:

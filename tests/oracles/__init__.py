@@ -15,6 +15,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
+from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
 from tests.oracles.routing import grafted, routed
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
@@ -36,6 +37,8 @@ from tests.oracles.simple import (
 )
 
 __all__ = [
+    "DION",
+    "STANDARD",
     "Arrays",
     "Oracle",
     "adadelta",
@@ -45,6 +48,7 @@ __all__ = [
     "adaptive_clip",
     "amsgrad",
     "belief",
+    "by_shape",
     "centralize",
     "chain",
     "clip",
@@ -53,15 +57,18 @@ __all__ = [
     "descend_and_shrink",
     "ema",
     "factored_rms",
+    "galore",
     "grafted",
     "identity",
     "l1_penalty",
     "learning_rate",
     "lion",
+    "muon",
     "nonnegative",
     "normalize",
     "novograd",
     "optimistic",
+    "orthogonalized",
     "param_block_norm",
     "param_block_rms",
     "per_layer",

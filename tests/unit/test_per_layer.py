@@ -10,8 +10,10 @@ import optax
 import pytest
 
 import gradchain as gc
+from gradchain.combinators.routing import Masked, Partition
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.hyperparams import walk
+from gradchain.transforms.low_rank import ScaleByGaLore
 from tests import trees
 from tests.contract.cases import each
 from tests.registry import ROWS
@@ -32,7 +34,16 @@ def has_leafwise(row):
     return any(spec.kind == "leafwise" for spec in specs)
 
 
-LEAFWISE = [row for row in ROWS if has_leafwise(row) and not looks_at_all(row.build()) and row.any_tree]
+def routes(tx):
+    """Return whether it goes by the number of axes, which a stack has one more of."""
+    return isinstance(tx, Masked | Partition | ScaleByGaLore) or any(routes(part.transform) for part in tx.parts())
+
+
+LEAFWISE = [
+    row
+    for row in ROWS
+    if row.any_tree and has_leafwise(row) and not looks_at_all(row.build()) and not routes(row.build())
+]
 
 
 def stack(layers, axes):
@@ -117,6 +128,22 @@ def test_axes_may_be_a_function_of_parameters():
             updates_of(tx, [params], params), updates_of(gc.per_layer(rule, by_shape), [params], params), 0
         )
         assert tx.update(params, tx.init(params))[0]["gone"] is None
+
+
+def test_axes_may_go_by_path():
+    params = {"layers": {"a": jnp.ones((3, 4)), "norm": jnp.ones((4, 3))}, "head": jnp.ones((4, 2))}
+    by_tree = {"layers": {"a": 0, "norm": 1}, "head": None}
+    expected = gc.per_layer(gc.scale_by_sm3(), by_tree).init(params)
+    patterns = gc.per_layer(gc.scale_by_sm3(), [("norm", 1), ("layers", 0)])
+    by_function = gc.per_layer(
+        gc.scale_by_sm3(), gc.by_leaf(lambda path, leaf: None if path == "head" else leaf.ndim - 2)
+    )
+    trees.assert_same_kind(patterns.init(params), expected)
+    assert by_function.init(params).mu["layers"]["norm"][0].shape == (4, 3)
+    assert patterns == gc.per_layer(gc.scale_by_sm3(), (("norm", 1), ("layers", 0)))
+    assert eval(repr(patterns), vars(gc).copy()) == patterns
+    with pytest.raises(TypeError, match="axes must be a whole number"):
+        gc.per_layer(gc.scale_by_sm3(), [("norm", "first")])
 
 
 def test_layers_of_layers():
