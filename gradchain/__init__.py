@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
+from gradchain.combinators.layers import per_layer
+from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
+from gradchain.combinators.routing import freeze, masked, partition, selective_transform
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
@@ -29,7 +33,9 @@ from gradchain.optimizers.adam_variants import (
     yogi,
 )
 from gradchain.optimizers.factored import adafactor, sm3
+from gradchain.optimizers.galore import galore
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.muon import muon
 from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
@@ -82,8 +88,11 @@ from gradchain.transforms.layerwise import (
     scale_by_param_block_rms,
     scale_by_trust_ratio,
 )
+from gradchain.transforms.low_rank import scale_by_galore
+from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz, scale_by_muon, scale_by_shape
 from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import (
     centralize,
@@ -121,9 +130,11 @@ __all__ = [
     "DType",
     "Decay",
     "Fraction",
+    "GaLoreDimensionNumbers",
     "Hyper",
     "Key",
     "Mask",
+    "MuonDimensionNumbers",
     "NonNegative",
     "Part",
     "Positive",
@@ -148,6 +159,8 @@ __all__ = [
     "amsgrad",
     "apply_updates",
     "batch_axes",
+    "by_leaf",
+    "by_path",
     "centralize",
     "chain",
     "clip",
@@ -165,9 +178,13 @@ __all__ = [
     "ema",
     "exponential_decay",
     "float32_updates",
+    "freeze",
     "from_optax",
     "fromage",
+    "galore",
     "global_norm",
+    "graft",
+    "graft_global",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -182,8 +199,11 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "masked",
+    "matrices_and_rest",
     "momo",
     "momo_adam",
+    "muon",
     "nadam",
     "nadamw",
     "named_chain",
@@ -193,6 +213,10 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "orthogonalize_via_newton_schulz",
+    "parallel",
+    "partition",
+    "per_layer",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
@@ -218,10 +242,12 @@ __all__ = [
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_momo",
     "scale_by_momo_adam",
+    "scale_by_muon",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -233,12 +259,14 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_sm3",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
     "schedules",
+    "selective_transform",
     "set_hyperparams",
     "set_to_zero",
     "sgd",

@@ -2,7 +2,7 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
-from tests.oracles.core import Arrays, Oracle, chain
+from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
     adaptive_clip,
@@ -15,6 +15,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
+from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -26,6 +27,7 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.routing import grafted, routed
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -46,6 +48,8 @@ from tests.oracles.simple import (
 )
 
 __all__ = [
+    "DION",
+    "STANDARD",
     "Arrays",
     "Oracle",
     "adadelta",
@@ -55,6 +59,7 @@ __all__ = [
     "adaptive_clip",
     "amsgrad",
     "belief",
+    "by_shape",
     "centralize",
     "chain",
     "clip",
@@ -67,6 +72,8 @@ __all__ = [
     "dowg",
     "ema",
     "factored_rms",
+    "galore",
+    "grafted",
     "identity",
     "l1_penalty",
     "layerwise_dog",
@@ -74,17 +81,21 @@ __all__ = [
     "lion",
     "momo",
     "momo_adam",
+    "muon",
     "nonnegative",
     "normalize",
     "novograd",
     "optimistic",
+    "orthogonalized",
     "param_block_norm",
     "param_block_rms",
+    "per_layer",
     "plain",
     "polyak",
     "prodigy",
     "radam",
     "rms",
+    "routed",
     "rprop",
     "rss",
     "scale",

@@ -9,9 +9,11 @@ from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
+from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
+from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 
 TRANSFORMS = [
@@ -38,8 +40,9 @@ FAMILIES = [
     FROM_THE_LOSS,
     FROM_DISTANCES,
     BETS,
+    MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]
