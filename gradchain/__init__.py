@@ -69,6 +69,7 @@ from gradchain.transforms.clipping import (
     normalize_by_update_norm,
     zero_nans,
 )
+from gradchain.transforms.constraints import project
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
@@ -186,6 +187,7 @@ __all__ = [
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
+    "project",
     "projections",
     "radam",
     "rmsprop",

@@ -2,6 +2,7 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
+from tests.oracles.constraints import project_on_ball
 from tests.oracles.core import Arrays, Oracle, chain
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -63,6 +64,7 @@ __all__ = [
     "param_block_norm",
     "param_block_rms",
     "plain",
+    "project_on_ball",
     "radam",
     "rms",
     "rprop",
