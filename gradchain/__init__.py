@@ -1,7 +1,8 @@
 """gradchain: gradient transformations for JAX that are values.
 
 ``chain`` rules into an optimizer, ``init`` its state, ``update`` gradients with it and ``apply_updates`` to parameters.
-The submodules ``losses``, ``projections``, ``training`` and ``plots`` load when they are first used.
+The submodules ``losses``, ``projections``, ``perturbations``, ``assignment``, ``training`` and ``plots`` load when they
+are first used.
 """
 
 import importlib
@@ -17,6 +18,7 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
     adabelief,
@@ -96,9 +98,9 @@ from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
-    from gradchain import losses, plots, projections, training
+    from gradchain import assignment, losses, perturbations, plots, projections, training
 
-_LAZY = ("losses", "plots", "projections", "training")
+_LAZY = ("assignment", "losses", "perturbations", "plots", "projections", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -143,6 +145,7 @@ __all__ = [
     "add_noise",
     "amsgrad",
     "apply_updates",
+    "assignment",
     "batch_axes",
     "centralize",
     "chain",
@@ -174,19 +177,23 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "matrix_inverse_pth_root",
     "nadam",
     "nadamw",
     "named_chain",
+    "nnls",
     "noisy_sgd",
     "normalize_by_update_norm",
     "novograd",
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "perturbations",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
+    "power_iteration",
     "project",
     "projections",
     "radam",

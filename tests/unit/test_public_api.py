@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradchain"
 REFERENCE = ROOT / "docs" / "reference"
 
-SUBMODULES = ("schedules", "losses", "projections", "training", "plots", "tree", "numerics")
+SUBMODULES = (
+    *("schedules", "losses", "projections", "perturbations", "assignment"),
+    *("training", "plots", "tree", "numerics"),
+)
 MODULES = ("gradchain", *(f"gradchain.{m}" for m in SUBMODULES))
 SHORT = ("gradchain.tree", "gradchain.numerics")
 """Modules of small helpers, where one line may say it all."""
@@ -27,6 +30,9 @@ LAYERS = (
     "core",
     "schedules",
     "projections",
+    "perturbations",
+    "assignment",
+    "linear_algebra",
     "losses",
     "transforms",
     "combinators",
