@@ -1,7 +1,8 @@
 """gradchain: gradient transformations for JAX that are values.
 
 ``chain`` rules into an optimizer, ``init`` its state, ``update`` gradients with it and ``apply_updates`` to parameters.
-The submodules ``losses``, ``projections``, ``training`` and ``plots`` load when they are first used.
+The submodules ``losses``, ``projections``, ``perturbations``, ``assignment``, ``training`` and ``plots`` load when they
+are first used.
 """
 
 import importlib
@@ -21,6 +22,7 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
     adabelief,
@@ -77,6 +79,7 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.coin_betting import scale_by_cocob
+from gradchain.transforms.constraints import project
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
 from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
@@ -109,9 +112,9 @@ from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
-    from gradchain import losses, plots, projections, training
+    from gradchain import assignment, losses, perturbations, plots, projections, training
 
-_LAZY = ("losses", "plots", "projections", "training")
+_LAZY = ("assignment", "losses", "perturbations", "plots", "projections", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -158,6 +161,7 @@ __all__ = [
     "add_noise",
     "amsgrad",
     "apply_updates",
+    "assignment",
     "batch_axes",
     "by_leaf",
     "by_path",
@@ -201,12 +205,14 @@ __all__ = [
     "losses",
     "masked",
     "matrices_and_rest",
+    "matrix_inverse_pth_root",
     "momo",
     "momo_adam",
     "muon",
     "nadam",
     "nadamw",
     "named_chain",
+    "nnls",
     "noisy_sgd",
     "normalize_by_update_norm",
     "novograd",
@@ -217,12 +223,15 @@ __all__ = [
     "parallel",
     "partition",
     "per_layer",
+    "perturbations",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polyak_sgd",
     "polynomial_schedule",
+    "power_iteration",
     "prodigy",
+    "project",
     "projections",
     "radam",
     "rmsprop",

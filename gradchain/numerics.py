@@ -78,6 +78,18 @@ def ema(average: Array, value: Array, decay: Any) -> Array:
     return decay * average + (1 - decay) * value
 
 
+def decaying_max(maximum: Array, value: Array, decay: Any, eps: Any) -> Array:
+    r"""Return the decaying maximum of magnitudes :math:`\max(\beta m, |x| + \epsilon)`.
+
+    Args:
+      maximum: the previous maximum :math:`m`.
+      value: the new value :math:`x`, of the same shape.
+      decay: :math:`\beta` in [0, 1].
+      eps: :math:`\epsilon \ge 0`.
+    """
+    return jnp.maximum(decay * maximum, magnitude(value) + eps)
+
+
 def one_minus_power(base: Any, exponent: Any) -> Array:
     r"""Return :math:`1 - b^t` to full relative precision, for :math:`b` in [0, 1) and :math:`t \ge 1`.
 

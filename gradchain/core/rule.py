@@ -15,7 +15,7 @@ from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.tree import Tree, flatten_optional
+from gradchain.tree import Placeholder, Tree, flatten_optional
 
 P = ParamSpec("P")
 
@@ -96,7 +96,7 @@ class Rule(Transform):
         """Return, for each leaf (``None`` counts as one), whether the rule applies to it."""
         mask = next((v for _, kind, v in self.fields() if isinstance(kind, MaskKind)), None)
         leaves = [True] * size if params is None else [x is not None for x in flatten_optional(params)[0]]
-        if mask is None:
+        if mask is None or isinstance(params, Placeholder):
             return leaves
         if params is None:
             raise ValueError(f"{self.name} needs params for its mask: call update(updates, state, params)")

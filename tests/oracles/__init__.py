@@ -2,6 +2,7 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
+from tests.oracles.constraints import project_on_ball
 from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -93,6 +94,7 @@ __all__ = [
     "plain",
     "polyak",
     "prodigy",
+    "project_on_ball",
     "radam",
     "rms",
     "routed",

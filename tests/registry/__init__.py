@@ -8,6 +8,7 @@ import dataclasses
 from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
+from tests.registry.constraints import CONSTRAINTS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
@@ -27,6 +28,7 @@ TRANSFORMS = [
     *DECAY,
     *BOUNDS,
     *ESTIMATED,
+    *CONSTRAINTS,
 ]
 FAMILIES = [
     SGD,
