@@ -157,6 +157,35 @@ def random_like(key: Array, target_tree: Tree, sampler: Callable[..., Array] = j
     return treedef.unflatten(samples)
 
 
+def batch_size(tree: Tree, where: str = "batch_size") -> int:
+    """Return the length of the first axis that all arrays share; 0 for a tree without any.
+
+    Args:
+      tree: a tree of arrays with a leading batch axis.
+      where: what error messages begin with.
+
+    Raises:
+      ValueError: if an array has no axis, or another length.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, x in leaves:
+        if not jnp.shape(x):
+            raise ValueError(f"{where}: {show_path(path)} is a scalar and lacks the leading batch axis")
+        if len(x) != len(leaves[0][1]):
+            (first, like), *_ = leaves
+            raise ValueError(
+                f"{where}: batch axes differ: {show_path(first)} has shape {jnp.shape(like)}, "
+                f"{show_path(path)} has {jnp.shape(x)}"
+            )
+    return len(leaves[0][1]) if leaves else 0
+
+
+def one_example(tree: Tree, where: str) -> Tree:
+    """Return the shapes and dtypes that remain without the leading batch axis, which all arrays must share."""
+    batch_size(tree, where)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), tree)
+
+
 def show_path(path: Any) -> str:
     """Return a leaf's path as ``['block']['kernel']``; "the tree itself" for an empty one."""
     return jax.tree_util.keystr(path) or "(the whole tree)"
