@@ -17,6 +17,7 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
     adabelief,
@@ -92,7 +93,16 @@ from gradchain.transforms.scaling import (
     stateless_with_tree_map,
 )
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
-from gradchain.tree import global_norm
+from gradchain.tree import (
+    bias_correction,
+    global_norm,
+    incremental_update,
+    periodic_update,
+    scale_gradient,
+    update_infinity_moment,
+    update_moment,
+    update_moment_per_elem_norm,
+)
 
 if TYPE_CHECKING:
     from gradchain import losses, plots, projections, training
@@ -143,6 +153,7 @@ __all__ = [
     "amsgrad",
     "apply_updates",
     "batch_axes",
+    "bias_correction",
     "centralize",
     "chain",
     "clip",
@@ -162,6 +173,7 @@ __all__ = [
     "hyperparams",
     "hyperparams_in_state",
     "identity",
+    "incremental_update",
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
@@ -182,6 +194,7 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "periodic_update",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
@@ -192,6 +205,9 @@ __all__ = [
     "rmsprop_tf",
     "rmsprop_torch",
     "rprop",
+    "safe_increment",
+    "safe_norm",
+    "safe_root_mean_squares",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
@@ -216,6 +232,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_gradient",
     "schedules",
     "set_hyperparams",
     "set_to_zero",
@@ -231,6 +248,9 @@ __all__ = [
     "training",
     "tree",
     "treewise",
+    "update_infinity_moment",
+    "update_moment",
+    "update_moment_per_elem_norm",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.numerics import abs_sq, compute_dtype, sqrt
+from gradchain.numerics import abs_sq, compute_dtype, debias, decaying_max, ema, magnitude, real_dtype, sqrt
 
 Tree = Any
 
@@ -155,6 +155,149 @@ def random_like(key: Array, target_tree: Tree, sampler: Callable[..., Array] = j
     keys = jax.random.split(key, max(len(leaves), 1))
     samples = [sampler(k, jnp.shape(x), jnp.result_type(x)) for k, x in zip(keys, leaves, strict=False)]
     return treedef.unflatten(samples)
+
+
+def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: float) -> Tree:
+    r"""Return the moving averages :math:`\beta m + (1 - \beta)\,g^n`, in the dtypes of ``moments``.
+
+    Args:
+      updates: :math:`g`; where it has ``None``, so has the result.
+      moments: :math:`m`, the previous averages.
+      decay: :math:`\beta` in [0, 1].
+      order: the power :math:`n`, a Python number.
+    """
+    return _averages(updates, moments, lambda g, m: ema(m, g**order, decay), "update_moment")
+
+
+def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, order: float) -> Tree:
+    r"""Return the moving averages :math:`\beta m + (1 - \beta)\,|g|^n`, in the dtypes of ``moments``.
+
+    Optax leaves the magnitude out for real numbers, so that its odd powers have a sign.
+
+    Args:
+      updates: :math:`g`, real or complex; where it has ``None``, so has the result.
+      moments: :math:`m`, the previous averages, real.
+      decay: :math:`\beta` in [0, 1].
+      order: the power :math:`n`, a Python number.
+    """
+
+    def leaf(g: Array, m: Array) -> Array:
+        return ema(m, abs_sq(g) ** (order // 2) if order % 2 == 0 else magnitude(g) ** order, decay)
+
+    return _averages(updates, moments, leaf, "update_moment_per_elem_norm")
+
+
+def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: ArrayLike) -> Tree:
+    r"""Return the decaying maxima :math:`\max(|g| + \epsilon, \beta u)`, in the dtypes of ``moments``.
+
+    Args:
+      updates: :math:`g`; where it has ``None``, so has the result.
+      moments: :math:`u`, the previous maxima, real.
+      decay: :math:`\beta` in [0, 1].
+      eps: :math:`\epsilon`.
+    """
+    return _averages(updates, moments, lambda g, u: decaying_max(u, g, decay, eps), "update_infinity_moment")
+
+
+def _averages(updates: Tree, averages: Tree, step: Callable[[Array, Array], Array], where: str) -> Tree:
+    """Map ``step(update, average)``, in at least float32, over two trees; ``None`` where there is no update."""
+
+    def leaf(path: Any, update: Any, average: Any) -> Array | None:
+        if update is None:
+            return None
+        dtype = jnp.result_type(average)
+        return step(_wide(update), _wide(average)).astype(dtype)
+
+    return map_optional(leaf, updates, averages, where)
+
+
+def _wide(x: ArrayLike) -> Array:
+    return jnp.asarray(x, compute_dtype(jnp.result_type(x)))
+
+
+def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
+    r"""Return the moving averages corrected for their start at zero: :math:`m / (1 - \beta^t)`, in their own dtypes.
+
+    Args:
+      moment: :math:`m`.
+      decay: :math:`\beta` in [0, 1).
+      count: :math:`t`, the number of updates, at least 1.
+    """
+
+    def leaf(m: ArrayLike) -> Array:
+        wide = _wide(m)
+        return debias(wide, decay, jnp.asarray(count, real_dtype(wide.dtype))).astype(jnp.result_type(m))
+
+    return jax.tree.map(leaf, moment)
+
+
+def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLike) -> Tree:
+    r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
+
+    Computed in at least float32. A small step is lost where the old arrays are stored in half precision: keep those in
+    float32. Whole numbers and keys aren't averaged; they come from the new tree.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: their average so far; ``None`` where the new tree has it.
+      step_size: :math:`s` in [0, 1].
+
+    Reference: Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
+    """
+
+    def leaf(path: Any, new: Any, old: Any) -> Any:
+        if new is None or not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            return new
+        return ema(_wide(new), _wide(old), step_size).astype(jnp.result_type(old))
+
+    return map_optional(leaf, new_tensors, old_tensors, "incremental_update")
+
+
+def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, update_period: ArrayLike) -> Tree:
+    """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
+
+    Both are selected from with ``where``, so that it costs the same under ``vmap`` as without.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: a slow copy, such as a target network's.
+      steps: the number of steps so far; at 0 the new tree is returned.
+      update_period: a whole number, at least 1.
+
+    Reference: Mnih et al., *Playing Atari with Deep Reinforcement Learning*, 2013.
+    """
+    due = jnp.asarray(steps) % update_period == 0
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old).astype(old.dtype), new_tensors, old_tensors)
+
+
+def scale_gradient(inputs: Tree, scale: ArrayLike) -> Tree:
+    """Return ``inputs`` as they are, but with derivatives multiplied by ``scale``.
+
+    It works in forward and reverse mode, and ``scale`` may be traced. With 0, infinite derivatives stop there too.
+
+    Args:
+      inputs: a tree of arrays; whole numbers pass.
+      scale: the factor, any real number: -1 reverses gradients, as in adversarial domain adaptation.
+
+    Reference: Ganin and Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015, equation 7.
+    """
+
+    def leaf(x: ArrayLike) -> ArrayLike:
+        inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        return _scale_derivative(jnp.asarray(x), scale) if inexact else x
+
+    return jax.tree.map(leaf, inputs)
+
+
+@jax.custom_jvp
+def _scale_derivative(x: Array, scale: ArrayLike) -> Array:
+    return x
+
+
+@_scale_derivative.defjvp
+def _scale_derivative_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    (x, scale), (dx, _) = primals, tangents
+    return x, jnp.where(scale == 0, 0, scale * dx).astype(dx.dtype)
 
 
 def batch_size(tree: Tree, where: str = "batch_size") -> int:
