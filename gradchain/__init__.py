@@ -29,8 +29,13 @@ from gradchain.optimizers.adam_variants import (
     radam,
     yogi,
 )
+from gradchain.optimizers.curvature import sophia
+from gradchain.optimizers.delayed import acprop, adopt
+from gradchain.optimizers.dual_averaging import madgrad
 from gradchain.optimizers.factored import adafactor, sm3
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.mixed_momentum import ademamix, simplified_ademamix
+from gradchain.optimizers.private import dpsgd
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
@@ -70,7 +75,10 @@ from gradchain.transforms.clipping import (
     normalize_by_update_norm,
     zero_nans,
 )
+from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
+from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
+from gradchain.transforms.dual_averaging import scale_by_madgrad
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
     descend_and_shrink,
@@ -79,8 +87,14 @@ from gradchain.transforms.layerwise import (
     scale_by_param_block_rms,
     scale_by_trust_ratio,
 )
+from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.per_example import (
+    differentially_private_aggregate,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from gradchain.transforms.scaling import (
     centralize,
     identity,
@@ -136,6 +150,7 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "acprop",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -150,6 +165,8 @@ __all__ = [
     "add_l1_penalty",
     "add_l2_penalty",
     "add_noise",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "apply_updates",
     "batch_axes",
@@ -163,6 +180,8 @@ __all__ = [
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
     "descend_and_shrink",
+    "differentially_private_aggregate",
+    "dpsgd",
     "elementwise",
     "ema",
     "exponential_decay",
@@ -170,6 +189,7 @@ __all__ = [
     "from_optax",
     "fromage",
     "global_norm",
+    "hutchinson_estimator_diag_hessian",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -185,6 +205,7 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "madgrad",
     "nadam",
     "nadamw",
     "named_chain",
@@ -194,6 +215,8 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
     "periodic_update",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
@@ -209,15 +232,19 @@ __all__ = [
     "safe_norm",
     "safe_root_mean_squares",
     "scale",
+    "scale_by_acprop",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_amsgrad",
     "scale_by_belief",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -228,7 +255,9 @@ __all__ = [
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",
+    "scale_by_simplified_ademamix",
     "scale_by_sm3",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
@@ -240,7 +269,9 @@ __all__ = [
     "sgdr_schedule",
     "sign_sgd",
     "signum",
+    "simplified_ademamix",
     "sm3",
+    "sophia",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",

@@ -15,6 +15,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
+from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -37,11 +38,14 @@ from tests.oracles.simple import (
 __all__ = [
     "Arrays",
     "Oracle",
+    "acprop",
     "adadelta",
     "adam",
     "adamax",
     "adan",
     "adaptive_clip",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "belief",
     "centralize",
@@ -52,10 +56,12 @@ __all__ = [
     "descend_and_shrink",
     "ema",
     "factored_rms",
+    "fourth_root",
     "identity",
     "l1_penalty",
     "learning_rate",
     "lion",
+    "madgrad",
     "nonnegative",
     "normalize",
     "novograd",
@@ -70,7 +76,9 @@ __all__ = [
     "scale",
     "set_to_zero",
     "sign",
+    "simplified_ademamix",
     "sm3",
+    "sophia",
     "trace",
     "trust_ratio",
     "weight_decay",

@@ -12,6 +12,7 @@ from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.row import Row
+from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 
 TRANSFORMS = [
     *SCALING,
@@ -23,6 +24,7 @@ TRANSFORMS = [
     *FACTORED,
     *DECAY,
     *BOUNDS,
+    *VARIANT_TRANSFORMS,
 ]
 FAMILIES = [
     SGD,
@@ -33,6 +35,7 @@ FAMILIES = [
     LARGE_BATCH,
     LITTLE_MEMORY,
     NOISE_AND_GAMES,
+    VARIANT_OPTIMIZERS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS]
