@@ -139,6 +139,10 @@ class InjectHyperparams(Transform):
     def _build(self, values: dict[str, Any]) -> Transform:
         return as_transform(self.factory(**self.static.values, **values))
 
+    @property
+    def per_example(self) -> bool:
+        return self._build(self.arguments).per_example
+
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}
         rest = {k: v for k, v in changes.items() if k not in numbers}

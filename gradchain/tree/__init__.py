@@ -3,7 +3,16 @@
 A *tree* is any pytree of arrays. ``None`` is an empty subtree, as everywhere in JAX: it is carried along.
 """
 
-from gradchain.tree.alignment import Tree, flatten_optional, map_optional, match, mismatch, show_path
+from gradchain.tree.alignment import (
+    Tree,
+    batch_size,
+    flatten_optional,
+    map_optional,
+    match,
+    mismatch,
+    one_example,
+    show_path,
+)
 from gradchain.tree.arithmetic import (
     add,
     add_scale,
@@ -18,6 +27,7 @@ from gradchain.tree.arithmetic import (
     norm,
     real,
     scale,
+    scale_gradient,
     size,
     sub,
     sum,
@@ -38,6 +48,8 @@ from gradchain.tree.construction import (
 )
 from gradchain.tree.moments import (
     bias_correction,
+    incremental_update,
+    periodic_update,
     update_infinity_moment,
     update_moment,
     update_moment_per_elem_norm,
@@ -52,6 +64,7 @@ __all__ = [
     "add_scale",
     "allclose",
     "batch_shape",
+    "batch_size",
     "bias_correction",
     "cast",
     "cast_like",
@@ -64,6 +77,7 @@ __all__ = [
     "get",
     "get_all_with_path",
     "global_norm",
+    "incremental_update",
     "map_optional",
     "map_params",
     "match",
@@ -72,10 +86,13 @@ __all__ = [
     "mismatch",
     "mul",
     "norm",
+    "one_example",
     "ones_like",
+    "periodic_update",
     "random_like",
     "real",
     "scale",
+    "scale_gradient",
     "set",
     "show_path",
     "size",

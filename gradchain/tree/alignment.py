@@ -81,3 +81,32 @@ def _shape_mismatch(tree: Tree, like: Tree, name: str, name_like: str) -> str:
         if jnp.shape(x) != jnp.shape(y):
             return f"{show_path(path)} has shape {jnp.shape(x)} in {name} but {jnp.shape(y)} in {name_like}"
     raise AssertionError("unreachable: shapes agree")
+
+
+def batch_size(tree: Tree, where: str = "batch_size") -> int:
+    """Return the length of the first axis that all arrays share; 0 for a tree without any.
+
+    Args:
+      tree: a tree of arrays with a leading batch axis.
+      where: what error messages begin with.
+
+    Raises:
+      ValueError: if an array has no axis, or another length.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, x in leaves:
+        if not jnp.shape(x):
+            raise ValueError(f"{where}: {show_path(path)} is a scalar and lacks the leading batch axis")
+        if len(x) != len(leaves[0][1]):
+            (first, like), *_ = leaves
+            raise ValueError(
+                f"{where}: batch axes differ: {show_path(first)} has shape {jnp.shape(like)}, "
+                f"{show_path(path)} has {jnp.shape(x)}"
+            )
+    return len(leaves[0][1]) if leaves else 0
+
+
+def one_example(tree: Tree, where: str) -> Tree:
+    """Return the shapes and dtypes that remain without the leading batch axis, which all arrays must share."""
+    batch_size(tree, where)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), tree)

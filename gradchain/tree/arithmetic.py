@@ -179,3 +179,33 @@ def global_norm(updates: Tree) -> Array:
 def size(tree: Tree) -> int:
     """Return the number of elements in all arrays together."""
     return int(builtins.sum(jnp.size(x) for x in jax.tree.leaves(tree)))
+
+
+def scale_gradient(inputs: Tree, scale: ArrayLike) -> Tree:
+    """Return ``inputs`` as they are, but with derivatives multiplied by ``scale``.
+
+    It works in forward and reverse mode, and ``scale`` may be traced. With 0, infinite derivatives stop there too.
+
+    Args:
+      inputs: a tree of arrays; whole numbers pass.
+      scale: the factor, any real number: -1 reverses gradients, as in adversarial domain adaptation.
+
+    Reference: Ganin and Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015, equation 7.
+    """
+
+    def leaf(x: ArrayLike) -> ArrayLike:
+        inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        return _scale_derivative(jnp.asarray(x), scale) if inexact else x
+
+    return jax.tree.map(leaf, inputs)
+
+
+@jax.custom_jvp
+def _scale_derivative(x: Array, scale: ArrayLike) -> Array:
+    return x
+
+
+@_scale_derivative.defjvp
+def _scale_derivative_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    (x, scale), (dx, _) = primals, tangents
+    return x, jnp.where(scale == 0, 0, scale * dx).astype(dx.dtype)

@@ -1,4 +1,4 @@
-"""Running moments of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
+"""Running moments and slow copies of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
 
 Where an update is ``None``, so is the result.
 """
@@ -84,3 +84,43 @@ def _average(function: Callable[[Array, Array], Array], updates: Tree, moments: 
         return cast_like(new, m)
 
     return map_optional(leaf, updates, moments, where)
+
+
+def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLike) -> Tree:
+    r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
+
+    Computed in at least float32. A small step is lost where the old arrays are stored in half precision: keep those in
+    float32. Whole numbers and keys aren't averaged; they come from the new tree.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: their average so far; ``None`` where the new tree has it.
+      step_size: :math:`s` in [0, 1].
+
+    Reference: Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
+    """
+
+    def leaf(path: Any, new: Any, old: Any) -> Any:
+        if new is None or not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            return new
+        wide = compute_dtype(jnp.result_type(old))
+        return ema(jnp.asarray(new, wide), jnp.asarray(old, wide), step_size).astype(jnp.result_type(old))
+
+    return map_optional(leaf, new_tensors, old_tensors, "incremental_update")
+
+
+def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, update_period: ArrayLike) -> Tree:
+    """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
+
+    Both are selected from with ``where``, so that it costs the same under ``vmap`` as without.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: a slow copy, such as a target network's.
+      steps: the number of steps so far; at 0 the new tree is returned.
+      update_period: a whole number, at least 1.
+
+    Reference: Mnih et al., *Playing Atari with Deep Reinforcement Learning*, 2013.
+    """
+    due = jnp.asarray(steps) % update_period == 0
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old).astype(old.dtype), new_tensors, old_tensors)

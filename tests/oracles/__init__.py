@@ -17,6 +17,7 @@ from tests.oracles.layerwise import (
     trust_ratio,
 )
 from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
+from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -53,11 +54,14 @@ __all__ = [
     "STANDARD",
     "Arrays",
     "Oracle",
+    "acprop",
     "adadelta",
     "adam",
     "adamax",
     "adan",
     "adaptive_clip",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "belief",
     "by_shape",
@@ -73,6 +77,7 @@ __all__ = [
     "dowg",
     "ema",
     "factored_rms",
+    "fourth_root",
     "galore",
     "grafted",
     "identity",
@@ -80,6 +85,7 @@ __all__ = [
     "layerwise_dog",
     "learning_rate",
     "lion",
+    "madgrad",
     "momo",
     "momo_adam",
     "muon",
@@ -103,7 +109,9 @@ __all__ = [
     "scale",
     "set_to_zero",
     "sign",
+    "simplified_ademamix",
     "sm3",
+    "sophia",
     "trace",
     "trust_ratio",
     "weight_decay",

@@ -16,6 +16,7 @@ from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
+from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 
 TRANSFORMS = [
     *SCALING,
@@ -29,6 +30,7 @@ TRANSFORMS = [
     *BOUNDS,
     *ESTIMATED,
     *CONSTRAINTS,
+    *VARIANT_TRANSFORMS,
 ]
 FAMILIES = [
     SGD,
@@ -43,6 +45,7 @@ FAMILIES = [
     FROM_DISTANCES,
     BETS,
     MATRICES,
+    VARIANT_OPTIMIZERS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING]
