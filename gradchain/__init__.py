@@ -20,6 +20,7 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.introspect.describe import describe
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
     adabelief,
@@ -157,6 +158,7 @@ __all__ = [
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
     "descend_and_shrink",
+    "describe",
     "elementwise",
     "ema",
     "exponential_decay",

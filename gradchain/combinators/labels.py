@@ -110,7 +110,7 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     if isinstance(patterns, str) or not all(isinstance(p, tuple | list) and len(p) == 2 for p in patterns):  # pyright: ignore
         raise TypeError(f"by_path takes pairs of a pattern and a label, got {patterns!r}")
     for pattern, _ in patterns:
-        if not isinstance(pattern, str):
+        if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"by_path: a pattern is a string, got {pattern!r}")
     for value in (default, *(label for _, label in patterns)):
         if not isinstance(value, str | bool | None):
