@@ -21,7 +21,7 @@ GAP = "  "
 
 
 class ParameterRow(NamedTuple):
-    """What :func:`describe` says about one parameter."""
+    """What :func:`gradchain.describe` says about one parameter."""
 
     path: str
     """As ``encoder/layers/0/kernel``."""
@@ -36,7 +36,7 @@ class ParameterRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What :func:`describe` returns: printed it is a table as wide as the terminal."""
+    """What :func:`gradchain.describe` returns: printed it is a table as wide as the terminal."""
 
     rows: tuple[ParameterRow, ...]
     """One for each parameter, in the order of the tree."""
