@@ -22,6 +22,7 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.introspect.describe import describe
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
@@ -204,6 +205,7 @@ __all__ = [
     "cosine_onecycle_schedule",
     "dadapt_adamw",
     "descend_and_shrink",
+    "describe",
     "differentially_private_aggregate",
     "dog",
     "dowg",
