@@ -8,9 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
+from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
+from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.mechanic import mechanize
 from gradchain.combinators.precision import float32_updates
+from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
+from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
+from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
 from gradchain.core.rule import elementwise, leafwise, treewise
@@ -31,8 +37,10 @@ from gradchain.optimizers.adam_variants import (
 from gradchain.optimizers.factored import adafactor, sm3
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
+from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
+from gradchain.optimizers.variance_reduction import mars
 from gradchain.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -69,6 +77,7 @@ from gradchain.transforms.clipping import (
     normalize_by_update_norm,
     zero_nans,
 )
+from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
@@ -92,6 +101,7 @@ from gradchain.transforms.scaling import (
     stateless_with_tree_map,
 )
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
+from gradchain.transforms.variance_reduction import scale_by_mars
 from gradchain.tree import global_norm
 
 if TYPE_CHECKING:
@@ -136,13 +146,16 @@ __all__ = [
     "adamw",
     "adan",
     "adaptive_grad_clip",
+    "add_cautious_decayed_weights",
     "add_decayed_weights",
     "add_l1_penalty",
     "add_l2_penalty",
     "add_noise",
     "amsgrad",
     "apply_updates",
+    "average_params",
     "batch_axes",
+    "cautious",
     "centralize",
     "chain",
     "clip",
@@ -154,6 +167,7 @@ __all__ = [
     "descend_and_shrink",
     "elementwise",
     "ema",
+    "eval_params",
     "exponential_decay",
     "float32_updates",
     "from_optax",
@@ -165,14 +179,19 @@ __all__ = [
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "keep_norm",
     "keep_params_nonnegative",
     "lamb",
     "lars",
     "leafwise",
+    "limit_update_ratio",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "lookahead",
     "losses",
+    "mars",
+    "mechanize",
     "nadam",
     "nadamw",
     "named_chain",
@@ -182,16 +201,20 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "outer_nesterov",
+    "outer_steps",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polynomial_schedule",
+    "primal_averaging",
     "projections",
     "radam",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
     "rprop",
+    "sam",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
@@ -202,6 +225,7 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_mars",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -216,6 +240,10 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "schedules",
     "set_hyperparams",
     "set_to_zero",

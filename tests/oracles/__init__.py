@@ -2,6 +2,18 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
+from tests.oracles.averages import (
+    cautious,
+    cautious_decay,
+    interpolated,
+    keep_norm,
+    limit_update_ratio,
+    mars,
+    mechanize,
+    outer_steps,
+    sam,
+    schedule_free,
+)
 from tests.oracles.core import Arrays, Oracle, chain
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -44,6 +56,8 @@ __all__ = [
     "adaptive_clip",
     "amsgrad",
     "belief",
+    "cautious",
+    "cautious_decay",
     "centralize",
     "chain",
     "clip",
@@ -53,13 +67,19 @@ __all__ = [
     "ema",
     "factored_rms",
     "identity",
+    "interpolated",
+    "keep_norm",
     "l1_penalty",
     "learning_rate",
+    "limit_update_ratio",
     "lion",
+    "mars",
+    "mechanize",
     "nonnegative",
     "normalize",
     "novograd",
     "optimistic",
+    "outer_steps",
     "param_block_norm",
     "param_block_rms",
     "plain",
@@ -67,7 +87,9 @@ __all__ = [
     "rms",
     "rprop",
     "rss",
+    "sam",
     "scale",
+    "schedule_free",
     "set_to_zero",
     "sign",
     "sm3",
