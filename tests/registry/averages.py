@@ -25,13 +25,15 @@ class OptaxLookahead(NamedTuple):
 
 
 def adversary() -> Any:
-    """Return Optax's usual step uphill, safe at zero."""
-    return optax.chain(optax.normalize_by_update_norm(eps=0.0), optax.sgd(0.05))
+    """Return Optax's usual step uphill."""
+    return optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.05))
 
 
 def scaled_adafactor() -> Any:
-    """Return the oracle of ``adafactor(0.1, min_dim_size_to_factor=2)``."""
-    return descent(oracles.factored_rms(least=2), oracles.clip_by_block_rms(1.0), oracles.param_block_rms(), rate=0.1)
+    """Return the oracle of ``adafactor(0.1, min_dim_size_to_factor=2, eps=1e-12)``."""
+    return descent(
+        oracles.factored_rms(least=2, eps=1e-12), oracles.clip_by_block_rms(1.0), oracles.param_block_rms(), rate=0.1
+    )
 
 
 AVERAGES = [
@@ -60,7 +62,7 @@ AVERAGES = [
     ),
     Row(
         "outer_nesterov",
-        lambda: gc.outer_nesterov(gc.adafactor(0.1, min_dim_size_to_factor=2), 2),
+        lambda: gc.outer_nesterov(gc.adafactor(0.1, min_dim_size_to_factor=2, eps=1e-12), 2),
         lambda: oracles.outer_steps(
             scaled_adafactor(), oracles.chain(oracles.trace(0.9, nesterov=True), oracles.scale(0.7)), 2
         ),
@@ -107,10 +109,10 @@ AVERAGES = [
 AROUND = [
     Row(
         "sam",
-        lambda: gc.sam(gc.adamw(0.01), gc.chain(gc.normalize_by_update_norm(eps=0.0), gc.sgd(0.05)), 2),
+        lambda: gc.sam(gc.adamw(0.01), gc.chain(gc.normalize_by_update_norm(), gc.sgd(0.05)), 2),
         lambda: oracles.sam(
             descent(oracles.adam(), oracles.weight_decay(1e-4)),
-            descent(oracles.normalize(1.0, 0.0), rate=0.05),
+            descent(oracles.normalize(), rate=0.05),
             2,
             True,
         ),
@@ -153,7 +155,12 @@ AROUND = [
 ]
 
 CONSTRAINTS = [
-    Row("keep_norm", gc.keep_norm, oracles.keep_norm, needs_params=True),
+    Row(  # the second stage makes it more than rounding errors where gradients are multiples of the weights
+        "keep_norm",
+        lambda: gc.chain(gc.keep_norm(), gc.add_decayed_weights(0.1)),
+        lambda: oracles.chain(oracles.keep_norm(), oracles.weight_decay(0.1)),
+        needs_params=True,
+    ),
     Row(
         "limit_update_ratio",
         lambda: gc.limit_update_ratio(0.5, 0.2),
