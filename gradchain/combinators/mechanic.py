@@ -100,7 +100,7 @@ def mechanize(
     r"""Mechanic: learn the scale :math:`s` of an optimizer's updates, so that its rate needs no tuning.
 
     Weights are :math:`x_k = x_0 + s_k \Delta_k`, with :math:`\Delta_k` the sum of the base optimizer's updates. With
-    :math:`h_k = -\langle g_k + \lambda\,\textstyle s_k \|g_k\| x_k / \|x_k\|, \Delta_k \rangle`, for each of several
+    :math:`h_k = -\langle g_k + \lambda\,s_k \|g_k\| x_k / \|x_k\|, \Delta_k \rangle`, for each of several
     :math:`\beta_i = 1 - 10^{-i}`,
 
     .. math::

@@ -12,6 +12,7 @@ from tests.oracles.averages import (
     mechanize,
     outer_steps,
     sam,
+    sam_opaque,
     schedule_free,
 )
 from tests.oracles.core import Arrays, Oracle, chain
@@ -88,6 +89,7 @@ __all__ = [
     "rprop",
     "rss",
     "sam",
+    "sam_opaque",
     "scale",
     "schedule_free",
     "set_to_zero",

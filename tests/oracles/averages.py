@@ -82,6 +82,20 @@ def sam(optimizer: Oracle, adversary: Oracle, period: int, reset: bool) -> Oracl
     return Oracle(init, update)
 
 
+def sam_opaque(optimizer: Oracle, adversary: Oracle, period: int, gradient: Any) -> Oracle:
+    """Foret et al. 2021, algorithm 1, the whole climb in one update; ``gradient(params)`` is the loss's."""
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        here, memory = params, adversary.init(params)
+        for _ in range(period - 1):
+            climb, memory = adversary.update(gradients, memory, here)
+            here = _zip(np.subtract, here, climb)
+            gradients = gradient(here)
+        return optimizer.update(gradients, state, params)
+
+    return Oracle(optimizer.init, update)
+
+
 def _inner(x: Arrays, y: Arrays) -> Any:
     return sum((np.sum((np.conj(x[name]) * y[name]).real) for name in x), start=0.0)
 

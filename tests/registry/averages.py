@@ -121,6 +121,14 @@ AROUND = [
         descends=True,
     ),
     Row(
+        "sam_opaque",
+        lambda: gc.sam(gc.sgd(0.01, momentum=0.9), gc.sgd(0.05, momentum=0.9), 3, opaque_mode=True),
+        lambda: oracles.sam_opaque(descent(oracles.trace(0.9)), descent(oracles.trace(0.9), rate=0.05), 3, lambda w: w),
+        lambda: contrib.sam(optax.sgd(0.01, momentum=0.9), optax.sgd(0.05, momentum=0.9), 3, opaque_mode=True),
+        needs_params=True,
+        extra=lambda params: {"grad_fn": lambda w, i: w},  # the gradient of |w|^2 / 2
+    ),
+    Row(
         "sam_longer_climb",
         lambda: gc.sam(gc.sgd(0.01), gc.sgd(0.05, momentum=0.9), 3, reset_state=False),
         lambda: oracles.sam(descent(), descent(oracles.trace(0.9), rate=0.05), 3, False),

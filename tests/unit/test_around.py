@@ -1,5 +1,7 @@
 """SAM, cautious updates, Mechanic, MARS and constraints: what they promise, and where Optax differs."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,15 @@ def climb_and_descend(params, rho=0.05, rate=0.01):
     size = gc.tree.norm(gradient)
     above = jax.tree.map(lambda w, g: w + rho * g / size, params, gradient)
     return jax.tree.map(lambda w, g: w - rate * g, params, jax.grad(loss)(above))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sam", "mechanize", "schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_eval_params"],
+)
+def test_names_arguments_and_defaults_are_those_of_optax_contrib(name):
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (gc, contrib))
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
 def test_both_forms_of_sam_are_the_paper_and_optax():

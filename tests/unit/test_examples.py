@@ -55,6 +55,15 @@ def test_learning_the_learning_rate():
     assert result["last"] < 1e-3 < 1 < result["first"]
 
 
+def test_averages(tmp_path):
+    results = run("09_averages", epochs=3, seeds=2, rates=2, picture=tmp_path / "curves.png")
+    last = {name: float(jnp.mean(result["curves"][:, -1])) for name, result in results.items()}
+    assert last.keys() == {"constant", "cosine", "average", "schedule-free"}
+    assert min(last.values()) > 0.6
+    assert max(last["average"], last["schedule-free"]) > last["constant"]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
 def test_every_numbered_example_is_tested():
     source = Path(__file__).read_text()
     missing = [path.stem for path in FOLDER.glob("[0-9]*.py") if f'"{path.stem}"' not in source]
