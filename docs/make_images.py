@@ -77,7 +77,7 @@ def schedules():
 
 
 def averages():
-    example = runpy.run_path(str(EXAMPLES / "09_averages.py"))
+    example = runpy.run_path(str(EXAMPLES / "10_averages.py"))
     example["main"](picture=FOLDER / "averages.png")
 
 

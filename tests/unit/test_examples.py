@@ -56,7 +56,7 @@ def test_learning_the_learning_rate():
 
 
 def test_averages(tmp_path):
-    results = run("09_averages", epochs=3, seeds=2, rates=2, picture=tmp_path / "curves.png")
+    results = run("10_averages", epochs=3, seeds=2, rates=3, picture=tmp_path / "curves.png")
     last = {name: float(jnp.mean(result["curves"][:, -1])) for name, result in results.items()}
     assert last.keys() == {"constant", "cosine", "average", "schedule-free"}
     assert min(last.values()) > 0.6

@@ -6,7 +6,7 @@ Each is tried with several rates and seeds, all of them in one vmapped call; eva
 ``eval_params(tx, state, params)``. The rate is chosen on one part of the held-out images, the accuracy reported on the
 other.
 
-Run ``python examples/09_averages.py``, or with ``--picture curves.png`` to draw the accuracies.
+Run ``python examples/10_averages.py``, or with ``--picture curves.png`` to draw the accuracies.
 """
 
 import argparse
