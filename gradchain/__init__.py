@@ -15,6 +15,11 @@ from gradchain.combinators.mechanic import mechanize
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
 from gradchain.combinators.sharpness import sam
+from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
+from gradchain.combinators.layers import per_layer
+from gradchain.combinators.parallel import graft, graft_global, parallel
+from gradchain.combinators.precision import float32_updates
+from gradchain.combinators.routing import freeze, masked, partition, selective_transform
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
@@ -35,7 +40,10 @@ from gradchain.optimizers.adam_variants import (
     yogi,
 )
 from gradchain.optimizers.factored import adafactor, sm3
+from gradchain.optimizers.galore import galore
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.muon import muon
+from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
@@ -78,7 +86,10 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio
+from gradchain.transforms.coin_betting import scale_by_cocob
+from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
+from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
     descend_and_shrink,
@@ -87,8 +98,12 @@ from gradchain.transforms.layerwise import (
     scale_by_param_block_rms,
     scale_by_trust_ratio,
 )
+from gradchain.transforms.low_rank import scale_by_galore
+from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz, scale_by_muon, scale_by_shape
+from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import (
     centralize,
     identity,
@@ -126,9 +141,11 @@ __all__ = [
     "DType",
     "Decay",
     "Fraction",
+    "GaLoreDimensionNumbers",
     "Hyper",
     "Key",
     "Mask",
+    "MuonDimensionNumbers",
     "NonNegative",
     "Part",
     "Positive",
@@ -156,23 +173,33 @@ __all__ = [
     "average_params",
     "batch_axes",
     "cautious",
+    "by_leaf",
+    "by_path",
     "centralize",
     "chain",
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "cocob",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "dadapt_adamw",
     "descend_and_shrink",
+    "dog",
+    "dowg",
     "elementwise",
     "ema",
     "eval_params",
     "exponential_decay",
     "float32_updates",
+    "freeze",
     "from_optax",
     "fromage",
+    "galore",
     "global_norm",
+    "graft",
+    "graft_global",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -192,6 +219,11 @@ __all__ = [
     "losses",
     "mars",
     "mechanize",
+    "masked",
+    "matrices_and_rest",
+    "momo",
+    "momo_adam",
+    "muon",
     "nadam",
     "nadamw",
     "named_chain",
@@ -203,11 +235,17 @@ __all__ = [
     "optimistic_gradient_descent",
     "outer_nesterov",
     "outer_steps",
+    "orthogonalize_via_newton_schulz",
+    "parallel",
+    "partition",
+    "per_layer",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
+    "polyak_sgd",
     "polynomial_schedule",
     "primal_averaging",
+    "prodigy",
     "projections",
     "radam",
     "rmsprop",
@@ -222,19 +260,31 @@ __all__ = [
     "scale_by_adan",
     "scale_by_amsgrad",
     "scale_by_belief",
+    "scale_by_cocob",
+    "scale_by_dadapt_adam",
+    "scale_by_distance_over_gradients",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_mars",
+    "scale_by_momo",
+    "scale_by_momo_adam",
+    "scale_by_muon",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_polyak",
+    "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_sm3",
     "scale_by_stddev",
@@ -245,6 +295,7 @@ __all__ = [
     "schedule_free_eval_params",
     "schedule_free_sgd",
     "schedules",
+    "selective_transform",
     "set_hyperparams",
     "set_to_zero",
     "sgd",

@@ -188,13 +188,15 @@ def overlay(tree: Tree, base: Tree) -> Tree:
 
 def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str) -> str:
     """Describe how two trees differ: the first path that only one of them has, or the two structures."""
-    paths = [
-        {show_path(path): None for path, _ in jax.tree_util.tree_flatten_with_path(t)[0]} for t in (tree_x, tree_y)
-    ]
-    for mine, theirs, has, lacks in ((*paths, name_x, name_y), (*reversed(paths), name_y, name_x)):
-        extra = [path for path in mine if path not in theirs]
-        if extra:
-            return f"{name_x} and {name_y} differ in structure: {has} has {extra[0]}, which {lacks} lacks"
+    for is_leaf in (None, _is_none):
+        x, y = (
+            {show_path(path): None for path, _ in jax.tree_util.tree_flatten_with_path(t, is_leaf=is_leaf)[0]}
+            for t in (tree_x, tree_y)
+        )
+        for mine, theirs, has, lacks in ((x, y, name_x, name_y), (y, x, name_y, name_x)):
+            extra = [path for path in mine if path not in theirs]
+            if extra:
+                return f"{name_x} and {name_y} differ in structure: {has} has {extra[0]}, which {lacks} lacks"
     return (
         f"{name_x} and {name_y} differ in structure: {name_x} is {jax.tree.structure(tree_x)}, "
         f"{name_y} is {jax.tree.structure(tree_y)}"

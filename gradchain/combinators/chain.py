@@ -31,7 +31,7 @@ def _groups(pairs: list[tuple[Transform, Any]]) -> list[list[tuple[Transform, An
     groups: list[list[tuple[Transform, Any]]] = []
     for stage, state in pairs:
         previous = groups[-1][-1][0] if groups else None
-        joins = isinstance(stage, Rule) and stage.by_leaf and not stage.spec.whole
+        joins = isinstance(stage, Rule) and stage.by_leaf and not stage.unlayered.spec.whole
         if joins and isinstance(previous, Rule) and previous.by_leaf:
             groups[-1].append((stage, state))
         else:

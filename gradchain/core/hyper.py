@@ -18,6 +18,7 @@ from jax.core import Tracer
 
 from gradchain.core.value import Kind, Value, register, show
 from gradchain.numerics import compute_dtype
+from gradchain.tree import flatten_optional, mismatch
 
 ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
 """What stands for an array without a value; it passes unchecked."""
@@ -114,6 +115,39 @@ class MaskKind(Kind):
         return FrozenTree(tuple(map(bool, leaves)), treedef)
 
 
+class PerLeafKind(Kind):
+    """A static value for each parameter array, ``None`` for one that has none.
+
+    Given as one value for all, as a tree over (a prefix of) the parameters, frozen, or as a function from parameters to
+    such a tree.
+    """
+
+    def __init__(self, label: str, of: type, convert: Callable[[Any], Any] = lambda x: x):
+        self.label = label
+        self.of = of
+        self.convert = convert
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value is None or isinstance(value, FrozenTree):
+            return value
+        leaves, treedef = jax.tree.flatten(value, is_leaf=lambda x: x is None or isinstance(x, self.of))
+        if jax.tree_util.treedef_is_leaf(treedef) and not isinstance(value, self.of) and callable(value):
+            return value
+        for leaf in leaves:
+            if not (leaf is None or isinstance(leaf, self.of)) or isinstance(leaf, bool):
+                raise TypeError(
+                    f"{where} must be {self.label}, a tree of them or a function that returns one, got {leaf!r}"
+                )
+        return FrozenTree(tuple(leaf if leaf is None else self.convert(leaf) for leaf in leaves), treedef)
+
+    def resolve(self, where: str, value: Any, tree: Any) -> list[Any]:
+        """Return the value for each leaf of ``tree``, ``None`` counting as one."""
+        frozen = self.normalize(f"{where}'s result", value(tree)) if callable(value) else value
+        if frozen is None:
+            return [None] * len(flatten_optional(tree)[0])
+        return frozen.broadcast(where, tree)
+
+
 class FrozenTree(typing.NamedTuple):
     """A tree of hashable leaves, itself hashable."""
 
@@ -126,6 +160,16 @@ class FrozenTree(typing.NamedTuple):
     def thaw(self) -> Any:
         """Return the tree."""
         return self.treedef.unflatten(self.leaves)
+
+    def broadcast(self, where: str, tree: Any) -> list[Any]:
+        """Return a leaf for each leaf of ``tree``, of which this is a prefix; ``None`` counts as a leaf."""
+        try:
+            parts = self.treedef.flatten_up_to(tree)
+        except (ValueError, TypeError):
+            filled = self.treedef.unflatten(range(len(self.leaves)))
+            problem = mismatch(filled, tree, where.rpartition(": ")[2], "params")
+            raise ValueError(f"{where} must be a prefix of the parameters: {problem}") from None
+        return [x for x, part in zip(self.leaves, parts, strict=True) for _ in flatten_optional(part)[0]]
 
     def __repr__(self) -> str:
         return repr(self.thaw())

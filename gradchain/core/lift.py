@@ -1,6 +1,7 @@
 """Lifting: running rules over the leaves of a tree, consecutive ones in a single cached call for each leaf."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from gradchain.core.rule import Rule
 
 
+class Own(NamedTuple):
+    """What is declared for one leaf alone; hashable."""
+
+    fields: tuple[tuple[str, Any], ...] = ()
+    """Its values of the rule's per-leaf fields."""
+    axes: tuple[int, ...] = ()
+    """Its layer axes, the outermost first, each counted without those before it."""
+
+
 class Stage(NamedTuple):
     """What the compiled call of a rule depends on besides its arrays; hashable."""
 
@@ -24,6 +34,7 @@ class Stage(NamedTuple):
     static: tuple[tuple[str, Any], ...]
     types: tuple[type, ...]
     """The static fields' types: 1, 1.0 and True are equal, but not the same."""
+    own: Own = Own()
 
 
 class Inputs(NamedTuple):
@@ -47,10 +58,11 @@ def step_leaves(
     Under a trace the inner call is a cached ``jax.jit``: leaves that agree in shape, dtype and declarations are
     traced and lowered once. Without one, the rules are called directly.
     """
-    name = rules[0].name if len(rules) == 1 else f"chain ({', '.join(r.name for r in rules)})"
+    names = [rule.unlayered.name for rule in rules]
+    name = names[0] if len(names) == 1 else f"chain ({', '.join(names)})"
     leaves, treedef = inexact_leaves(name, updates, "update")
-    param_leaves = _param_leaves(rules, treedef, params, len(leaves))
     plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
+    param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
     arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
     call = _cached if any(isinstance(x, Tracer) for x in arrays) else _program
     results: list[Any] = list(leaves)
@@ -59,7 +71,7 @@ def step_leaves(
         if on:
             inputs = tuple(plan.inputs(i) for plan in on)
             param = param_leaves[i] if any(plan.rule.spec.param for plan in on) else None
-            results[i], slots = call(tuple(plan.stage for plan in on))(g, param, inputs)
+            results[i], slots = call(tuple(plan.stage._replace(own=plan.own[i]) for plan in on))(g, param, inputs)
             for plan, new in zip(on, slots, strict=True):
                 plan.results[i] = new
     return treedef.unflatten(results), [plan.state() for plan in plans]
@@ -110,6 +122,8 @@ class _Plan:
     """One rule's share of a step: its inputs leaf by leaf, and its next state."""
 
     def __init__(self, rule: "Rule", leaves: list[Any], treedef: Any, state: Any, params: Any, extra: dict[str, Any]):
+        self.own = rule.declarations(treedef.unflatten(leaves))
+        rule = rule.unlayered
         spec = rule.spec
         _check(rule, state, extra)
         self.rule, self.treedef, self.previous = rule, treedef, state
@@ -172,7 +186,7 @@ class _Plan:
 def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     check_state(rule.name, state, rule.State._fields)
     for name in rule.spec.extra:
-        if name not in extra:
+        if extra.get(name) is None:
             raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")
         if rule.by_leaf and callable(extra[name]):
             raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
@@ -192,20 +206,50 @@ def _program(stages: tuple[Stage, ...]) -> Any:
     """Return the function that runs ``stages`` on one leaf."""
 
     def run(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[Array, list[dict[str, Any]]]:
-        shape, dtype = g.shape, real_dtype(compute_dtype(g.dtype))
+        dtype = real_dtype(compute_dtype(g.dtype))
         g, param = _widen(g), _widen(param)
         results: list[dict[str, Any]] = []
         for stage, x in zip(stages, inputs, strict=True):
-            at = At(x.updates_so_far, param if stage.spec.param else None, x.whole, x.key, x.extra, dtype)
-            fields = dict(stage.static) | {k: v.astype(dtype) for k, v in x.traced.items()}
-            g, new = stage.spec.call(g, _widen(x.slots), at, fields)
-            if jnp.shape(g) != shape:
-                raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {shape} into {jnp.shape(g)}")
-            results.append(_restore(stage.spec.name, new, x.slots))
+            g, new = _call(stage, stage.own.axes, g, param if stage.spec.param else None, x, dtype)
+            results.append(new)
         return g, results
 
     run.__name__ = "_then_".join(stage.spec.name for stage in stages)  # what profiles and HLO show
     return run
+
+
+def _call(
+    stage: Stage, axes: tuple[int, ...], g: Array, param: Array | None, x: Inputs, dtype: Any
+) -> tuple[Array, dict[str, Any]]:
+    """Run one rule on one array, or on each of the layers that lie along ``axes`` of it."""
+    if axes:
+        return _call_layers(stage, axes, g, param, x, dtype)
+    at = At(x.updates_so_far, param, x.whole, x.key, x.extra, dtype)
+    fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in x.traced.items()}
+    out, new = stage.spec.call(g, _widen(x.slots), at, fields)
+    if jnp.shape(out) != g.shape:
+        raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {g.shape} into {jnp.shape(out)}")
+    return out, _restore(stage.spec.name, new, x.slots)
+
+
+def _call_layers(
+    stage: Stage, axes: tuple[int, ...], g: Array, param: Array | None, x: Inputs, dtype: Any
+) -> tuple[Array, dict[str, Any]]:
+    axis, *inner = axes
+    where = {name: axis if slot.init is None else 0 for name, slot in stage.spec.slots.items()}
+    keys = None if x.key is None else jax.random.split(x.key, g.shape[axis])
+
+    def layer(g: Array, param: Array | None, slots: dict[str, Any], key: Array | None) -> Any:
+        return _call(stage, tuple(inner), g, param, x._replace(slots=slots, key=key), dtype)
+
+    return jax.vmap(layer, in_axes=(axis, axis, where, 0), out_axes=(axis, where))(g, param, x.slots, keys)
+
+
+def over_layers(init: Callable[[Array], Any], axes: tuple[int, ...]) -> Callable[[Array], Any]:
+    """Return ``init``, mapped over ``axes`` of its argument, its results stacked along leading axes."""
+    for axis in reversed(axes):
+        init = jax.vmap(init, in_axes=axis)
+    return init
 
 
 @functools.lru_cache(maxsize=1024)

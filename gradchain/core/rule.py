@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, at_scalar
-from gradchain.core.lift import Stage, inexact_leaves, step_leaves, step_tree
+from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar
+from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.tree import Tree, flatten_optional, mismatch
+from gradchain.tree import Tree, flatten_optional
 
 P = ParamSpec("P")
 
@@ -28,9 +28,13 @@ class Rule(Transform):
     has_count: ClassVar[bool]
 
     def init(self, params: Tree) -> Any:
+        return self.init_leaves(params, self.declarations(params))
+
+    def init_leaves(self, params: Tree, own: list[Own]) -> Any:
+        """Return the first state, given what is declared for each leaf alone."""
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
         active = self.active(params, len(leaves))
-        hyper = Hypers(self)
+        hyper = Hypers(self, Own())
         state: dict[str, Any] = {}
         if self.has_count:
             state["count"] = jnp.zeros((), jnp.int32)
@@ -40,27 +44,33 @@ class Rule(Transform):
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
         for name, slot in self.spec.slots.items():
-            values = [self._slot(slot, p, hyper) if on else None for p, on in zip(leaves, active, strict=True)]
+            values = [
+                self._slot(slot, p, mine) if on else None for p, on, mine in zip(leaves, active, own, strict=True)
+            ]
             state[name] = treedef.unflatten(values)
         return self.State(**state)
 
-    def _slot(self, slot: Slot, param: Array, hyper: "Hypers") -> Any:
+    def _slot(self, slot: Slot, param: Array, own: Own) -> Any:
         dtype = compute_dtype(param.dtype)
         dtype = real_dtype(dtype) if slot.real else dtype
         dtype = (slot.dtype and getattr(self, slot.dtype)) or dtype
         if jnp.iscomplexobj(param) and not slot.real and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{self.name}: {slot.dtype}={dtype!r} can't hold the slot of a {param.dtype} parameter")
-        if slot.init is None:
+        initial = slot.init
+        if initial is None:
             return jnp.zeros_like(param, dtype=dtype)
 
         def leaf(x: Any) -> Array:
             inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
             return jnp.array(x, dtype if inexact else None, copy=True)
 
-        return jax.tree.map(leaf, slot.init(param.astype(compute_dtype(param.dtype)), hyper))
+        def init(layer: Array) -> Any:
+            return jax.tree.map(leaf, initial(layer, Hypers(self, own)))
+
+        return over_layers(init, own.axes)(param.astype(compute_dtype(param.dtype)))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        if self.spec.kind == "treewise":
+        if not self.by_leaf:
             return step_tree(self, updates, state, params, extra)
         updates, (state,) = step_leaves([self], updates, [state], params, extra)
         return updates, state
@@ -70,6 +80,8 @@ class Rule(Transform):
         static: list[tuple[str, Any]] = []
         traced: dict[str, Any] = {}
         for name, kind, value in self.fields():
+            if isinstance(kind, PerLeafKind):
+                continue  # each leaf's own
             if isinstance(kind, KeyKind | MaskKind):
                 value = None  # the rule sees their effect: at.key, and only the leaves that the mask selects
             if isinstance(kind, Number):
@@ -91,9 +103,25 @@ class Rule(Transform):
         return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
 
     @property
+    def unlayered(self) -> "Rule":
+        """The rule itself, without the layer axes that :func:`gradchain.per_layer` gives it."""
+        return self
+
+    def declarations(self, tree: Tree) -> list[Own]:
+        """Return what is declared for each leaf alone (``None`` counts as one): its values of per-leaf fields."""
+        columns = [
+            [(name, x) for x in kind.resolve(f"{self.name}: {name}", value, tree)]
+            for name, kind, value in self.fields()
+            if isinstance(kind, PerLeafKind)
+        ]
+        if not columns:
+            return [Own()] * len(flatten_optional(tree)[0])
+        return [Own(fields) for fields in zip(*columns, strict=True)]
+
+    @property
     def by_leaf(self) -> bool:
         """Whether the rule works leaf by leaf (it isn't treewise)."""
-        return self.spec.kind != "treewise"
+        return self.unlayered.spec.kind != "treewise"
 
     def prng_key(self) -> Array:
         """Return the PRNG key in this rule's key field; a seed becomes a key of the default kind."""
@@ -104,12 +132,15 @@ class Rule(Transform):
 
 
 class Hypers:
-    """A rule's fields at count 0, by attribute: what ``Slot.init`` sees."""
+    """A rule's fields at count 0 (those of one leaf), by attribute: what ``Slot.init`` sees."""
 
-    def __init__(self, rule: Rule):
+    def __init__(self, rule: Rule, own: Own):
         self._rule = rule
+        self._own = dict(own.fields)
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._own:
+            return self._own[name]
         return at_scalar(f"{self._rule.name}: {name}", getattr(self._rule, name), jnp.zeros((), jnp.int32))
 
 
@@ -119,12 +150,7 @@ def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
     if not isinstance(frozen, FrozenTree):
         raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
     flags, treedef = flatten_optional(frozen.thaw())
-    try:
-        parts = treedef.flatten_up_to(params)
-    except (ValueError, TypeError):
-        problem = mismatch(frozen.thaw(), params, "the mask", "params")
-        raise ValueError(f"{where}: the mask must be a prefix of the parameters: {problem}") from None
-    return [bool(on) for on, part in zip(flags, parts, strict=True) for _ in flatten_optional(part)[0]]
+    return [bool(on) for on in FrozenTree(tuple(flags), treedef).broadcast(f"{where}: the mask", params)]
 
 
 class Constructor(Protocol[P]):
@@ -158,8 +184,9 @@ def _check_declarations(spec: Spec, kinds: list[type]) -> None:
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
     if spec.random != (KeyKind in kinds):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
-    if spec.kind == "treewise" and MaskKind in kinds:
-        raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated Mask")
+    if spec.kind == "treewise" and (by_leaf := {MaskKind, PerLeafKind} & {*kinds}):
+        name = by_leaf.pop().__name__.removesuffix("Kind")
+        raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated {name}")
 
 
 class Decorator(Protocol):

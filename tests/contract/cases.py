@@ -1,6 +1,7 @@
 """A case is one row of the registry in one dtype, with parameters, gradients and a compiled update to share."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,10 +64,12 @@ def case_of(row: Row, dtype: str) -> Case:
     return Case(row, dtype)
 
 
-def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST) -> Any:
-    """Parametrise a test over ``case``: ``rows`` in every dtype their maths allows, slow in all but ``fast``."""
+def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[Row], bool] = lambda row: False) -> Any:
+    """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``."""
     parameters = [
-        pytest.param((row, dtype), id=f"{row}-{dtype}", marks=[] if dtype in fast else [pytest.mark.slow])
+        pytest.param(
+            (row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if slow(row) or dtype not in fast else []
+        )
         for row in rows
         for dtype in (*FAST, *SLOW)
         if dtype not in row.excludes
@@ -74,6 +77,12 @@ def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST) -> Any:
     return pytest.mark.parametrize("case", parameters, indirect=True)
 
 
-def each(rows: list[Row] = ROWS) -> Any:
-    """Parametrise a test over ``row``."""
-    return pytest.mark.parametrize("row", rows, ids=str)
+def each(rows: list[Row] = ROWS, slow: Callable[[Row], bool] = lambda row: False) -> Any:
+    """Parametrise a test over ``row``, slow for some."""
+    parameters = [pytest.param(row, id=str(row), marks=[pytest.mark.slow] if slow(row) else []) for row in rows]
+    return pytest.mark.parametrize("row", parameters)
+
+
+def composed(row: Row) -> bool:
+    """Whether a row is a chain of rules that have rows of their own, so that what chains keep can be tested slowly."""
+    return row.descends

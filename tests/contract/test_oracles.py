@@ -30,6 +30,23 @@ def on_a_stream(row: Row, dtype: str) -> tuple[Any, Any]:
     return ours, theirs
 
 
+def steepness(row: Row, dtype: str) -> float:
+    """Return how many times the oracle enlarges a small relative change of the gradients on the stream."""
+    params, exact = trees.as_numpy((trees.standard(dtype), trees.stream(STEPS, dtype)))
+    signs = np.random.default_rng(5)
+    changed = jax.tree.map(lambda g: g * (1 + 1e-9 * signs.choice([-1.0, 1.0], g.shape)), exact)
+
+    def updates_on(gradients: Any) -> Any:
+        oracle = row.oracle()
+        state, results = oracle.init(params), []
+        for k in range(STEPS):
+            updates, state = oracle.update(trees.at(gradients, k), state, params)
+            results.append(updates)
+        return results
+
+    return max(1.0, trees.relative_error(updates_on(changed), updates_on(exact)) / 1e-9)
+
+
 def curvature(params: Any) -> Any:
     """Return the curvatures h, between 0.5 and 2, of the quadratic sum(h |w|^2) / 2, in single precision."""
     return {n: np.asarray(np.random.default_rng(2).uniform(0.5, 2, w.shape), "float32") for n, w in params.items()}
@@ -78,7 +95,7 @@ def test_double_precision(row, dtype, x64):
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("complex64", marks=pytest.mark.slow)])
 @each(WITH_ORACLE)
 def test_single_precision(row, dtype):
-    trees.assert_close(*on_a_stream(row, dtype), SINGLE)
+    trees.assert_close(*on_a_stream(row, dtype), SINGLE * (steepness(row, dtype) if row.steep else 1))
 
 
 @each([row for row in WITH_ORACLE if row.descends])

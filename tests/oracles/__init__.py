@@ -16,6 +16,7 @@ from tests.oracles.averages import (
     schedule_free,
 )
 from tests.oracles.core import Arrays, Oracle, chain
+from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
     adaptive_clip,
@@ -28,6 +29,19 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
+from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
+from tests.oracles.parameter_free import (
+    cocob,
+    dadapt_adam,
+    dog,
+    dowg,
+    layerwise_dog,
+    momo,
+    momo_adam,
+    polyak,
+    prodigy,
+)
+from tests.oracles.routing import grafted, routed
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -48,6 +62,8 @@ from tests.oracles.simple import (
 )
 
 __all__ = [
+    "DION",
+    "STANDARD",
     "Arrays",
     "Oracle",
     "adadelta",
@@ -59,33 +75,49 @@ __all__ = [
     "belief",
     "cautious",
     "cautious_decay",
+    "by_shape",
     "centralize",
     "chain",
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "cocob",
+    "dadapt_adam",
     "descend_and_shrink",
+    "dog",
+    "dowg",
     "ema",
     "factored_rms",
+    "galore",
+    "grafted",
     "identity",
     "interpolated",
     "keep_norm",
     "l1_penalty",
+    "layerwise_dog",
     "learning_rate",
     "limit_update_ratio",
     "lion",
     "mars",
     "mechanize",
+    "momo",
+    "momo_adam",
+    "muon",
     "nonnegative",
     "normalize",
     "novograd",
     "optimistic",
     "outer_steps",
+    "orthogonalized",
     "param_block_norm",
     "param_block_rms",
+    "per_layer",
     "plain",
+    "polyak",
+    "prodigy",
     "radam",
     "rms",
+    "routed",
     "rprop",
     "rss",
     "sam",

@@ -54,6 +54,24 @@ def chain(*oracles: Oracle) -> Oracle:
     return Oracle(init, update)
 
 
+def per_layer(inner: Oracle, axes: dict[str, int | None]) -> Oracle:
+    """Apply ``inner`` to layers as arrays of their own: those along an array's axis, or the array itself for None."""
+
+    def apart(arrays: Arrays) -> Arrays:
+        parts = {n: [x] if axes[n] is None else np.moveaxis(x, axes[n], 0) for n, x in arrays.items()}
+        return {f"{name}/{i}": layer for name, layers in parts.items() for i, layer in enumerate(layers)}
+
+    def together(layers: Arrays, like: Arrays) -> Arrays:
+        parts = {n: [layers[key] for key in layers if key.startswith(f"{n}/")] for n in like}
+        return {n: xs[0] if axes[n] is None else np.stack(xs, axes[n]) for n, xs in parts.items()}
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        updates, state = inner.update(apart(gradients), state, apart(params))
+        return together(updates, gradients), state
+
+    return Oracle(lambda params: inner.init(apart(params)), update)
+
+
 def magnitude_squared(x: np.ndarray) -> np.ndarray:
     """Return |x|^2, real."""
     return (x * np.conj(x)).real

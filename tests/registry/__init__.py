@@ -10,8 +10,11 @@ from tests.registry.averages import AROUND, AVERAGES, CONSTRAINTS
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
+from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
+from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
+from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 
 TRANSFORMS = [
@@ -25,6 +28,7 @@ TRANSFORMS = [
     *DECAY,
     *BOUNDS,
     *CONSTRAINTS,
+    *ESTIMATED,
 ]
 FAMILIES = [
     SGD,
@@ -35,8 +39,13 @@ FAMILIES = [
     LARGE_BATCH,
     LITTLE_MEMORY,
     NOISE_AND_GAMES,
+    FROM_THE_LOSS,
+    FROM_DISTANCES,
+    BETS,
+    MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *AVERAGES, *AROUND]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]

@@ -6,6 +6,8 @@ import gradchain as gc
 from tests import oracles
 from tests.registry.row import Row, descent, ramp, ramp_traced, ramp_value
 
+LAYERS = {"bias": 0, "kernel": 1, "scale": None}
+
 COMBINATORS = [
     Row(
         "chain",
@@ -25,6 +27,18 @@ COMBINATORS = [
         lambda: oracles.chain(oracles.clip(0.3), descent(oracles.trace(0.9))),
         lambda: optax.named_chain(("clip", optax.clip(0.3)), ("descend", optax.sgd(0.01, momentum=0.9))),
         optax_complex=False,
+    ),
+    Row(
+        "per_layer",
+        lambda: gc.per_layer(gc.chain(gc.scale_by_sm3(0.8, 0.9), gc.lamb(0.01)), LAYERS),
+        lambda: oracles.per_layer(
+            oracles.chain(
+                oracles.sm3(0.8, 0.9), descent(oracles.adam(eps=1e-6), oracles.weight_decay(0.0), oracles.trust_ratio())
+            ),
+            LAYERS,
+        ),
+        needs_params=True,
+        any_tree=False,
     ),
     Row(
         "hyperparams_in_state",

@@ -129,7 +129,7 @@ LITTLE_MEMORY = [
 ]
 
 NOISE_AND_GAMES = [
-    Row("noisy_sgd", lambda: gc.noisy_sgd(0.01, key=3), random=True),
+    Row("noisy_sgd", lambda: gc.noisy_sgd(0.01, key=7), random=True),
     twin("optimistic_gradient_descent", lambda: descent(oracles.optimistic(0.9, 0.8)), "", 0.01, 0.9, 0.8),
     twin(
         "adadelta",

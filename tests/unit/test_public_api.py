@@ -123,7 +123,13 @@ def test_arguments_are_explained(value):
         assert not missing, missing
 
 
-OTHER_PARAMETERS = {"add_noise", "noisy_sgd", "scale_by_factored_rms", "scale_by_trust_ratio"}
+OTHER_PARAMETERS = {
+    "add_noise",
+    "noisy_sgd",
+    "scale_by_distance_over_gradients",
+    "scale_by_factored_rms",
+    "scale_by_trust_ratio",
+}
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""
 
 

@@ -1,0 +1,280 @@
+"""Labels and masks: what says which parameters a transform gets. By a tree, by path, by array, or by a function."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from gradchain.core.hyper import FrozenTree, MaskKind
+from gradchain.core.hyperparams import LEAF
+from gradchain.core.value import Kind
+from gradchain.tree import Tree, flatten_optional, show_path
+
+
+def path_name(path: Any) -> str:
+    """Return a leaf's path as ``block/kernel``, the form that patterns are matched with."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Return names for an error message, the first ``most`` of them."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
+class Labels:
+    """A function from parameters to the tree of their labels (or bools) that decides for each array by itself."""
+
+    by_structure: ClassVar[bool] = True
+    """Whether it looks only at paths and numbers of axes, in which updates agree with their parameters."""
+
+    def label(self, path: str, leaf: Any) -> Any:
+        """Return the label of one array."""
+        raise TypeError(f"{type(self).__name__} must define label")
+
+    def check(self, paths: list[str]) -> None:
+        """Raise ``ValueError`` if this can't be meant for a tree with these paths."""
+
+    def over(self, tree: Tree, checked: bool) -> Tree:
+        """Return the tree of labels, ``checked`` or not."""
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        if checked:
+            self.check([path_name(path) for path, _ in pairs])
+        return treedef.unflatten([self.label(path_name(path), leaf) for path, leaf in pairs])
+
+    def __call__(self, params: Tree) -> Tree:
+        return self.over(params, checked=True)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Return whether a pattern fits whole names in a row, anywhere in the path; from its start if it begins with /."""
+    start = "" if pattern.startswith("/") else "*/"
+    return fnmatch.fnmatchcase(f"/{path}/", f"{start}{pattern.rstrip('/')}/*")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ByPath(Labels):
+    """See :func:`by_path`."""
+
+    patterns: tuple[tuple[str, Any], ...]
+    default: Any = None
+
+    def decisive(self, path: str) -> int | None:
+        """Return the index of the first pattern that fits, or None."""
+        return next((i for i, (pattern, _) in enumerate(self.patterns) if matches(pattern, path)), None)
+
+    def label(self, path: str, leaf: Any) -> Any:
+        index = self.decisive(path)
+        if index is None and self.default is None:
+            patterns = listed(repr(pattern) for pattern, _ in self.patterns)
+            raise ValueError(f"by_path: no pattern matches {path!r}, and there is no default; patterns: {patterns}")
+        return self.default if index is None else self.patterns[index][1]
+
+    def check(self, paths: list[str]) -> None:
+        used = {self.decisive(path) for path in paths}
+        for i, (pattern, _) in enumerate(self.patterns):
+            if i not in used:
+                hidden = any(matches(pattern, path) for path in paths)
+                problem = "comes after others that take all it matches" if hidden else "matches no parameter"
+                raise ValueError(f"by_path: pattern {pattern!r} {problem}; there are: {listed(paths)}")
+
+    def __repr__(self) -> str:
+        return f"by_path({list(self.patterns)!r}, default={self.default!r})"
+
+
+def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
+    """Label parameters by the first pattern that their path matches.
+
+    The result is a function from parameters to the tree of labels, and goes wherever labels or masks do:
+    :func:`partition`, :func:`masked`, ``adamw(mask=...)``.
+
+    Args:
+      patterns: pairs of a pattern and a label (for a mask: True or False), the first match decides. A path is written
+        ``encoder/layers/0/kernel``. A pattern fits whole names in a row, anywhere in it: ``bias`` and ``layers/0`` do
+        what they say, ``/encoder`` only fits at the start. ``*`` stands for any characters (``/`` too), ``?`` for
+        one, ``[ab]`` for one of those.
+      default: the label of what no pattern matches. Without one that is an error.
+
+    Raises:
+      ValueError: when it is used, if a pattern decides for no parameter, or none matches and there is no default. The
+        message lists what there is.
+
+    Example:
+      >>> decayed = by_path([("bias", False), ("*norm*", False)], default=True)
+      >>> tx = adamw(1e-3, weight_decay=0.1, mask=decayed)
+    """
+    if isinstance(patterns, str) or not all(isinstance(p, tuple | list) and len(p) == 2 for p in patterns):  # pyright: ignore
+        raise TypeError(f"by_path takes pairs of a pattern and a label, got {patterns!r}")
+    for value in (default, *(label for _, label in patterns)):
+        if not isinstance(value, str | bool | None):
+            raise TypeError(f"by_path: a label is a string, or a bool for a mask; got {value!r}")
+    return ByPath(tuple((pattern, label) for pattern, label in patterns), default)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ByLeaf(Labels):
+    """See :func:`by_leaf`."""
+
+    by_structure = False
+    function: Callable[[str, Any], Any]
+
+    def label(self, path: str, leaf: Any) -> Any:
+        return self.function(path, leaf)
+
+    def __repr__(self) -> str:
+        return f"by_leaf({self.function!r})"
+
+
+def by_leaf(function: Callable[[str, Any], Any]) -> ByLeaf:
+    """Label each parameter by a function of its path and the array.
+
+    Args:
+      function: ``function(path, leaf)`` returns a label (for a mask: True or False). ``path`` is a string such as
+        ``encoder/layers/0/kernel``. The array may be traced: only its shape and dtype are to be used.
+
+    Example:
+      >>> tx = masked(add_decayed_weights(0.1), by_leaf(lambda path, leaf: leaf.ndim > 1))
+    """
+    return ByLeaf(function)
+
+
+NOT_HIDDEN = (
+    "*embed*",
+    "emb",
+    "*_emb",
+    "wte",
+    "wpe",
+    "head",
+    "*_head",
+    "output",
+    "output_layer",
+    "logits*",
+    "classifier",
+    "bias",
+    "scale",
+)
+"""Usual names of embeddings and output layers, and of vectors, which scanned layers stack to matrices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MatricesAndRest(Labels):
+    """See :func:`matrices_and_rest`."""
+
+    not_hidden: tuple[str, ...]
+    ndims: tuple[int, ...]
+    matrices: str
+    rest: str
+
+    def label(self, path: str, leaf: Any) -> Any:
+        hidden = not any(matches(pattern, path.lower()) for pattern in self.not_hidden)
+        return self.matrices if hidden and jnp.ndim(leaf) in self.ndims else self.rest
+
+    def __repr__(self) -> str:
+        fields = dataclasses.asdict(self)
+        return f"matrices_and_rest({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+
+def matrices_and_rest(
+    not_hidden: Sequence[str] = NOT_HIDDEN,
+    ndims: Sequence[int] = (2,),
+    matrices: str = "matrices",
+    rest: str = "rest",
+) -> MatricesAndRest:
+    """Label hidden weight matrices one way; embeddings, output layers, vectors and scalars the other.
+
+    Methods for matrices, such as Muon, are meant for the first group only. It goes by names, so look at
+    ``describe(tx, params)`` before a long run.
+
+    Args:
+      not_hidden: patterns, as for :func:`by_path` but compared in lower case, of what belongs to the rest whatever its
+        shape: by default usual names of embeddings (``*embed*``, ``wte``), output layers (``head``, ``lm_head``,
+        ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``). Names given here replace these.
+      ndims: the numbers of axes of a matrix; ``(2, 3)`` for layers stacked along a first axis too.
+      matrices: label of the first group.
+      rest: label of the second.
+
+    Example:
+      >>> tx = partition({"matrices": sgd(0.02, momentum=0.95), "rest": adam(1e-3)}, matrices_and_rest())
+      >>> matrices_and_rest()({"hidden": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}})
+      {'hidden': {'bias': 'rest', 'kernel': 'matrices'}}
+    """
+    if isinstance(not_hidden, str) or not all(isinstance(name, str) for name in not_hidden):  # pyright: ignore
+        raise TypeError(f"matrices_and_rest: not_hidden must be patterns, got {not_hidden!r}")
+    return MatricesAndRest(tuple(not_hidden), tuple(ndims), matrices, rest)
+
+
+class LabelsKind(Kind):
+    """A tree of strings over (a prefix of) the parameters, or a function from parameters to one, frozen."""
+
+    label = "Labels"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, FrozenTree):
+            return value
+        leaves, treedef = jax.tree.flatten(value)
+        if treedef == LEAF and callable(value):
+            return value
+        for leaf in leaves:
+            if not isinstance(leaf, str):
+                raise TypeError(f"{where} must be a tree of strings or a function that returns one, found {leaf!r}")
+        return FrozenTree(tuple(leaves), treedef)
+
+
+class RouteKind(MaskKind):
+    """A mask that can't be missing."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value is None:
+            raise TypeError(f"{where} can't be None")
+        return super().normalize(where, value)
+
+
+def resolve(labels: Any, kind: Kind, where: str, params: Tree | None, updates: Tree | None = None) -> list[Any]:
+    """Return the label of each leaf; ``None`` counts as a leaf, and has the label ``None``.
+
+    Args:
+      labels: as ``kind`` stores it: a frozen tree or a function.
+      kind: the kind of the field that holds them.
+      where: names transform and field in error messages.
+      params: the parameters, which decide. In an update they may be missing if the labels depend on structure alone,
+        in which the updates agree with them.
+      updates: the updates; absent at ``init``.
+
+    Raises:
+      ValueError: if labels and parameters don't fit each other, or params are needed and missing.
+    """
+    if params is None and callable(labels) and not getattr(labels, "by_structure", False):
+        name, _, field = where.partition(": ")
+        raise ValueError(f"{name} needs params: call update(updates, state, params); its {field} is a function of them")
+    tree = updates if params is None else params
+    if isinstance(labels, Labels):  # what it must match was checked at init; later gradients may lack some of it
+        found = labels.over(tree, checked=updates is None)
+    else:
+        found = labels(tree) if callable(labels) else labels
+    return _spread(kind.normalize(where, found), tree, where)
+
+
+def _paths(tree: Tree) -> str:
+    return listed(show_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
+
+
+def _spread(frozen: FrozenTree, tree: Tree, where: str) -> list[Any]:
+    """Return the labels of a prefix of ``tree`` for each of its leaves."""
+    if not isinstance(frozen, FrozenTree):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{where} must return a tree, got {frozen!r}")
+    labels, treedef = flatten_optional(frozen.thaw())
+    try:
+        parts = treedef.flatten_up_to(tree)
+    except (ValueError, TypeError):
+        have, given = _paths(tree), _paths(frozen.thaw())
+        raise ValueError(f"{where} must be a prefix of the parameters; these are {have}, and it has {given}") from None
+    spread = [label for label, part in zip(labels, parts, strict=True) for _ in flatten_optional(part)[0]]
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    for label, (path, leaf) in zip(spread, pairs, strict=True):
+        if label is None and leaf is not None:
+            raise ValueError(f"{where} says nothing about {show_path(path)}")
+    return [None if leaf is None else label for label, (_, leaf) in zip(spread, pairs, strict=True)]

@@ -1,0 +1,95 @@
+"""Transforms side by side: each sees the same gradient, and a function merges their updates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gradchain import tree
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, Kind, register
+from gradchain.numerics import divide
+from gradchain.tree import Tree
+
+
+@register
+class Parallel(Transform):
+    """See :func:`parallel`."""
+
+    name = "parallel"
+    kinds = {"branches": Child(), "merge": Kind()}
+    branches: tuple[Transform, ...]
+    merge: Callable[..., Tree]
+
+    def init(self, params: Tree) -> tuple[Any, ...]:
+        return tuple(branch.init(params) for branch in self.branches)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        size = len(self.branches)
+        if type(state) not in (tuple, list) or len(state) != size:
+            got = len(state) if type(state) in (tuple, list) else type(state).__name__
+            raise ValueError(f"parallel: the state is from another transform: expected {size} parts, got {got}")
+        pairs = [tx.step(updates, own, params, extra) for tx, own in zip(self.branches, state, strict=True)]
+        merged = self.merge(*(result for result, _ in pairs))
+        if jax.tree.structure(merged) != jax.tree.structure(updates):
+            raise ValueError(
+                f"parallel: {tree.mismatch(merged, updates, 'the merged updates', 'the incoming updates')}"
+            )
+        return merged, tuple(own for _, own in pairs)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        states = [None] * len(self.branches) if state is None else state
+        return [Part("", branch, own, params) for branch, own in zip(self.branches, states, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"parallel({', '.join(map(repr, self.branches))}, merge={self.merge!r})"
+
+
+def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
+    """Apply transforms to the same updates, each by itself, and merge what they return.
+
+    Args:
+      *args: one or more transforms. All see the same incoming updates, parameters and extra arguments.
+      merge: a function that takes as many trees of updates as there are transforms, in their order, and returns one of
+        the same structure: :func:`graft`, :func:`graft_global`, :func:`tree.add <gradchain.tree.add>`, or your own.
+
+    Returns:
+      A transform whose state is the tuple of its branches' states.
+
+    Raises:
+      ValueError: at the first update, if ``merge`` changes the structure.
+
+    Example:
+      >>> tx = parallel(sgd(0.1), adam(1e-3), merge=graft)  # Adam's direction in steps as long as SGD's
+    """
+    if not args or not callable(merge):
+        raise TypeError(f"parallel takes transforms and a function merge=, got {len(args)} transforms and {merge!r}")
+    return Parallel(tuple(as_transform(tx) for tx in args), merge)
+
+
+def graft(magnitude: Tree, direction: Tree) -> Tree:
+    r"""Return for each array the one tree's size with the other's direction: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
+
+    A merge for :func:`parallel`. Where :math:`d_i` is 0, so is :math:`u_i`. Sizes are in at least float32.
+
+    Args:
+      magnitude: updates :math:`m`, of which only the Euclidean norm of each array counts.
+      direction: updates :math:`d`.
+
+    Reference: Agarwal et al., *Disentangling Adaptive Gradient Methods from Learning Rates*, 2020, section 3.
+    """
+    return jax.tree.map(lambda m, d: divide(tree.norm(m), tree.norm(d)) * d, magnitude, direction)
+
+
+def graft_global(magnitude: Tree, direction: Tree) -> Tree:
+    r"""Return one tree's size, of all arrays together, with the other's direction: :math:`u = d \|m\| / \|d\|`.
+
+    A merge for :func:`parallel`: :func:`graft` with the norm over the whole tree.
+
+    Args:
+      magnitude: updates :math:`m`, of which only the Euclidean norm counts.
+      direction: updates :math:`d`.
+    """
+    ratio = divide(tree.norm(magnitude), tree.norm(direction))
+    return jax.tree.map(lambda d: ratio * d, direction)

@@ -1,0 +1,253 @@
+"""Which parameters get which transform: ``masked``, ``partition``, and parameters that stay as they are."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gradchain.combinators.labels import ByPath, LabelsKind, RouteKind, listed, resolve
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import FrozenTree
+from gradchain.core.hyperparams import LEAF
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, Kind, register
+from gradchain.transforms.scaling import set_to_zero
+from gradchain.tree import Tree, flatten_optional, mismatch, show_path
+
+
+def _select(tree: Tree, chosen: list[bool]) -> Tree:
+    """Return ``tree`` with ``None`` in the place of the leaves that aren't chosen."""
+    leaves, treedef = flatten_optional(tree)
+    if treedef == LEAF and not chosen[0]:
+        return ()  # None itself would mean that there are no parameters
+    return treedef.unflatten([x if on else None for x, on in zip(leaves, chosen, strict=True)])
+
+
+def _merge(where: str, tree: Tree, new: Tree, chosen: list[bool]) -> Tree:
+    """Return ``tree`` with the chosen leaves from ``new``, which a transform made of the selected ones."""
+    selected = _select(tree, chosen)
+    if jax.tree.structure(new) != jax.tree.structure(selected):
+        raise ValueError(f"{where}: {mismatch(new, selected, 'its result', 'the updates that it got')}")
+    leaves, treedef = flatten_optional(tree)
+    results = iter(jax.tree.leaves(new))
+    return treedef.unflatten([next(results) if on else x for x, on in zip(leaves, chosen, strict=True)])
+
+
+def _select_extra(extra: dict[str, Any], updates: Tree, chosen: list[bool]) -> dict[str, Any]:
+    """Return extra arguments with those that are trees like ``updates`` reduced to the chosen leaves."""
+    structure = jax.tree.structure(updates)
+    if structure == LEAF:
+        return extra  # a single array looks like any scalar argument
+    return {k: _select(v, chosen) if jax.tree.structure(v) == structure else v for k, v in extra.items()}
+
+
+class MaskedState(NamedTuple):
+    """State of :func:`masked`."""
+
+    inner_state: Any
+
+
+@register
+class Masked(Transform):
+    """See :func:`masked`."""
+
+    name = "masked"
+    kinds = {"inner": Child(), "mask": RouteKind(), "mask_compatible_extra_args": Kind()}
+    required = frozenset({"inner", "mask"})
+    inner: Transform
+    mask: Any
+    mask_compatible_extra_args: bool
+
+    def init(self, params: Tree) -> MaskedState:
+        return MaskedState(self.inner.init(_select(params, self._chosen(params))))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, MaskedState._fields)
+        chosen = self._chosen(params, updates)
+        if self.mask_compatible_extra_args:
+            extra = _select_extra(extra, updates, chosen)
+        mine = None if params is None else _select(params, chosen)
+        new, inner_state = self.inner.step(_select(updates, chosen), state.inner_state, mine, extra)
+        return _merge(self.inner.name, updates, new, chosen), MaskedState(inner_state)
+
+    def _chosen(self, params: Tree | None, updates: Tree | None = None) -> list[bool]:
+        return [bool(flag) for flag in resolve(self.mask, self.kinds["mask"], "masked: mask", params, updates)]
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        mine = None if params is None else _select(params, self._chosen(params, params))
+        return [Part("", self.inner, None if state is None else state.inner_state, mine)]
+
+
+def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Transform:
+    """Apply a transform to some parameters, and leave the other updates as they are.
+
+    ``inner`` sees ``None`` in the place of the others, and has no state for them. The mask is resolved against the
+    parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that it can change
+    its mind).
+
+    Args:
+      inner: any transform.
+      mask: a tree of bools, the parameters' own or a prefix of it; :func:`by_path`, :func:`by_leaf`, or a function from
+        parameters to such a tree. Functions (but for :func:`by_path`) need ``params`` in every update. Anything that
+        is a container to JAX, such as an Equinox module, is a tree, also if it can be called.
+      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
+
+    Raises:
+      ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
+
+    Example:
+      >>> decay = masked(add_decayed_weights(0.1), by_path([("bias", False)], default=True))
+    """
+    where = "masked: mask"
+    return Masked(as_transform(inner), Masked.kinds["mask"].normalize(where, mask), mask_compatible_extra_args)
+
+
+class PartitionState(NamedTuple):
+    """State of :func:`partition`."""
+
+    inner_states: dict[str, Any]
+
+
+@register
+class Partition(Transform):
+    """See :func:`partition`."""
+
+    name = "partition"
+    kinds = {"transforms": Child(), "param_labels": LabelsKind(), "mask_compatible_extra_args": Kind()}
+    required = frozenset({"transforms", "param_labels"})
+    transforms: dict[str, Transform]
+    param_labels: Any
+    mask_compatible_extra_args: bool
+
+    def init(self, params: Tree) -> PartitionState:
+        labels = self.labels(params)
+        groups = {label: _select(params, [own == label for own in labels]) for label in self.transforms}
+        return PartitionState({label: tx.init(groups[label]) for label, tx in self.transforms.items()})
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, PartitionState._fields)
+        if state.inner_states.keys() != self.transforms.keys():
+            expected, got = list(self.transforms), list(state.inner_states)
+            raise ValueError(f"partition: the state is from another transform: expected {expected}, got {got}")
+        labels = self.labels(params, updates)
+        merged, states = updates, dict[str, Any]()
+        for label, tx in self.transforms.items():
+            chosen = [own == label for own in labels]
+            mine = None if params is None else _select(params, chosen)
+            own_extra = _select_extra(extra, updates, chosen) if self.mask_compatible_extra_args else extra
+            new, states[label] = tx.step(_select(updates, chosen), state.inner_states[label], mine, own_extra)
+            merged = _merge(tx.name, merged, new, chosen)
+        return merged, PartitionState(states)
+
+    def labels(self, params: Tree | None, updates: Tree | None = None) -> list[Any]:
+        """Return each leaf's label, after checking that there is a transform for it."""
+        labels = resolve(self.param_labels, self.kinds["param_labels"], "partition: param_labels", params, updates)
+        unserved = [i for i, label in enumerate(labels) if label is not None and label not in self.transforms]
+        if unserved:
+            tree = updates if params is None else params
+            paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
+            found = listed(f"{labels[i]!r} of {show_path(paths[i][0])}" for i in unserved)
+            raise ValueError(
+                f"partition: no transform for label {found}; there are {listed(map(repr, self.transforms))}"
+            )
+        return labels
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        labels = [] if params is None else self.labels(params, params)
+
+        def part(label: str, tx: Transform) -> Part:
+            mine = None if params is None else _select(params, [own == label for own in labels])
+            return Part(label, tx, None if state is None else state.inner_states[label], mine)
+
+        return [part(label, tx) for label, tx in self.transforms.items()]
+
+
+def partition(
+    transforms: Mapping[str, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
+) -> Transform:
+    """Apply to each parameter the transform that its label names.
+
+    Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
+    looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
+    against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
+    (``decay.scale_by_adam.b1``).
+
+    Args:
+      transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
+      param_labels: a tree of labels, the parameters' own or a prefix of it; :func:`by_path`, :func:`by_leaf`,
+        :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions, :func:`by_leaf` among them,
+        need ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also
+        if it can be called.
+      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
+
+    Raises:
+      ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are
+        needed and missing.
+
+    Example:
+      >>> labels = by_path([("bias", "plain"), ("*norm*", "plain")], default="decay")
+      >>> tx = partition({"decay": adamw(1e-3, weight_decay=0.1), "plain": adam(1e-3)}, labels)
+    """
+    if not isinstance(transforms, Mapping) or not all(isinstance(label, str) for label in transforms):  # pyright: ignore
+        raise TypeError(f"partition: transforms must be a dict with strings for keys, got {transforms!r}")
+    labels = Partition.kinds["param_labels"].normalize("partition: param_labels", param_labels)
+    if isinstance(labels, FrozenTree) and (unknown := sorted({*labels.leaves} - transforms.keys())):
+        there = listed(map(repr, transforms))
+        raise ValueError(f"partition: no transform for label {listed(map(repr, unknown))}; there are {there}")
+    children = {label: as_transform(transforms[label]) for label in sorted(transforms)}
+    return Partition(children, labels, mask_compatible_extra_args)
+
+
+def freeze(mask: Any) -> Transform:
+    """Set the updates of some parameters to zero, and leave the others as they are.
+
+    Put last in a chain it keeps parameters where they are; transforms before it still keep state for them, unless they
+    are in :func:`selective_transform`.
+
+    Args:
+      mask: as for :func:`masked`; true where the update becomes zero, also where it is not finite.
+    """
+    return masked(set_to_zero(), mask)
+
+
+def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Transform:
+    """Apply a transform to some parameters, and freeze the others: they have no state, and their updates are zero.
+
+    It is a :func:`partition` with the labels ``train`` and ``freeze``.
+
+    Args:
+      optimizer: any transform.
+      freeze_mask: as for :func:`masked`; true where parameters are frozen. ``True`` alone freezes all.
+
+    Example:
+      >>> tx = selective_transform(adam(1e-3), freeze_mask=by_path([("encoder", True)], default=False))
+    """
+    mask = RouteKind().normalize("selective_transform: freeze_mask", freeze_mask)
+    return partition({"train": optimizer, "freeze": set_to_zero()}, _frozen_or_trained(mask))
+
+
+def _frozen_or_trained(mask: Any) -> Any:
+    """Return a mask as labels."""
+    if isinstance(mask, FrozenTree):
+        return FrozenTree(tuple(_label(on) for on in mask.leaves), mask.treedef)
+    if isinstance(mask, ByPath):
+        default = None if mask.default is None else _label(mask.default)
+        return ByPath(tuple((pattern, _label(on)) for pattern, on in mask.patterns), default)
+    return FrozenOrTrained(mask)
+
+
+def _label(frozen: Any) -> str:
+    if not isinstance(frozen, bool):
+        raise TypeError(f"selective_transform: freeze_mask must be made of bools, found {frozen!r}")
+    return "freeze" if frozen else "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenOrTrained:
+    """The labels that a mask function stands for."""
+
+    mask: Callable[[Tree], Tree]
+
+    def __call__(self, params: Tree) -> Tree:
+        return jax.tree.map(_label, self.mask(params))

@@ -1,0 +1,119 @@
+"""Muon: orthogonalised momentum for matrices, Adam for the rest.
+
+Evidence: Jordan et al. (2024) report that it set the NanoGPT speed record 1.35 times faster than AdamW had; Liu et al.
+(2025) that in scaling runs it needed about half of AdamW's compute, and trained a 16 B mixture of experts with it. Both
+leave embeddings, output layers and vectors to AdamW.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from gradchain.combinators.chain import chain
+from gradchain.combinators.labels import matrices_and_rest
+from gradchain.combinators.routing import partition
+from gradchain.core.hyper import Decay, DType, FrozenTree, Mask, NonNegative
+from gradchain.core.transform import Transform
+from gradchain.core.value import kind_of
+from gradchain.optimizers.adam import adamw
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.matrices import DimensionNumbers
+from gradchain.transforms.orthogonal import PRESETS, Coefficients, scale_by_muon, scale_by_shape
+from gradchain.transforms.scaling import scale_by_learning_rate
+from gradchain.tree import Tree
+
+
+def muon(
+    learning_rate: NonNegative,
+    ns_coeffs: Coefficients = PRESETS["standard"],
+    ns_steps: int = 5,
+    beta: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: DType | None = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.999,
+    adam_eps_root: NonNegative = 0.0,
+    adam_weight_decay: NonNegative = 0.0,
+    adam_learning_rate: NonNegative | None = None,
+    muon_weight_dimension_numbers: DimensionNumbers | None = None,
+    consistent_rms: NonNegative | None = None,
+) -> Transform:
+    r"""Muon: momentum orthogonalised by :func:`~gradchain.scale_by_muon` for matrices, AdamW for the rest.
+
+    It is meant for hidden layers. By default, as in Optax, all arrays with two axes are matrices, embeddings and output
+    layers included; to leave those to Adam, build the same from :func:`~gradchain.partition` and
+    :func:`~gradchain.matrices_and_rest`, or say so in ``muon_weight_dimension_numbers``.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 0.02, or with ``consistent_rms=0.2`` what AdamW takes.
+      ns_coeffs: coefficients of the iteration, or a preset: ``"standard"``, ``"dion"``.
+      ns_steps: its number of steps, where one row of coefficients is given.
+      beta: decay of the momentum.
+      eps: added to norms here, and outside of Adam's root.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; of the matrices, behind the scaling.
+      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mu_dtype: dtype of the stored momenta.
+      nesterov: Nesterov's form of both momenta.
+      adaptive: multiply by the dual norm of the momentum.
+      preconditioning: how matrices are scaled before the iteration.
+      adam_b1: Adam's decay of the first moment.
+      adam_b2: Adam's decay of the second moment.
+      adam_eps_root: inside Adam's root.
+      adam_weight_decay: weight decay of the rest.
+      adam_learning_rate: Adam's rate; ``None`` for the same as the matrices'.
+      muon_weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
+        ``None`` for what goes to Adam, or a function from parameters to such a tree. Layers stacked along an axis
+        are batches: ``MuonDimensionNumbers(1, 2)``.
+      consistent_rms: root mean square of the matrices' updates before the rate; ``None`` for
+        :math:`\sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}` in the place of it.
+
+    References:
+      Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
+      Liu et al., *Muon is Scalable for LLM Training*, 2025 (``consistent_rms``, weight decay).
+    """
+    dims = KIND.normalize("muon: muon_weight_dimension_numbers", muon_weight_dimension_numbers)
+    momentum = scale_by_muon(
+        *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
+        nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
+        weight_dimension_numbers=dims,
+    )
+    matrices = chain(
+        momentum,
+        scale_by_shape(dims, consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    rest = adamw(rate, adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov)
+    return partition({"muon": matrices, "adam": rest}, _labels(dims))
+
+
+KIND: Any = kind_of(DimensionNumbers)
+
+
+def _labels(dims: Any) -> Any:
+    """Return the labels that dimension numbers stand for."""
+    if dims is None:
+        return matrices_and_rest((), (2,), "muon", "adam")
+    if isinstance(dims, FrozenTree):
+        return FrozenTree(tuple("adam" if one is None else "muon" for one in dims.leaves), dims.treedef)
+    return HasDimensionNumbers(dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class HasDimensionNumbers:
+    """The labels that a function from parameters to dimension numbers stands for."""
+
+    function: Callable[[Tree], Tree]
+
+    def __call__(self, params: Tree) -> Tree:
+        dims = KIND.normalize("muon: muon_weight_dimension_numbers's result", self.function(params))
+        return _labels(dims).thaw()

@@ -1,0 +1,133 @@
+"""Step sizes from the distance that the parameters have come: it stands in for the unknown one to the solution."""
+
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain import tree
+from gradchain.core.hyper import DType, Hyper, NonNegative, Positive
+from gradchain.core.rule import leafwise, treewise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain.numerics import abs_sq, divide, safe_norm, sqrt
+from gradchain.transforms._choice import Choice
+from gradchain.tree import Tree
+
+
+def _start(p: Array, hyper: Any) -> Array:
+    return p
+
+
+START = Slot(_start)
+"""The parameters that training began with."""
+
+
+@leafwise(
+    slots={
+        "max_dist": Slot(lambda p, hyper: hyper.reps_rel * (1 + safe_norm(p)), real=True, nonnegative=True),
+        "grad_sum_of_squares": Slot(lambda p, hyper: 0 * safe_norm(p), real=True, nonnegative=True),
+        "init_params": START._replace(dtype="param_dtype"),
+    },
+    param=True,
+)
+def scale_by_distance_over_gradients(
+    g: Array,
+    slot: Slots,
+    at: At,
+    reps_rel: Positive = 1e-6,
+    eps: NonNegative = 1e-8,
+    param_dtype: DType | None = None,
+    global_scale: Hyper = 1.0,
+):
+    r"""Scale each array's gradient by the farthest that it has been from its start, over the gradients so far: LDoG.
+
+    .. math::
+        r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \quad r_0 = r_\epsilon (1 + \|w_1\|_2), \qquad
+        G_k = G_{k-1} + \|g_k\|_2^2, \qquad u_k = c\,\frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
+
+    The layer-wise form of :func:`scale_by_dog`. Average the parameters over time, as its authors do. ``init`` must be
+    given the real parameters.
+
+    Args:
+      reps_rel: :math:`r_\epsilon > 0`; 1e-4 for models with batch normalisation, else 1e-6.
+      eps: :math:`\epsilon \ge 0`.
+      param_dtype: dtype of the stored :math:`w_1`; by default the parameter's, and at least float32. A narrower one
+        saves memory, but what it rounds off counts as distance. (Optax's default is float32, which rounds float64
+        and can't hold complex parameters.)
+      global_scale: :math:`c`; -1 makes it descend by itself.
+
+    Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (L-DoG).
+    """
+    r = jnp.maximum(slot.max_dist, safe_norm(at.param - slot.init_params))
+    total = slot.grad_sum_of_squares + jnp.sum(abs_sq(g))
+    update = global_scale * divide(r, sqrt(total + eps), eps == 0) * g
+    return update, slot(max_dist=r, grad_sum_of_squares=total, init_params=slot.init_params)
+
+
+@treewise(slots={"init_params": START}, scalars={"max_dist": 0.0, "grad_sum_of_squares": 0.0}, param=True)
+def scale_by_dog(
+    updates: Tree,
+    slot: Slots,
+    at: At,
+    init_value: Positive = 1e-6,
+    eps: NonNegative = 1e-8,
+    *,
+    init_kind: Annotated[str, Choice("heuristic", "distance", "learning_rate")] = "heuristic",
+):
+    r"""Scale gradients by the farthest that the parameters have been from their start, over the gradients so far: DoG.
+
+    .. math::
+        r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \qquad G_k = G_{k-1} + \|g_k\|_2^2, \qquad
+        u_k = \frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
+
+    The norms run over all arrays. ``init`` must be given the real parameters.
+
+    Args:
+      init_value: sets the first step; above 0, and small enough not to diverge.
+      eps: :math:`\epsilon \ge 0`.
+      init_kind: what ``init_value`` is: "distance" for :math:`r_0`, "heuristic" for :math:`r_0 / (1 + \|w_1\|_2)`,
+        or "learning_rate" for the factor of :math:`g_1`, with :math:`r_0 = 0`.
+
+    Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (DoG).
+    """
+    r = jnp.maximum(slot.max_dist, tree.norm(tree.sub(at.param, slot.init_params)))
+    if init_kind != "learning_rate":
+        r = jnp.maximum(r, init_value * (1 + tree.norm(slot.init_params)) if init_kind == "heuristic" else init_value)
+    total = slot.grad_sum_of_squares + tree.norm(updates, squared=True)
+    rate = divide(r, sqrt(total + eps), eps == 0)
+    if init_kind == "learning_rate":
+        rate = jnp.where(at.t == 1, init_value, rate)
+    return tree.scale(rate, updates), slot(max_dist=r, grad_sum_of_squares=total, init_params=slot.init_params)
+
+
+def _first_square(hyper: Any) -> Any:
+    return hyper.eps if hyper.init_estim_sq_dist is None else hyper.init_estim_sq_dist
+
+
+@treewise(
+    slots={"init_params": START},
+    scalars={"estim_sq_dist": _first_square, "weighted_sq_norm_grads": 0.0},
+    param=True,
+)
+def scale_by_dowg(
+    updates: Tree, slot: Slots, at: At, init_estim_sq_dist: Positive | None = None, eps: NonNegative = 1e-4
+):
+    r"""Scale gradients by the squared distance from the start, over gradients weighted by such distances: DoWG.
+
+    .. math::
+        r_k^2 = \max(r_{k-1}^2, \|w_k - w_1\|_2^2), \qquad v_k = v_{k-1} + r_k^2 \|g_k\|_2^2, \qquad
+        u_k = \frac{r_k^2}{\sqrt{v_k} + \epsilon}\,g_k
+
+    The norms run over all arrays. Late gradients weigh more than in :func:`scale_by_dog`, and steps are longer.
+
+    Args:
+      init_estim_sq_dist: :math:`r_0^2 > 0`; ``None`` for :math:`\epsilon`.
+      eps: :math:`\epsilon \ge 0`; not 0 where it is :math:`r_0^2`, too, since there is no first step then.
+
+    Reference: Khaled et al., *DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method*, 2023,
+    algorithm 1.
+    """
+    r2 = jnp.maximum(slot.estim_sq_dist, tree.norm(tree.sub(at.param, slot.init_params), squared=True))
+    v = slot.weighted_sq_norm_grads + r2 * tree.norm(updates, squared=True)
+    rate = divide(r2, sqrt(v) + eps, eps == 0)
+    return tree.scale(rate, updates), slot(init_params=slot.init_params, estim_sq_dist=r2, weighted_sq_norm_grads=v)

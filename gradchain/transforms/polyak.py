@@ -1,0 +1,194 @@
+"""Step sizes from the loss: as long as it takes a linear model of it to come down to a lower bound."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain import tree
+from gradchain.core.hyper import Decay, Hyper, NonNegative
+from gradchain.core.rule import elementwise, treewise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain.numerics import abs_sq, debias, divide, ema, one_minus_power, sqrt
+from gradchain.transforms._choice import Choice
+from gradchain.transforms.adaptive import SECOND_MOMENT
+from gradchain.tree import Tree
+
+
+def _squared_norm(updates: Tree) -> Array:
+    return tree.norm(updates, squared=True)
+
+
+@elementwise(whole=_squared_norm, extra=("value",))
+def scale_by_polyak(
+    g: Array,
+    slot: Slots,
+    at: At,
+    f_min: Hyper = 0.0,
+    max_learning_rate: NonNegative = 1.0,
+    eps: NonNegative = 0.0,
+    variant: Annotated[str, Choice("sps", "sps+")] = "sps",
+):
+    r"""Scale all updates by Polyak's step size: how far the loss is above its minimum, over the squared gradient norm.
+
+    .. math:: u = \min\left(\frac{f(w) - f^*}{\|g\|_2^2 + \epsilon}, \gamma\right) g
+
+    The loss is an extra argument: ``update(updates, state, params, value=loss)``. It and the gradients must be of the
+    same batch, and no stage before this one may rescale them. A zero gradient stays zero; Optax stops at all gradients
+    whose norm is below 1.5e-8.
+
+    Args:
+      f_min: :math:`f^*`, the least loss or a lower bound on it.
+      max_learning_rate: :math:`\gamma \ge 0`, a bound on the step size.
+      eps: :math:`\epsilon \ge 0`.
+      variant: below :math:`f^*` "sps" steps uphill, with a negative step size, and "sps+" not at all.
+
+    References:
+      Loizou et al., *Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence*, 2021
+      (``"sps"``: there :math:`\mathrm{SPS}_{\max}`, whose factor :math:`1/c` is 1 here).
+      Garrigos et al., *Function Value Learning: Adaptive Learning Rates Based on the Polyak Stepsize and Function
+      Splitting in ERM*, 2023 (``"sps+"``).
+    """
+    gap = jnp.asarray(at.value, at.dtype) - f_min
+    if variant == "sps+":
+        gap = jnp.maximum(gap, 0)
+    return g * jnp.minimum(divide(gap, at.whole + eps), max_learning_rate).astype(at.dtype)
+
+
+class _Model(NamedTuple):
+    r"""The loss as the linear function :math:`h + \langle d, y\rangle`, and what is known of it at :math:`y = w`."""
+
+    h: Array
+    dw: Array
+    r""":math:`\langle d, w\rangle`."""
+    norm: Array
+    r""":math:`\|d\|^2`, in the norm that the step is measured in."""
+    rho: Any
+    """The sum of the weights of the averages that it is made of."""
+
+
+def _step_size(
+    model: _Model, learning_rate: NonNegative, weight_decay: NonNegative, lower_bound: Hyper, adapted: Array | None
+) -> tuple[Array, Any]:
+    """Return the step size to the lower bound and the next bound, which stays what it is if ``adapted`` is None."""
+    h, dw, norm, rho = model
+    c = 1 + learning_rate * weight_decay
+    bound = lower_bound
+    if adapted is not None:
+        low = jnp.maximum((c * h + dw) / (2 * c * rho), lower_bound)
+        bound = jnp.where(c * h + dw < c * rho * adapted, low, adapted)
+    above = jnp.maximum(c * (h - rho * bound) + dw, 0)
+    tau = jnp.minimum(learning_rate / rho, divide(above, norm))
+    return tau, lower_bound if adapted is None else jnp.maximum((h + dw - tau * norm / 2) / rho, lower_bound)
+
+
+def _inner(x: Tree, y: Tree) -> Array:
+    return jnp.real(tree.vdot(x, y))
+
+
+def _step(tau: Array, direction: Tree, params: Tree, decay: Any) -> Tree:
+    """Return the proximal step with weight decay: from w to (w - tau d) / (1 + decay), turned uphill."""
+    return jax.tree.map(lambda d, w: (tau * d + decay * w) / (1 + decay), direction, params)
+
+
+@treewise(
+    slots=("d",),
+    scalars={"f": 0.0, "gamma": 0.0, "lb": lambda hyper: hyper.lower_bound},
+    param=True,
+    extra=("value",),
+)
+def scale_by_momo(
+    updates: Tree,
+    slot: Slots,
+    at: At,
+    learning_rate: NonNegative = 1.0,
+    beta: Decay = 0.9,
+    lower_bound: Hyper = 0.0,
+    weight_decay: NonNegative = 0.0,
+    adapt_lower_bound: bool = False,
+):
+    r"""Step along the averaged gradient until the averaged linear model of the loss reaches a lower bound.
+
+    .. math::
+        d_k &= \beta d_{k-1} + (1 - \beta)\,g_k, \quad
+        \bar f_k = \beta \bar f_{k-1} + (1 - \beta)\,f(w_k), \quad
+        \gamma_k = \beta \gamma_{k-1} + (1 - \beta) \langle g_k, w_k\rangle \\
+        \tau_k &= \min\left(\alpha, \frac{\max((1 + \alpha\lambda)(\bar f_k - f^* - \gamma_k) +
+        \langle d_k, w_k\rangle, 0)}{\|d_k\|_2^2}\right), \qquad
+        u_k = \frac{\tau_k d_k + \alpha\lambda w_k}{1 + \alpha\lambda}
+
+    The averages start at their first values. The loss is an extra argument:
+    ``update(updates, state, params, value=loss)``. With weight decay, Optax leaves :math:`\tau_k d_k` undivided, which
+    is not the minimum of the regularised model. It also stands still where :math:`\|d\|_2 < 1.5 \cdot 10^{-8}`.
+
+    Args:
+      learning_rate: :math:`\alpha \ge 0`, a bound on the step size, or a schedule.
+      beta: :math:`\beta` in [0, 1).
+      lower_bound: :math:`f^*`, a lower bound on the loss.
+      weight_decay: :math:`\lambda \ge 0`.
+      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+
+    Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1; the weight
+    decay and the estimated bound as in the authors' code.
+    """
+    beta = jnp.where(at.t == 1, 0, beta)
+    d = jax.tree.map(lambda d, g: ema(d, g, beta), slot.d, updates)
+    f = ema(slot.f, jnp.asarray(at.value, at.dtype), beta)
+    gamma = ema(slot.gamma, _inner(updates, at.param), beta)
+    model = _Model(f - gamma, _inner(d, at.param), tree.norm(d, squared=True), 1)
+    tau, lb = _step_size(model, learning_rate, weight_decay, lower_bound, slot.lb if adapt_lower_bound else None)
+    return _step(tau, d, at.param, learning_rate * weight_decay), slot(d=d, f=f, gamma=gamma, lb=lb)
+
+
+@treewise(
+    slots={"d": Slot(), "v": SECOND_MOMENT},
+    scalars={"f": 0.0, "gamma": 0.0, "lb": lambda hyper: hyper.lower_bound},
+    param=True,
+    extra=("value",),
+)
+def scale_by_momo_adam(
+    updates: Tree,
+    slot: Slots,
+    at: At,
+    learning_rate: NonNegative = 1e-2,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    lower_bound: Hyper = 0.0,
+    weight_decay: NonNegative = 0.0,
+    adapt_lower_bound: bool = False,
+):
+    r"""Step along Adam's direction until the averaged linear model of the loss reaches a lower bound.
+
+    With :math:`d`, :math:`\bar f` and :math:`\gamma` as in :func:`scale_by_momo`, but started at zero,
+    :math:`\rho_k = 1 - \beta_1^k` and Adam's denominators
+    :math:`D_k = \sqrt{v_k / (1 - \beta_2^k)} + \epsilon`,
+
+    .. math::
+        \tau_k = \min\left(\frac{\alpha}{\rho_k}, \frac{\max((1 + \alpha\lambda)(\bar f_k - \rho_k f^* - \gamma_k) +
+        \langle d_k, w_k\rangle, 0)}{\langle d_k, D_k^{-1} d_k\rangle}\right), \qquad
+        u_k = \frac{\tau_k D_k^{-1} d_k + \alpha\lambda w_k}{1 + \alpha\lambda}
+
+    Where the first bound holds, it is AdamW with decay in proximal form. It differs from Optax as
+    :func:`scale_by_momo` does.
+
+    Args:
+      learning_rate: :math:`\alpha \ge 0`, Adam's learning rate as an upper bound, or a schedule.
+      b1: :math:`\beta_1` in [0, 1).
+      b2: :math:`\beta_2` in [0, 1).
+      eps: :math:`\epsilon \ge 0`.
+      lower_bound: :math:`f^*`, a lower bound on the loss.
+      weight_decay: :math:`\lambda \ge 0`.
+      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+
+    Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
+    """
+    d = jax.tree.map(lambda d, g: ema(d, g, b1), slot.d, updates)
+    v = jax.tree.map(lambda v, g: ema(v, abs_sq(g), b2), slot.v, updates)
+    f = ema(slot.f, jnp.asarray(at.value, at.dtype), b1)
+    gamma = ema(slot.gamma, _inner(updates, at.param), b1)
+    direction = jax.tree.map(lambda d, v: divide(d, sqrt(debias(v, b2, at.t)) + eps, eps == 0), d, v)
+    model = _Model(f - gamma, _inner(d, at.param), _inner(d, direction), one_minus_power(b1, at.t))
+    tau, lb = _step_size(model, learning_rate, weight_decay, lower_bound, slot.lb if adapt_lower_bound else None)
+    return _step(tau, direction, at.param, learning_rate * weight_decay), slot(d=d, v=v, f=f, gamma=gamma, lb=lb)

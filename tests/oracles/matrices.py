@@ -1,0 +1,96 @@
+"""Oracles of rules that see matrices, by singular values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.oracles.core import Arrays, Memory, Oracle, per_array, value
+from tests.oracles.layerwise import norm
+
+STANDARD = ((3.4445, -4.7750, 2.0315),) * 5
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""Ahn et al. 2025, the implementation that comes with the paper."""
+
+
+def orthogonalized(x: np.ndarray, rows: Sequence[Any] = STANDARD, how: str = "frobenius", eps: float = 1e-8) -> Any:
+    """Return U p(S) V* for x / size = U S V*, p being a s + b s^3 + c s^5 for each row (a, b, c), one after another.
+
+    Jordan et al. 2024. The iteration makes the same of matrix products.
+    """
+    if x.shape[0] > x.shape[1]:
+        return orthogonalized(x.T, rows, how, eps).T
+    if not norm(x):
+        return x
+    if how == "aol":  # Boissin et al. 2025: each row by the root of its sum in |X X*|
+        x = x / np.sqrt(np.sum(np.abs(x @ x.conj().T), axis=1, keepdims=True))
+    else:
+        s = np.linalg.svd(x, compute_uv=False)
+        size = {"frobenius": norm(x) + eps, "spectral": s.max() + eps, "schatten": np.sum(s**4) ** 0.25}
+        x = x / size[how]
+    u, s, vh = np.linalg.svd(x, full_matrices=False)
+    for a, b, c in rows:
+        s = a * s + b * s**3 + c * s**5
+    return (u * s) @ vh
+
+
+def muon(
+    beta: float = 0.95, rows: Any = STANDARD, how: str = "frobenius", nesterov: bool = True, adaptive: bool = False
+) -> Oracle:
+    """Jordan et al. 2024 with Adam's corrections; ``adaptive`` by Bernstein and Newhouse 2024, proposition 5."""
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        m = beta * memory["m"] + (1 - beta) * g
+        ahead = m / (1 - beta**k)
+        if nesterov:
+            ahead = beta * m / (1 - beta ** (k + 1)) + (1 - beta) * g / (1 - beta**k)
+        u = orthogonalized(ahead, rows, how)
+        return u * np.vdot(ahead, u).real if adaptive else u, {"m": m}
+
+    return per_array(rule, lambda w: {"m": np.zeros_like(w)})
+
+
+def by_shape(rms: float | None = None, turned: bool = False) -> Oracle:
+    """Liu et al. 2025, section 2.2; ``turned`` where columns are the inputs."""
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        m, n = g.shape[::-1] if turned else g.shape
+        return g * (np.sqrt(max(1, n / max(m, 1))) if rms is None else value(rms, k) * np.sqrt(max(m, n))), memory
+
+    return per_array(rule)
+
+
+def galore(rank: int, gap: int, scale: float, base: Oracle) -> Oracle:
+    """Zhao et al. 2024, algorithm 2, for arrays with two axes; new vectors turned towards those that they replace."""
+
+    def basis(g: np.ndarray, old: np.ndarray | None) -> np.ndarray:
+        u = np.linalg.svd(g if g.shape[0] >= g.shape[1] else g.conj().T, full_matrices=False)[0][:, :rank]
+        if old is None:
+            return u
+        overlap = np.sum(u.conj() * old, axis=0)
+        return u * overlap / np.abs(overlap)
+
+    def small(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return p.conj().T @ x if x.shape[0] >= x.shape[1] else x @ p
+
+    def projected(arrays: Arrays, bases: Arrays) -> Arrays:
+        return {n: small(x, bases[n]) if n in bases else x for n, x in arrays.items()}
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        k, bases, inner = state
+        if k % gap == 0:
+            bases = {n: basis(g, bases.get(n)) for n, g in gradients.items() if g.ndim == 2 and g.size}
+        inner = base.init(projected(params, bases)) if inner is None else inner
+        updates, inner = base.update(projected(gradients, bases), inner, projected(params, bases))
+        for n, p in bases.items():
+            tall = gradients[n].shape[0] >= gradients[n].shape[1]
+            updates[n] = scale * (p @ updates[n] if tall else updates[n] @ p.conj().T)
+        return updates, (k + 1, bases, inner)
+
+    return Oracle(lambda params: (0, {}, None), update)
