@@ -11,15 +11,14 @@ from gradchain import numerics, schedules, tree
 from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
 from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
-from gradchain.combinators.mechanic import mechanize
-from gradchain.combinators.precision import float32_updates
-from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
-from gradchain.combinators.sharpness import sam
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
 from gradchain.combinators.layers import per_layer
+from gradchain.combinators.mechanic import mechanize
 from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.routing import freeze, masked, partition, selective_transform
+from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
+from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
@@ -85,8 +84,8 @@ from gradchain.transforms.clipping import (
     normalize_by_update_norm,
     zero_nans,
 )
-from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.coin_betting import scale_by_cocob
+from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
 from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
@@ -172,9 +171,9 @@ __all__ = [
     "apply_updates",
     "average_params",
     "batch_axes",
-    "cautious",
     "by_leaf",
     "by_path",
+    "cautious",
     "centralize",
     "chain",
     "clip",
@@ -218,9 +217,9 @@ __all__ = [
     "lookahead",
     "losses",
     "mars",
-    "mechanize",
     "masked",
     "matrices_and_rest",
+    "mechanize",
     "momo",
     "momo_adam",
     "muon",
@@ -233,9 +232,9 @@ __all__ = [
     "numerics",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "orthogonalize_via_newton_schulz",
     "outer_nesterov",
     "outer_steps",
-    "orthogonalize_via_newton_schulz",
     "parallel",
     "partition",
     "per_layer",

@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part
-from gradchain.tree import Tree, flatten_optional, show_path
+from gradchain.tree import Tree, flatten_optional, overlay, show_path
 
 
 def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
@@ -19,7 +20,8 @@ def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
     Args:
       tx: any transform. (Another library's, Optax's ``schedule_free`` for one, counts as one without such weights.)
       state: its state.
-      params: the current parameters, which gradients are taken at.
+      params: the current parameters, which gradients are taken at. Leaves that aren't floating-point arrays (an
+        Equinox model's functions, say) come back as they are.
 
     Returns:
       A tree like ``params``, in its dtypes.
@@ -32,7 +34,13 @@ def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
       >>> tx = chain(clip_by_global_norm(1.0), schedule_free_sgd(0.1))
       >>> accuracy(eval_params(tx, state, params), images, labels)
     """
-    return as_transform(tx).eval_params(state, params)
+    arrays = jax.tree.map(lambda x: x if _is_inexact(x) else None, params)
+    return overlay(as_transform(tx).eval_params(state, arrays), params)
+
+
+def _is_inexact(x: Any) -> bool:
+    dtype = getattr(x, "dtype", type(x))
+    return dtype in (float, complex) or (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.inexact))
 
 
 def side_by_side(where: str, parts: list[Part], params: Tree) -> Tree:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, cast
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -82,7 +83,8 @@ class Transform(Value):
         """
         for index in range(len(self.parts())):
             part = self.parts(state, params)[index]
-            params = tree.overlay(part.transform.eval_params(part.state, part.params), params)
+            if jax.tree.leaves(part.params):
+                params = tree.overlay(part.transform.eval_params(part.state, part.params), params)
         return params
 
     def settings(self, state: Any = None) -> dict[str, Any]:

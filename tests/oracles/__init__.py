@@ -15,7 +15,6 @@ from tests.oracles.averages import (
     sam_opaque,
     schedule_free,
 )
-from tests.oracles.core import Arrays, Oracle, chain
 from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -73,9 +72,9 @@ __all__ = [
     "adaptive_clip",
     "amsgrad",
     "belief",
+    "by_shape",
     "cautious",
     "cautious_decay",
-    "by_shape",
     "centralize",
     "chain",
     "clip",
@@ -107,8 +106,8 @@ __all__ = [
     "normalize",
     "novograd",
     "optimistic",
-    "outer_steps",
     "orthogonalized",
+    "outer_steps",
     "param_block_norm",
     "param_block_rms",
     "per_layer",

@@ -8,9 +8,6 @@ import pytest
 from optax import contrib
 
 import gradchain as gc
-from gradchain.core.evaluation import side_by_side
-from gradchain.core.transform import Part, Transform
-from gradchain.core.value import Child, register
 from tests import trees
 
 GRADIENTS = trees.stream(12)
@@ -43,56 +40,17 @@ def mean(weights, shares):
     return jax.tree.map(lambda *xs: sum(s * x for s, x in zip(shares, xs, strict=True)), *map(trees.as_numpy, weights))
 
 
-@register
-class Halves(Transform):
-    """Gives the kernel to one transform and the rest to another, as a partition by labels would."""
-
-    name = "halves"
-    kinds = {"kernel": Child(), "rest": Child()}
-    kernel: Transform
-    rest: Transform
-
-    def split(self, x):
-        kernel = {k: v if k == "kernel" else None for k, v in x.items()}
-        return kernel, {k: None if k == "kernel" else v for k, v in x.items()}
-
-    def init(self, params):
-        return tuple(tx.init(share) for tx, share in zip((self.kernel, self.rest), self.split(params), strict=True))
-
-    def step(self, updates, state, params, extra):
-        shares = zip((self.kernel, self.rest), self.split(updates), state, self.split(params), strict=True)
-        (first, a), (second, b) = [tx.step(u, s, p, extra) for tx, u, s, p in shares]
-        return gc.tree.overlay(first, second), (a, b)
-
-    def parts(self, state=None, params=None):
-        states = state or (None, None)
-        shares = (None, None) if params is None else self.split(params)
-        return [Part(n, tx, s, p) for n, tx, s, p in zip("kr", (self.kernel, self.rest), states, shares, strict=True)]
+LABELS = {"bias": "rest", "kernel": "kernel", "scale": "rest"}
 
 
-@register
-class Both(Transform):
-    """Adds the updates of two transforms, as a parallel would."""
+def halves(kernel, rest):
+    """Give the kernel to one transform and what is left to another."""
+    return gc.partition({"kernel": kernel, "rest": rest}, LABELS)
 
-    name = "both"
-    kinds = {"first": Child(), "second": Child()}
-    first: Transform
-    second: Transform
 
-    def init(self, params):
-        return self.first.init(params), self.second.init(params)
-
-    def step(self, updates, state, params, extra):
-        u, a = self.first.step(updates, state[0], params, extra)
-        v, b = self.second.step(updates, state[1], params, extra)
-        return gc.tree.add(u, v), (a, b)
-
-    def parts(self, state=None, params=None):
-        states = state or (None, None)
-        return [Part("", tx, s, params) for tx, s in zip((self.first, self.second), states, strict=True)]
-
-    def eval_params(self, state, params):
-        return side_by_side(self.name, self.parts(state, params), params)
+def both(first, second):
+    """Add the updates of two transforms."""
+    return gc.parallel(first, second, merge=gc.tree.add)
 
 
 def test_a_transform_without_weights_of_its_own_returns_the_very_parameters():
@@ -153,23 +111,42 @@ def test_nests_three_deep(inner):
     )
     trees.assert_close(last(deep)[2], expected, 1e-6)
     trees.assert_close(last(gc.inject_hyperparams(lambda: gc.chain(inner))())[2], expected, 1e-6)
-    halved = gc.chain(gc.identity(), Halves(gc.chain(inner), gc.chain(gc.identity(), gc.sgd(0.05))))
+    halved = gc.chain(gc.identity(), halves(gc.chain(inner), gc.chain(gc.identity(), gc.sgd(0.05))))
     trees.assert_close(last(halved)[2]["kernel"], expected["kernel"], 1e-6)
     assert trees.relative_error(expected, params) > 1e-3
-    rest = gc.chain(Halves(gc.sgd(0.05), Both(gc.identity(), gc.chain(inner))))
+    rest = gc.chain(halves(gc.sgd(0.05), both(gc.identity(), gc.chain(inner))))
     params, state, weights = last(rest)
     assert weights["kernel"] is params["kernel"]
-    trees.assert_close(
-        weights["bias"], gc.eval_params(inner, state[0][1][1][0], rest.parts()[0].transform.split(params)[1])["bias"], 0
-    )
+    own = state[0].inner_states["rest"][1][0]
+    trees.assert_close(weights["bias"], gc.eval_params(inner, own, {**params, "kernel": None})["bias"], 0)
+
+
+def test_leaves_that_are_no_arrays_come_back():
+    tx = gc.chain(gc.average_params(gc.sgd(0.05)))
+    params, state, weights = last(tx)
+    model = {**params, "activation": jax.nn.relu, "layers": 3, "nothing": None}
+    state = (state[0]._replace(average={**state[0].average, "activation": None, "layers": None, "nothing": None}),)
+    evaluated = gc.eval_params(tx, state, model)
+    assert evaluated["activation"] is jax.nn.relu
+    assert evaluated["layers"] == 3
+    trees.assert_close({name: evaluated[name] for name in params}, weights, 0)
+
+
+def test_a_single_array_that_a_mask_leaves_out():
+    average = gc.average_params(gc.sgd(0.1))
+    for chosen in (True, False):
+        tx, params = gc.masked(average, chosen), jnp.ones(3)
+        state = tx.init(params)
+        _, state = tx.update(jnp.ones(3), state, params)
+        assert (gc.eval_params(tx, state, params) is params) != chosen
 
 
 def test_weights_of_two_side_by_side_are_an_error_where_both_change_a_leaf():
     average = gc.average_params(gc.sgd(0.05))
-    tx = Both(gc.chain(average), gc.lookahead(gc.sgd(0.05), 5, 0.5))
-    with pytest.raises(ValueError, match=r"both: two parts have evaluation weights for \['bias'\]"):
+    tx = both(gc.chain(average), gc.lookahead(gc.sgd(0.05), 5, 0.5))
+    with pytest.raises(ValueError, match=r"parallel: two parts have evaluation weights for \['bias'\]"):
         last(tx)
-    apart = Both(Halves(average, gc.identity()), Halves(gc.identity(), average))
+    apart = both(halves(average, gc.identity()), halves(gc.identity(), average))
     params, _, weights = last(apart)
     assert all(trees.relative_error(weights[name], params[name]) > 1e-3 for name in params)
 
