@@ -1,6 +1,7 @@
 """Draw the pictures of the README and the docs from real runs: ``python docs/make_images.py``."""
 
 import re
+import runpy
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).parent / "images"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 README = Path(__file__).parents[1] / "README.md"
 START = jnp.array([-4.0, 1.5])
 
@@ -74,6 +76,11 @@ def schedules():
     save("schedules.png", ax)
 
 
+def averages():
+    example = runpy.run_path(str(EXAMPLES / "10_averages.py"))
+    example["main"](picture=FOLDER / "averages.png")
+
+
 def readme_sweep():
     """Run the README's own code and plot the sweep that it leaves behind."""
     namespace = {}
@@ -88,4 +95,5 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     tutorial()
     schedules()
+    averages()
     readme_sweep()

@@ -9,13 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
+from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
+from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
 from gradchain.combinators.layers import per_layer
+from gradchain.combinators.mechanic import mechanize
 from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.routing import freeze, masked, partition, selective_transform
+from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
+from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
+from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
 from gradchain.core.rule import elementwise, leafwise, treewise
@@ -47,8 +53,10 @@ from gradchain.optimizers.muon import muon
 from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
 from gradchain.optimizers.private import dpsgd
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
+from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
+from gradchain.optimizers.variance_reduction import mars
 from gradchain.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -86,7 +94,7 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.coin_betting import scale_by_cocob
-from gradchain.transforms.constraints import project
+from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio, project
 from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
@@ -125,6 +133,7 @@ from gradchain.transforms.scaling import (
     stateless_with_tree_map,
 )
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
+from gradchain.transforms.variance_reduction import scale_by_mars
 from gradchain.tree import (
     bias_correction,
     global_norm,
@@ -181,6 +190,7 @@ __all__ = [
     "adamw",
     "adan",
     "adaptive_grad_clip",
+    "add_cautious_decayed_weights",
     "add_decayed_weights",
     "add_l1_penalty",
     "add_l2_penalty",
@@ -190,10 +200,12 @@ __all__ = [
     "amsgrad",
     "apply_updates",
     "assignment",
+    "average_params",
     "batch_axes",
     "bias_correction",
     "by_leaf",
     "by_path",
+    "cautious",
     "centralize",
     "chain",
     "clip",
@@ -212,6 +224,7 @@ __all__ = [
     "dpsgd",
     "elementwise",
     "ema",
+    "eval_params",
     "exponential_decay",
     "float32_updates",
     "freeze",
@@ -229,18 +242,23 @@ __all__ = [
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "keep_norm",
     "keep_params_nonnegative",
     "lamb",
     "lars",
     "leafwise",
+    "limit_update_ratio",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "lookahead",
     "losses",
     "madgrad",
+    "mars",
     "masked",
     "matrices_and_rest",
     "matrix_inverse_pth_root",
+    "mechanize",
     "momo",
     "momo_adam",
     "muon",
@@ -255,6 +273,8 @@ __all__ = [
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
     "orthogonalize_via_newton_schulz",
+    "outer_nesterov",
+    "outer_steps",
     "parallel",
     "partition",
     "per_example_global_norm_clip",
@@ -268,6 +288,7 @@ __all__ = [
     "polyak_sgd",
     "polynomial_schedule",
     "power_iteration",
+    "primal_averaging",
     "prodigy",
     "project",
     "projections",
@@ -279,6 +300,7 @@ __all__ = [
     "safe_increment",
     "safe_norm",
     "safe_root_mean_squares",
+    "sam",
     "scale",
     "scale_by_acprop",
     "scale_by_adadelta",
@@ -299,6 +321,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
+    "scale_by_mars",
     "scale_by_momo",
     "scale_by_momo_adam",
     "scale_by_muon",
@@ -322,6 +345,10 @@ __all__ = [
     "scale_by_trust_ratio",
     "scale_by_yogi",
     "scale_gradient",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "schedules",
     "selective_transform",
     "set_hyperparams",

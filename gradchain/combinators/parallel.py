@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from gradchain import tree
+from gradchain.core.evaluation import side_by_side
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, Kind, register
@@ -41,6 +42,9 @@ class Parallel(Transform):
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         states = [None] * len(self.branches) if state is None else state
         return [Part("", branch, own, params) for branch, own in zip(self.branches, states, strict=True)]
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        return side_by_side(self.name, self.parts(state, params), params)
 
     def __repr__(self) -> str:
         return f"parallel({', '.join(map(repr, self.branches))}, merge={self.merge!r})"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, cast
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -87,6 +88,20 @@ class Transform(Value):
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         """Return the transforms inside this one, in the pytree's order, with their states and parameters if given."""
         return []
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
+
+        The parts take turns in the order of ``parts``, each on its share of what the ones before made; leaves that a
+        part isn't given stay. Where no part keeps weights, the very leaves of ``params`` come back. Combinators inherit
+        this, unless their parts work side by side on the same leaves (see ``core.evaluation.side_by_side``) or they
+        keep weights themselves.
+        """
+        for index in range(len(self.parts())):
+            part = self.parts(state, params)[index]
+            if jax.tree.leaves(part.params):
+                params = tree.overlay(part.transform.eval_params(part.state, part.params), params)
+        return params
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""

@@ -11,6 +11,7 @@ from gradchain.tree.alignment import (
     match,
     mismatch,
     one_example,
+    overlay,
     show_path,
 )
 from gradchain.tree.arithmetic import (
@@ -88,6 +89,7 @@ __all__ = [
     "norm",
     "one_example",
     "ones_like",
+    "overlay",
     "periodic_update",
     "random_like",
     "real",

@@ -33,6 +33,11 @@ def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: s
     return treedef.unflatten([function(path, x, y) for (path, x), y in zip(leaves, others, strict=True)])
 
 
+def overlay(tree: Tree, base: Tree) -> Tree:
+    """Return ``base`` with the leaves of ``tree``; where ``tree`` has ``None``, what ``base`` has there stays."""
+    return map_optional(lambda _, x, y: y if x is None else x, tree, base, "tree.overlay")
+
+
 def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str) -> str:
     """Describe how two trees differ: the first path that only one of them has, or the two structures."""
     for is_leaf in (None, _is_none):

@@ -2,6 +2,19 @@
 
 from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yogi
 from tests.oracles.adaptive import adadelta, adam, rms, rss
+from tests.oracles.averages import (
+    cautious,
+    cautious_decay,
+    interpolated,
+    keep_norm,
+    limit_update_ratio,
+    mars,
+    mechanize,
+    outer_steps,
+    sam,
+    sam_opaque,
+    schedule_free,
+)
 from tests.oracles.constraints import project_on_ball
 from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
@@ -65,6 +78,8 @@ __all__ = [
     "amsgrad",
     "belief",
     "by_shape",
+    "cautious",
+    "cautious_decay",
     "centralize",
     "chain",
     "clip",
@@ -81,11 +96,16 @@ __all__ = [
     "galore",
     "grafted",
     "identity",
+    "interpolated",
+    "keep_norm",
     "l1_penalty",
     "layerwise_dog",
     "learning_rate",
+    "limit_update_ratio",
     "lion",
     "madgrad",
+    "mars",
+    "mechanize",
     "momo",
     "momo_adam",
     "muon",
@@ -94,6 +114,7 @@ __all__ = [
     "novograd",
     "optimistic",
     "orthogonalized",
+    "outer_steps",
     "param_block_norm",
     "param_block_rms",
     "per_layer",
@@ -106,7 +127,10 @@ __all__ = [
     "routed",
     "rprop",
     "rss",
+    "sam",
+    "sam_opaque",
     "scale",
+    "schedule_free",
     "set_to_zero",
     "sign",
     "simplified_ademamix",

@@ -6,6 +6,7 @@ Adding an optimizer to the tests is adding a row. No test looks at a row's name.
 import dataclasses
 
 from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
+from tests.registry.averages import AROUND, AVERAGES
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.constraints import CONSTRAINTS
@@ -48,6 +49,12 @@ FAMILIES = [
     VARIANT_OPTIMIZERS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING]
+COMBINATIONS = [
+    *COMBINATORS,
+    *ROUTING,
+    *AVERAGES,
+    *AROUND,
+]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]

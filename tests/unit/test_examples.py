@@ -67,6 +67,15 @@ def test_comparing_optimizers(tmp_path, capsys):
     assert (tmp_path / "rates.png").stat().st_size > 10_000
 
 
+def test_averages(tmp_path):
+    results = run("10_averages", epochs=3, seeds=2, rates=3, picture=tmp_path / "curves.png")
+    last = {name: float(jnp.mean(result["curves"][:, -1])) for name, result in results.items()}
+    assert last.keys() == {"constant", "cosine", "average", "schedule-free"}
+    assert min(last.values()) > 0.6
+    assert max(last["average"], last["schedule-free"]) > last["constant"]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
 def test_every_numbered_example_is_tested():
     source = Path(__file__).read_text()
     missing = [path.stem for path in FOLDER.glob("[0-9]*.py") if f'"{path.stem}"' not in source]

@@ -272,6 +272,15 @@ def test_paths_are_shown_as_code():
     assert tree.show_path(()) == "(the whole tree)"
 
 
+def test_overlay_keeps_what_the_upper_tree_leaves_out():
+    base = {"a": 1.0, "b": {"c": 2.0, "d": 3.0}, "e": None, "f": "static"}
+    over = {"a": None, "b": {"c": 20.0, "d": None}, "e": None, "f": None}
+    assert tree.overlay(over, base) == {**base, "b": {"c": 20.0, "d": 3.0}}
+    assert tree.overlay({**over, "b": None}, base) == base
+    with pytest.raises(ValueError, match=r"tree\.overlay: .*\['b'\]"):
+        tree.overlay({"a": 1.0, "b": {"c": 2.0, "x": 3.0}, "e": None, "f": None}, base)
+
+
 def test_match_returns_the_tree_in_the_others_structure():
     params = {"w": jnp.ones(2), "static": "relu"}
     like = {"w": jnp.zeros(2), "static": None}

@@ -1,0 +1,59 @@
+"""What combinators share that read the weights or keep a second copy of them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradchain import tree
+from gradchain.core.hyper import at_scalar
+from gradchain.core.transform import Transform
+from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.tree import Tree
+
+
+def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
+    """Return the weights in ``dtype``, or in at least float32, in memory of their own.
+
+    Raises:
+      TypeError: if complex weights don't fit into ``dtype``.
+    """
+
+    def leaf(x: Any) -> jax.Array:
+        target = jnp.dtype(dtype or compute_dtype(jnp.result_type(x)))
+        if jnp.iscomplexobj(x) and not jnp.issubdtype(target, jnp.complexfloating):
+            raise TypeError(f"{where}: {target.name} can't hold the slot of a {x.dtype} parameter")
+        return jnp.array(x, target, copy=True)
+
+    return jax.tree.map(leaf, params)
+
+
+def wide(tx: Transform, params: Tree | None) -> Tree:
+    """Return the weights in at least float32.
+
+    Raises:
+      ValueError: if they are missing.
+    """
+    if params is None:
+        raise ValueError(f"{tx.name} needs params: call update(updates, state, params)")
+    return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), params)
+
+
+def scalar_dtype(params: Tree) -> Any:
+    """Return the real dtype in which numbers of the whole transform are computed and stored."""
+    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
+
+
+def number(tx: Transform, name: str, count: Any, dtype: Any) -> Any:
+    """Return a hyperparameter's value at ``count``: a Python number as it is, an array in ``dtype``."""
+    value = at_scalar(f"{tx.name}: {name}", getattr(tx, name), count)
+    return value if isinstance(value, int | float) else jnp.asarray(value).astype(dtype)
+
+
+def stored(new: Tree, old: Tree) -> Tree:
+    """Return the next value of a tree in the state: in its dtypes, and with the leaves that had no update this time."""
+    return tree.overlay(jax.tree.map(_cast, new, tree.match(old, new, "state", "the state", "the updates")), old)
+
+
+def _cast(x: Any, like: Any) -> jax.Array:
+    return jnp.asarray(x).astype(like.dtype)

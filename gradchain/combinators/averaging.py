@@ -1,0 +1,228 @@
+"""Averages of the weights, and slow weights that follow the fast ones every few steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradchain import tree
+from gradchain.combinators._weights import copies, number, scalar_dtype, stored, wide
+from gradchain.combinators.chain import chain
+from gradchain.core.evaluation import check_plain
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Number
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.numerics import one_minus_power, safe_increment
+from gradchain.transforms.momentum import trace
+from gradchain.transforms.scaling import scale
+from gradchain.tree import Tree
+
+
+class AverageParamsState(NamedTuple):
+    """State of :func:`average_params`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    average: Tree
+    """Of the weights before the last update; :func:`gradchain.eval_params` adds the present ones."""
+    inner_state: Any
+
+
+@register
+class AverageParams(Transform):
+    """See :func:`average_params`."""
+
+    name = "average_params"
+    kinds = {"tx": Child(), "decay": kind_of(Decay), "start": Number("Count", "[0, inf]", whole=True)}
+    required = frozenset({"tx"})
+    optional = frozenset({"decay"})
+    tx: Transform
+    decay: Any
+    start: Any
+
+    def init(self, params: Tree) -> AverageParamsState:
+        inner = self.tx.init(params)
+        return AverageParamsState(jnp.zeros((), jnp.int32), copies(self.name, params), inner)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, AverageParamsState._fields)
+        average = self._average(state, wide(self, params))
+        updates, inner = self.tx.step(updates, state.inner_state, params, extra)
+        return updates, AverageParamsState(safe_increment(state.count), stored(average, state.average), inner)
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        return tree.cast_like(self._average(state, wide(self, params)), params)
+
+    def _average(self, state: AverageParamsState, params: Tree) -> Tree:
+        """Return the average up to ``params``, the weights after ``count`` updates."""
+        dtype = scalar_dtype(params)
+        start = number(self, "start", state.count, dtype)
+        n = jnp.maximum((state.count - start).astype(dtype), 1)
+        decay = None if self.decay is None else number(self, "decay", state.count, dtype)
+        share = 1 / n if decay is None else (1 - decay) / one_minus_power(decay, n)
+        current = self.tx.eval_params(state.inner_state, params)
+        average = tree.match(state.average, params, self.name, "the state's average", "params")
+        return jax.tree.map(lambda a, w: a + share * (w - a), average, current)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.tx, state and state.inner_state, params)]
+
+
+def average_params(tx: Any, decay: Decay | None = None, start: Count = 0) -> Transform:
+    r"""Average the weights along the way; the updates stay what they are.
+
+    With :math:`w_k` the weights after :math:`k` updates and :math:`n = k - k_0`,
+
+    .. math:: \bar w_k = \bar w_{k-1} + c_n\,(w_k - \bar w_{k-1}), \qquad
+        c_n = \frac1n \;\text{ or }\; \frac{1 - \beta}{1 - \beta^n}
+
+    The first is the plain mean of all weights after the start, Polyak's and Ruppert's tail average, the second their
+    exponential moving average corrected for its beginning. Up to the start the average is the present weights.
+    ``eval_params(tx, state, params)`` returns it, in the parameters' dtypes; it is kept in float32 or wider.
+
+    It averages the weights that it is given at each update and at evaluation: the real ones, whatever later stages
+    or wrappers make of the updates. If ``tx`` has evaluation weights itself, it averages those.
+
+    Args:
+      tx: any transform.
+      decay: :math:`\beta` in [0, 1), or a schedule; ``None`` for the plain mean.
+      start: :math:`k_0`, how many updates to wait.
+
+    Example:
+      >>> tx = average_params(adam(1e-3), decay=0.999)
+      >>> test_loss(eval_params(tx, state, params))
+
+    References:
+      Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
+      Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, section 7.2 (the corrected moving average).
+    """
+    fields = AverageParams.normalized({"decay": decay, "start": start})
+    return AverageParams(as_transform(tx), **fields)
+
+
+class OuterStepsState(NamedTuple):
+    """State of :func:`outer_steps`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    steps_since_sync: jax.Array
+    slow: Tree
+    fast_state: Any
+    slow_state: Any
+
+
+@register
+class OuterSteps(Transform):
+    """See :func:`outer_steps`."""
+
+    name = "outer_steps"
+    kinds = {"inner": Child(), "outer": Child(), "sync_period": kind_of(Count), "reset_state": Kind()}
+    required = frozenset({"inner", "outer"})
+    inner: Transform
+    outer: Transform
+    sync_period: Any
+    reset_state: bool
+
+    def init(self, params: Tree) -> OuterStepsState:
+        fast_state, slow = self.inner.init(params), copies(self.name, params)
+        counters = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return OuterStepsState(*counters, slow, fast_state, self.outer.init(slow))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, OuterStepsState._fields)
+        weights = wide(self, params)
+        updates, fast_state = self.inner.step(updates, state.fast_state, params, extra)
+        slow = tree.match(state.slow, weights, self.name, "the state's slow", "params")
+        ahead = tree.sub(weights, slow)
+        move, slow_state = self.outer.step(tree.add(ahead, updates), state.slow_state, slow, extra)
+        synced = tree.add(slow, move)
+        period = number(self, "sync_period", state.count, jnp.float32)
+        sync = state.steps_since_sync + 1 >= period
+        if self.reset_state:
+            fast_state = tree.where(sync, self.inner.init(tree.cast_like(synced, params)), fast_state)
+        return tree.where(sync, tree.sub(move, ahead), updates), OuterStepsState(
+            safe_increment(state.count),
+            jnp.where(sync, 0, state.steps_since_sync + 1),
+            stored(tree.where(sync, synced, slow), state.slow),
+            fast_state,
+            tree.where(sync, slow_state, state.slow_state),
+        )
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        slow = tree.match(state.slow, params, self.name, "the state's slow", "params")
+        return tree.cast_like(slow, params)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        fast_state, slow_state, slow = (
+            (None,) * 3 if state is None else (state.fast_state, state.slow_state, state.slow)
+        )
+        return [Part("", self.inner, fast_state, params), Part("outer", self.outer, slow_state, slow)]
+
+
+def outer_steps(inner: Any, outer: Any, sync_period: Count, reset_state: bool = False) -> Transform:
+    r"""Let a second transform make one slow step out of every few fast ones.
+
+    From the slow weights :math:`\phi`, ``inner`` takes :math:`k` steps to :math:`\theta`. Then ``outer`` gets their
+    sum, :math:`\theta - \phi`, as the update to transform, and both weights move to
+    :math:`\phi + \mathrm{outer}(\theta - \phi)`, where the next :math:`k` steps begin. Evaluation weights
+    (``eval_params``) are :math:`\phi`. :func:`lookahead` and :func:`outer_nesterov` are two cases.
+
+    ``outer`` is given a sum of *updates*, which point downhill already: its last stage is :func:`scale`, not
+    :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. Slow weights and slots are float32 for
+    half-precision parameters. If other transforms change the updates afterwards, fast and slow weights part; let
+    this one be the outermost, or the last.
+
+    Args:
+      inner: the optimizer of the fast weights, at which gradients are taken.
+      outer: the transform of the sum; its numbers are listed under the label ``outer``.
+      sync_period: :math:`k`, or a schedule.
+      reset_state: start ``inner`` anew after each slow step, counts and keys included.
+
+    Example:
+      >>> tx = outer_steps(adamw(1e-3), chain(scale_by_adam(), scale(0.01)), sync_period=20)
+    """
+    fields = OuterSteps.normalized({"sync_period": sync_period, "reset_state": reset_state})
+    return OuterSteps(as_transform(inner), as_transform(outer), **fields)
+
+
+def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
+    r"""Lookahead: ``k`` steps forward, one step back. :func:`outer_steps` with a plain step of size :math:`\alpha`.
+
+    .. math:: \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi
+
+    Optax keeps the slow weights :math:`\phi` in the parameters, as a pair ``LookaheadParams(fast, slow)``, and training
+    code has to know. Here they are in the state, and this is a transform like any other: parameters are the fast
+    weights, and ``eval_params(tx, state, params)`` returns the slow ones. The trajectories are the same.
+
+    Args:
+      fast_optimizer: the optimizer of the fast weights.
+      sync_period: :math:`k`, or a schedule.
+      slow_step_size: :math:`\alpha`, or a schedule of the number of slow steps; listed as ``outer.scale.step_size``.
+      reset_state: start ``fast_optimizer`` anew after each slow step.
+
+    Reference: Zhang et al., *Lookahead Optimizer: k steps forward, 1 step back*, 2019, algorithm 1.
+    """
+    return outer_steps(fast_optimizer, scale(slow_step_size), sync_period, reset_state)
+
+
+def outer_nesterov(
+    inner: Any, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
+) -> Transform:
+    r"""Take a slow step with Nesterov momentum after every few fast ones: DiLoCo with one worker, or SNOO.
+
+    .. math:: m \leftarrow \mu m + (\theta - \phi), \qquad \phi \leftarrow \phi + \eta\,(\mu m + (\theta - \phi)),
+        \qquad \theta \leftarrow \phi
+
+    :func:`outer_steps` with :func:`trace` and :func:`scale`. The state of ``inner`` carries on from period to period.
+
+    Args:
+      inner: the optimizer of the fast weights, such as :func:`adamw`.
+      sync_period: :math:`k`, or a schedule; 10 to 100 is usual.
+      learning_rate: :math:`\eta`, or a schedule; listed as ``outer.scale.step_size``.
+      momentum: :math:`\mu`; listed as ``outer.trace.decay``.
+
+    References:
+      Douillard et al., *DiLoCo: Distributed Low-Communication Training of Language Models*, 2023, algorithm 1.
+      Kallusky et al., *SNOO: Step-K Nesterov Outer Optimizer*, 2025.
+    """
+    return outer_steps(inner, chain(trace(momentum, nesterov=True), scale(learning_rate)), sync_period)

@@ -1,0 +1,77 @@
+"""``cautious``: move only those numbers that the present gradient agrees to move."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradchain.combinators._weights import number
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import NonNegative
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.numerics import compute_dtype, divide, real_dtype, safe_increment
+from gradchain.tree import Tree
+
+
+class CautiousState(NamedTuple):
+    """State of :func:`cautious`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    inner_state: Any
+
+
+@register
+class Cautious(Transform):
+    """See :func:`cautious`."""
+
+    name = "cautious"
+    kinds = {"tx": Child(), "xi": kind_of(NonNegative), "downhill": Kind()}
+    required = frozenset({"tx"})
+    tx: Transform
+    xi: Any
+    downhill: bool
+
+    def init(self, params: Tree) -> CautiousState:
+        return CautiousState(jnp.zeros((), jnp.int32), self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, CautiousState._fields)
+        inner, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+        updates = jax.tree.map(lambda u, g: self._agreeing(u, g, state.count), inner, updates)
+        return updates, CautiousState(safe_increment(state.count), inner_state)
+
+    def _agreeing(self, u: jax.Array, g: jax.Array, count: jax.Array) -> jax.Array:
+        """Return the update where it agrees with the gradient, scaled up for what is missing."""
+        g = g.astype(compute_dtype(g.dtype))
+        product = jnp.real(jnp.conj(g) * u)
+        agrees = product < 0 if self.downhill else product > 0
+        dtype = real_dtype(u.dtype)
+        kept = jnp.sum(agrees, dtype=dtype)
+        return jnp.where(agrees, u, 0) * divide(jnp.asarray(u.size, dtype), kept + number(self, "xi", count, dtype))
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.tx, state and state.inner_state, params)]
+
+
+def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transform:
+    r"""Drop the updates that point uphill by the present gradient, and scale the others up for it.
+
+    For each array with :math:`d` numbers, of which :math:`n` agree,
+
+    .. math:: u_i = \frac{d}{n + \xi}\;\tilde u_i \;\text{ where } \tilde u_i g_i < 0, \text{ else } 0
+
+    with :math:`\tilde u` the update of ``tx`` and :math:`g` what goes into it. Momentum then never works against
+    the gradient. As in the paper, weight decay stays outside: ``chain(cautious(scale_by_adam(), downhill=False),
+    add_decayed_weights(0.1), scale_by_learning_rate(1e-3))``. For complex numbers the product is
+    :math:`\mathrm{Re}(\bar g \tilde u)`.
+
+    Args:
+      tx: any transform.
+      xi: :math:`\xi \ge 0`; 1 in the paper.
+      downhill: whether updates of ``tx`` point downhill, as an optimizer's do. A transform without the learning rate
+        points uphill; for it set False.
+
+    Reference: Liang et al., *Cautious Optimizers: Improving Training with One Line of Code*, 2024, algorithms 1 and 2.
+    """
+    return Cautious(as_transform(tx), **Cautious.normalized({"xi": xi, "downhill": downhill}))

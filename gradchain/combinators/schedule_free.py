@@ -1,0 +1,251 @@
+"""Optimizers without an end in sight: gradients are taken between the optimizer's own weights and their average."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradchain import tree
+from gradchain.combinators._weights import copies, number, scalar_dtype, stored, wide
+from gradchain.core.evaluation import check_plain
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Decay, DType, Fraction, NonNegative, Number
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, kind_of, register
+from gradchain.numerics import divide, safe_increment
+from gradchain.tree import Tree
+
+WEIGHT = Number("Fraction", "(0, 1]")
+"""The average's weight in the point where gradients are taken: it is divided by."""
+
+
+def average_in(y: Tree, z: Tree, beta: Any) -> Tree:
+    r"""Return the average :math:`x` in :math:`y = \beta x + (1 - \beta) z`, in the dtypes of ``y``."""
+
+    def leaf(y: Any, z: Any) -> Any:
+        return (z + (y - z) / beta).astype(y.dtype)
+
+    return jax.tree.map(leaf, y, z)
+
+
+def move(y: Tree, z: Tree, updates: Tree, betas: tuple[Any, Any], share: Any) -> tuple[Tree, Tree]:
+    r"""Move :math:`z` by ``updates``, draw the average after it, and return the update of :math:`y`, and :math:`z`.
+
+    With :math:`d = x - z = (y - z) / \beta_0`, the differences are written out, so that no small number is the
+    difference of large ones:
+
+    .. math:: z' - z = u, \qquad x' - x = c\,(z' - x) = c\,(u - d), \qquad
+        y' - y = \beta_1 (x' - x) + (1 - \beta_1)\,u + (\beta_1 - \beta_0)\,d
+
+    Args:
+      y: where the gradient was taken.
+      z: the base optimizer's own weights.
+      updates: :math:`u`, the base optimizer's step.
+      betas: :math:`\beta_0`, with which ``y`` was made, and :math:`\beta_1` for the next.
+      share: :math:`c`, the share of the new :math:`z` in the average.
+    """
+    old, new = betas
+
+    def leaf(y: Any, z: Any, u: Any) -> Any:
+        d = (y - z) / old
+        return new * share * (u - d) + (1 - new) * u + (new - old) * d
+
+    return jax.tree.map(leaf, y, z, updates), tree.add(z, updates)
+
+
+class ScheduleFreeState(NamedTuple):
+    """State of :func:`schedule_free`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    b1: jax.Array
+    """With which the present parameters were made."""
+    weight_sum: jax.Array
+    max_lr: jax.Array
+    base_optimizer_state: Any
+    z: Tree
+
+
+@register
+class ScheduleFree(Transform):
+    """See :func:`schedule_free`."""
+
+    name = "schedule_free"
+    kinds = {
+        "base_optimizer": Child(),
+        "learning_rate": kind_of(NonNegative),
+        "b1": WEIGHT,
+        "weight_lr_power": kind_of(NonNegative),
+        "state_dtype": kind_of(DType),
+    }
+    required = frozenset({"base_optimizer", "learning_rate"})
+    base_optimizer: Transform
+    learning_rate: Any
+    b1: Any
+    weight_lr_power: Any
+    state_dtype: str | None
+
+    def init(self, params: Tree) -> ScheduleFreeState:
+        base = self.base_optimizer.init(params)
+        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
+        b1 = jnp.array(number(self, "b1", count, dtype), dtype, copy=True)
+        z = copies(self.name, params, self.state_dtype)
+        return ScheduleFreeState(count, b1, jnp.zeros((), dtype), jnp.zeros((), dtype), base, z)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ScheduleFreeState._fields)
+        y, dtype = wide(self, params), state.b1.dtype
+        rate, b1, power = (
+            number(self, name, state.count, dtype) for name in ("learning_rate", "b1", "weight_lr_power")
+        )
+        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        max_lr = jnp.maximum(state.max_lr, rate)
+        weight = max_lr**power
+        total = state.weight_sum + weight
+        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
+        updates, z = move(y, z, u, (state.b1, b1), divide(weight, total))
+        return updates, ScheduleFreeState(
+            safe_increment(state.count), jnp.array(b1, dtype, copy=True), total, max_lr, base, stored(z, state.z)
+        )
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        return schedule_free_eval_params(state, params)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.base_optimizer, state and state.base_optimizer_state, params)]
+
+
+def schedule_free(
+    base_optimizer: Any,
+    learning_rate: NonNegative,
+    b1: Fraction = 0.9,
+    weight_lr_power: NonNegative = 2.0,
+    state_dtype: DType | None = None,
+) -> Transform:
+    r"""Make an optimizer schedule-free: an average in the place of a decaying learning rate, and of momentum.
+
+    The base optimizer moves :math:`z`; gradients are taken at the parameters :math:`y`; :math:`x` is the average, and
+    what ``eval_params(tx, state, params)`` returns:
+
+    .. math::
+        z_{k+1} = z_k + u_k, \qquad x_{k+1} = (1 - c_k)\,x_k + c_k\,z_{k+1}, \qquad
+        y_{k+1} = \beta_1 x_{k+1} + (1 - \beta_1)\,z_{k+1}
+
+    .. math:: c_k = \frac{w_k}{w_1 + \dots + w_k}, \qquad w_k = (\max_{i \le k} \eta_i)^r
+
+    Only :math:`z` is stored: :math:`x` follows from it and from the parameters. A schedule for the learning rate only
+    warms up. As in the paper, :math:`\eta_k` is the rate that the base optimizer's step has used; Optax
+    evaluates a schedule one step later for the weight than for the step. With a constant rate the two agree.
+    :math:`z` is float32 for half-precision parameters, where Optax's is in their dtype.
+
+    Optax's evaluation weights are found only with the transform's own state in hand, so that inside a chain they are
+    lost; :func:`eval_params` finds them at any depth.
+
+    Args:
+      base_optimizer: without momentum: ``sgd(rate)``, or Adam with ``b1=0``. It sees the parameters :math:`y`.
+      learning_rate: the rate, or schedule, that ``base_optimizer`` has too; here it weighs the average.
+      b1: :math:`\beta_1` in (0, 1], or a schedule; the share of the average in the parameters.
+      weight_lr_power: :math:`r \ge 0`; 0 weighs all steps alike.
+      state_dtype: dtype of :math:`z`.
+
+    Reference: Defazio et al., *The Road Less Scheduled*, 2024, equations 3-5, algorithm 1.
+    """
+    fields = {
+        "learning_rate": learning_rate,
+        "b1": b1,
+        "weight_lr_power": weight_lr_power,
+        "state_dtype": state_dtype,
+    }
+    return ScheduleFree(as_transform(base_optimizer), **ScheduleFree.normalized(fields))
+
+
+def schedule_free_eval_params(state: Any, params: Tree) -> Tree:
+    r"""Return the average :math:`x = (y - (1 - \beta_1) z) / \beta_1` from the state of :func:`schedule_free` itself.
+
+    :func:`eval_params` needs no knowledge of where in a chain that state is.
+
+    Args:
+      state: the state of :func:`schedule_free`, not of a chain around it.
+      params: the current parameters :math:`y`.
+
+    Raises:
+      ValueError: if ``state`` is another transform's.
+    """
+    check_state("schedule_free_eval_params", state, ScheduleFreeState._fields)
+    z = tree.match(state.z, params, "schedule_free_eval_params", "the state's z", "params")
+    return average_in(params, z, state.b1)
+
+
+class PrimalAveragingState(NamedTuple):
+    """State of :func:`primal_averaging`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    mu_y: jax.Array
+    """With which the present parameters were made."""
+    base_optimizer_state: Any
+    z: Tree
+
+
+@register
+class PrimalAveraging(Transform):
+    """See :func:`primal_averaging`."""
+
+    name = "primal_averaging"
+    kinds = {"base_optimizer": Child(), "mu_x": kind_of(Decay), "mu_y": WEIGHT, "state_dtype": kind_of(DType)}
+    required = frozenset({"base_optimizer"})
+    base_optimizer: Transform
+    mu_x: Any
+    mu_y: Any
+    state_dtype: str | None
+
+    def init(self, params: Tree) -> PrimalAveragingState:
+        base = self.base_optimizer.init(params)
+        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
+        mu_y = jnp.array(number(self, "mu_y", count, dtype), dtype, copy=True)
+        return PrimalAveragingState(count, mu_y, base, copies(self.name, params, self.state_dtype))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, PrimalAveragingState._fields)
+        y, dtype = wide(self, params), state.mu_y.dtype
+        mu_x, mu_y = (number(self, name, state.count, dtype) for name in ("mu_x", "mu_y"))
+        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
+        updates, z = move(y, z, u, (state.mu_y, mu_y), 1 - mu_x)
+        return updates, PrimalAveragingState(
+            safe_increment(state.count), jnp.array(mu_y, dtype, copy=True), base, stored(z, state.z)
+        )
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        z = tree.match(state.z, params, self.name, "the state's z", "params")
+        return average_in(params, z, state.mu_y)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.base_optimizer, state and state.base_optimizer_state, params)]
+
+
+def primal_averaging(
+    base_optimizer: Any, mu_x: Decay = 0.995, mu_y: Fraction = 0.9, state_dtype: DType | None = None
+) -> Transform:
+    r"""Generalised primal averaging (GPA): a moving average of the weights, and gradients taken close to it.
+
+    .. math::
+        z_{k+1} = z_k + u_k, \qquad x_{k+1} = \mu_x x_k + (1 - \mu_x)\,z_{k+1}, \qquad
+        y_{k+1} = \mu_y x_{k+1} + (1 - \mu_y)\,z_{k+1}
+
+    The base optimizer, AdamW for one, moves :math:`z`; parameters are :math:`y`; ``eval_params(tx, state, params)`` is
+    the average :math:`x`. It smooths :func:`outer_nesterov`: the average moves at every step instead of jumping every
+    :math:`k`, with one more copy of the weights instead of two. And it is :func:`schedule_free` with an exponential
+    average in the place of a uniform one. Equal :math:`\mu_x` and :math:`\mu_y` are Nesterov's method.
+
+    Args:
+      base_optimizer: any optimizer, with its momentum and its schedule. It sees the parameters :math:`y`.
+      mu_x: :math:`\mu_x` in [0, 1), or a schedule. To imitate an outer momentum :math:`\mu` every :math:`k` steps, take
+        :math:`\mu^{1/k}`.
+      mu_y: :math:`\mu_y` in (0, 1], or a schedule.
+      state_dtype: dtype of :math:`z`; by default the parameters', at least float32.
+
+    Reference: Defazio et al., *Smoothing DiLoCo with Primal Averaging for Faster Training of LLMs*, 2025.
+    """
+    fields = {"mu_x": mu_x, "mu_y": mu_y, "state_dtype": state_dtype}
+    return PrimalAveraging(as_transform(base_optimizer), **PrimalAveraging.normalized(fields))

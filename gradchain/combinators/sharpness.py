@@ -1,0 +1,178 @@
+"""Sharpness-aware minimisation: descend with the gradient from the worst point nearby."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradchain import tree
+from gradchain.combinators._weights import copies, number, stored, wide
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count
+from gradchain.core.transform import Part, Transform, apply_updates, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.numerics import safe_increment
+from gradchain.tree import Tree
+
+
+class SAMState(NamedTuple):
+    """State of :func:`sam` in its alternating form."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    steps_since_sync: jax.Array
+    opt_state: Any
+    adv_state: Any
+    cache: Tree
+    """The weights that the climb began at."""
+
+
+@register
+class AlternatingSAM(Transform):
+    """See :func:`sam`."""
+
+    name = "sam"
+    kinds = {"optimizer": Child(), "adv_optimizer": Child(), "sync_period": kind_of(Count), "reset_state": Kind()}
+    required = frozenset({"optimizer", "adv_optimizer"})
+    optimizer: Transform
+    adv_optimizer: Transform
+    sync_period: Any
+    reset_state: bool
+
+    def init(self, params: Tree) -> SAMState:
+        states = self.optimizer.init(params), self.adv_optimizer.init(params)
+        counters = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return SAMState(*counters, *states, copies(self.name, params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SAMState._fields)
+        here, home = wide(self, params), self._home(state, wide(self, params))
+        last = state.steps_since_sync + 1 >= number(self, "sync_period", state.count, jnp.float32)
+        climb, adv_state = self.adv_optimizer.step(updates, state.adv_state, params, extra)
+        at_home = tree.cast_like(home, params)
+        descent, opt_state = self.optimizer.step(updates, state.opt_state, at_home, extra)
+        rested = self.adv_optimizer.init(at_home) if self.reset_state else state.adv_state
+        back = tree.sub(home, here)
+        return tree.where(last, tree.add(back, descent), jax.tree.map(jnp.negative, climb)), SAMState(
+            safe_increment(state.count),
+            jnp.where(last, 0, state.steps_since_sync + 1),
+            tree.where(last, opt_state, state.opt_state),
+            tree.where(last, rested, adv_state),
+            stored(home, state.cache),
+        )
+
+    def _home(self, state: SAMState, params: Tree) -> Tree:
+        """Return the weights that the climb began at: ``params`` on its first step."""
+        cache = tree.match(state.cache, params, self.name, "the state's cache", "params")
+        return tree.where(state.steps_since_sync == 0, params, cache)
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        home = tree.cast_like(self._home(state, params), params)
+        return self.optimizer.eval_params(state.opt_state, home)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        opt_state, adv_state = (None, None) if state is None else (state.opt_state, state.adv_state)
+        return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
+
+
+class OpaqueSAMState(NamedTuple):
+    """State of :func:`sam` with ``opaque_mode=True``."""
+
+    opt_state: Any
+    adv_state: Any
+
+
+@register
+class OpaqueSAM(Transform):
+    """See :func:`sam`."""
+
+    name = "sam"
+    kinds = {
+        "optimizer": Child(),
+        "adv_optimizer": Child(),
+        "sync_period": Kind(),
+        "reset_state": Kind(),
+        "opaque_mode": Kind(),
+        "batch_axis_name": Kind(),
+    }
+    required = frozenset({"optimizer", "adv_optimizer"})
+    optimizer: Transform
+    adv_optimizer: Transform
+    sync_period: int
+    reset_state: bool
+    opaque_mode: bool
+    batch_axis_name: str | None
+
+    def init(self, params: Tree) -> OpaqueSAMState:
+        return OpaqueSAMState(self.optimizer.init(params), self.adv_optimizer.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, OpaqueSAMState._fields)
+        here, adv_state = wide(self, params), state.adv_state
+        grad_fn = cast(Callable[[Tree, int], Tree] | None, extra.get("grad_fn"))
+        if grad_fn is None:
+            raise ValueError("sam needs 'grad_fn': call update(updates, state, params, grad_fn=...)")
+        for i in range(self.sync_period - 1):
+            at_point = tree.cast_like(here, params)
+            climb, adv_state = self.adv_optimizer.step(updates, adv_state, at_point, extra)
+            here = apply_updates(here, jax.tree.map(jnp.negative, climb))
+            updates = grad_fn(tree.cast_like(here, params), i)
+            if self.batch_axis_name is not None:
+                updates = lax.pmean(updates, self.batch_axis_name)
+        if self.reset_state:
+            adv_state = self.adv_optimizer.init(params)
+        updates, opt_state = self.optimizer.step(updates, state.opt_state, params, extra)
+        return updates, OpaqueSAMState(opt_state, adv_state)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        opt_state, adv_state = (None, None) if state is None else state
+        return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
+
+
+def sam(
+    optimizer: Any,
+    adv_optimizer: Any,
+    sync_period: Count = 2,
+    reset_state: bool = True,
+    opaque_mode: bool = False,
+    batch_axis_name: str | None = None,
+) -> Transform:
+    r"""Sharpness-aware minimisation: climb to a worse point nearby, take the gradient there, descend with it from home.
+
+    With one step uphill (``sync_period=2``), at right with the usual
+    ``adv_optimizer = chain(normalize_by_update_norm(eps=0.0), sgd(rho))``:
+
+    .. math:: \hat w = w - \mathrm{adv}(\nabla f(w)) = w + \rho\,\frac{\nabla f(w)}{\|\nabla f(w)\|}, \qquad
+        w \leftarrow w + \mathrm{opt}(\nabla f(\hat w))
+
+    There are two forms. In the alternating one, each update is one step, up or down: the training loop stays as it is,
+    two gradients make one step of ``optimizer``, and ``eval_params(tx, state, params)`` are the weights :math:`w`
+    during a climb, too. In opaque mode each update is the whole of it, and is given the function to climb with:
+    ``tx.update(gradient, state, params, grad_fn=lambda params, i: ...)``, ``i`` being the number of the climb's
+    step. Choose it where a step has other effects, such as batch statistics.
+
+    Unlike Optax's, the alternating form is right for ``sync_period=1`` (there it steps from the weights of one step
+    before), and both outcomes are selected, not weighted with 0 and 1, so that an infinite one that isn't wanted does
+    no harm. Optax's ``contrib.normalize`` is 0/0 for a zero gradient; :func:`normalize_by_update_norm` is 0.
+
+    Args:
+      optimizer: takes the step from home. Its schedules count these steps.
+      adv_optimizer: takes the steps uphill; its updates are negated. Its numbers are listed under ``adversary``.
+      sync_period: gradients for each step of ``optimizer``; a schedule or array only in the alternating form.
+      reset_state: start ``adv_optimizer`` anew after each step of ``optimizer``.
+      opaque_mode: the form.
+      batch_axis_name: in opaque mode, the mapped axis over which to average the gradients of the climb.
+
+    Raises:
+      ValueError: at the update, if ``grad_fn`` is missing in opaque mode.
+
+    Reference: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, 2021, algorithm 1.
+    """
+    both = as_transform(optimizer), as_transform(adv_optimizer)
+    if not opaque_mode:
+        fields = AlternatingSAM.normalized({"sync_period": sync_period, "reset_state": reset_state})
+        return AlternatingSAM(*both, **fields)
+    if not isinstance(sync_period, int) or sync_period < 1:
+        raise ValueError(f"sam: in opaque mode sync_period must be a Python int, at least 1, got {sync_period!r}")
+    return OpaqueSAM(*both, sync_period, reset_state, opaque_mode, batch_axis_name)

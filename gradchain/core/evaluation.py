@@ -1,0 +1,81 @@
+"""Weights for evaluation: averages, slow weights and the like, asked for in one way at any depth."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Part
+from gradchain.tree import Tree, flatten_optional, overlay, show_path
+
+
+def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
+    """Return the weights to evaluate and to keep, however deep in ``tx`` the transform is that has them.
+
+    Averages, slow weights, the average inside :func:`schedule_free`: whatever a transform in ``tx`` holds to be
+    better than the weights that gradients are taken at. Where none does, ``params`` themselves. Several in
+    one chain take turns, in the chain's order.
+
+    Args:
+      tx: any transform. (Another library's, Optax's ``schedule_free`` for one, counts as one without such weights.)
+      state: its state.
+      params: the current parameters, which gradients are taken at. Leaves that aren't floating-point arrays (an
+        Equinox model's functions, say) come back as they are.
+
+    Returns:
+      A tree like ``params``, in its dtypes.
+
+    Raises:
+      ValueError: where two transforms side by side, or one inside the other, have such weights for the same leaf,
+        and neither is made of the other's.
+
+    Example:
+      >>> tx = chain(clip_by_global_norm(1.0), schedule_free_sgd(0.1))
+      >>> accuracy(eval_params(tx, state, params), images, labels)
+    """
+    arrays = jax.tree.map(lambda x: x if _is_inexact(x) else None, params)
+    return overlay(as_transform(tx).eval_params(state, arrays), params)
+
+
+def _is_inexact(x: Any) -> bool:
+    dtype = getattr(x, "dtype", type(x))
+    return dtype in (float, complex) or (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.inexact))
+
+
+def side_by_side(where: str, parts: list[Part], params: Tree) -> Tree:
+    """Return the weights for evaluation of parts of which each sees the same updates, as those of ``parallel`` do.
+
+    Args:
+      where: the combinator's name, for the error.
+      parts: its parts, each with its share of ``params``.
+      params: the current parameters.
+
+    Raises:
+      ValueError: if two parts have weights for the same leaf, naming its path.
+    """
+    leaves, treedef = flatten_optional(params)
+    results: list[Any] = list(leaves)
+    for part in parts:
+        own = treedef.flatten_up_to(part.transform.eval_params(part.state, part.params))
+        for i, (new, old) in enumerate(zip(own, leaves, strict=True)):
+            if new is None or new is old:
+                continue
+            if results[i] is not old:
+                path = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0][i][0]
+                raise ValueError(
+                    f"{where}: two parts have evaluation weights for {show_path(path)}; which are meant? "
+                    "Ask one of them: eval_params(part, its_state, params)"
+                )
+            results[i] = new
+    return treedef.unflatten(results)
+
+
+def check_plain(where: str, part: Part) -> None:
+    """Raise ``ValueError`` if ``part`` has evaluation weights, which the transform around it would disregard."""
+    own = part.transform.eval_params(part.state, part.params)
+    if any(new is not old for new, old in zip(jax.tree.leaves(own), jax.tree.leaves(part.params), strict=True)):
+        raise ValueError(
+            f"{where}: both it and {part.transform!r} inside it have evaluation weights, and neither are made of the "
+            "other's; leave one of them out, or average with average_params around the whole"
+        )

@@ -1,0 +1,58 @@
+"""Weights for evaluation: asked for in one way of every transform, at any depth."""
+
+import jax
+import jax.numpy as jnp
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gradchain as gc
+from tests import trees
+from tests.contract.cases import STEPS, each
+from tests.registry import ROWS
+
+STAGES = st.sampled_from([row for row in ROWS if not row.random])
+
+
+def descended(tx, params, gradients, extra):
+    """Return parameters and state after a few steps."""
+    state = tx.init(params)
+    for k in range(STEPS):
+        updates, state = tx.update(trees.at(gradients, k), state, params, **extra(params))
+        params = gc.apply_updates(params, updates)
+    return params, state
+
+
+@each()
+def test_evaluation_weights_start_as_the_parameters_and_keep_their_kind(row):
+    tx, start = row.build(), trees.standard("bfloat16")
+    trees.assert_close(gc.eval_params(tx, tx.init(start), start), start, 0)
+    params, state = descended(tx, start, trees.stream(STEPS, "bfloat16"), row.extra)
+    weights = gc.eval_params(tx, state, params)
+    trees.assert_same_kind(weights, start)
+    trees.assert_close(jax.jit(lambda *args: gc.eval_params(tx, *args))(state, params), weights, 1e-2)
+
+
+@given(STAGES, STAGES, st.integers(0, 2**16))
+def test_evaluation_weights_commute_with_chain(first, second, seed):
+    a, b = first.build(), second.build()
+
+    def extra(params):
+        return first.extra(params) | second.extra(params)
+
+    def run(tx):
+        return descended(tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed), extra)
+
+    tx = gc.chain(a, b)
+    params, state = run(tx)
+    one_by_one = gc.eval_params(b, state[1], gc.eval_params(a, state[0], params))
+    trees.assert_close(gc.eval_params(tx, state, params), one_by_one, 0)
+    nested = gc.chain(gc.named_chain(("only", gc.chain(gc.float32_updates(a), gc.identity()))), b)
+    params, state = run(nested)
+    trees.assert_close(gc.eval_params(nested, state, params), one_by_one, 1e-6)
+
+
+@each()
+def test_evaluation_weights_of_half_precision_are_finite(row):
+    tx, zeros = row.build(), jax.tree.map(jnp.zeros_like, trees.standard("float16"))
+    params, state = descended(tx, zeros, jax.tree.map(jnp.zeros_like, trees.stream(STEPS, "float16")), row.extra)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(gc.eval_params(tx, state, params)))
