@@ -26,13 +26,14 @@ class Case:
         self.tx = row.build()
         self.params = trees.standard(dtype)
         self.gradients = trees.stream(STEPS, dtype)
-        self.step = jax.jit(lambda g, s, p: self.tx.update(g, s, p))
+        self.update = functools.partial(row.update, self.tx)
+        self.step = jax.jit(lambda g, s, p: self.update(g, s, p))
         self.step_of = jax.jit(self._step_of)
         self.traces = 0
 
     def _step_of(self, tx: Any, gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
         self.traces += 1
-        return tx.update(gradient, state, params)
+        return self.row.update(tx, gradient, state, params)
 
     def gradient(self, index: int) -> Any:
         """Return the gradient of one step."""

@@ -19,6 +19,7 @@ WITH_SLOTS = [r for r in ROWS if any(x.shape == (3, 2) for x in jax.tree.leaves(
 def updating(row, gradient=GRADIENT, state=None, **kwargs):
     """Run one update, with the usual state unless given another."""
     tx = row.build()
+    kwargs = row.extra(trees.standard()) | kwargs
     tx.update(gradient, tx.init(trees.standard()) if state is None else state, **kwargs)
 
 

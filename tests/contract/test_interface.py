@@ -7,6 +7,7 @@ import pytest
 from tests import trees
 from tests.contract.cases import cases, each
 from tests.registry import ROWS
+from tests.registry.row import no_extra
 
 WITHOUT_PARAMS = [row for row in ROWS if not row.needs_params]
 
@@ -16,15 +17,17 @@ def test_unpacks_into_init_and_update(row):
     tx, params = row.build(), trees.standard()
     gradient = trees.at(trees.stream(1), 0)
     init, update = tx
-    trees.assert_close(update(gradient, init(params), params), tx.update(gradient, tx.init(params), params), 0)
+    expected = row.update(tx, gradient, tx.init(params), params)
+    trees.assert_close(update(gradient, init(params), params, **row.extra(params)), expected, 0)
 
 
 @each()
 def test_update_takes_its_arguments_by_name_and_ignores_unknown_ones(row):
     tx, params = row.build(), trees.standard()
     gradient, state = trees.at(trees.stream(1), 0), tx.init(params)
-    named = tx.update(updates=gradient, state=state, params=params, value=jnp.ones(()), nobody_knows_this="text")
-    trees.assert_close(named, tx.update(gradient, state, params), 0)
+    extra = {"value": jnp.ones(()), "nobody_knows_this": "text"} | row.extra(params)
+    named = tx.update(updates=gradient, state=state, params=params, **extra)
+    trees.assert_close(named, row.update(tx, gradient, state, params), 0)
 
 
 @each()
@@ -32,23 +35,34 @@ def test_update_changes_none_of_its_arguments(row):
     tx, params = row.build(), trees.standard()
     gradient, state = trees.at(trees.stream(1), 0), tx.init(params)
     before = trees.as_numpy((gradient, state, params))
-    tx.update(gradient, state, params)
+    row.update(tx, gradient, state, params)
     trees.assert_close((gradient, state, params), before, 0)
 
 
 @cases(WITHOUT_PARAMS)
 def test_params_may_be_missing(case):
     gradient, state = case.gradient(0), case.tx.init(case.params)
-    updates, new_state = case.tx.update(gradient, state)
+    updates, new_state = case.tx.update(gradient, state, **case.row.extra(case.params))
     trees.assert_same_kind(updates, gradient)
-    trees.assert_close((updates, new_state), case.tx.update(gradient, state, case.params), 0)
+    trees.assert_close((updates, new_state), case.update(gradient, state, case.params), 0)
 
 
 @each([row for row in ROWS if row.needs_params])
 def test_missing_params_are_an_error_that_says_so(row):
     tx, params = row.build(), trees.standard()
     with pytest.raises(ValueError, match=r"\w+ needs params: call update\(updates, state, params\)"):
-        tx.update(trees.at(trees.stream(1), 0), tx.init(params))
+        tx.update(trees.at(trees.stream(1), 0), tx.init(params), **row.extra(params))
+
+
+@each([row for row in ROWS if row.extra is not no_extra])
+def test_a_missing_extra_argument_is_an_error_that_names_it(row):
+    tx, params = row.build(), trees.standard()
+    for name in row.extra(params):
+        others = {other: x for other, x in row.extra(params).items() if other != name}
+        with pytest.raises(
+            ValueError, match=rf"\w+ needs '{name}': call update\(updates, state, params, {name}=\.\.\.\)"
+        ):
+            tx.update(trees.at(trees.stream(1), 0), tx.init(params), params, **others)
 
 
 @each([row for row in ROWS if row.random])
@@ -57,8 +71,8 @@ def test_randomness_comes_from_the_seed_alone_and_differs_between_updates_and_ar
     params = {"a": jnp.zeros((5, 4)), "b": jnp.zeros((5, 4))}
 
     def two_updates(tx):
-        first, state = tx.update(params, tx.init(params), params)
-        return first, tx.update(params, state, params)[0]
+        first, state = row.update(tx, params, tx.init(params), params)
+        return first, row.update(tx, params, state, params)[0]
 
     first, second = two_updates(tx)
     trees.assert_close(two_updates(row.build()), (first, second), 0)

@@ -11,19 +11,20 @@ import gradchain as gc
 from tests import trees
 from tests.contract.cases import each
 from tests.registry import ROWS
+from tests.registry.row import no_extra
 
 STEPS = 5
 STAGES = st.sampled_from([row for row in ROWS if not row.random])
 SEEDS = st.integers(0, 2**16)
 
 
-def updates_of(tx, seed=0, scale=1.0):
+def updates_of(tx, seed=0, scale=1.0, extra=no_extra):
     """Return the updates of a few steps with the parameters at rest."""
     params, gradients = trees.standard(seed=seed), trees.stream(STEPS, seed=seed + 1)
     state, results = tx.init(params), []
     for k in range(STEPS):
         gradient = jax.tree.map(lambda g: scale * g, trees.at(gradients, k))
-        updates, state = tx.update(gradient, state, params)
+        updates, state = tx.update(gradient, state, params, **extra(params))
         results.append(updates)
     return results
 
@@ -31,16 +32,20 @@ def updates_of(tx, seed=0, scale=1.0):
 @given(STAGES, STAGES, STAGES, SEEDS)
 def test_chain_is_associative(first, second, third, seed):
     a, b, c = first.build(), second.build(), third.build()
-    flat = updates_of(gc.chain(a, b, c), seed)
-    trees.assert_close(updates_of(gc.chain(gc.chain(a, b), c), seed), flat, 0)
-    trees.assert_close(updates_of(gc.chain(a, gc.chain(b, c)), seed), flat, 0)
+
+    def extra(params):
+        return first.extra(params) | second.extra(params) | third.extra(params)
+
+    flat = updates_of(gc.chain(a, b, c), seed, extra=extra)
+    trees.assert_close(updates_of(gc.chain(gc.chain(a, b), c), seed, extra=extra), flat, 0)
+    trees.assert_close(updates_of(gc.chain(a, gc.chain(b, c)), seed, extra=extra), flat, 0)
 
 
 @each()
 def test_identity_is_the_identity_of_chain(row):
-    alone = updates_of(row.build())
+    alone = updates_of(row.build(), extra=row.extra)
     for tx in (gc.chain(row.build()), gc.chain(gc.identity(), row.build()), gc.chain(row.build(), gc.chain())):
-        trees.assert_close(updates_of(tx), alone, 0)
+        trees.assert_close(updates_of(tx, extra=row.extra), alone, 0)
 
 
 def test_a_chain_of_nothing_returns_what_it_gets():

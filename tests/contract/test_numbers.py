@@ -17,11 +17,11 @@ from tests.registry import ROWS
 WITH_NUMBERS = [row for row in ROWS if numbers_of(row.build())]
 
 
-def run(tx, params, gradients):
+def run(row, tx, params, gradients):
     """Return the updates of a few steps, stacked."""
 
     def step(state, gradient):
-        updates, state = tx.update(gradient, state, params)
+        updates, state = row.update(tx, gradient, state, params)
         return state, updates
 
     return jax.lax.scan(step, tx.init(params), gradients)[1]
@@ -45,7 +45,8 @@ def test_a_batch_under_vmap_equals_separate_runs(row):
     values = {name: [neighbour(value, 10 * k) for k in range(3)] for name, value in numbers_of(case.tx).items()}
     batch = case.tx.replace(**{name: jnp.asarray(xs) for name, xs in values.items()})
     params, gradients = least(row, case.params), least(row, case.gradients)
-    together = jax.jit(jax.vmap(run, in_axes=(gc.batch_axes(batch), None, None)))(batch, params, gradients)
+    axes = (gc.batch_axes(batch), None, None)
+    together = jax.jit(jax.vmap(functools.partial(run, row), in_axes=axes))(batch, params, gradients)
     for k in range(3):
         tx = case.tx.replace(**{name: xs[k] for name, xs in values.items()})
         state = tx.init(params)
@@ -62,8 +63,8 @@ def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
     @jax.jit
     @functools.partial(jax.value_and_grad, allow_int=True)
     def total(tx):
-        first, state = tx.update(gradient, tx.init(params), params)
-        second, _ = tx.update(params, state, params)
+        first, state = row.update(tx, gradient, tx.init(params), params)
+        second, _ = row.update(tx, params, state, params)
         return gc.tree.vdot(weights, first) + 2 * gc.tree.vdot(weights, second)
 
     leaves, treedef = jax.tree.flatten(row.build())
@@ -81,7 +82,7 @@ def test_whether_a_number_is_a_schedule_changes_neither_state_nor_updates(row):
     plain = {name: value for name, value in numbers_of(tx).items() if isinstance(value, float) and name.count(".") < 2}
     scheduled = tx.replace(**{name: constant_schedule(value) for name, value in plain.items()})
     trees.assert_same_kind(scheduled.init(params), tx.init(params))
-    trees.assert_close(run(scheduled, params, gradients), run(tx, params, gradients), 2e-6)
+    trees.assert_close(run(row, scheduled, params, gradients), run(row, tx, params, gradients), 2e-6)
 
 
 @each(WITH_NUMBERS)
@@ -90,7 +91,7 @@ def test_a_batch_without_vmap_is_an_error_that_tells_what_to_do(row):
     for name, value in numbers_of(tx).items():
         batch = tx.replace(**{name: jnp.asarray([value, value])})
         with pytest.raises(ValueError, match=r"holds a batch of shape \(2,\).*jax\.vmap\(run, in_axes=\(batch_axes"):
-            batch.update(trees.at(trees.stream(1), 0), batch.init(params), params)
+            row.update(batch, trees.at(trees.stream(1), 0), batch.init(params), params)
 
 
 @each(WITH_NUMBERS)

@@ -11,11 +11,11 @@ from tests.contract.cases import STEPS, each
 from tests.registry import ROWS
 
 
-def updates_of(tx, params, gradients):
+def updates_of(row, tx, params, gradients):
     """Return all updates of a run with the parameters at rest."""
     state, results = tx.init(params), []
     for k in range(STEPS):
-        updates, state = tx.update(trees.at(gradients, k), state, params)
+        updates, state = row.update(tx, trees.at(gradients, k), state, params)
         results.append(updates)
     return results
 
@@ -26,8 +26,9 @@ def test_half_precision_is_single_precision_rounded_once_at_the_end(row, dtype):
     params, gradients = trees.standard(dtype), trees.stream(STEPS, dtype)
     wide_params, wide_gradients = gc.tree.cast((params, gradients), "float32")
     for tx in (row.build(), gc.chain(row.build(), gc.scale(1 / 3), gc.identity())):
-        rounded = gc.tree.cast(updates_of(tx, wide_params, wide_gradients), dtype)
-        for x, y in zip(jax.tree.leaves(updates_of(tx, params, gradients)), jax.tree.leaves(rounded), strict=True):
+        rounded = gc.tree.cast(updates_of(row, tx, wide_params, wide_gradients), dtype)
+        narrow = updates_of(row, tx, params, gradients)
+        for x, y in zip(jax.tree.leaves(narrow), jax.tree.leaves(rounded), strict=True):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
 
@@ -37,7 +38,7 @@ def test_excluded_dtypes_are_an_error(row, dtype):
     params, gradient = trees.standard(dtype), trees.at(trees.stream(1, dtype), 0)
     tx = row.build()
     with pytest.raises(TypeError, match=row.excludes[dtype]):
-        tx.update(gradient, tx.init(params), params)
+        row.update(tx, gradient, tx.init(params), params)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

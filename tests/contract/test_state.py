@@ -11,7 +11,7 @@ from tests.contract.cases import cases, each
 @cases()
 def test_state_and_updates_keep_structure_shape_dtype_and_weak_type(case):
     state = case.tx.init(case.params)
-    for update in (case.tx.update, case.step):
+    for update in (case.update, case.step):
         now = state
         for k in range(2):
             updates, now = update(case.gradient(k), now, case.params)
@@ -21,7 +21,7 @@ def test_state_and_updates_keep_structure_shape_dtype_and_weak_type(case):
 
 @cases()
 def test_jit_equals_eager(case):
-    eager, compiled = case.loop(case.tx.update), case.loop(case.step)
+    eager, compiled = case.loop(case.update), case.loop(case.step)
     case.assert_close(compiled, eager)
 
 
@@ -29,7 +29,7 @@ def test_jit_equals_eager(case):
 def test_a_scan_with_donated_carry_equals_the_loop(case):
     def body(carry, gradient):
         params, state = carry
-        updates, state = case.tx.update(gradient, state, params)
+        updates, state = case.update(gradient, state, params)
         return (gc.apply_updates(params, updates), state), None
 
     epoch = jax.jit(lambda carry, gradients: jax.lax.scan(body, carry, gradients)[0], donate_argnums=0)
@@ -52,7 +52,7 @@ def test_no_two_arrays_share_a_buffer(row):
     for init in (tx.init, jax.jit(tx.init)):
         state = init(params)
         gradient = trees.at(trees.stream(1), 0)
-        _, later = tx.update(gradient, state, params)
+        _, later = row.update(tx, gradient, state, params)
         for tree in (state, later):
             addresses = pointers((tree, params, gradient))
             assert len(addresses) == len(set(addresses))

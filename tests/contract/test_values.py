@@ -113,12 +113,12 @@ def test_works_as_a_static_argument_under_shard_map_and_eval_shape(row):
 
         @functools.partial(jax.shard_map, mesh=mesh, in_specs=replicated, out_specs=replicated)
         def on_each_device(gradient, state, params):
-            return tx.update(jax.lax.pmean(gradient, "data"), state, params)
+            return row.update(tx, jax.lax.pmean(gradient, "data"), state, params)
 
         return on_each_device(*args)
 
     args = case.gradient(0), case.tx.init(case.params), case.params
-    shapes = jax.eval_shape(row.build().update, *args)
+    shapes = jax.eval_shape(functools.partial(row.update, row.build()), *args)
     for tx in (row.build(), row.build()):
         result = update(tx, *args)
         case.assert_close(result, case.step(*args))
@@ -135,7 +135,7 @@ def test_travels_in_containers_through_scan_cond_and_checkpoint(row):
 
         @jax.checkpoint
         def update(holder, state):
-            return holder.tx.tx.tx.update(gradient, state, params)
+            return row.update(holder.tx.tx.tx, gradient, state, params)
 
         updates, state = jax.lax.cond(
             jnp.isfinite(gradient["scale"]), update, lambda holder, state: (gradient, state), holder, state

@@ -28,7 +28,7 @@ def test_zero_gradients_give_finite_derivatives(case):
     """With respect to the transform's numbers, the gradient and the parameters, scaled so that 1 / eps fits float16."""
 
     def total(tx, gradient, params):
-        updates, _ = tx.update(gradient, tx.init(params), params)
+        updates, _ = case.row.update(tx, gradient, tx.init(params), params)
         return 1e-6 * sum(jnp.sum(jnp.real(u).astype("float32")) for u in jax.tree.leaves(updates))
 
     derive = jax.jit(jax.grad(total, argnums=(0, 1, 2), allow_int=True))

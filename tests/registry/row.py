@@ -16,6 +16,11 @@ from tests import oracles
 from tests.oracles import Oracle
 
 
+def no_extra(params: Any) -> dict[str, Any]:
+    """Return the extra arguments of a rule that asks for none."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """One transform under test, and what is true of it."""
@@ -31,6 +36,8 @@ class Row:
     torch: str | None = None
     """The name of the recorded PyTorch run that it must reproduce."""
     needs_params: bool = False
+    extra: Callable[[Any], dict[str, Any]] = no_extra
+    """The extra arguments of ``update`` that it needs, as a function of the parameters (JAX's or NumPy's)."""
     random: bool = False
     descends: bool = False
     """Whether it is a whole optimizer: its updates, added to the parameters, lead downhill."""
@@ -49,6 +56,10 @@ class Row:
 
     def __str__(self) -> str:
         return self.name
+
+    def update(self, tx: Any, gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """Return ``tx.update`` with the extra arguments that this row needs; ``tx`` is made of the row's transform."""
+        return tx.update(gradient, state, params, **self.extra(params))
 
 
 RAMP = {"init_value": 0.1, "end_value": 0.01, "transition_steps": 60.5, "transition_begin": 0.25}
@@ -103,6 +114,17 @@ def power_decay(count: Any, rate: Any) -> Any:
 def late_decay(count: Any, rate: Any) -> Any:
     """Return a decay of the second moment that grows to ``rate``."""
     return rate * count / (count + 1)
+
+
+def loss(params: Any) -> Any:
+    """Return |w|^2 / 2 of JAX's or NumPy's arrays, in at least single precision."""
+    wide = [w.astype("float32") if w.dtype.itemsize < 4 else w for w in jax.tree.leaves(params)]
+    return sum(((w * w.conj()).real.sum() for w in wide), start=0.0) / 2
+
+
+def with_value(params: Any) -> dict[str, Any]:
+    """Return the extra argument of a rule that asks for the loss."""
+    return {"value": loss(params)}
 
 
 HALF_MOMENT = {"complex64": "can't hold the slot of a complex64 parameter"}

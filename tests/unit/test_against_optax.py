@@ -17,11 +17,11 @@ WITH_OPTAX = [row for row in ROWS if row.optax]
 SINGLE, DOUBLE = 3e-5, 1e-12
 
 
-def updates_of(tx, params, gradients):
+def updates_of(row, tx, params, gradients):
     """Return all updates on a stream of gradients, stacked, with the parameters at rest."""
 
     def step(state, gradient):
-        updates, state = tx.update(gradient, state, params)
+        updates, state = row.update(tx, gradient, state, params)
         return state, updates
 
     return jax.jit(lambda: jax.lax.scan(step, tx.init(params), gradients)[1])()
@@ -30,7 +30,7 @@ def updates_of(tx, params, gradients):
 def assert_agree(row, dtype, tolerance):
     """Assert that gradchain and Optax make the same updates."""
     params, gradients = trees.standard(dtype), trees.stream(STEPS, dtype)
-    ours, theirs = (updates_of(tx, params, gradients) for tx in (row.build(), row.optax()))
+    ours, theirs = (updates_of(row, tx, params, gradients) for tx in (row.build(), row.optax()))
     trees.assert_close(ours, theirs, tolerance)
 
 
