@@ -8,9 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
+from gradchain.combinators.accumulation import accumulate, has_updated
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
+from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
+from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
 from gradchain.core.rule import elementwise, leafwise, treewise
@@ -51,6 +55,7 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
     scale_by_adan,
@@ -80,6 +85,7 @@ from gradchain.transforms.layerwise import (
 )
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
+from gradchain.transforms.plateau import reduce_on_plateau
 from gradchain.transforms.scaling import (
     centralize,
     identity,
@@ -126,6 +132,7 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "accumulate",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -141,6 +148,8 @@ __all__ = [
     "add_l2_penalty",
     "add_noise",
     "amsgrad",
+    "apply_every",
+    "apply_if_finite",
     "apply_updates",
     "batch_axes",
     "centralize",
@@ -148,6 +157,8 @@ __all__ = [
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "conditionally_mask",
+    "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
@@ -159,6 +170,7 @@ __all__ = [
     "from_optax",
     "fromage",
     "global_norm",
+    "has_updated",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -173,6 +185,9 @@ __all__ = [
     "linear_schedule",
     "lion",
     "losses",
+    "measure_with_ema",
+    "metrics",
+    "monitor",
     "nadam",
     "nadamw",
     "named_chain",
@@ -188,6 +203,7 @@ __all__ = [
     "polynomial_schedule",
     "projections",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
@@ -221,9 +237,14 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgdr_schedule",
+    "share_rounded_away",
     "sign_sgd",
     "signum",
+    "skip_large_updates",
+    "skip_not_finite",
+    "skip_spikes",
     "sm3",
+    "snapshot",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",
@@ -235,6 +256,7 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
+    "watch",
     "yogi",
     "zero_nans",
 ]

@@ -12,6 +12,7 @@ from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.row import Row
+from tests.registry.when import WHEN
 
 TRANSFORMS = [
     *SCALING,
@@ -35,6 +36,6 @@ FAMILIES = [
     NOISE_AND_GAMES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *WHEN]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]
