@@ -32,11 +32,6 @@ def multi_steps(*args: Any, **kwargs: Any) -> Any:
     return optax.MultiSteps(*args, **kwargs, accumulator_dtype=None).gradient_transformation()
 
 
-def adafactor() -> Any:
-    """Return Adafactor that factors small matrices, too."""
-    return gc.adafactor(0.01, min_dim_size_to_factor=2)
-
-
 ADAFACTOR = descent(oracles.factored_rms(least=2), oracles.clip_by_block_rms(1.0), oracles.param_block_rms())
 
 ACCUMULATION = [
@@ -57,7 +52,9 @@ ACCUMULATION = [
     ),
     Row(
         "accumulate_adafactor",
-        lambda: gc.accumulate(adafactor(), 2, should_skip_update_fn=gc.skip_not_finite),
+        lambda: gc.accumulate(
+            gc.adafactor(0.01, min_dim_size_to_factor=2), 2, should_skip_update_fn=gc.skip_not_finite
+        ),
         lambda: oracles.accumulate(ADAFACTOR, 2),
         needs_params=True,
         rebuilds=False,
@@ -106,11 +103,10 @@ CONDITIONAL = [
     ),
     Row(
         "conditionally_mask",
-        lambda: gc.conditionally_mask(adafactor(), on_even_steps),
-        lambda: oracles.when(ADAFACTOR, lambda k: k % 2 == 0, masks=True),
-        needs_params=True,
+        lambda: gc.conditionally_mask(gc.sgd(ramp(), momentum=0.9), on_even_steps),
+        lambda: oracles.when(descent(oracles.trace(0.9), rate=ramp_value), lambda k: k % 2 == 0, masks=True),
+        lambda: optax.conditionally_mask(optax.sgd(ramp(), momentum=0.9), on_even_steps),
         rebuilds=False,
-        smooth=False,
     ),
 ]
 
