@@ -18,6 +18,7 @@ from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
+from tests.registry.when import WHEN
 
 TRANSFORMS = [
     *SCALING,
@@ -54,6 +55,7 @@ COMBINATIONS = [
     *ROUTING,
     *AVERAGES,
     *AROUND,
+    *WHEN,
 ]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
