@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Transform
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import (
     Remainder,
@@ -41,6 +42,9 @@ class FitResult(NamedTuple):
 
     params: Any
     """The trained parameters (the best epoch's, where early stopping restores them)."""
+    eval_params: Any
+    """Their evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params`` themselves
+    unless the transform averages, or is schedule-free, or the like."""
     state: Any
     """The optimizer's state after the last epoch; hand it to another ``fit`` to go on, with ``epochs_done``."""
     history: History
@@ -81,7 +85,7 @@ def fit(
       epochs_done: how many epochs went before. An epoch's order and keys come from the seed and its number, so that
         ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two epochs gives what four
         in one go give. With 0 a second run repeats the first one's orders, unless it has another seed.
-      validation: held-out data, a tree like ``data``; measured after each epoch.
+      validation: held-out data, a tree like ``data``; measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: mean over the batch}``, measured on the validation data too.
       early_stopping: when to stop early; never by default.
@@ -107,8 +111,8 @@ def fit(
     )
     check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
-    record = _Record(early_stopping, validation is not None, params)
     carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed, "seed")
+    record = _Record(early_stopping, validation is not None, tx)
     with Bar(progress, epochs, "training", "epoch") as bar:
         try:
             for epoch in range(epochs_done, epochs_done + epochs):
@@ -125,7 +129,8 @@ def fit(
         except KeyboardInterrupt:
             stopped = "interrupted"
     done = epochs_done + len(record.rows)
-    return FitResult(record.chosen(carry[0]), carry[1], record.history(), record.best_epoch, stopped, done)
+    params, weights = record.chosen(*carry)
+    return FitResult(params, weights, carry[1], record.history(), record.best_epoch, stopped, done)
 
 
 def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
@@ -149,7 +154,7 @@ def run_epoch(
     epoch = scan_objective(objective, params, tx, state, data, key, batch_size, shuffle, remainder)
     row = named_numbers(epoch.mean())
     if validation is not None:
-        row |= validate(recipe, epoch.params, validation)
+        row |= validate(recipe, tx.eval_params(epoch.state, epoch.params), validation)
     return epoch.params, epoch.state, row, epoch.metrics.loss
 
 
@@ -173,15 +178,16 @@ def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]
 class _Record:
     """The history as it grows, and the best epoch so far."""
 
-    def __init__(self, stopping: EarlyStopping | None, validates: bool, params: Tree):
+    def __init__(self, stopping: EarlyStopping | None, validates: bool, tx: Transform):
         if stopping is not None:
             check_whole("EarlyStopping: patience", stopping.patience)
-        self.stopping = stopping
+        self.stopping, self.tx = stopping, tx
         self.monitor = (stopping and stopping.monitor) or ("val_loss" if validates else "loss")
         self.rows: list[dict[str, float]] = []
         self.step_losses: list[Any] = []
         self.rule = stopping or EarlyStopping()
-        self.progress, self.best_epoch, self.best_params = self.rule.init(), 0, params
+        self.progress, self.best_epoch = self.rule.init(), 0
+        self.best: tuple[Tree, Tree] | None = None
 
     def add(self, params: Tree, state: Any, row: dict[str, Array], step_loss: Array) -> dict[str, float]:
         """Append an epoch and return its row as Python numbers."""
@@ -193,15 +199,16 @@ class _Record:
         self.progress = self.rule.update(numbers[self.monitor], self.progress)
         if self.progress.improved:
             self.best_epoch = len(self.rows)
-            self.best_params = params if self.stopping and self.stopping.restore_best else None
+            if self.stopping and self.stopping.restore_best:
+                self.best = params, self.tx.eval_params(state, params)
         return numbers
 
     def should_stop(self) -> bool:
         return self.stopping is not None and bool(self.progress.should_stop)
 
-    def chosen(self, last: Tree) -> Tree:
-        restores = self.stopping is not None and self.stopping.restore_best and self.best_epoch > 0
-        return self.best_params if restores else last
+    def chosen(self, params: Tree, state: Any) -> tuple[Tree, Tree]:
+        """Return the parameters to return, and their evaluation weights."""
+        return self.best or (params, self.tx.eval_params(state, params))
 
     def history(self) -> History:
         names = in_order(self.rows[0]) if self.rows else []

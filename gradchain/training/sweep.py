@@ -83,7 +83,7 @@ def sweep(
       init: ``init(key) -> params`` makes a starting point from each seed: random restarts.
       chunk: how many runs are computed side by side, which bounds the memory. By default 4 on a CPU, where that is
         fastest, and all elsewhere.
-      validation: held-out data, measured after each epoch.
+      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
       select: the column whose last value decides, the lower the better; by default ``val_loss`` where there are
@@ -200,8 +200,8 @@ def _sweep(
     start_loss = lax.map(lambda i: _loss_at_start(recipe, _at(begins, i), data, keys[i]), jnp.arange(replicas))
 
     def one(transform: Any, i: Array) -> tuple[Array, Tree, dict[str, Array]]:
-        params, rows = _train(plan, transform, _at(begins, i), keys[i], data, validation)
-        return _score(rows, plan.select, start_loss[i]), params, rows
+        weights, rows = _train(plan, transform, _at(begins, i), keys[i], data, validation)
+        return _score(rows, plan.select, start_loss[i]), weights, rows
 
     def all_replicas(i: Array) -> tuple[Array, Tree, dict[str, Array]]:
         transform = jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
@@ -222,15 +222,15 @@ _compiled_sweep = Compiled(_sweep)
 def _train(
     plan: _Plan, tx: Any, params: Tree, key: Array, data: Tree, validation: Tree | None
 ) -> tuple[Tree, dict[str, Array]]:
-    """Train one run and return (params, rows), the rows with a leading axis of epochs."""
+    """Train one run and return (evaluation weights, rows), the rows with a leading axis of epochs."""
 
     def body(carry: tuple[Tree, Any], epoch: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
         epoch_key = jax.random.fold_in(key, epoch)
         params, state, row, _ = run_epoch(plan.recipe, carry[0], tx, carry[1], data, validation, epoch_key)
         return (params, state), row
 
-    (params, _), rows = lax.scan(body, (params, tx.init(params)), jnp.arange(plan.epochs))
-    return params, rows
+    (params, state), rows = lax.scan(body, (params, tx.init(params)), jnp.arange(plan.epochs))
+    return tx.eval_params(state, params), rows
 
 
 def _loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:

@@ -42,7 +42,8 @@ class SweepResult:
     tx: Transform
     """The batch of transforms."""
     params: Any
-    """The winner's parameters after the last epoch; its best replica's. ``None`` if there is no winner."""
+    """The winner's parameters after the last epoch, its best replica's: those to evaluate and to keep (see
+    :func:`gradchain.eval_params`). ``None`` if there is no winner."""
     scores: Numbers
     """What decides, of shape ``(runs,)``: the last value of the selected column, averaged over the replicas; infinite
     if one of them diverged."""

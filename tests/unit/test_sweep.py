@@ -49,6 +49,15 @@ def test_the_winner_is_an_ordinary_transform_with_its_parameters():
     assert repr(result).startswith(f"SweepResult(runs=5, winner={result.winner!r}, val_loss=")
 
 
+def test_the_winners_parameters_are_its_evaluation_weights():
+    txs = gc.average_params(gc.sgd(jnp.array([0.01, 0.1])), decay=0.9)
+    result = run(tx=txs, validation=HELD_OUT)
+    alone = fit(loss_fn, PARAMS, result.winner, TRAIN, epochs=3, batch_size=4, validation=HELD_OUT)
+    np.testing.assert_allclose(result.params["w"], alone.eval_params["w"], rtol=1e-4)
+    assert np.max(np.abs(result.params["w"] - alone.params["w"])) > 1e-2
+    np.testing.assert_allclose(loss_fn(result.params, HELD_OUT), result.scores[result.best], rtol=1e-4)
+
+
 def test_select_decides():
     by_training = run(tx=gc.sgd(jnp.array(RATES)), validation=HELD_OUT, select="loss")
     assert by_training.best == int(np.argmin(by_training.history["loss"][:4, 0, -1]))

@@ -156,6 +156,22 @@ def test_early_stopping_waits_for_patience_and_restores_the_best():
     np.testing.assert_allclose((last.params - 0.5) ** 2, best.history["val_loss"][-1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("stopping", [None, EarlyStopping(patience=3)])
+def test_validation_and_the_result_are_at_the_evaluation_weights(stopping):
+    params, train, held_out = problem()
+    tx = gc.chain(gc.clip_by_global_norm(1.0), gc.average_params(gc.sgd(0.3), decay=0.9))
+    result = fit(loss_fn, params, tx, train, epochs=12, batch_size=5, validation=held_out, early_stopping=stopping)
+    measured = loss_fn(result.eval_params, held_out)
+    row = result.best_epoch - 1 if stopping else -1
+    np.testing.assert_allclose(measured, result.history["val_loss"][row], rtol=1e-4)
+    assert abs(loss_fn(result.params, held_out) - measured) > 1e-3 * measured
+    if not stopping:
+        weights = gc.eval_params(tx, result.state, result.params)
+        np.testing.assert_allclose(result.eval_params["w"], weights["w"], rtol=1e-6)
+    plain = fit(loss_fn, params, gc.sgd(0.3), train, epochs=1, batch_size=5)
+    assert plain.eval_params["w"] is plain.params["w"]
+
+
 def test_tolerance_ends_a_run_that_hardly_improves():
     params, train, _ = problem()
     stop = EarlyStopping(patience=2, tolerance=0.01)
