@@ -76,7 +76,6 @@ NOT_YET = {
     "scale_by_backtracking_linesearch",
     "scale_by_lbfgs",
     "scale_by_zoom_linesearch",
-    "split_real_and_imaginary",
     "value_and_grad_from_state",
 }
 """What is planned. A name that exists must be taken off this list: a test holds it."""

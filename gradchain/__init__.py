@@ -13,6 +13,7 @@ from gradchain.combinators.accumulation import accumulate, has_updated
 from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
 from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.complex_parts import split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
 from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
@@ -381,6 +382,7 @@ __all__ = [
     "sm3",
     "snapshot",
     "sophia",
+    "split_real_and_imaginary",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",

@@ -117,12 +117,12 @@ class Survey:
     def visit(self, tx: Transform, state: Any, params: Tree, label: str) -> None:
         """Note what ``tx`` does with its share of the parameters."""
         children = tx.parts(state, params)
-        if isinstance(tx, Rule):
+        if isinstance(tx, Rule) and not children:
             self.note_rule(tx, state, params)
         else:
             self.note_state(state, params, children)
         if not children:
-            for path in self.active(tx, params):
+            for path in dict.fromkeys(map(self.owner, self.active(tx, params))):
                 self.transforms[path].append(tx.name)
         for child in children:
             below = label
@@ -140,9 +140,15 @@ class Survey:
             arrays = {path_name(path): x for (path, x), on in zip(pairs, chosen, strict=True) if on}
         yield from arrays
 
+    def owner(self, path: str) -> str:
+        """Return the path of the parameter that a path leads to, or to a part of: a complex array's real one, say."""
+        while path not in self.params:
+            path = path.rpartition("/")[0]
+        return path
+
     def relabel(self, params: Tree, old: str, new: str) -> None:
         """Replace a partition's label by that of a partition inside it."""
-        for path, _ in _arrays(params):
+        for path in dict.fromkeys(self.owner(path) for path, _ in _arrays(params)):
             self.labels[path] = [label for label in self.labels[path] if label != old] + [new]
 
     def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
@@ -152,7 +158,7 @@ class Survey:
         for name in rule.spec.slots:
             for (path, _), slot in zip(pairs, treedef.flatten_up_to(getattr(state, name)), strict=True):
                 if size := _size(slot):
-                    self.bytes[path_name(path)] += size
+                    self.bytes[self.owner(path_name(path))] += size
                     total -= size
         self.shared_bytes += total
 
@@ -165,7 +171,7 @@ class Survey:
         alike = jax.tree.structure(state) == jax.tree.structure(params)
         if alike and (treedef.num_nodes > 1 or [x.shape for x in leaves] == [x.shape for x in own]):
             for (path, _), x in zip(_arrays(params), leaves, strict=True):
-                self.bytes[path] += _size(x)
+                self.bytes[self.owner(path)] += _size(x)
         elif leaves:
             inner = jax.tree.leaves(state, is_leaf=lambda x: x is not state)
             if inner[0] is state:

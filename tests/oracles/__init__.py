@@ -16,7 +16,7 @@ from tests.oracles.averages import (
     schedule_free,
 )
 from tests.oracles.constraints import project_on_ball
-from tests.oracles.core import Arrays, Oracle, chain, per_layer
+from tests.oracles.core import Arrays, Oracle, by_complex_parts, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
     adaptive_clip,
@@ -80,6 +80,7 @@ __all__ = [
     "amsgrad",
     "apply_every",
     "belief",
+    "by_complex_parts",
     "by_shape",
     "cautious",
     "cautious_decay",

@@ -72,6 +72,20 @@ def per_layer(inner: Oracle, axes: dict[str, int | None]) -> Oracle:
     return Oracle(lambda params: inner.init(apart(params)), update)
 
 
+def by_complex_parts(inner: Oracle) -> Oracle:
+    """Apply ``inner`` to the real and the imaginary part of complex arrays, as arrays of their own."""
+
+    def apart(arrays: Arrays) -> Arrays:
+        parts = {n: {"re": x.real, "im": x.imag} if np.iscomplexobj(x) else {"": x} for n, x in arrays.items()}
+        return {f"{n}/{part}": x for n, xs in parts.items() for part, x in xs.items()}
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        u, state = inner.update(apart(gradients), state, apart(params))
+        return {n: u[f"{n}/"] if f"{n}/" in u else u[f"{n}/re"] + 1j * u[f"{n}/im"] for n in gradients}, state
+
+    return Oracle(lambda params: inner.init(apart(params)), update)
+
+
 def magnitude_squared(x: np.ndarray) -> np.ndarray:
     """Return |x|^2, real."""
     return (x * np.conj(x)).real

@@ -54,4 +54,10 @@ COMBINATORS = [
         lambda: optax.inject_hyperparams(optax.sgd)(ramp_traced, momentum=0.9),
         numbers_in_state=True,
     ),
+    Row(
+        "split_real_and_imaginary",
+        lambda: gc.split_real_and_imaginary(gc.adam(0.01)),
+        lambda: oracles.by_complex_parts(descent(oracles.adam())),
+        lambda: optax.contrib.split_real_and_imaginary(optax.adam(0.01)),
+    ),
 ]

@@ -1,0 +1,91 @@
+"""Complex parameters for rules that are made for real ones."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradchain.combinators._around import Around
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, register
+from gradchain.numerics import real_dtype
+from gradchain.tree import Tree
+
+
+class ComplexParts(NamedTuple):
+    """What stands for a complex array inside :func:`split_real_and_imaginary`."""
+
+    real: Any
+    imag: Any
+
+
+class SplitRealAndImaginaryState(NamedTuple):
+    """State of :func:`split_real_and_imaginary`."""
+
+    inner_state: Any
+
+
+def _is_parts(x: Any) -> bool:
+    return isinstance(x, ComplexParts)
+
+
+def _split(tree: Tree) -> Tree:
+    def leaf(x: Any) -> Any:
+        dtype = jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jnp.complexfloating):
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return ComplexParts(*[jax.ShapeDtypeStruct(x.shape, real_dtype(dtype))] * 2)
+        return ComplexParts(jnp.real(x), jnp.imag(x))
+
+    return jax.tree.map(leaf, tree)
+
+
+def _join(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: lax.complex(*x) if _is_parts(x) else x, tree, is_leaf=_is_parts)
+
+
+@register
+class SplitRealAndImaginary(Around):
+    """See :func:`split_real_and_imaginary`."""
+
+    name = "split_real_and_imaginary"
+    kinds = {"inner": Child()}
+    required = frozenset({"inner"})
+    inner: Transform
+
+    def init(self, params: Tree) -> SplitRealAndImaginaryState:
+        return SplitRealAndImaginaryState(self.inner.init(_split(params)))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SplitRealAndImaginaryState._fields)
+        updates, inner_state = self.inner.step(_split(updates), state.inner_state, _split(params), extra)
+        return _join(updates), SplitRealAndImaginaryState(inner_state)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return super().parts(state, _split(params))
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        split = _split(params)
+        weights = self.inner.eval_params(state.inner_state, split)
+        same = all(new is old for new, old in zip(jax.tree.leaves(weights), jax.tree.leaves(split), strict=True))
+        return params if same else _join(weights)
+
+
+def split_real_and_imaginary(inner: Any) -> Transform:
+    r"""Let a transform see each complex array as two real ones, its real and its imaginary part.
+
+    A rule for complex numbers treats :math:`z` as one number: Adam's second moment averages :math:`|g|^2`, and
+    both parts are divided by the same root. Inside this one each part has moments of its own, as if the parameter had
+    been stored as two. Real arrays pass as they are. PyTorch's optimizers treat complex parameters in this way.
+
+    Args:
+      inner: any transform. Masks and labels in it that are trees would have to name the parts, fields ``real`` and
+        ``imag``; functions and patterns of paths needn't.
+
+    Example:
+      >>> tx = split_real_and_imaginary(adam(1e-3))
+    """
+    return SplitRealAndImaginary(as_transform(inner))
