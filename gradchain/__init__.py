@@ -85,7 +85,6 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.coin_betting import scale_by_cocob
-from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
 from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
@@ -115,6 +114,7 @@ from gradchain.transforms.scaling import (
     stateless_with_tree_map,
 )
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
+from gradchain.transforms.steps import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.variance_reduction import scale_by_mars
 from gradchain.tree import global_norm
 

@@ -6,7 +6,7 @@ Adding an optimizer to the tests is adding a row. No test looks at a row's name.
 import dataclasses
 
 from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
-from tests.registry.averages import AROUND, AVERAGES, CONSTRAINTS
+from tests.registry.averages import AROUND, AVERAGES, STEPS
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
@@ -27,7 +27,7 @@ TRANSFORMS = [
     *FACTORED,
     *DECAY,
     *BOUNDS,
-    *CONSTRAINTS,
+    *STEPS,
     *ESTIMATED,
 ]
 FAMILIES = [
@@ -45,7 +45,6 @@ FAMILIES = [
     MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *AVERAGES, *AROUND]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING, *AVERAGES, *AROUND]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]

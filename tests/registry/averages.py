@@ -162,7 +162,7 @@ AROUND = [
     ),
 ]
 
-CONSTRAINTS = [
+STEPS = [
     Row(  # the second stage makes it more than rounding errors where gradients are multiples of the weights
         "keep_norm",
         lambda: gc.chain(gc.keep_norm(), gc.add_decayed_weights(0.1)),

@@ -1,4 +1,4 @@
-"""Rules that look at where the weights will be: each is written as an update to add, so that it composes."""
+"""Rules that fit a step to the weights that it changes: each is an update to add, so that it composes."""
 
 import jax.numpy as jnp
 from jax import Array
