@@ -1,7 +1,8 @@
 """gradchain: gradient transformations for JAX that are values.
 
 ``chain`` rules into an optimizer, ``init`` its state, ``update`` gradients with it and ``apply_updates`` to parameters.
-The submodules ``losses``, ``projections``, ``training`` and ``plots`` load when they are first used.
+The submodules ``losses``, ``projections``, ``perturbations``, ``assignment``, ``training`` and ``plots`` load when they
+are first used.
 """
 
 import importlib
@@ -27,6 +28,9 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.introspect.describe import describe
+from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
     adabelief,
@@ -38,11 +42,16 @@ from gradchain.optimizers.adam_variants import (
     radam,
     yogi,
 )
+from gradchain.optimizers.curvature import sophia
+from gradchain.optimizers.delayed import acprop, adopt
+from gradchain.optimizers.dual_averaging import madgrad
 from gradchain.optimizers.factored import adafactor, sm3
 from gradchain.optimizers.galore import galore
 from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
+from gradchain.optimizers.mixed_momentum import ademamix, simplified_ademamix
 from gradchain.optimizers.muon import muon
 from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
+from gradchain.optimizers.private import dpsgd
 from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
 from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
@@ -85,9 +94,13 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.coin_betting import scale_by_cocob
+from gradchain.transforms.constraints import project
+from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
+from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
 from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
+from gradchain.transforms.dual_averaging import scale_by_madgrad
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import (
     descend_and_shrink,
@@ -98,9 +111,15 @@ from gradchain.transforms.layerwise import (
 )
 from gradchain.transforms.low_rank import scale_by_galore
 from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
+from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
 from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz, scale_by_muon, scale_by_shape
+from gradchain.transforms.per_example import (
+    differentially_private_aggregate,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import (
     centralize,
@@ -116,12 +135,21 @@ from gradchain.transforms.scaling import (
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 from gradchain.transforms.steps import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.variance_reduction import scale_by_mars
-from gradchain.tree import global_norm
+from gradchain.tree import (
+    bias_correction,
+    global_norm,
+    incremental_update,
+    periodic_update,
+    scale_gradient,
+    update_infinity_moment,
+    update_moment,
+    update_moment_per_elem_norm,
+)
 
 if TYPE_CHECKING:
-    from gradchain import losses, plots, projections, training
+    from gradchain import assignment, losses, perturbations, plots, projections, training
 
-_LAZY = ("losses", "plots", "projections", "training")
+_LAZY = ("assignment", "losses", "perturbations", "plots", "projections", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -152,6 +180,7 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "acprop",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -167,10 +196,14 @@ __all__ = [
     "add_l1_penalty",
     "add_l2_penalty",
     "add_noise",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "apply_updates",
+    "assignment",
     "average_params",
     "batch_axes",
+    "bias_correction",
     "by_leaf",
     "by_path",
     "cautious",
@@ -185,8 +218,11 @@ __all__ = [
     "cosine_onecycle_schedule",
     "dadapt_adamw",
     "descend_and_shrink",
+    "describe",
+    "differentially_private_aggregate",
     "dog",
     "dowg",
+    "dpsgd",
     "elementwise",
     "ema",
     "eval_params",
@@ -199,9 +235,11 @@ __all__ = [
     "global_norm",
     "graft",
     "graft_global",
+    "hutchinson_estimator_diag_hessian",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
+    "incremental_update",
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
@@ -216,9 +254,11 @@ __all__ = [
     "lion",
     "lookahead",
     "losses",
+    "madgrad",
     "mars",
     "masked",
     "matrices_and_rest",
+    "matrix_inverse_pth_root",
     "mechanize",
     "momo",
     "momo_adam",
@@ -226,6 +266,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "named_chain",
+    "nnls",
     "noisy_sgd",
     "normalize_by_update_norm",
     "novograd",
@@ -237,26 +278,38 @@ __all__ = [
     "outer_steps",
     "parallel",
     "partition",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
     "per_layer",
+    "periodic_update",
+    "perturbations",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "plots",
     "polyak_sgd",
     "polynomial_schedule",
+    "power_iteration",
     "primal_averaging",
     "prodigy",
+    "project",
     "projections",
     "radam",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
     "rprop",
+    "safe_increment",
+    "safe_norm",
+    "safe_root_mean_squares",
     "sam",
     "scale",
+    "scale_by_acprop",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_amsgrad",
     "scale_by_belief",
     "scale_by_cocob",
@@ -268,6 +321,7 @@ __all__ = [
     "scale_by_galore",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
     "scale_by_mars",
     "scale_by_momo",
     "scale_by_momo_adam",
@@ -285,10 +339,13 @@ __all__ = [
     "scale_by_schedule",
     "scale_by_shape",
     "scale_by_sign",
+    "scale_by_simplified_ademamix",
     "scale_by_sm3",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_gradient",
     "schedule_free",
     "schedule_free_adamw",
     "schedule_free_eval_params",
@@ -301,7 +358,9 @@ __all__ = [
     "sgdr_schedule",
     "sign_sgd",
     "signum",
+    "simplified_ademamix",
     "sm3",
+    "sophia",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",
@@ -309,6 +368,9 @@ __all__ = [
     "training",
     "tree",
     "treewise",
+    "update_infinity_moment",
+    "update_moment",
+    "update_moment_per_elem_norm",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

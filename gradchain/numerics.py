@@ -67,6 +67,12 @@ def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return sqrt(x), slope.astype(dx.dtype) * dx
 
 
+def cbrt(x: Array) -> Array:
+    r"""Return :math:`\sqrt[3]x` for real ``x``, with derivative 0 (not infinity) where ``x`` is 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.cbrt(jnp.where(zero, 1, x)))
+
+
 def ema(average: Array, value: Array, decay: Any) -> Array:
     r"""Return the exponential moving average :math:`\beta m + (1 - \beta) x`.
 
@@ -76,6 +82,18 @@ def ema(average: Array, value: Array, decay: Any) -> Array:
       decay: :math:`\beta` in [0, 1]; a Python number's complement is taken in double precision.
     """
     return decay * average + (1 - decay) * value
+
+
+def decaying_max(maximum: Array, value: Array, decay: Any, eps: Any) -> Array:
+    r"""Return the decaying maximum of magnitudes :math:`\max(\beta m, |x| + \epsilon)`.
+
+    Args:
+      maximum: the previous maximum :math:`m`.
+      value: the new value :math:`x`, of the same shape.
+      decay: :math:`\beta` in [0, 1].
+      eps: :math:`\epsilon \ge 0`.
+    """
+    return jnp.maximum(decay * maximum, magnitude(value) + eps)
 
 
 def one_minus_power(base: Any, exponent: Any) -> Array:
@@ -127,6 +145,17 @@ def debias_nesterov(average: Array, value: Array, decay: Any, t: Any) -> Array:
     return ema(debias(average, decay, t + 1), debias(value, decay, t), decay)
 
 
+def shrink_factor(norm: Array, bound: Any) -> Array:
+    r"""Return :math:`\min(1, c / n)`, what brings a norm :math:`n` down to a bound :math:`c`; 1 for :math:`n = 0`."""
+    fits = norm <= bound
+    return jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
+
+
+def clamp(x: Array, bound: Any) -> Array:
+    """Return ``x`` clipped to ``[-bound, bound]``; a complex number's parts each by themselves."""
+    return by_parts(lambda part: jnp.clip(part, -bound, bound), x)
+
+
 def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
 
@@ -151,26 +180,47 @@ def safe_increment(count: ArrayLike) -> Array:
 
 
 def safe_norm(
-    x: ArrayLike, min_norm: ArrayLike = 0.0, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+    x: ArrayLike,
+    min_norm: ArrayLike = 0.0,
+    ord: int | float | str | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    keepdims: bool = False,
 ) -> Array:
-    r"""Return :math:`\max(\|x\|_2, \text{min\_norm})` with a finite derivative (0) at ``x = 0``.
+    r"""Return :math:`\max(\|x\|, \text{min\_norm})` with a finite derivative (0) where :math:`\|x\|` is smaller.
+
+    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite.
 
     Args:
       x: an array, real or complex.
       min_norm: the smallest value returned, at least 0.
+      ord: which norm, as in ``jnp.linalg.norm``; by default the Euclidean one, of matrices too.
       axis: the axes to sum over; all of them by default.
       keepdims: keep the summed axes with size 1.
     """
-    return jnp.maximum(sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)), min_norm)
+    x = jnp.asarray(x)
+    x = x.astype(compute_dtype(x.dtype))
+    if ord is None:
+        return jnp.maximum(sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)), min_norm)
+
+    def norm(y: Array, keepdims: bool) -> Array:
+        return jnp.linalg.norm(y, ord=ord, axis=axis, keepdims=keepdims)
+
+    beyond = norm(x, True) > min_norm
+    inner = norm(jnp.where(beyond, x, 1), keepdims)
+    return jnp.where(beyond.reshape(inner.shape), inner, min_norm)
 
 
-def safe_root_mean_squares(x: Array, min_rms: ArrayLike = 0.0) -> Array:
+def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, \text{min\_rms})` with a finite derivative (0) at ``x = 0``.
+
+    It is computed in at least float32, where Optax's mean of float16 numbers above 256 is infinite.
 
     Args:
       x: an array, real or complex; without elements its root mean square is 0.
       min_rms: the smallest value returned, at least 0.
     """
+    x = jnp.asarray(x)
+    x = x.astype(compute_dtype(x.dtype))
     return jnp.maximum(sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms)
 
 

@@ -42,7 +42,7 @@ class Labels:
     def over(self, tree: Tree, checked: bool) -> Tree:
         """Return the tree of labels, ``checked`` or not."""
         pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
-        if checked:
+        if checked and pairs:  # a combinator around this one may leave it nothing, whatever the patterns
             self.check([path_name(path) for path, _ in pairs])
         return treedef.unflatten([self.label(path_name(path), leaf) for path, leaf in pairs])
 
@@ -109,6 +109,9 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     """
     if isinstance(patterns, str) or not all(isinstance(p, tuple | list) and len(p) == 2 for p in patterns):  # pyright: ignore
         raise TypeError(f"by_path takes pairs of a pattern and a label, got {patterns!r}")
+    for pattern, _ in patterns:
+        if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"by_path: a pattern is a string, got {pattern!r}")
     for value in (default, *(label for _, label in patterns)):
         if not isinstance(value, str | bool | None):
             raise TypeError(f"by_path: a label is a string, or a bool for a mask; got {value!r}")
@@ -213,6 +216,8 @@ class LabelsKind(Kind):
     label = "Labels"
 
     def normalize(self, where: str, value: Any) -> Any:
+        if value is None:
+            raise TypeError(f"{where} can't be None")
         if isinstance(value, FrozenTree):
             return value
         leaves, treedef = jax.tree.flatten(value)

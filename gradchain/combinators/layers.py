@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from gradchain.combinators.labels import Labels, matches
 from gradchain.combinators.steering import InjectHyperparams
@@ -91,9 +92,10 @@ def _axis(pair: tuple[Any, Any], axis: int | None) -> int | None:
     path, leaf = pair
     if axis is None or leaf is None:
         return None
-    if not -leaf.ndim <= axis < leaf.ndim:
-        raise ValueError(f"per_layer: {show_path(path)} has no axis {axis}, its shape is {leaf.shape}")
-    return axis % leaf.ndim
+    ndim = jnp.ndim(leaf)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"per_layer: {show_path(path)} has no axis {axis}, its shape is {jnp.shape(leaf)}")
+    return axis % ndim
 
 
 def _layer(leaf: Any, axis: int | None) -> Any:

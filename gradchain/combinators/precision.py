@@ -5,7 +5,7 @@ from typing import Any
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
-from gradchain.tree import Tree, match
+from gradchain.tree import Tree
 
 
 @register
@@ -24,9 +24,7 @@ class Float32Updates(Transform):
         return self.inner.step(updates, state, params, extra)
 
     def update(self, updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
-        if params is not None:
-            params = match(params, updates, self.name, "params", "updates")
-        return self.step(updates, state, params, extra)
+        return self.step(updates, state, self.matched(params, updates), extra)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return [Part("", self.inner, state, params)]

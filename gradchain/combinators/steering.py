@@ -142,6 +142,10 @@ class InjectHyperparams(Transform):
     def eval_params(self, state: Any, params: Tree) -> Tree:
         return self._build(state.hyperparams).eval_params(state.inner_state, params)
 
+    @property
+    def per_example(self) -> bool:
+        return self._build(self.arguments).per_example
+
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}
         rest = {k: v for k, v in changes.items() if k not in numbers}

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from gradchain.core.spec import At, Spec
 from gradchain.core.transform import check_state, count_of
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
-from gradchain.tree import Tree, flatten_optional, mismatch, show_path
+from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
 if TYPE_CHECKING:
     from gradchain.core.rule import Rule
@@ -80,6 +80,8 @@ def step_leaves(
 def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
     """Run a treewise rule once on the whole tree."""
     leaves, treedef = inexact_leaves(rule.name, updates, "update")
+    if rule.spec.per_example:
+        batch_size(updates, rule.name)
     param = treedef.unflatten(_param_leaves([rule], treedef, params, len(leaves)))
     plan = _Plan(rule, leaves, treedef, state, None, extra)
     stage, spec = plan.stage, rule.spec
@@ -91,7 +93,7 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     if jax.tree.structure(out) != jax.tree.structure(updates):
         raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
     for new_leaf, old_leaf in zip(jax.tree.leaves(out), jax.tree.leaves(updates), strict=True):
-        if jnp.shape(new_leaf) != jnp.shape(old_leaf):
+        if jnp.shape(new_leaf) != jnp.shape(old_leaf)[spec.per_example :]:
             raise TypeError(
                 f"{spec.name}: the rule turned an update of shape {jnp.shape(old_leaf)} into {jnp.shape(new_leaf)}"
             )

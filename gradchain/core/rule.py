@@ -15,7 +15,7 @@ from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.tree import Tree, flatten_optional
+from gradchain.tree import Placeholder, Tree, flatten_optional
 
 P = ParamSpec("P")
 
@@ -96,7 +96,7 @@ class Rule(Transform):
         """Return, for each leaf (``None`` counts as one), whether the rule applies to it."""
         mask = next((v for _, kind, v in self.fields() if isinstance(kind, MaskKind)), None)
         leaves = [True] * size if params is None else [x is not None for x in flatten_optional(params)[0]]
-        if mask is None:
+        if mask is None or isinstance(params, Placeholder):
             return leaves
         if params is None:
             raise ValueError(f"{self.name} needs params for its mask: call update(updates, state, params)")
@@ -117,6 +117,10 @@ class Rule(Transform):
         if not columns:
             return [Own()] * len(flatten_optional(tree)[0])
         return [Own(fields) for fields in zip(*columns, strict=True)]
+
+    @property
+    def per_example(self) -> bool:
+        return self.spec.per_example
 
     @property
     def by_leaf(self) -> bool:
@@ -201,6 +205,7 @@ class Decorator(Protocol):
         random: bool = False,
         extra: Sequence[str] = (),
         whole: Callable[[Any], Any] | None = None,
+        per_example: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]: ...
 
 
@@ -213,16 +218,20 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         random: bool = False,
         extra: Sequence[str] = (),
         whole: Callable[[Any], Any] | None = None,
+        per_example: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
         if scalars and kind != "treewise":
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
+        if per_example and kind != "treewise":
+            raise TypeError(f"@{kind}: only @treewise rules can have per_example=True")
         if isinstance(slots, str) or isinstance(extra, str):
             raise TypeError(f"@{kind}: slots and extra are sequences of names; write ({slots or extra!r},)")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
             name = function.__name__
-            return _constructor(Spec(function, name, kind, table, scalars or {}, param, random, tuple(extra), whole))
+            needs = scalars or {}, param, random, tuple(extra), whole, per_example
+            return _constructor(Spec(function, name, kind, table, *needs))
 
         return lift
 
@@ -245,6 +254,8 @@ _ARGS = """
       extra: names of the extra arguments of ``update`` that it reads from ``at``.
       whole: a function of the whole tree of incoming updates; the rule reads its result as ``at.whole``. So a rule that
         needs one number from all arrays, such as their norm, can still be elementwise.
+      per_example: (treewise) whether incoming updates have a leading batch axis, which the rule reduces. It then stands
+        first in a chain.
     """
 _DOCS = {
     "elementwise": "Lift a rule that treats every number by itself: any layout of the array gives the same." + _ARGS,

@@ -85,6 +85,7 @@ class Spec(NamedTuple):
     random: bool
     extra: tuple[str, ...]
     whole: Callable[[Any], Any] | None
+    per_example: bool
 
     def __hash__(self) -> int:
         return hash(self.function)

@@ -58,13 +58,29 @@ class Transform(Value):
           ValueError: if ``updates``, ``state`` or ``params`` don't fit each other, or params are needed and missing.
           TypeError: if an array isn't of an inexact dtype.
         """
-        if params is not None:
-            params = tree.match(params, updates, self.name, "params", "updates")
+        params = self.matched(params, updates)
         new_updates, new_state = self.step(updates, state, params, extra)
         try:
             return tree.cast_like(new_updates, updates if params is None else params), new_state
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
+
+    @property
+    def per_example(self) -> bool:
+        """Whether incoming updates have a leading batch axis that parameters and outgoing updates lack.
+
+        That of a combinator is its first part's.
+        """
+        return any(part.transform.per_example for part in self.parts()[:1])
+
+    def matched(self, params: Tree | None, updates: Tree) -> Tree | None:
+        """Return ``params`` in the structure of ``updates``, after checking that shapes agree (for ``update``)."""
+        if params is None:
+            return None
+        if self.per_example:
+            example = tree.one_example(updates, self.name)
+            return tree.match(params, example, self.name, "params", "updates without their batch axis")
+        return tree.match(params, updates, self.name, "params", "updates")
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))

@@ -12,7 +12,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, debias_nesterov, divide, ema, magnitude, sqrt
+from gradchain.numerics import abs_sq, debias, debias_nesterov, decaying_max, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
@@ -36,7 +36,7 @@ def scale_by_adamax(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 
     Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 2.
     """
     mu = ema(slot.mu, g, b1)
-    nu = jnp.maximum(b2 * slot.nu, magnitude(g) + eps)
+    nu = decaying_max(slot.nu, g, b2, eps)
     return divide(debias(mu, b1, at.t), nu, eps == 0), slot(mu=mu, nu=nu)
 
 

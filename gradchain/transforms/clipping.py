@@ -6,7 +6,7 @@ from jax import Array
 from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import by_parts, divide, safe_root_mean_squares, unitwise_norm
+from gradchain.numerics import by_parts, clamp, divide, safe_root_mean_squares, shrink_factor, unitwise_norm
 from gradchain.tree import global_norm
 
 
@@ -17,7 +17,7 @@ def clip(g: Array, slot: Slots, at: At, max_delta: NonNegative):
     Args:
       max_delta: :math:`\delta \ge 0`.
     """
-    return by_parts(lambda x: jnp.clip(x, -max_delta, max_delta), g)
+    return clamp(g, max_delta)
 
 
 @elementwise(whole=global_norm)
@@ -33,8 +33,7 @@ def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
 
     Reference: Pascanu et al., *On the difficulty of training Recurrent Neural Networks*, 2013, algorithm 1.
     """
-    fits = at.whole <= max_norm
-    return g * jnp.where(fits, 1, max_norm / jnp.where(fits, 1, at.whole)).astype(at.dtype)
+    return g * shrink_factor(at.whole, max_norm).astype(at.dtype)
 
 
 @elementwise(whole=global_norm)
@@ -87,10 +86,8 @@ def adaptive_grad_clip(
 
     Reference: Brock et al., *High-Performance Large-Scale Image Recognition Without Normalization*, 2021, equation 3.
     """
-    norm = unitwise_norm(g, axis)
     bound = clipping * jnp.maximum(unitwise_norm(at.param, axis), eps)
-    fits = norm <= bound
-    return g * jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
+    return g * shrink_factor(unitwise_norm(g, axis), bound)
 
 
 @elementwise(param=True)

@@ -1,12 +1,25 @@
 """Randomness in the updates."""
 
+from collections.abc import Callable
+
 import jax
-from jax import Array
+from jax import Array, lax
+from jax.typing import DTypeLike
 
 from gradchain.core.hyper import Hyper, Key, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slots
-from gradchain.numerics import sqrt
+from gradchain.numerics import real_dtype, sqrt
+
+
+def sample_parts(sampler: Callable[..., Array]) -> Callable[..., Array]:
+    """Return ``sampler(key, shape, dtype)`` for complex dtypes too, each part a draw of its own."""
+
+    def sample(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        real = real_dtype(dtype)
+        return sampler(key, shape, real) if real == dtype else lax.complex(*sampler(key, (2, *shape), real))
+
+    return sample
 
 
 @elementwise(random=True)

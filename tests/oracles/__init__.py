@@ -15,6 +15,7 @@ from tests.oracles.averages import (
     sam_opaque,
     schedule_free,
 )
+from tests.oracles.constraints import project_on_ball
 from tests.oracles.core import Arrays, Oracle, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -29,6 +30,7 @@ from tests.oracles.layerwise import (
     trust_ratio,
 )
 from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
+from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -65,11 +67,14 @@ __all__ = [
     "STANDARD",
     "Arrays",
     "Oracle",
+    "acprop",
     "adadelta",
     "adam",
     "adamax",
     "adan",
     "adaptive_clip",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "belief",
     "by_shape",
@@ -87,6 +92,7 @@ __all__ = [
     "dowg",
     "ema",
     "factored_rms",
+    "fourth_root",
     "galore",
     "grafted",
     "identity",
@@ -97,6 +103,7 @@ __all__ = [
     "learning_rate",
     "limit_update_ratio",
     "lion",
+    "madgrad",
     "mars",
     "mechanize",
     "momo",
@@ -114,6 +121,7 @@ __all__ = [
     "plain",
     "polyak",
     "prodigy",
+    "project_on_ball",
     "radam",
     "rms",
     "routed",
@@ -125,7 +133,9 @@ __all__ = [
     "schedule_free",
     "set_to_zero",
     "sign",
+    "simplified_ademamix",
     "sm3",
+    "sophia",
     "trace",
     "trust_ratio",
     "weight_decay",

@@ -9,6 +9,7 @@ from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
 from tests.registry.averages import AROUND, AVERAGES, STEPS
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
+from tests.registry.constraints import CONSTRAINTS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
@@ -16,6 +17,7 @@ from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
+from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 
 TRANSFORMS = [
     *SCALING,
@@ -29,6 +31,8 @@ TRANSFORMS = [
     *BOUNDS,
     *STEPS,
     *ESTIMATED,
+    *CONSTRAINTS,
+    *VARIANT_TRANSFORMS,
 ]
 FAMILIES = [
     SGD,
@@ -43,6 +47,7 @@ FAMILIES = [
     FROM_DISTANCES,
     BETS,
     MATRICES,
+    VARIANT_OPTIMIZERS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING, *AVERAGES, *AROUND]

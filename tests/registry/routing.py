@@ -21,6 +21,11 @@ def has_axes(path, leaf):
     return leaf.ndim > 0
 
 
+def no_axes(path, leaf):
+    """Return whether an array is a scalar."""
+    return leaf.ndim == 0
+
+
 def two_axes(name, w):
     """Return whether an oracle's array is a matrix."""
     return w.ndim == 2
@@ -58,17 +63,19 @@ ROUTING = [
     ),
     Row(
         "selective_transform",
-        lambda: gc.selective_transform(gc.adafactor(0.01, min_dim_size_to_factor=2), freeze_mask=NOT_SCALE),
+        lambda: gc.selective_transform(gc.adafactor(0.01, 2, eps=1e-8), freeze_mask=gc.by_leaf(no_axes)),
         lambda: oracles.chain(
             oracles.routed(
-                descent(oracles.factored_rms(least=2), oracles.clip_by_block_rms(1.0), oracles.param_block_rms()),
-                lambda name, w: name == "scale",
+                descent(
+                    oracles.factored_rms(least=2, eps=1e-8), oracles.clip_by_block_rms(1.0), oracles.param_block_rms()
+                ),
+                has_axes,
             ),
-            oracles.routed(oracles.set_to_zero(), lambda name, w: name != "scale"),
+            oracles.routed(oracles.set_to_zero(), no_axes),
         ),
         needs_params=True,
+        rebuilds=False,
         smooth=False,
-        any_tree=False,
     ),
     Row(
         "parallel_graft",

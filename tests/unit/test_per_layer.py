@@ -221,6 +221,8 @@ def test_errors_name_path_and_axis():
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(())}
     with pytest.raises(ValueError, match=r"per_layer: \['b'\] has no axis 0, its shape is \(\)"):
         gc.per_layer(gc.centralize(), 0).init(params)
+    with pytest.raises(ValueError, match=r"per_layer: \['b'\] has no axis 0"):
+        gc.per_layer(gc.centralize(), 0).init({"b": 1.0})
     with pytest.raises(ValueError, match=r"per_layer: \['w'\] has no axis -3, its shape is \(2, 2\)"):
         gc.per_layer(gc.centralize(), {"w": -3, "b": None}).update(params, (), params)
     with pytest.raises(ValueError, match=r"axes must be a prefix of the parameters: .*params has \['w'\]"):

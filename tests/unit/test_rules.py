@@ -229,3 +229,55 @@ def test_equal_static_values_of_other_types_are_not_mixed_up(number):
 def test_a_copied_mask_is_the_mask():
     tx = gc.add_decayed_weights(0.1, mask={"w": True, "b": False})
     assert copy.deepcopy(tx) == tx
+
+
+@gc.treewise(slots=("total",), per_example=True)
+def mean_of_examples(updates, slot, at):
+    mean = jax.tree.map(lambda g: g.mean(0), updates)
+    return mean, slot(total=gc.tree.add(slot.total, mean))
+
+
+BATCH = jax.tree.map(lambda g: jnp.stack([g, 3 * g]), GRADS)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda tx: tx, lambda tx: gc.chain(tx, gc.scale(1.0)), gc.float32_updates, gc.hyperparams_in_state]
+)
+@pytest.mark.parametrize("params", [PARAMS, None])
+def test_a_per_example_rule_reduces_a_leading_axis_that_params_lack(wrap, params):
+    tx = wrap(mean_of_examples())
+    assert tx.per_example
+    updates, _ = tx.update(BATCH, tx.init(PARAMS), params)
+    np.testing.assert_array_equal(updates["b"], 2 * GRADS["b"])
+    assert updates["w"].shape == (2, 3)
+
+
+def test_a_per_example_rule_stands_first():
+    tx = gc.chain(gc.scale(1.0), mean_of_examples())
+    with pytest.raises(ValueError, match=r"chain: \['b'\] has shape \(3,\) in params but \(2, 3\) in updates"):
+        tx.update(BATCH, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({**BATCH, "b": jnp.ones(())}, r"\['b'\] is a scalar and lacks the leading batch axis"),
+        ({**BATCH, "b": jnp.ones((3, 3))}, r"batch axes differ: \['b'\] has shape \(3, 3\), \['w'\] has \(2, 2, 3\)"),
+        ({**BATCH, "b": jnp.ones((2, 4))}, r"\['b'\] has shape \(3,\) in params but \(4,\) in updates without their b"),
+    ],
+)
+def test_batch_axes_that_do_not_fit_are_named(batch, message):
+    tx = mean_of_examples()
+    with pytest.raises(ValueError, match=f"mean_of_examples: {message}"):
+        tx.update(batch, tx.init(PARAMS), PARAMS)
+
+
+def test_a_per_example_rule_must_reduce():
+    @gc.treewise(per_example=True)
+    def keeps(updates, slot, at):
+        return updates
+
+    with pytest.raises(TypeError, match=r"keeps: the rule turned an update of shape \(2, 3\) into \(2, 3\)"):
+        keeps().update(BATCH, keeps().init(PARAMS))
+    with pytest.raises(TypeError, match="only @treewise rules can have per_example=True"):
+        gc.elementwise(per_example=True)(lambda g, slot, at: g)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gradchain import tree
@@ -21,7 +22,6 @@ def same(got, a, b):
 def test_arithmetic():
     same(tree.add(X, Y), [5, -1.5], 2)
     same(tree.add(X, Y, Y), [9, -1], 1)
-    same(tree.add(X), [1, -2], 3)
     same(tree.sub(X, Y), [-3, -2.5], 4)
     same(tree.mul(X, Y), [4, -1], -3)
     same(tree.div(X, Y), [0.25, -4], -3)
@@ -38,7 +38,9 @@ def test_scaling_keeps_each_leafs_dtype():
 def test_sums_and_products():
     assert tree.sum(X) == 2
     assert tree.sum({}) == 0
-    assert tree.sum({}, start=7) == 7
+    assert tree.sum({"n": jnp.arange(4)}).dtype == jnp.dtype("int32")
+    np.testing.assert_allclose(tree.sum({"x": X, "y": Y}, associative_reduction=True), 2 + 3.5)
+    assert tree.sum({}, associative_reduction=True) == 0
     assert tree.vdot(X, Y) == 4 - 1 - 3
     assert tree.vdot({"z": jnp.array([1 + 1j])}, {"z": jnp.array([2j])}) == (1 - 1j) * 2j
     assert tree.size(X) == 3
@@ -110,6 +112,158 @@ def test_random_like_draws_independently_in_each_leafs_dtype():
     assert float(jnp.min(uniform["a"])) >= 0
     assert float(jnp.max(uniform["a"])) <= 1
     assert tree.random_like(jax.random.key(0), {}) == {}
+
+
+def test_extremes_skip_empty_leaves():
+    mixed = {"n": jnp.array([3, 7]), "x": jnp.array([-2.5]), "empty": jnp.zeros((0, 2)), "none": None}
+    assert tree.max(mixed) == 7
+    assert tree.min(mixed) == -2.5
+    assert tree.max({}) == -jnp.inf
+    assert tree.min({"empty": jnp.zeros(0)}) == jnp.inf
+    assert tree.max({"n": jnp.array([3, 2**24 + 1])}) == 2**24 + 1  # not by way of float32
+    assert tree.max(HALF).dtype == jnp.dtype("bfloat16")
+
+
+def test_complex_parts():
+    z = {"z": jnp.array([1 + 2j, -3j]), "x": jnp.array([4.0])}
+    trees.assert_close(tree.conj(z), {"z": np.array([1 - 2j, 3j]), "x": np.array([4.0])}, 0)
+    trees.assert_close(tree.real(z), {"z": np.array([1.0, 0]), "x": np.array([4.0])}, 0)
+
+
+def test_clip_keeps_dtypes():
+    same(tree.clip(X, -1, 2), [1, -1], 2)
+    same(tree.clip(X, max_value=0.5), [0.5, -2], 0.5)
+    same(tree.clip(X), [1, -2], 3)
+    trees.assert_same_kind(tree.clip(HALF, jnp.float32(-1), jnp.float32(1)), HALF)
+
+
+def test_allclose_uses_its_tolerances():
+    near = tree.add_scale(X, 1e-4, X)
+    assert not tree.allclose(X, near)
+    assert tree.allclose(X, near, rtol=1e-3)
+    assert tree.allclose(X, near, atol=1e-3)
+    assert not tree.allclose(X, near, rtol=0, atol=2e-4)  # 3 and 3.0003
+    nan = {"x": jnp.array([jnp.nan])}
+    assert not tree.allclose(nan, nan)
+    assert tree.allclose(nan, nan, equal_nan=True)
+    assert tree.allclose({}, {})
+    assert not jax.jit(tree.allclose)(X, Y)
+
+
+def test_batch_shape_repeats_each_leaf():
+    batched = tree.batch_shape(X, (2, 3))
+    assert batched["a"].shape == (2, 3, 2)
+    np.testing.assert_array_equal(batched["a"][1, 2], X["a"])
+    np.testing.assert_array_equal(batched["b"][0], np.full((2, 3), 3.0))
+
+
+def test_keys_for_each_leaf():
+    keys = tree.split_key_like(jax.random.key(0), X)
+    assert jax.tree.structure(keys) == jax.tree.structure(X)
+    raw = tree.unwrap_random_key_data({"keys": keys, "x": X["a"]})
+    assert raw["x"] is X["a"]
+    assert raw["keys"]["a"].dtype == jnp.dtype("uint32")
+    assert (raw["keys"]["a"] != raw["keys"]["b"][0]).any()
+
+
+def test_dtype_of_a_tree():
+    mixed = {"a": {"b": jnp.ones(1, "float16")}, "c": jnp.ones(1)}
+    assert tree.dtype(X) == jnp.dtype("float32")
+    assert tree.dtype({}) == jnp.dtype("float32")
+    assert tree.dtype(mixed, "lowest") == jnp.dtype("float16")
+    assert tree.dtype(mixed, "highest") == jnp.dtype("float32")
+    assert tree.dtype({"x": jnp.ones(1, "bfloat16"), "y": jnp.ones(1, "float16")}, "promote") == jnp.dtype("float32")
+    with pytest.raises(ValueError, match=r"\['a'\]\['b'\] is float16, but \['c'\] is float32"):
+        tree.dtype(mixed)
+    with pytest.raises(ValueError, match="neither bfloat16 nor float16 promotes to the other"):
+        tree.dtype({"x": jnp.ones(1, "bfloat16"), "y": jnp.ones(1, "float16")}, "highest")
+    with pytest.raises(ValueError, match="got 'largest'"):
+        tree.dtype(mixed, "largest")
+
+
+UPDATES = {"z": jnp.array([3 + 4j, 0]), "x": jnp.array([-2.0, 0.5]), "none": None}
+MOMENTS = {"z": jnp.array([1.0, 2.0]), "x": jnp.array([1.0, 1.0]), "none": jnp.ones(2)}
+
+
+def test_moments_are_moving_averages():
+    x, m = {"x": jnp.array([-2.0, 0.5])}, {"x": jnp.array([1.0, 1.0])}
+    trees.assert_close(tree.update_moment(x, m, 0.9, 2), {"x": np.array([0.9 + 0.4, 0.9 + 0.025])}, 1e-6)
+    trees.assert_close(tree.update_moment(x, m, 0.9, 1), {"x": np.array([0.9 - 0.2, 0.9 + 0.05])}, 1e-6)
+    got = tree.update_moment_per_elem_norm(UPDATES, MOMENTS, 0.9, 2)
+    trees.assert_close(got, {"z": np.array([3.4, 1.8]), "x": np.array([1.3, 0.925]), "none": None}, 1e-6)
+    got = tree.update_infinity_moment(UPDATES, MOMENTS, 0.9, 0.1)
+    trees.assert_close(got, {"z": np.array([5.1, 1.8]), "x": np.array([2.1, 0.9]), "none": None}, 1e-6)
+
+
+def test_odd_moments_of_magnitudes_have_no_sign():
+    got = tree.update_moment_per_elem_norm({"x": jnp.array([-2.0])}, {"x": jnp.zeros(1)}, 0.5, 3)
+    theirs = optax.tree.update_moment_per_elem_norm({"x": jnp.array([-2.0])}, {"x": jnp.zeros(1)}, 0.5, 3)
+    assert (got["x"], theirs["x"]) == (4, -4)
+
+
+def test_moments_keep_their_dtype():
+    for update in (tree.update_moment, tree.update_moment_per_elem_norm):
+        trees.assert_same_kind(update(X, HALF, jnp.float32(0.9), 2), HALF)
+    trees.assert_same_kind(tree.update_infinity_moment(X, HALF, jnp.float32(0.9), 1e-8), HALF)
+    trees.assert_same_kind(tree.bias_correction(HALF, 0.9, jnp.int32(1)), HALF)
+
+
+def test_bias_correction_is_exact_at_the_first_step():
+    first = tree.scale(1 - 0.999, X)
+    corrected = tree.bias_correction(first, 0.999, jnp.int32(1))
+    trees.assert_close(corrected, jax.tree.map(np.asarray, X), 3e-7)
+    assert abs(optax.tree.bias_correction(first, 0.999, jnp.int32(1))["a"][0] - 1) > 3e-6
+
+
+CALLS = [
+    ("add", (X, Y, Y)),
+    ("sub", (X, Y)),
+    ("mul", (X, Y)),
+    ("div", (X, Y)),
+    ("scale", (2.0, X)),
+    ("add_scale", (X, 2.0, Y)),
+    ("vdot", (X, Y)),
+    ("sum", (X,)),
+    ("max", (X,)),
+    ("min", (X,)),
+    ("size", (X,)),
+    ("conj", (X,)),
+    ("real", (X,)),
+    ("clip", (X, -1.0, 2.0)),
+    ("norm", (X,)),
+    ("norm", (X, 1, True)),
+    ("norm", (X, "infinity")),
+    ("batch_shape", (X, (2,))),
+    ("zeros_like", (X,)),
+    ("ones_like", (X, jnp.bfloat16)),
+    ("full_like", (X, 3.0)),
+    ("cast", (X, jnp.bfloat16)),
+    ("cast_like", (X, HALF)),
+    ("dtype", (X,)),
+    ("random_like", (jax.random.key(0), X)),
+    ("random_like", (jax.random.key(0), X, jax.random.uniform, jnp.float16)),
+    ("split_key_like", (jax.random.key(0), X)),
+    ("allclose", (X, Y)),
+    ("where", (jnp.array([True, False]), X["a"], Y["a"])),
+    ("update_moment", (X, Y, 0.9, 3)),
+    ("update_moment_per_elem_norm", (X, Y, 0.9, 2)),
+    ("update_infinity_moment", (X, Y, 0.9, 1e-3)),
+    ("bias_correction", (X, 0.9, jnp.int32(3))),
+    ("unwrap_random_key_data", ({"key": jax.random.key(3), "x": X},)),
+]
+
+
+@pytest.mark.parametrize(("name", "args"), CALLS)
+def test_same_as_optax(name, args):
+    ours, theirs = getattr(tree, name)(*args), getattr(optax.tree, name)(*args)
+    ours, theirs = tree.unwrap_random_key_data(ours), tree.unwrap_random_key_data(theirs)
+    if name == "dtype":
+        assert ours == theirs
+        return
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(np.asarray(mine, np.float64), np.asarray(other, np.float64), rtol=1e-6)
+        assert jnp.result_type(mine) == jnp.result_type(other)
 
 
 def test_paths_are_shown_as_code():

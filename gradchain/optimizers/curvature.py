@@ -1,0 +1,67 @@
+"""Sophia."""
+
+from typing import Any
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Count, Decay, DType, Mask, NonNegative
+from gradchain.core.transform import Transform
+from gradchain.transforms.curvature import HUTCHINSON, scale_by_sophia
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.scaling import scale_by_learning_rate
+
+
+def sophia(
+    learning_rate: NonNegative,
+    b1: Decay = 0.965,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-4,
+    weight_decay_mask: Mask | None = None,
+    gamma: NonNegative = 0.01,
+    clip_threshold: NonNegative | None = 1.0,
+    update_interval: Count = 10,
+    hessian_diagonal_fn: Any = HUTCHINSON,
+    mu_dtype: DType | None = None,
+    verbose: bool = False,
+    print_win_rate_every_n_steps: int = 0,
+) -> Transform:
+    r"""Sophia: momentum over the Hessian's diagonal, clipped, :func:`~gradchain.scale_by_sophia`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; the longest step that a number takes, at ``clip_threshold=1``.
+      b1: decay of the momentum.
+      b2: decay of the curvatures.
+      eps: lower bound on the scaled curvatures.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
+      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      gamma: scale of the curvatures.
+      clip_threshold: bound on what is then multiplied by the rate.
+      update_interval: updates from one estimate of the curvatures to the next.
+      hessian_diagonal_fn: the estimator, a transform.
+      mu_dtype: dtype of the stored momentum.
+      verbose: print the share of unclipped numbers.
+      print_win_rate_every_n_steps: how often; 0 is never.
+
+    Example:
+      >>> tx = sophia(1e-3)
+      >>> objective = lambda p: loss(p, batch)
+      >>> updates, state = tx.update(jax.grad(objective)(params), state, params, obj_fn=objective)
+
+    Reference: Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024.
+    """
+    return chain(
+        scale_by_sophia(
+            b1,
+            b2,
+            eps,
+            gamma,
+            clip_threshold,
+            update_interval,
+            hessian_diagonal_fn,
+            mu_dtype,
+            verbose,
+            print_win_rate_every_n_steps,
+        ),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )

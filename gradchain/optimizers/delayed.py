@@ -1,0 +1,73 @@
+"""Adaptive methods whose denominators lag a step behind: ADOPT and ACProp."""
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Decay, DType, Mask, NonNegative
+from gradchain.core.transform import Transform
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
+from gradchain.transforms.scaling import scale_by_learning_rate
+
+
+def adopt(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.9999,
+    eps: NonNegative = 1e-6,
+    mu_dtype: DType | None = None,
+    *,
+    nesterov: bool = False,
+    use_clipping: bool = True,
+    clip_value_fn: NonNegative | None = None,
+) -> Transform:
+    r"""ADOPT: Adam that converges whatever :math:`\beta_2` is, :func:`~gradchain.scale_by_adopt`.
+
+    The first step stays where it is.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      b1: decay of the average of normalised gradients.
+      b2: decay of the second moment.
+      eps: lower bound on its root.
+      mu_dtype: dtype of the stored average.
+      nesterov: look ahead along the average.
+      use_clipping: clip normalised gradients, at first closely.
+      clip_value_fn: a schedule or number to clip by in place of :math:`(k - 1)^{1/4}`.
+
+    Reference: Taniguchi et al., *ADOPT: Modified Adam Can Converge with Any* :math:`\beta_2` *with the Optimal Rate*,
+    2024.
+    """
+    return chain(
+        scale_by_adopt(
+            b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
+        ),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def acprop(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
+) -> Transform:
+    r"""ACProp: gradients over the surprise that came before them, :func:`~gradchain.scale_by_acprop`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      b1: decay of the average that gradients are foreseen by.
+      b2: decay of the squared surprise.
+      eps: outside the root.
+      eps_root: added to the stored average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
+      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+
+    Reference: Zhuang et al., *Momentum Centering and Asynchronous Update for Adaptive Gradient Methods*, 2021.
+    """
+    return chain(
+        scale_by_acprop(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

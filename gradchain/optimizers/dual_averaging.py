@@ -1,0 +1,24 @@
+"""MADGRAD."""
+
+from gradchain.combinators.chain import chain
+from gradchain.core.hyper import Fraction, NonNegative
+from gradchain.core.transform import Transform
+from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.dual_averaging import scale_by_madgrad
+
+
+def madgrad(
+    learning_rate: NonNegative, momentum: Fraction = 0.9, weight_decay: NonNegative = 0.0, eps: NonNegative = 1e-6
+) -> Transform:
+    r"""MADGRAD: momentum, adaptive, by dual averaging, :func:`~gradchain.scale_by_madgrad`.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typical between Adam's and gradient descent's.
+      momentum: weight of the parameters where they are, in [0, 1].
+      weight_decay: :math:`\lambda \ge 0`, added to the gradient; best 0 or smaller than elsewhere.
+      eps: added to the cube root, and to the rate.
+
+    Reference: Defazio and Jelassi, *Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged Gradient
+    Method for Stochastic Optimization*, 2021.
+    """
+    return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

@@ -1,0 +1,213 @@
+"""Division by an estimate of the Hessian's diagonal that is taken now and then."""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.core import Tracer
+
+from gradchain import tree
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count, Decay, DType, Key, NonNegative, at_scalar
+from gradchain.core.rule import Rule, elementwise, treewise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.value import Child, kind_of, register
+from gradchain.numerics import by_parts, clamp, debias, divide, ema
+from gradchain.transforms.momentum import ema as moving_average
+from gradchain.transforms.noise import sample_parts
+from gradchain.tree import Tree
+
+
+@treewise(param=True, random=True, extra=("obj_fn",))
+def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random_seed: Key = 0):
+    r"""Estimate the diagonal of the objective's Hessian: :math:`u = r \odot \nabla^2 f(w)\,r`, with random signs r.
+
+    The mean over :math:`r` is the diagonal; a diagonal Hessian is met exactly. One estimate takes about as long as two
+    gradients. The incoming updates are ignored; ``update`` needs the parameters and ``obj_fn``, a function from
+    parameters (here in at least float32) to the loss of the present batch:
+    ``tx.update(grads, state, params, obj_fn=lambda p: loss(p, batch))``. The real and imaginary parts of complex
+    parameters count as two numbers.
+
+    Args:
+      random_seed: a whole number or a PRNG key. An array of them makes a batch.
+
+    References:
+      Hutchinson, *A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines*, 1990.
+      Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024,
+      algorithm 1 (with normal numbers in place of signs).
+    """
+    signs = tree.random_like(at.key, at.param, sample_parts(jax.random.rademacher))
+    _, product = jax.jvp(jax.grad(at.obj_fn), (at.param,), (signs,))
+    return jax.tree.map(lambda r, h: by_parts(operator.mul, r, jnp.conj(h)), signs, product)
+
+
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": Slot()})
+def sophia_direction(
+    g: Array,
+    slot: Slots,
+    at: At,
+    b1: Decay,
+    eps: NonNegative,
+    gamma: NonNegative,
+    clip_threshold: NonNegative | None,
+    mu_dtype: DType | None,
+):
+    """Return Sophia's update from the curvatures in ``nu``, which stay as they are; see ``scale_by_sophia``."""
+    mu = ema(slot.mu, g, b1)
+    scaled = by_parts(lambda m, h: divide(m, jnp.maximum(gamma * h, eps), eps == 0), debias(mu, b1, at.t), slot.nu)
+    return scaled if clip_threshold is None else clamp(scaled, clip_threshold), slot(mu=mu, nu=slot.nu)
+
+
+HUTCHINSON = hutchinson_estimator_diag_hessian()
+
+
+class SophiaState(NamedTuple):
+    """State of :func:`scale_by_sophia`."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    mu: Any
+    nu: Any
+    hessian_fn_state: Any
+
+
+@register
+class ScaleBySophia(Transform):
+    """See :func:`scale_by_sophia`."""
+
+    name = "scale_by_sophia"
+    kinds = {
+        "b1": kind_of(Decay),
+        "b2": kind_of(Decay),
+        "eps": kind_of(NonNegative),
+        "gamma": kind_of(NonNegative),
+        "clip_threshold": kind_of(NonNegative),
+        "update_interval": kind_of(Count),
+        "hessian_diagonal_fn": Child(),
+        "mu_dtype": kind_of(DType),
+        "verbose": kind_of(bool),
+        "print_win_rate_every_n_steps": kind_of(int),
+    }
+    optional = frozenset({"clip_threshold"})
+    b1: Any
+    b2: Any
+    eps: Any
+    gamma: Any
+    clip_threshold: Any
+    update_interval: Any
+    hessian_diagonal_fn: Transform
+    mu_dtype: Any
+    verbose: Any
+    print_win_rate_every_n_steps: Any
+
+    @property
+    def direction(self) -> Rule:
+        """Return the rule that makes the update."""
+        return sophia_direction(self.b1, self.eps, self.gamma, self.clip_threshold, self.mu_dtype)
+
+    def init(self, params: Tree) -> SophiaState:
+        own = self.direction.init(params)
+        return SophiaState(own.count, own.mu, own.nu, self.hessian_diagonal_fn.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SophiaState._fields)
+        direction = self.direction
+        new_updates, moments = direction.step(updates, direction.State(*state[:3]), params, extra)
+        nu, estimator = self._curvature(updates, state, params, extra)
+        if self.verbose and self.print_win_rate_every_n_steps and self.clip_threshold is not None:
+            self._report(new_updates, state.count)
+        return new_updates, SophiaState(moments.count, moments.mu, nu, estimator)
+
+    def _curvature(self, updates: Tree, state: SophiaState, params: Tree | None, extra: dict[str, Any]) -> Any:
+        """Return the curvatures for the next update and the estimator's state: new ones at every interval."""
+        interval = at_scalar(f"{self.name}: update_interval", self.update_interval, state.count)
+        average = moving_average(self.b2, debias=False)
+
+        def estimate(nu: Tree, estimator: Any) -> tuple[Tree, Any]:
+            diagonal, estimator = self.hessian_diagonal_fn.step(updates, estimator, params, extra)
+            _, (_, nu) = average.step(diagonal, average.State(state.count, nu), None, {})
+            return nu, estimator
+
+        due = state.count % interval == 0
+        if isinstance(due, Tracer):
+            return lax.cond(due, estimate, lambda *kept: kept, state.nu, state.hessian_fn_state)
+        return estimate(state.nu, state.hessian_fn_state) if due else (state.nu, state.hessian_fn_state)
+
+    def _report(self, updates: Tree, count: Any) -> None:
+        """Print, every so often, the share of numbers that the clipping left alone."""
+        threshold = at_scalar(f"{self.name}: clip_threshold", self.clip_threshold, count)
+        free = tree.sum(jax.tree.map(lambda u: jnp.abs(u) < threshold, updates))
+        every = self.print_win_rate_every_n_steps
+
+        def show(count: Any, rate: Any) -> None:
+            if count % every == 0:
+                print(f"Sophia optimizer win rate: {rate}")
+
+        jax.debug.callback(show, count + 1, free / max(tree.size(updates), 1))
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        own = None if state is None else state.hessian_fn_state
+        return [Part("", self.hessian_diagonal_fn, own, params)]
+
+
+def scale_by_sophia(
+    b1: Decay = 0.965,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    gamma: NonNegative = 0.01,
+    clip_threshold: NonNegative | None = 1.0,
+    update_interval: Count = 10,
+    hessian_diagonal_fn: Any = HUTCHINSON,
+    mu_dtype: DType | None = None,
+    verbose: bool = False,
+    print_win_rate_every_n_steps: int = 0,
+) -> Transform:
+    r"""Divide the averaged gradient by curvatures that are estimated now and then, and clip what comes.
+
+    .. math::
+        \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \qquad
+        u_k = \mathrm{clip}\left(\frac{\mu_k / (1 - \beta_1^k)}{\max(\gamma\,\nu_{k-1}, \epsilon)}, \pm c\right) \\
+        \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,h_k \text{ if } k - 1 \text{ is a multiple of the interval, else }
+        \nu_{k-1}
+
+    :math:`h` is what ``hessian_diagonal_fn`` returns. Where the curvature is negative or not known yet, as on the first
+    update, :math:`u` is about :math:`c` times the gradient's sign. As in Optax, and unlike in the paper, :math:`\mu` is
+    corrected for its start at zero, and an estimate acts from the next update on. For complex numbers, each part by
+    itself.
+
+    The estimate is computed only when it is due (by ``lax.cond`` under ``jit``). Where ``vmap`` maps over states with
+    counts of their own, or over a batch of intervals, it is computed on every update; the result is the same.
+
+    Args:
+      b1: :math:`\beta_1` in [0, 1).
+      b2: :math:`\beta_2` in [0, 1), from estimate to estimate.
+      eps: :math:`\epsilon \ge 0`, a lower bound and not a summand.
+      gamma: :math:`\gamma \ge 0`; the paper wants 10 to 50 % of the numbers unclipped: raise it if there are fewer.
+      clip_threshold: :math:`c \ge 0`; ``None`` doesn't clip.
+      update_interval: updates from one estimate to the next.
+      hessian_diagonal_fn: a transform that turns gradients into estimates of the Hessian's diagonal. It gets the
+        parameters and all extra arguments of ``update``; the default one needs ``obj_fn``. For data-parallel training
+        it must average over devices.
+      mu_dtype: dtype of the stored average of gradients; by default the parameter's, and at least float32.
+      verbose: print the share of unclipped numbers.
+      print_win_rate_every_n_steps: how often; 0 is never.
+
+    Reference: Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024,
+    algorithm 3.
+    """
+    fields = ScaleBySophia.normalized(
+        {
+            "b1": b1,
+            "b2": b2,
+            "eps": eps,
+            "gamma": gamma,
+            "clip_threshold": clip_threshold,
+            "update_interval": update_interval,
+            "mu_dtype": mu_dtype,
+            "verbose": verbose,
+            "print_win_rate_every_n_steps": print_win_rate_every_n_steps,
+        }
+    )
+    return ScaleBySophia(hessian_diagonal_fn=as_transform(hessian_diagonal_fn), **fields)

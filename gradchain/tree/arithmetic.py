@@ -1,0 +1,211 @@
+"""Arithmetic on trees: elementwise, and sums, norms and extremes over all elements together."""
+
+import builtins
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from gradchain.numerics import abs_sq, compute_dtype, sqrt
+from gradchain.tree.alignment import Tree
+
+
+def add(tree_x: Tree, tree_y: Tree, *other_trees: Tree) -> Tree:
+    """Return the elementwise sum of two or more trees of equal structure."""
+    return jax.tree.map(lambda *xs: functools.reduce(operator.add, xs), tree_x, tree_y, *other_trees)
+
+
+def sub(tree_x: Tree, tree_y: Tree) -> Tree:
+    """Return ``tree_x - tree_y`` elementwise."""
+    return jax.tree.map(operator.sub, tree_x, tree_y)
+
+
+def mul(tree_x: Tree, tree_y: Tree) -> Tree:
+    """Return ``tree_x * tree_y`` elementwise."""
+    return jax.tree.map(operator.mul, tree_x, tree_y)
+
+
+def div(tree_x: Tree, tree_y: Tree) -> Tree:
+    """Return ``tree_x / tree_y`` elementwise."""
+    return jax.tree.map(operator.truediv, tree_x, tree_y)
+
+
+def scale(scalar: ArrayLike, tree: Tree) -> Tree:
+    """Return ``scalar * tree``, each leaf in its own dtype."""
+    return jax.tree.map(lambda x: (scalar * x).astype(jnp.result_type(x)), tree)
+
+
+def add_scale(tree_x: Tree, scalar: ArrayLike, tree_y: Tree) -> Tree:
+    """Return ``tree_x + scalar * tree_y``, each leaf in the dtype of ``tree_x``'s."""
+    return jax.tree.map(lambda x, y: (x + scalar * y).astype(jnp.result_type(x)), tree_x, tree_y)
+
+
+def conj(tree: Tree) -> Tree:
+    """Return the complex conjugate."""
+    return jax.tree.map(jnp.conj, tree)
+
+
+def real(tree: Tree) -> Tree:
+    """Return the real part."""
+    return jax.tree.map(jnp.real, tree)
+
+
+def clip(tree: Tree, min_value: ArrayLike | None = None, max_value: ArrayLike | None = None) -> Tree:
+    """Return the tree with each number between ``min_value`` and ``max_value``; ``None`` is no bound.
+
+    Floating-point leaves keep their dtypes, also where a bound is an array of a wider one.
+    """
+
+    def leaf(x: ArrayLike) -> Array:
+        clipped = jnp.clip(x, min_value, max_value)
+        dtype = jnp.result_type(x)
+        return clipped.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else clipped
+
+    return jax.tree.map(leaf, tree)
+
+
+def where(condition: Array, tree_x: Tree, tree_y: Tree) -> Tree:
+    """Return ``tree_x`` where ``condition``, a boolean that broadcasts to every leaf, holds, else ``tree_y``."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree_x, tree_y)
+
+
+def allclose(a: Tree, b: Tree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, equal_nan: bool = False) -> Array:
+    r"""Return whether :math:`|a_i - b_i| \le \mathrm{atol} + \mathrm{rtol}\,|b_i|` for all elements.
+
+    Args:
+      a: a tree.
+      b: a tree of the same structure.
+      rtol: relative tolerance.
+      atol: absolute tolerance.
+      equal_nan: whether NaN equals NaN.
+
+    Returns:
+      One boolean; true for empty trees.
+    """
+    close = jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=rtol, atol=atol, equal_nan=equal_nan), a, b)
+    return jnp.all(jnp.asarray(jax.tree.leaves(close), bool))
+
+
+def vdot(tree_x: Tree, tree_y: Tree) -> Array:
+    r"""Return :math:`\sum_i \overline{x_i} y_i` over all elements, summed in at least float32."""
+
+    def leaf(x: ArrayLike, y: ArrayLike) -> Array:
+        dtype = compute_dtype(jnp.result_type(x), jnp.result_type(y))
+        return jnp.vdot(jnp.asarray(x, dtype), jnp.asarray(y, dtype), precision="highest")
+
+    return sum(jax.tree.map(leaf, tree_x, tree_y))
+
+
+def sum(tree: Tree, associative_reduction: bool = False) -> Array:
+    """Return the sum of all elements, accumulated in at least float32; 0 for an empty tree.
+
+    Args:
+      tree: the tree.
+      associative_reduction: add the leaves' sums in pairs instead of one after another: a shallower graph for very
+        many leaves, and another order of rounding.
+    """
+    sums = jax.tree.map(_sum_leaf, tree)
+    if associative_reduction:
+        return jnp.asarray(jax.tree.reduce_associative(operator.add, sums, identity=0))
+    return jnp.asarray(jax.tree.reduce(operator.add, sums, 0))
+
+
+def _sum_leaf(x: ArrayLike) -> Array:
+    x = jnp.asarray(x)
+    return jnp.sum(x, dtype=compute_dtype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else None)
+
+
+def max(tree: Tree) -> Array:
+    """Return the largest element; minus infinity if there is none."""
+    return _extreme(jnp.max, jnp.maximum, tree, -jnp.inf)
+
+
+def min(tree: Tree) -> Array:
+    """Return the smallest element; infinity if there is none."""
+    return _extreme(jnp.min, jnp.minimum, tree, jnp.inf)
+
+
+def _extreme(within: Any, between: Any, tree: Tree, empty: float) -> Array:
+    found = [within(jnp.asarray(x)) for x in jax.tree.leaves(tree) if jnp.size(x)]
+    return functools.reduce(between, found) if found else jnp.asarray(empty)
+
+
+def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> Array:
+    r"""Return the vector norm of all elements together, in at least float32.
+
+    Args:
+      tree: the tree; an empty one has norm 0.
+      ord: 1 (sum of magnitudes), 2 (Euclidean, as is ``None``) or ``inf`` (largest magnitude).
+      squared: return the square of the norm. For ``ord=2`` no root is taken.
+
+    Raises:
+      ValueError: for any other ``ord``.
+    """
+    if ord is None or ord == 2:
+        total = jnp.zeros((), jnp.float32)
+        for x in jax.tree.leaves(tree):
+            part = _sum_abs_sq(jnp.asarray(x))
+            total = lax.add(total, part) if total.dtype == part.dtype else total + part
+        return total if squared else sqrt(total)
+    leaves = [jnp.asarray(x, compute_dtype(jnp.result_type(x))) for x in jax.tree.leaves(tree)]
+    if ord == 1:
+        result = jnp.zeros((), jnp.float32) + sum([jnp.abs(x) for x in leaves])
+    elif ord in (jnp.inf, "inf", "infinity"):
+        result = jnp.maximum(0, max([jnp.abs(x) for x in leaves]))
+    else:
+        raise ValueError(f"tree.norm: ord must be 1, 2 or inf, got {ord!r}")
+    return jnp.square(result) if squared else result
+
+
+def _sum_abs_sq(x: Array) -> Array:
+    # Straight to lax where that is all there is to do: jnp's dispatch would be most of the time to trace many leaves.
+    if x.dtype in (jnp.float32, jnp.float64):
+        return lax.reduce_sum(lax.square(x), axes=tuple(range(x.ndim)))
+    return jnp.sum(abs_sq(x.astype(compute_dtype(x.dtype))))
+
+
+def global_norm(updates: Tree) -> Array:
+    r"""Return :math:`\sqrt{\sum_i |u_i|^2}` over all elements of all arrays, in at least float32.
+
+    It has derivative 0 at zero, and is 0 for an empty tree.
+    """
+    return norm(updates)
+
+
+def size(tree: Tree) -> int:
+    """Return the number of elements in all arrays together."""
+    return int(builtins.sum(jnp.size(x) for x in jax.tree.leaves(tree)))
+
+
+def scale_gradient(inputs: Tree, scale: ArrayLike) -> Tree:
+    """Return ``inputs`` as they are, but with derivatives multiplied by ``scale``.
+
+    It works in forward and reverse mode, and ``scale`` may be traced. With 0, infinite derivatives stop there too.
+
+    Args:
+      inputs: a tree of arrays; whole numbers pass.
+      scale: the factor, any real number: -1 reverses gradients, as in adversarial domain adaptation.
+
+    Reference: Ganin and Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015, equation 7.
+    """
+
+    def leaf(x: ArrayLike) -> ArrayLike:
+        inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        return _scale_derivative(jnp.asarray(x), scale) if inexact else x
+
+    return jax.tree.map(leaf, inputs)
+
+
+@jax.custom_jvp
+def _scale_derivative(x: Array, scale: ArrayLike) -> Array:
+    return x
+
+
+@_scale_derivative.defjvp
+def _scale_derivative_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    (x, scale), (dx, _) = primals, tangents
+    return x, jnp.where(scale == 0, 0, scale * dx).astype(dx.dtype)

@@ -1,0 +1,135 @@
+"""New trees from old ones: filled, random, batched, in other dtypes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from gradchain.tree.alignment import Tree, show_path
+
+
+def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
+    """Return zeros of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
+    return full_like(tree, 0, dtype)
+
+
+def ones_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
+    """Return ones of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
+    return full_like(tree, 1, dtype)
+
+
+def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
+    """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes."""
+    return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype or jnp.result_type(x)), tree)
+
+
+def batch_shape(tree: Tree, shape: tuple[int, ...] = ()) -> Tree:
+    """Return the tree with axes of the given sizes put in front of each leaf, along which the leaf is repeated."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
+
+
+def split_key_like(rng_key: Array, target_tree: Tree) -> Tree:
+    """Return a tree of the target's structure with a PRNG key of its own for each leaf."""
+    treedef = jax.tree.structure(target_tree)
+    return treedef.unflatten(jax.random.split(rng_key, treedef.num_leaves))
+
+
+def random_like(
+    rng_key: Array,
+    target_tree: Tree,
+    sampler: Callable[..., Array] = jax.random.normal,
+    dtype: DTypeLike | None = None,
+) -> Tree:
+    """Return independent samples of the target's shapes, one key for each leaf.
+
+    Args:
+      rng_key: a PRNG key.
+      target_tree: gives shapes and dtypes.
+      sampler: called as ``sampler(key, shape, dtype)``.
+      dtype: dtype of the samples; by default each leaf's own.
+    """
+
+    def leaf(x: ArrayLike, key: Array) -> Array:
+        return sampler(key, jnp.shape(x), dtype or jnp.result_type(x))
+
+    return jax.tree.map(leaf, target_tree, split_key_like(rng_key, target_tree))
+
+
+def unwrap_random_key_data(input_tree: Tree) -> Tree:
+    """Return the tree with typed PRNG keys as arrays of raw ``uint32``, so that they can be compared or saved."""
+
+    def leaf(x: Any) -> Any:
+        typed = isinstance(x, Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(x) if typed else x
+
+    return jax.tree.map(leaf, input_tree)
+
+
+def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+    """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay."""
+    if dtype is None:
+        return tree
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x, tree)
+
+
+def cast_like(tree: Tree, other_tree: Tree) -> Tree:
+    """Return ``tree`` with each leaf in the dtype of its counterpart.
+
+    Raises:
+      TypeError: where a complex leaf would lose its imaginary part.
+    """
+
+    def leaf(path: Any, x: Any, like: Any) -> Array:
+        dtype = jnp.result_type(like)
+        if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
+            return x
+        if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{show_path(path)} is {jnp.result_type(x)} and can't become {dtype}: it would lose its imaginary part"
+            )
+        return jnp.asarray(x).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
+
+
+def dtype(tree: Tree, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None) -> np.dtype[Any]:
+    """Return the dtype of a tree; the default floating-point dtype for an empty one.
+
+    Args:
+      tree: the tree.
+      mixed_dtype_handler: what to do where dtypes differ. ``None`` is an error; ``"promote"`` gives the dtype that all
+        promote to; ``"highest"`` and ``"lowest"`` give the one among them that all others promote to, or that promotes
+        to all others.
+
+    Raises:
+      ValueError: if dtypes differ and ``mixed_dtype_handler`` is ``None``, naming two leaves; if for ``"highest"`` or
+        ``"lowest"`` two dtypes don't promote to one another; for any other ``mixed_dtype_handler``.
+    """
+    leaves = [(path, jnp.result_type(x)) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
+        raise ValueError(
+            f"tree.dtype: mixed_dtype_handler must be None, promote, highest or lowest, got {mixed_dtype_handler!r}"
+        )
+    if not leaves:
+        return np.dtype(jnp.result_type(float))
+    if mixed_dtype_handler is None:
+        (path, first), *others = leaves
+        for other_path, other in others:
+            if other != first:
+                raise ValueError(f"tree.dtype: {show_path(path)} is {first}, but {show_path(other_path)} is {other}")
+    dtypes = [own for _, own in leaves]
+    if mixed_dtype_handler in ("highest", "lowest"):
+        return functools.reduce(functools.partial(_ranked, highest=mixed_dtype_handler == "highest"), dtypes)
+    return np.dtype(functools.reduce(jnp.promote_types, dtypes))
+
+
+def _ranked(x: np.dtype[Any], y: np.dtype[Any], highest: bool) -> np.dtype[Any]:
+    promoted = jnp.promote_types(x, y)
+    if promoted not in (x, y):
+        raise ValueError(f"tree.dtype: neither {x} nor {y} promotes to the other; use mixed_dtype_handler='promote'")
+    return x if (promoted == x) is highest else y

@@ -1,0 +1,126 @@
+"""Running moments and slow copies of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
+
+Where an update is ``None``, so is the result.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gradchain.numerics import abs_sq, compute_dtype, debias, decaying_max, ema, magnitude
+from gradchain.tree.alignment import Tree, map_optional
+from gradchain.tree.construction import cast_like
+
+
+def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
+    r"""Return the moving average of a power of the updates, :math:`\beta m + (1 - \beta) g^k`.
+
+    Args:
+      updates: :math:`g`.
+      moments: :math:`m`, the average so far.
+      decay: :math:`\beta` in [0, 1].
+      order: :math:`k`, 1 for the mean.
+    """
+    return _average(lambda g, m: ema(m, g**order, decay), updates, moments, "update_moment")
+
+
+def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
+    r"""Return the moving average of a power of the updates' magnitudes, :math:`\beta m + (1 - \beta) |g|^k`.
+
+    It is real for complex updates. For odd :math:`k` and real updates Optax averages :math:`g^k`, with its sign.
+
+    Args:
+      updates: :math:`g`.
+      moments: :math:`m`, the average so far.
+      decay: :math:`\beta` in [0, 1].
+      order: :math:`k`, 2 for the second moment.
+    """
+
+    def power(g: Array) -> Array:
+        return abs_sq(g) ** (order // 2) if order % 2 == 0 else magnitude(g) ** order
+
+    return _average(lambda g, m: ema(m, power(g), decay), updates, moments, "update_moment_per_elem_norm")
+
+
+def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: ArrayLike) -> Tree:
+    r"""Return the decaying maximum of the updates' magnitudes, :math:`\max(\beta m, |g| + \epsilon)`.
+
+    Args:
+      updates: :math:`g`.
+      moments: :math:`m`, the maximum so far.
+      decay: :math:`\beta` in [0, 1].
+      eps: :math:`\epsilon \ge 0`.
+    """
+    return _average(lambda g, m: decaying_max(m, g, decay, eps), updates, moments, "update_infinity_moment")
+
+
+def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
+    r"""Return moving averages corrected for their start at zero, :math:`m / (1 - \beta^t)`.
+
+    Args:
+      moment: :math:`m`, after :math:`t` updates.
+      decay: :math:`\beta` in [0, 1).
+      count: :math:`t`, at least 1.
+    """
+
+    def leaf(m: ArrayLike) -> Array:
+        dtype = compute_dtype(jnp.result_type(m))
+        return debias(jnp.asarray(m, dtype), decay, jnp.asarray(count, jnp.finfo(dtype).dtype))
+
+    return cast_like(jax.tree.map(leaf, moment), moment)
+
+
+def _average(function: Callable[[Array, Array], Array], updates: Tree, moments: Tree, where: str) -> Tree:
+    """Map ``function(g, m)``, computed in at least float32 and stored in the dtype of ``m``."""
+
+    def leaf(path: Any, g: Any, m: Any) -> Any:
+        if g is None:
+            return None
+        new = function(*(jnp.asarray(x, compute_dtype(jnp.result_type(x))) for x in (g, m)))
+        return cast_like(new, m)
+
+    return map_optional(leaf, updates, moments, where)
+
+
+def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLike) -> Tree:
+    r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
+
+    Computed in at least float32. A small step is lost where the old arrays are stored in half precision: keep those in
+    float32. Whole numbers and keys aren't averaged; they come from the new tree.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: their average so far; ``None`` where the new tree has it.
+      step_size: :math:`s` in [0, 1].
+
+    Reference: Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
+    """
+
+    def leaf(path: Any, new: Any, old: Any) -> Any:
+        if new is None or not jnp.issubdtype(jnp.result_type(old), jnp.inexact):
+            return new
+        wide = compute_dtype(jnp.result_type(old))
+        return ema(jnp.asarray(new, wide), jnp.asarray(old, wide), step_size).astype(jnp.result_type(old))
+
+    return map_optional(leaf, new_tensors, old_tensors, "incremental_update")
+
+
+def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, update_period: ArrayLike) -> Tree:
+    """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
+
+    Both are selected from with ``where``, so that it costs the same under ``vmap`` as without.
+
+    Args:
+      new_tensors: the latest values.
+      old_tensors: a slow copy, such as a target network's.
+      steps: the number of steps so far; at 0 the new tree is returned.
+      update_period: a whole number, at least 1.
+
+    Reference: Mnih et al., *Playing Atari with Deep Reinforcement Learning*, 2013.
+    """
+    due = jnp.asarray(steps) % update_period == 0
+    return jax.tree.map(lambda new, old: jnp.where(due, new, old).astype(old.dtype), new_tensors, old_tensors)
