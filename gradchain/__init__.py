@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
+from gradchain.combinators.accumulation import accumulate, has_updated
 from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
 from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
+from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
+from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
 from gradchain.combinators.layers import per_layer
 from gradchain.combinators.mechanic import mechanize
@@ -21,6 +24,7 @@ from gradchain.combinators.routing import freeze, masked, partition, selective_t
 from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
 from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
+from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
 from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
@@ -75,6 +79,7 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
     scale_by_adan,
@@ -94,7 +99,7 @@ from gradchain.transforms.clipping import (
     zero_nans,
 )
 from gradchain.transforms.coin_betting import scale_by_cocob
-from gradchain.transforms.constraints import project
+from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio, project
 from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
@@ -120,6 +125,7 @@ from gradchain.transforms.per_example import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from gradchain.transforms.plateau import reduce_on_plateau
 from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import (
     centralize,
@@ -133,7 +139,6 @@ from gradchain.transforms.scaling import (
     stateless_with_tree_map,
 )
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
-from gradchain.transforms.steps import add_cautious_decayed_weights, keep_norm, limit_update_ratio
 from gradchain.transforms.variance_reduction import scale_by_mars
 from gradchain.tree import (
     bias_correction,
@@ -180,6 +185,7 @@ __all__ = [
     "Slot",
     "Slots",
     "Transform",
+    "accumulate",
     "acprop",
     "adabelief",
     "adadelta",
@@ -199,6 +205,8 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apply_every",
+    "apply_if_finite",
     "apply_updates",
     "assignment",
     "average_params",
@@ -213,6 +221,8 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "cocob",
+    "conditionally_mask",
+    "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
@@ -235,6 +245,7 @@ __all__ = [
     "global_norm",
     "graft",
     "graft_global",
+    "has_updated",
     "hutchinson_estimator_diag_hessian",
     "hyperparams",
     "hyperparams_in_state",
@@ -259,9 +270,12 @@ __all__ = [
     "masked",
     "matrices_and_rest",
     "matrix_inverse_pth_root",
+    "measure_with_ema",
     "mechanize",
+    "metrics",
     "momo",
     "momo_adam",
+    "monitor",
     "muon",
     "nadam",
     "nadamw",
@@ -294,6 +308,7 @@ __all__ = [
     "project",
     "projections",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rmsprop_tf",
     "rmsprop_torch",
@@ -356,10 +371,15 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgdr_schedule",
+    "share_rounded_away",
     "sign_sgd",
     "signum",
     "simplified_ademamix",
+    "skip_large_updates",
+    "skip_not_finite",
+    "skip_spikes",
     "sm3",
+    "snapshot",
     "sophia",
     "stateless",
     "stateless_with_tree_map",
@@ -375,6 +395,7 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
+    "watch",
     "yogi",
     "zero_nans",
 ]

@@ -139,12 +139,12 @@ class InjectHyperparams(Transform):
     def _build(self, values: dict[str, Any]) -> Transform:
         return as_transform(self.factory(**self.static.values, **values))
 
-    def eval_params(self, state: Any, params: Tree) -> Tree:
-        return self._build(state.hyperparams).eval_params(state.inner_state, params)
-
     @property
     def per_example(self) -> bool:
         return self._build(self.arguments).per_example
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        return self._build(state.hyperparams).eval_params(state.inner_state, params)
 
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}

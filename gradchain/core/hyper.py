@@ -187,6 +187,8 @@ Fraction = Annotated[Any, Number("Fraction", "[0, 1]")]
 """In [0, 1]."""
 Count = Annotated[Any, Number("Count", "[1, inf]", whole=True)]
 """A whole number, at least 1."""
+Whole = Annotated[Any, Number("Whole", "[0, inf]", whole=True)]
+"""A whole number, at least 0."""
 Key = Annotated[Any, KeyKind()]
 """A seed or PRNG key."""
 DType = Annotated[Any, DTypeKind()]

@@ -120,7 +120,7 @@ class Rule(Transform):
 
     @property
     def per_example(self) -> bool:
-        return self.spec.per_example
+        return self.unlayered.spec.per_example
 
     @property
     def by_leaf(self) -> bool:

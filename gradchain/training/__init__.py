@@ -2,7 +2,7 @@
 
 From the inside out: :func:`train_step` (pure) and :func:`make_step` (compiled), :func:`scan_epoch` and
 :func:`evaluate` (pure), :func:`fit` (epochs, validation, early stopping, history), :func:`sweep` (a batch of transforms
-at once).
+at once). :func:`microbatch` takes a large batch in slices.
 
 A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. Everywhere, ``takes_key=True`` means
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
@@ -10,8 +10,10 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.history import History
-from gradchain.training.loop import EarlyStopping, FitResult, fit
+from gradchain.training.loop import FitResult, fit
+from gradchain.training.microbatch import microbatch
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
+from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.sweep import grid, sweep
 from gradchain.training.sweep_result import SweepResult, has_diverged
 
@@ -22,12 +24,14 @@ __all__ = [
     "History",
     "Metrics",
     "Path",
+    "StoppingState",
     "SweepResult",
     "evaluate",
     "fit",
     "grid",
     "has_diverged",
     "make_step",
+    "microbatch",
     "scan_epoch",
     "sweep",
     "trace_path",

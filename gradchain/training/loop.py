@@ -21,21 +21,8 @@ from gradchain.training.epoch import (
 from gradchain.training.history import History, in_order, named_numbers
 from gradchain.training.progress import Bar
 from gradchain.training.step import Objective, as_arrays, check_whole
+from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
-
-
-class EarlyStopping(NamedTuple):
-    """When to stop before the last epoch: when the loss has stopped falling, or isn't finite."""
-
-    patience: int = 5
-    """Stop after this many epochs in a row without improvement; at least 1."""
-    tolerance: float = 0.0
-    """An epoch improves if its loss is below the best one so far by more than this, in the loss's own unit."""
-    monitor: str | None = None
-    """The column to watch; by default ``val_loss`` where there are validation data, else ``loss`` (which is measured
-    during the epoch, each batch before its step)."""
-    restore_best: bool = True
-    """Return the parameters of the best epoch instead of the last one's."""
 
 
 class Recipe(NamedTuple):
@@ -193,7 +180,8 @@ class _Record:
         self.monitor = (stopping and stopping.monitor) or ("val_loss" if validates else "loss")
         self.rows: list[dict[str, float]] = []
         self.step_losses: list[Any] = []
-        self.best_epoch, self.best, self.best_params = 0, float("inf"), params
+        self.rule = stopping or EarlyStopping()
+        self.progress, self.best_epoch, self.best_params = self.rule.init(), 0, params
 
     def add(self, params: Tree, state: Any, row: dict[str, Array], step_loss: Array) -> dict[str, float]:
         """Append an epoch and return its row as Python numbers."""
@@ -202,17 +190,14 @@ class _Record:
             raise ValueError(f"EarlyStopping: no column {self.monitor!r}; there are {', '.join(numbers)}")
         self.rows.append(numbers)
         self.step_losses.append(step_loss)
-        tolerance = self.stopping.tolerance if self.stopping else 0.0
-        if numbers[self.monitor] < self.best - tolerance:
-            self.best_epoch, self.best = len(self.rows), numbers[self.monitor]
+        self.progress = self.rule.update(numbers[self.monitor], self.progress)
+        if self.progress.improved:
+            self.best_epoch = len(self.rows)
             self.best_params = params if self.stopping and self.stopping.restore_best else None
         return numbers
 
     def should_stop(self) -> bool:
-        if self.stopping is None:
-            return False
-        waited = len(self.rows) - self.best_epoch
-        return waited >= self.stopping.patience or not np.isfinite(self.rows[-1][self.monitor])
+        return self.stopping is not None and bool(self.progress.should_stop)
 
     def chosen(self, last: Tree) -> Tree:
         restores = self.stopping is not None and self.stopping.restore_best and self.best_epoch > 0

@@ -1,14 +1,94 @@
-"""Constraints on parameters: any optimizer becomes a projected one."""
+"""Rules that look at where the weights will be: each is written as an update to add, so that it composes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 
 from gradchain import tree as trees
-from gradchain.core.rule import treewise
-from gradchain.core.spec import At, Slots
+from gradchain.core.hyper import Mask, NonNegative
+from gradchain.core.rule import elementwise, leafwise, treewise
+from gradchain.core.spec import At, Slot, Slots
+from gradchain.numerics import divide, safe_norm
 from gradchain.tree import Tree
+
+RADIUS = Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)
+
+
+@leafwise(slots={"radius": RADIUS}, param=True)
+def keep_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
+    r"""Keep each array on the sphere that it starts on: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
+
+    :math:`\rho = \|w_0\|_2`, so that rounding errors don't add up. It stands last, behind the learning rate, where
+    :math:`w + g` are the weights to come. An array that starts at zero is left free. Together with
+    :func:`scale_by_trust_ratio`, which gives the step a share of the same norm, it is the *hyperball* form of any
+    optimizer, in place of weight decay:
+
+      >>> chain(scale_by_adam(), scale_by_trust_ratio(), scale_by_learning_rate(0.01), keep_norm())
+
+    Args:
+      mask: a tree of bools like the parameters (or a prefix of it), or a function from parameters to one; where it is
+        False, updates pass unchanged. Usual are matrices only.
+
+    Reference: Wen et al., *Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization*, 2026.
+    """
+    new = at.param + g
+    size = safe_norm(new)
+    fixed = (slot.radius > 0) & (size > 0)
+    shrink = slot.radius / jnp.where(fixed, size, 1)
+    return jnp.where(fixed, shrink * g + (shrink - 1) * at.param, g), slot(radius=slot.radius)
+
+
+@leafwise(param=True)
+def limit_update_ratio(
+    g: Array,
+    slot: Slots,
+    at: At,
+    max_ratio: NonNegative = 0.01,
+    min_ratio: NonNegative = 0.0,
+    min_norm: NonNegative = 1e-3,
+    mask: Mask | None = None,
+):
+    r"""Keep the ratio of each array's update to the array itself, in norm, between a floor and a cap.
+
+    .. math:: u = \frac{\min(\max(r, a), b)}{r}\,g, \qquad r = \frac{\|g\|_2}{\max(\|w\|_2, c)}
+
+    It stands behind the learning rate, and adjusts steps only where they are unusually long or short; equal floor
+    and cap are :func:`scale_by_trust_ratio`. A zero update stays zero.
+
+    Args:
+      max_ratio: the cap :math:`b`; ``inf`` for none.
+      min_ratio: the floor :math:`a`; it loses to a lower cap.
+      min_norm: :math:`c \ge 0`, so that arrays that start at zero can leave it.
+      mask: where to limit; see :func:`keep_norm`.
+
+    Reference: the ratio is that of You et al., *Large Batch Training of Convolutional Networks*, 2017.
+    """
+    size, step = safe_norm(at.param, min_norm), safe_norm(g)
+    wanted = jnp.minimum(jnp.maximum(step, min_ratio * size), max_ratio * size)
+    return g * jnp.where(wanted == step, 1, divide(wanted, step))
+
+
+@elementwise(param=True)
+def add_cautious_decayed_weights(
+    g: Array, slot: Slots, at: At, weight_decay: NonNegative = 0.0, mask: Mask | None = None
+):
+    r"""Decay only the weights that the update brings nearer to zero anyway: :math:`u = g + \lambda\,[g w \ge 0]\,w`.
+
+    It stands where :func:`add_decayed_weights` does, before the learning rate, where updates point uphill. Decay then
+    never works against the optimizer, which so minimises the loss itself, not a loss with a penalty. For complex
+    numbers the condition is :math:`\mathrm{Re}(\bar g w) \ge 0`.
+
+    Args:
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: where to decay; see :func:`keep_norm`.
+
+    Reference: Chen et al., *Cautious Weight Decay*, 2025, algorithm 1.
+    """
+    agrees = jnp.real(jnp.conj(g) * at.param) >= 0
+    return g + weight_decay * jnp.where(agrees, at.param, 0)
 
 
 @treewise(param=True)

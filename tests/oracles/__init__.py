@@ -61,12 +61,14 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
 __all__ = [
     "DION",
     "STANDARD",
     "Arrays",
     "Oracle",
+    "accumulate",
     "acprop",
     "adadelta",
     "adam",
@@ -76,6 +78,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apply_every",
     "belief",
     "by_shape",
     "cautious",
@@ -123,6 +126,7 @@ __all__ = [
     "prodigy",
     "project_on_ball",
     "radam",
+    "reduce_on_plateau",
     "rms",
     "routed",
     "rprop",
@@ -134,11 +138,13 @@ __all__ = [
     "set_to_zero",
     "sign",
     "simplified_ademamix",
+    "skip_spikes",
     "sm3",
     "sophia",
     "trace",
     "trust_ratio",
     "weight_decay",
+    "when",
     "yogi",
     "zero_nans",
 ]

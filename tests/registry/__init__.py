@@ -6,7 +6,7 @@ Adding an optimizer to the tests is adding a row. No test looks at a row's name.
 import dataclasses
 
 from tests.registry.adaptive_transforms import ADAPTIVE, SIGNS, VARIANTS
-from tests.registry.averages import AROUND, AVERAGES, STEPS
+from tests.registry.averages import AROUND, AVERAGES
 from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.constraints import CONSTRAINTS
@@ -18,6 +18,7 @@ from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
+from tests.registry.when import WHEN
 
 TRANSFORMS = [
     *SCALING,
@@ -29,7 +30,6 @@ TRANSFORMS = [
     *FACTORED,
     *DECAY,
     *BOUNDS,
-    *STEPS,
     *ESTIMATED,
     *CONSTRAINTS,
     *VARIANT_TRANSFORMS,
@@ -50,6 +50,13 @@ FAMILIES = [
     VARIANT_OPTIMIZERS,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
-ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *ROUTING, *AVERAGES, *AROUND]
+COMBINATIONS = [
+    *COMBINATORS,
+    *ROUTING,
+    *AVERAGES,
+    *AROUND,
+    *WHEN,
+]
+ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
 __all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]

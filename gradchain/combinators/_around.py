@@ -1,0 +1,38 @@
+"""What transforms around one other have in common."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain import tree
+from gradchain.core.transform import Part, Transform
+from gradchain.tree import Tree
+
+
+def one_boolean(where: str, value: Any) -> Array:
+    """Return ``value`` as an array, after checking that it is one boolean."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.bool_):
+        raise TypeError(f"{where} must return one boolean, got {jnp.result_type(value)} of shape {jnp.shape(value)}")
+    return jnp.asarray(value)
+
+
+class Around(Transform):
+    """A transform around one other, ``inner``, whose state it keeps as ``inner_state``."""
+
+    inner: Transform
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.inner, None if state is None else state.inner_state, params)]
+
+    def step_where(
+        self, condition: Array, updates: Tree, inner_state: Any, params: Tree | None, extra: dict[str, Any]
+    ) -> tuple[Tree, Any]:
+        """Return the inner (updates, state) where ``condition`` holds, else zeros and the state as it is.
+
+        Both are computed: under ``vmap`` a ``cond`` would be too. The inner transform sees zeros where its result is
+        dropped, so that no NaN in it reaches a derivative.
+        """
+        seen = tree.where(condition, updates, tree.zeros_like(updates))
+        new, new_state = self.inner.step(seen, inner_state, params, extra)
+        return tree.where(condition, new, tree.zeros_like(new)), tree.where(condition, new_state, inner_state)

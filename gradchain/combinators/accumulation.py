@@ -1,0 +1,174 @@
+"""One step of an optimizer on several micro-batches."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain import tree
+from gradchain.combinators._around import Around, one_boolean
+from gradchain.combinators._reports import Reports
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.numerics import safe_increment
+from gradchain.transforms.accumulation import accumulate_gradient
+from gradchain.tree import Tree
+
+
+class AccumulateState(NamedTuple):
+    """State of :func:`accumulate`."""
+
+    mini_step: Array
+    """How many micro-steps have gone into the running mean."""
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    """How many updates were emitted; what a schedule of ``every`` sees."""
+    weight: Array
+    """The total weight in the running mean."""
+    acc_grads: Any
+    """The running mean, or sum."""
+    inner_state: Any
+    emitted: Array
+    """Whether the last step emitted."""
+    skipped: Array
+    """How many micro-steps were skipped."""
+    skip_state: Any
+    """What ``should_skip_update_fn`` returned last, besides its decision."""
+
+
+@register
+class Accumulate(Around, Reports):
+    """See :func:`accumulate`."""
+
+    name = "accumulate"
+    kinds = {
+        "inner": Child(),
+        "every": kind_of(Count),
+        "use_grad_mean": Kind(),
+        "should_skip_update_fn": Kind(),
+        "accumulator_dtype": DTypeKind(),
+    }
+    required = frozenset({"inner", "every"})
+    inner: Transform
+    every: Any
+    use_grad_mean: bool
+    should_skip_update_fn: Callable[..., Any] | None
+    accumulator_dtype: Any
+
+    @property
+    def _mean(self) -> Any:
+        return accumulate_gradient(self.use_grad_mean, self.accumulator_dtype)
+
+    def init(self, params: Tree) -> AccumulateState:
+        zero = jnp.zeros((), jnp.int32)
+        acc = self._mean.init(params).acc
+        skip_state = self._skip(tree.zeros_like(params), zero, params)[1]
+        return AccumulateState(
+            mini_step=zero,
+            count=jnp.zeros_like(zero),
+            weight=jnp.zeros((), jnp.float32),
+            acc_grads=acc,
+            inner_state=self.inner.init(params),
+            emitted=jnp.zeros((), bool),
+            skipped=jnp.zeros_like(zero),
+            skip_state=jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x), copy=True), skip_state),
+        )
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, AccumulateState._fields)
+        weight = jnp.asarray(extra.get("weight", 1), jnp.float32)
+        total = state.weight + weight
+        stored = accumulate_gradient.State(state.acc_grads)
+        mean, (acc,) = self._mean.step(updates, stored, params, {"weight": weight, "total": total})
+        skip, skip_state = self._skip(updates, state.count, params)
+        full = state.mini_step + 1 >= at_scalar(f"{self.name}: every", self.every, state.count)
+        emit = full & ~skip
+        new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
+        sums = (safe_increment(state.mini_step), total, acc)
+        sums = tree.where(skip, (state.mini_step, state.weight, state.acc_grads), sums)
+        mini_step, weight, acc = tree.where(emit, tree.zeros_like(sums), sums)
+        return new, AccumulateState(
+            mini_step=mini_step,
+            count=jnp.where(emit, safe_increment(state.count), state.count),
+            weight=weight,
+            acc_grads=acc,
+            inner_state=inner_state,
+            emitted=emit,
+            skipped=jnp.where(skip, safe_increment(state.skipped), state.skipped),
+            skip_state=jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), skip_state, state.skip_state),
+        )
+
+    def _skip(self, updates: Tree, count: Array, params: Tree | None) -> tuple[Array, Any]:
+        if self.should_skip_update_fn is None:
+            return jnp.zeros((), bool), ()
+        skip, skip_state = self.should_skip_update_fn(updates, count, params)
+        return one_boolean(f"{self.name}: should_skip_update_fn", skip), skip_state
+
+    def report(self, state: AccumulateState) -> dict[str, Any]:
+        return {"skipped": state.skipped, "emitted": state.count}
+
+
+def accumulate(
+    tx: Any,
+    every: Count,
+    use_grad_mean: bool = True,
+    should_skip_update_fn: Callable[..., Any] | None = None,
+    accumulator_dtype: DType | None = None,
+) -> Transform:
+    """Collect the gradients of several micro-steps, and step with their mean: Optax's ``MultiSteps``.
+
+    On all steps but the last of each round updates are 0, and neither the state of ``tx`` nor its counts and schedules
+    move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
+
+    Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
+    ``update(grads, state, params, weight=len(batch))``. Other extra arguments reach ``tx`` as the round's last
+    micro-step brings them.
+
+    Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
+    with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
+    as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``, so that ``vmap``
+    changes nothing.
+
+    Args:
+      tx: any transform.
+      every: micro-steps in a round; a number (traced ones too) or a schedule of the number of rounds so far. What isn't
+        whole is rounded up.
+      use_grad_mean: step with the mean; with the sum if False.
+      should_skip_update_fn: ``f(updates, count, params) -> (skip, info)``, such as :func:`skip_not_finite`. A
+        micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
+      accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
+
+    Example:
+      >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
+    """
+    fields = Accumulate.normalized(
+        {
+            "every": every,
+            "use_grad_mean": use_grad_mean,
+            "should_skip_update_fn": should_skip_update_fn,
+            "accumulator_dtype": accumulator_dtype,
+        }
+    )
+    return Accumulate(as_transform(tx), **fields)
+
+
+def has_updated(state: Any) -> Array:
+    """Return whether the last step emitted an update, in a ``state`` with :func:`accumulate` at any depth.
+
+    False before the first update; where several stand side by side, whether any of them emitted. A micro-step that was
+    skipped right after a round counts as no update; Optax's method of this name says True there.
+
+    Raises:
+      ValueError: if there is no :func:`accumulate` in the state.
+    """
+
+    def is_accumulate(x: Any) -> bool:
+        return isinstance(x, AccumulateState)
+
+    found = [x.emitted for x in jax.tree.leaves(state, is_leaf=is_accumulate) if is_accumulate(x)]
+    if not found:
+        raise ValueError("has_updated: there is no accumulate in this state")
+    return jnp.any(jnp.stack(found), axis=0)

@@ -1,0 +1,111 @@
+"""Transforms that act on some steps only."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain import tree
+from gradchain.combinators._around import Around, one_boolean
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import Child, Kind, register
+from gradchain.numerics import safe_increment
+from gradchain.tree import Tree
+
+
+class ConditionalState(NamedTuple):
+    """State of :func:`conditionally_transform` and :func:`conditionally_mask`."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    """How many updates there were, whether or not the condition held."""
+    inner_state: Any
+
+
+class Conditional(Around):
+    """What both conditional transforms share."""
+
+    kinds = {"inner": Child(), "should_transform_fn": Kind(), "forward_extra_args": Kind()}
+    required = frozenset({"inner", "should_transform_fn"})
+    inner: Transform
+    should_transform_fn: Callable[..., Any]
+    forward_extra_args: bool
+
+    def init(self, params: Tree) -> ConditionalState:
+        return ConditionalState(jnp.zeros((), jnp.int32), self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ConditionalState._fields)
+        holds = self.should_transform_fn(state.count, **(extra if self.forward_extra_args else {}))
+        holds = one_boolean(f"{self.name}: should_transform_fn", holds)
+        new, inner_state = self.step_where(holds, updates, state.inner_state, params, extra)
+        return self.otherwise(holds, new, updates), ConditionalState(safe_increment(state.count), inner_state)
+
+    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
+        """Return the updates, given those that are zeros unless the condition ``holds``, and the incoming ones."""
+        raise TypeError(f"{type(self).__name__} must define otherwise")
+
+
+@register
+class ConditionallyTransform(Conditional):
+    """See :func:`conditionally_transform`."""
+
+    name = "conditionally_transform"
+    inner: Transform
+    should_transform_fn: Callable[..., Any]
+    forward_extra_args: bool
+
+    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
+        return tree.where(holds, new, updates)
+
+
+@register
+class ConditionallyMask(Conditional):
+    """See :func:`conditionally_mask`."""
+
+    name = "conditionally_mask"
+    inner: Transform
+    should_transform_fn: Callable[..., Any]
+    forward_extra_args: bool
+
+    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
+        return new
+
+
+def conditionally_transform(
+    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+) -> Transform:
+    """Apply a transform on some steps, and let updates through as they are on the others.
+
+    On the others the state of ``inner`` stays, its counts included. Both outcomes are computed and one is selected,
+    as ``vmap`` would make of Optax's ``cond``, too.
+
+    Args:
+      inner: any transform.
+      should_transform_fn: ``f(count) -> bool``, with 0 on the first update; traceable.
+      forward_extra_args: call it as ``f(count, **extra)`` with the extra arguments of ``update``.
+
+    Example:
+      >>> tx = chain(conditionally_transform(clip_by_global_norm(1.0), lambda count: count < 1000), adam(1e-3))
+    """
+    return ConditionallyTransform(as_transform(inner), should_transform_fn, forward_extra_args)
+
+
+def conditionally_mask(
+    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
+) -> Transform:
+    """Apply a transform on some steps, and make updates 0 on the others.
+
+    On the others the state of ``inner`` stays, its counts included.
+
+    Args:
+      inner: any transform.
+      should_transform_fn: ``f(count) -> bool``, with 0 on the first update; traceable.
+      forward_extra_args: call it as ``f(count, **extra)`` with the extra arguments of ``update``.
+
+    Example:
+      >>> tx = conditionally_mask(adam(1e-3), lambda count, value: value > 0.1, forward_extra_args=True)
+      >>> updates, state = tx.update(grads, state, params, value=loss)
+    """
+    return ConditionallyMask(as_transform(inner), should_transform_fn, forward_extra_args)

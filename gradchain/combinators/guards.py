@@ -1,0 +1,237 @@
+"""Guards: steps that are left out because their gradient or loss can't be trusted."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gradchain import tree
+from gradchain.combinators._around import Around
+from gradchain.combinators._reports import Reports
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.numerics import safe_increment, sqrt
+from gradchain.tree import Tree
+
+
+def count_not_finite(updates: Tree) -> Array:
+    """Return how many numbers in a tree are infinite or NaN."""
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(updates)]
+    return sum((jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves), jnp.zeros((), jnp.int32))
+
+
+def skip_not_finite(updates: Tree, gradient_step: ArrayLike, params: Tree | None) -> tuple[Array, dict[str, Array]]:
+    """Tell :func:`accumulate` to skip a micro-step whose gradient holds an infinity or a NaN.
+
+    Args:
+      updates: the micro-step's gradient.
+      gradient_step: the number of updates so far; ignored.
+      params: ignored.
+
+    Returns:
+      (skip, info) with ``info["should_skip"]`` and ``info["num_not_finite"]``.
+
+    Example:
+      >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
+    """
+    bad = count_not_finite(updates)
+    return bad > 0, {"should_skip": bad > 0, "num_not_finite": bad}
+
+
+def skip_large_updates(
+    updates: Tree, gradient_step: ArrayLike, params: Tree | None, max_squared_norm: ArrayLike
+) -> tuple[Array, dict[str, Array]]:
+    """Tell :func:`accumulate` to skip a micro-step whose gradient's squared norm isn't below a bound, or is NaN.
+
+    The norm is taken in at least float32, and of complex numbers too.
+
+    Args:
+      updates: the micro-step's gradient.
+      gradient_step: the number of updates so far; ignored.
+      params: ignored.
+      max_squared_norm: the bound; give it with ``functools.partial``, which compares by identity.
+
+    Returns:
+      (skip, info) with ``info["should_skip"]`` and ``info["norm_squared"]``.
+
+    Example:
+      >>> tx = accumulate(adam(1e-3), 4, should_skip_update_fn=partial(skip_large_updates, max_squared_norm=100.0))
+    """
+    norm_squared = tree.norm(updates, squared=True)
+    skip = ~(norm_squared < max_squared_norm)
+    return skip, {"should_skip": skip, "norm_squared": norm_squared}
+
+
+class ApplyIfFiniteState(NamedTuple):
+    """State of :func:`apply_if_finite`."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    notfinite_count: Array
+    """How many updates in a row weren't finite."""
+    last_finite: Array
+    """Whether the last one was."""
+    total_notfinite: Array
+    """How many weren't, from the start on."""
+    inner_state: Any
+
+
+@register
+class ApplyIfFinite(Around, Reports):
+    """See :func:`apply_if_finite`."""
+
+    name = "apply_if_finite"
+    kinds = {"inner": Child(), "max_consecutive_errors": kind_of(Whole)}
+    required = frozenset({"inner", "max_consecutive_errors"})
+    inner: Transform
+    max_consecutive_errors: Any
+
+    def init(self, params: Tree) -> ApplyIfFiniteState:
+        zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]
+        return ApplyIfFiniteState(zeros[0], zeros[1], jnp.ones((), bool), zeros[2], self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ApplyIfFiniteState._fields)
+        finite = count_not_finite(updates) == 0
+        in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
+        most = at_scalar(f"{self.name}: max_consecutive_errors", self.max_consecutive_errors, state.count)
+        new, inner_state = self.step_where(finite | (in_a_row > most), updates, state.inner_state, params, extra)
+        total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
+        return new, ApplyIfFiniteState(safe_increment(state.count), in_a_row, finite, total, inner_state)
+
+    def report(self, state: ApplyIfFiniteState) -> dict[str, Any]:
+        return {"not_finite": state.total_notfinite, "not_finite_in_a_row": state.notfinite_count}
+
+
+def apply_if_finite(inner: Any, max_consecutive_errors: Whole) -> Transform:
+    """Leave out updates whose gradient holds an infinity or a NaN: they are 0, and the state of ``inner`` stays.
+
+    Args:
+      inner: any transform.
+      max_consecutive_errors: after this many bad gradients in a row give up, and let the next one through, so that a
+        run that can't recover fails visibly.
+
+    Example:
+      >>> tx = apply_if_finite(adam(1e-3), max_consecutive_errors=5)
+      >>> state.total_notfinite  # how many were left out
+    """
+    fields = ApplyIfFinite.normalized({"max_consecutive_errors": max_consecutive_errors})
+    return ApplyIfFinite(as_transform(inner), **fields)
+
+
+class SkipSpikesState(NamedTuple):
+    """State of :func:`skip_spikes`."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    mean: Array
+    variance: Array
+    seen: Array
+    """How many values are in the mean."""
+    skipped_in_a_row: Array
+    skipped: Array
+    """How many steps were skipped, from the start on."""
+    inner_state: Any
+
+
+@register
+class SkipSpikes(Around, Reports):
+    """See :func:`skip_spikes`."""
+
+    name = "skip_spikes"
+    kinds = {
+        "inner": Child(),
+        "k": kind_of(NonNegative),
+        "decay": kind_of(Decay),
+        "warmup": kind_of(Count),
+        "max_consecutive_skips": kind_of(Whole),
+        "by_value": Kind(),
+    }
+    required = frozenset({"inner"})
+    inner: Transform
+    k: Any
+    decay: Any
+    warmup: Any
+    max_consecutive_skips: Any
+    by_value: bool
+
+    def init(self, params: Tree) -> SkipSpikesState:
+        count, seen, in_a_row, skipped = (jnp.zeros((), jnp.int32) for _ in range(4))
+        mean, variance = (jnp.zeros((), tree.norm(params).dtype) for _ in range(2))
+        return SkipSpikesState(count, mean, variance, seen, in_a_row, skipped, self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SkipSpikesState._fields)
+        x = self._watched(updates, extra).astype(state.mean.dtype)
+        k, decay, warmup, most = (
+            at_scalar(f"{self.name}: {field}", value, state.count) for field, value in self.settings().items()
+        )
+        high = (state.seen >= warmup) & (x - state.mean > k * sqrt(state.variance))
+        finite = jnp.isfinite(x)
+        takes = finite & (~high | (state.skipped_in_a_row >= most))
+        new, inner_state = self.step_where(takes, updates, state.inner_state, params, extra)
+        seen = safe_increment(jnp.where(high, 0, state.seen))
+        mean, variance = _with_value(x, state.mean, state.variance, jnp.maximum(1 - decay, 1 / seen))
+        taken = SkipSpikesState(state.count, mean, variance, seen, jnp.zeros_like(seen), state.skipped, inner_state)
+        in_a_row, skipped = map(safe_increment, (state.skipped_in_a_row, state.skipped))
+        left_out = state._replace(skipped_in_a_row=in_a_row, skipped=skipped, inner_state=inner_state)
+        return new, tree.where(takes, taken, left_out)._replace(count=safe_increment(state.count))
+
+    def _watched(self, updates: Tree, extra: dict[str, Any]) -> Array:
+        if not self.by_value:
+            return tree.global_norm(updates)
+        if "value" not in extra:
+            raise ValueError(f"{self.name} needs 'value': call update(updates, state, params, value=...)")
+        return jnp.asarray(extra["value"])
+
+    def report(self, state: SkipSpikesState) -> dict[str, Any]:
+        return {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+
+
+def _with_value(x: Array, mean: Array, variance: Array, weight: Array) -> tuple[Array, Array]:
+    """Return (mean, variance) with ``x`` in them, at a ``weight`` of 1 for the first value."""
+    weight, limit = weight.astype(mean.dtype), float(jnp.finfo(mean.dtype).max) ** 0.5 / 2
+    difference = x - mean
+    square = jnp.clip(difference, -limit, limit) ** 2
+    return mean + weight * difference, (1 - weight) * (variance + weight * square)
+
+
+def skip_spikes(
+    inner: Any,
+    k: NonNegative = 4.0,
+    decay: Decay = 0.99,
+    warmup: Count = 20,
+    max_consecutive_skips: Whole = 5,
+    by_value: bool = False,
+) -> Transform:
+    r"""Leave out steps whose gradient norm, or loss, lies far above its running mean: updates are 0, the state stays.
+
+    A step is left out if its :math:`x_n` isn't finite, or
+
+    .. math::
+        x_n > \mu + k \sigma, \qquad
+        \mu \leftarrow \mu + a_n (x_n - \mu), \qquad
+        \sigma^2 \leftarrow (1 - a_n) (\sigma^2 + a_n (x_n - \mu)^2), \qquad
+        a_n = \max(1 - \beta, 1 / n).
+
+    Values of steps that are left out don't enter mean and variance. After ``max_consecutive_skips`` steps in a row the
+    level has changed for good: the next finite one is taken, and the statistics start anew with it.
+
+    Args:
+      inner: any transform.
+      k: standard deviations above the mean, at least 0; typical 3 to 6.
+      decay: :math:`\beta` in [0, 1), of mean and variance. Until :math:`1 / (1 - \beta)` steps they are plain averages.
+      warmup: how many values must have been seen before one can be too high; at least 1.
+      max_consecutive_skips: how many spikes in a row are left out. Steps that aren't finite always are.
+      by_value: watch the loss, passed as ``update(..., value=loss)``, instead of the gradient's global norm.
+
+    Reference: Finch, *Incremental calculation of weighted mean and variance*, 2009, section 9, for mean and variance.
+
+    Example:
+      >>> tx = skip_spikes(adamw(1e-3), k=4.0, by_value=True)
+      >>> updates, state = tx.update(grads, state, params, value=loss)
+    """
+    fields = {"k": k, "decay": decay, "warmup": warmup, "max_consecutive_skips": max_consecutive_skips}
+    return SkipSpikes(as_transform(inner), **SkipSpikes.normalized(fields | {"by_value": by_value}))
