@@ -114,10 +114,9 @@ class OpaqueSAM(Transform):
         if grad_fn is None:
             raise ValueError("sam needs 'grad_fn': call update(updates, state, params, grad_fn=...)")
         for i in range(self.sync_period - 1):
-            at_point = tree.cast_like(here, params)
-            climb, adv_state = self.adv_optimizer.step(updates, adv_state, at_point, extra)
+            climb, adv_state = self.adv_optimizer.step(updates, adv_state, here, extra)
             here = apply_updates(here, jax.tree.map(jnp.negative, climb))
-            updates = grad_fn(tree.cast_like(here, params), i)
+            updates = grad_fn(here, i)
             if self.batch_axis_name is not None:
                 updates = lax.pmean(updates, self.batch_axis_name)
         if self.reset_state:
@@ -150,7 +149,8 @@ def sam(
     two gradients make one step of ``optimizer``, and ``eval_params(tx, state, params)`` are the weights :math:`w`
     during a climb, too. In opaque mode each update is the whole of it, and is given the function to climb with:
     ``tx.update(gradient, state, params, grad_fn=lambda params, i: ...)``, ``i`` being the number of the climb's
-    step. Choose it where a step has other effects, such as batch statistics.
+    step, and ``params`` the point reached, in at least float32: in bfloat16 a short climb would be lost. Choose it
+    where a step has other effects, such as batch statistics.
 
     Unlike Optax's, the alternating form is right for ``sync_period=1`` (there it steps from the weights of one step
     before), and both outcomes are selected, not weighted with 0 and 1, so that an infinite one that isn't wanted does

@@ -121,8 +121,8 @@ def mechanize(base: Oracle, decay: float = 1e-2, eps: float = 1e-8, s_init: floa
         v = beta**2 * v + h**2
         r = beta * r + clipped * s
         s = (s_init / n * m + np.maximum(0, r)) / (np.sqrt(v) + eps)
-        new = _zip(lambda start, d, u: start - s.sum() * (d - u), x0, delta, updates)
-        return _zip(np.subtract, new, params), (k + 1, x0, r, m, v, s, base_state)
+        move = _zip(lambda start, w, d, u: (start - w) - s.sum() * (d - u), x0, params, delta, updates)
+        return move, (k + 1, x0, r, m, v, s, base_state)
 
     return Oracle(init, update)
 
