@@ -84,5 +84,5 @@ def each(rows: list[Row] = ROWS, slow: Callable[[Row], bool] = lambda row: False
 
 
 def composed(row: Row) -> bool:
-    """Whether a row is a chain of rules that have rows of their own, so that what chains keep can be tested slowly."""
-    return row.descends
+    """Whether the parts of a row have rows of their own."""
+    return row.composed

@@ -49,7 +49,7 @@ FAMILIES = [
     MATRICES,
     VARIANT_OPTIMIZERS,
 ]
-OPTIMIZERS = [dataclasses.replace(row, descends=True) for family in FAMILIES for row in family]
+OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in FAMILIES for row in family]
 COMBINATIONS = [
     *COMBINATORS,
     *ROUTING,

@@ -41,6 +41,8 @@ class Row:
     random: bool = False
     descends: bool = False
     """Whether it is a whole optimizer: its updates, added to the parameters, lead downhill."""
+    composed: bool = False
+    """Whether it is a chain of rules that have rows of their own, so that what a chain keeps can be tested slowly."""
     rebuilds: bool = True
     """Whether ``eval(repr(tx))`` works: it holds no bare function."""
     numbers_in_state: bool = False

@@ -39,7 +39,7 @@ def test_it_shows_in_the_table_and_keeps_evaluation_weights():
     mean = jax.tree.map(lambda x, y: (x + y) / 2, later, latest)
     trees.assert_close(gc.eval_params(tx, state, latest), mean, 1e-6)
     plain = gc.split_real_and_imaginary(gc.sgd(0.1))
-    assert gc.eval_params(plain, plain.init(PARAMS), PARAMS) is PARAMS
+    assert gc.eval_params(plain, plain.init(PARAMS), PARAMS)["w"] is PARAMS["w"]
 
 
 def test_labels_by_pattern_reach_both_parts():
