@@ -99,7 +99,7 @@ class Rule(Transform):
         if mask is None or isinstance(params, Placeholder):
             return leaves
         if params is None:
-            raise ValueError(f"{self.name} needs params for its mask: call update(updates, state, params)")
+            raise ValueError(f"{self.name} needs params: call update(updates, state, params); its mask is one of them")
         return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
 
     @property

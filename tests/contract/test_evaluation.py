@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import STEPS, each
+from tests.contract.cases import STEPS, each, secondary
 from tests.registry import ROWS
 
 STAGES = st.sampled_from([row for row in ROWS if not row.random])
@@ -22,7 +22,7 @@ def descended(tx, params, gradients, extra):
     return params, state
 
 
-@each()
+@each(slow=secondary)
 def test_evaluation_weights_start_as_the_parameters_and_keep_their_kind(row):
     tx, start = row.build(), trees.standard("bfloat16")
     trees.assert_close(gc.eval_params(tx, tx.init(start), start), start, 0)
@@ -51,7 +51,7 @@ def test_evaluation_weights_commute_with_chain(first, second, seed):
     trees.assert_close(gc.eval_params(nested, state, params), one_by_one, 1e-6)
 
 
-@each()
+@each(slow=secondary)
 def test_evaluation_weights_of_half_precision_are_finite(row):
     tx, zeros = row.build(), jax.tree.map(jnp.zeros_like, trees.standard("float16"))
     params, state = descended(tx, zeros, jax.tree.map(jnp.zeros_like, trees.stream(STEPS, "float16")), row.extra)

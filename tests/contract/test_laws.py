@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import each
+from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 from tests.registry.row import no_extra
 
@@ -41,7 +41,7 @@ def test_chain_is_associative(first, second, third, seed):
     trees.assert_close(updates_of(gc.chain(a, gc.chain(b, c)), seed, extra=extra), flat, 0)
 
 
-@each()
+@each(slow=secondary)
 def test_identity_is_the_identity_of_chain(row):
     alone = updates_of(row.build(), extra=row.extra)
     for tx in (gc.chain(row.build()), gc.chain(gc.identity(), row.build()), gc.chain(row.build(), gc.chain())):

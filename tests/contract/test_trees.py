@@ -48,9 +48,15 @@ def check(row, params, prepare, tolerance):
         trees.assert_close(trees.as_numpy(leaves), expected(row, params), tolerance)
 
 
+@each(ANY_TREE)
+def test_a_tree_of_all_kinds_of_nests(row):
+    check(row, trees.nests(), lambda update: update, 2e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("nest", list(trees.nests()))
 @each(ANY_TREE)
-def test_any_tree(row, nest):
+def test_each_kind_of_nest(row, nest):
     check(row, trees.nests()[nest], lambda update: update, 2e-6)
 
 

@@ -126,7 +126,7 @@ def test_a_mask_needs_params():
     def rule(g, slot, at, mask: Mask | None = None):
         return g
 
-    with pytest.raises(ValueError, match="rule needs params for its mask"):
+    with pytest.raises(ValueError, match=r"rule needs params: call update\(updates, state, params\); its mask"):
         rule(True).update(GRADS, rule(True).init(PARAMS))
 
 
