@@ -4,7 +4,8 @@
     python examples/09_which_optimizer.py --plot rates.png    # and draws loss against learning rate
 
 Every optimizer gets the same budget: the same learning rates, two for each factor of ten, each from the same seeds, all
-of them trained in one compiled call, and a cosine decay to zero. The numbers are losses on held-out data.
+of them trained in one compiled call, and a cosine decay to zero (but for the schedule-free one). The numbers are losses
+on held-out data.
 """
 
 import argparse
@@ -33,6 +34,11 @@ OPTIMIZERS = {
     "lamb": gc.lamb,
     "novograd": gc.novograd,
     "adafactor": functools.partial(gc.adafactor, min_dim_size_to_factor=32),
+    "ademamix": gc.ademamix,
+    "adopt": gc.adopt,
+    "muon": gc.muon,
+    "schedule-free adamw": gc.schedule_free_adamw,
+    "prodigy": gc.prodigy,
 }
 """Constructors that take a learning rate; other arguments are the library's defaults."""
 BATCH_SIZE = 32
@@ -119,7 +125,7 @@ def compare(problem, optimizers, rates, seeds, epochs):
     steps = epochs * (len(train["y"]) // BATCH_SIZE)
     results = {}
     for name, optimizer in optimizers.items():
-        txs = optimizer(schedules.cosine_decay_schedule(rates, steps))
+        txs = optimizer(rates if optimizer is gc.schedule_free_adamw else schedules.cosine_decay_schedule(rates, steps))
         results[name] = training.sweep(
             loss_fn, None, txs, train, epochs=epochs, batch_size=BATCH_SIZE, init=init, seeds=seeds, validation=held_out
         ).final

@@ -1,5 +1,6 @@
 """Settings for every test: warnings are errors, ranks don't promote silently, seeds are fixed, slow tests wait."""
 
+import itertools
 import os
 import random
 
@@ -22,6 +23,16 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
+
+
+TESTS_BETWEEN_CLEARINGS = 500
+"""After how many tests compiled programs are forgotten: they would grow to gigabytes in each process."""
+_run = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    if next(_run) % TESTS_BETWEEN_CLEARINGS == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

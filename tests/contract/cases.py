@@ -58,7 +58,7 @@ def least(row: Row, tree: Any) -> Any:
     return {"kernel": tree["kernel"]} if row.any_tree else tree
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def case_of(row: Row, dtype: str) -> Case:
     """Return the one case of a row and dtype, so that tests share what it has compiled."""
     return Case(row, dtype)
