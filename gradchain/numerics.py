@@ -186,13 +186,13 @@ def safe_norm(
     axis: int | tuple[int, ...] | None = None,
     keepdims: bool = False,
 ) -> Array:
-    r"""Return :math:`\max(\|x\|, \text{min\_norm})` with a finite derivative (0) where :math:`\|x\|` is smaller.
+    r"""Return :math:`\max(\|x\|, m)` with a finite derivative (0) where :math:`\|x\|` is smaller.
 
     It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite.
 
     Args:
       x: an array, real or complex.
-      min_norm: the smallest value returned, at least 0.
+      min_norm: :math:`m \ge 0`, the smallest value returned.
       ord: which norm, as in ``jnp.linalg.norm``; by default the Euclidean one, of matrices too.
       axis: the axes to sum over; all of them by default.
       keepdims: keep the summed axes with size 1.
@@ -211,13 +211,13 @@ def safe_norm(
 
 
 def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
-    r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, \text{min\_rms})` with a finite derivative (0) at ``x = 0``.
+    r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, m)` with a finite derivative (0) at ``x = 0``.
 
     It is computed in at least float32, where Optax's mean of float16 numbers above 256 is infinite.
 
     Args:
       x: an array, real or complex; without elements its root mean square is 0.
-      min_rms: the smallest value returned, at least 0.
+      min_rms: :math:`m \ge 0`, the smallest value returned.
     """
     x = jnp.asarray(x)
     x = x.astype(compute_dtype(x.dtype))

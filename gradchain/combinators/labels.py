@@ -205,8 +205,12 @@ def matrices_and_rest(
       >>> matrices_and_rest()({"hidden": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}})
       {'hidden': {'bias': 'rest', 'kernel': 'matrices'}}
     """
-    if isinstance(not_hidden, str) or not all(isinstance(name, str) for name in not_hidden):  # pyright: ignore
-        raise TypeError(f"matrices_and_rest: not_hidden must be patterns, got {not_hidden!r}")
+    listed_names = isinstance(not_hidden, Sequence) and not isinstance(not_hidden, str)  # pyright: ignore
+    if not listed_names or not all(isinstance(name, str) for name in not_hidden):  # pyright: ignore
+        raise TypeError(
+            f"matrices_and_rest: not_hidden must be patterns, got {not_hidden!r}; "
+            "for the labels of parameters, call what it returns: matrices_and_rest()(params)"
+        )
     return MatricesAndRest(tuple(not_hidden), tuple(ndims), matrices, rest)
 
 

@@ -14,7 +14,7 @@ from gradchain.combinators.routing import Partition
 from gradchain.core.foreign import as_transform
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.tree import Tree, flatten_optional
+from gradchain.tree import Tree, flatten_optional, overlay
 
 COLUMNS = ("path", "shape", "label", "transform", "state bytes")
 GAP = "  "
@@ -80,7 +80,8 @@ def describe(tx: Any, params: Tree) -> Description:
 
     Args:
       tx: any transform.
-      params: the parameters, or their shapes.
+      params: the parameters, or their shapes. Leaves that are no arrays, such as an Equinox model's functions, have no
+        row; ``tx`` must leave them out, as it must in ``init``.
 
     Returns:
       A table to print, with the same as ``rows`` (path, shape, dtype, labels, transforms, state bytes), ``as_dict()``,
@@ -94,7 +95,9 @@ def describe(tx: Any, params: Tree) -> Description:
     """
     tx = as_transform(tx)
     survey = Survey(params)
-    survey.visit(tx, jax.eval_shape(tx.init, params), params, "")
+    arrays = jax.tree.map(lambda x: x if _is_array(x) else None, params)
+    state = jax.eval_shape(lambda arrays: tx.init(overlay(arrays, params)), arrays)
+    survey.visit(tx, state, params, "")
     return Description(tuple(survey.rows()), survey.shared_bytes)
 
 
@@ -181,9 +184,14 @@ class Survey:
                     self.note_state(node, params, children)
 
 
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
 def _arrays(params: Tree) -> Iterator[tuple[str, Any]]:
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        yield path_name(path), x
+        if _is_array(x):
+            yield path_name(path), x
 
 
 def _size(state: Any) -> int:

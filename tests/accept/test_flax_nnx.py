@@ -89,3 +89,17 @@ def test_extra_arguments_arrive(dtype):
     before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     updates = optimizer.update(model, nnx.state(model, nnx.Param), value=jnp.float32(4.0))
     assert_close(nnx.to_pure_dict(updates), jax.tree.map(lambda x: x / 4, before), 0)
+
+
+def test_evaluation_weights_from_the_optimizers_state():
+    tx = gc.chain(gc.clip_by_global_norm(1.0), gc.average_params(gc.sgd(0.1)))
+    model, batch = MLP("float32"), data("float32")
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    one_step(model, optimizer, batch)
+    first = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    one_step(model, optimizer, batch)
+    second = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    nnx.update(model, gc.eval_params(tx, nnx.as_pure(optimizer.opt_state), params))
+    mean = jax.tree.map(lambda x, y: (x + y) / 2, first, second)
+    assert_close(nnx.to_pure_dict(nnx.state(model, nnx.Param)), mean, TOLERANCE["float32"])

@@ -150,3 +150,11 @@ def test_long_paths_keep_both_ends():
     (row,) = [line for line in gc.describe(gc.sgd(0.1), params).table(60).splitlines() if "…" in line]
     assert row.startswith("aaa")
     assert row.split()[0].endswith("bbb")
+
+
+def test_leaves_that_are_no_arrays_have_no_row():
+    params = {"act": jax.nn.relu, "w": jnp.ones((4, 8))}
+    described = gc.describe(gc.chain(gc.masked(gc.adam(0.1), {"act": False, "w": True})), params)
+    assert [(row.path, row.state_bytes) for row in described.rows] == [("w", 256)]
+    with pytest.raises(TypeError, match=r"parameter \['act'\] is .*; mask it out"):
+        gc.describe(gc.adam(0.1), params)

@@ -138,6 +138,7 @@ def test_labels_are_values():
         (lambda: gc.by_path([("bias", 1)]), TypeError, "a label is a string, or a bool for a mask; got 1"),
         (lambda: gc.by_path([(1, "a")]), TypeError, "a pattern is a string, got 1"),
         (lambda: gc.matrices_and_rest("embed"), TypeError, "not_hidden must be patterns"),
+        (lambda: gc.matrices_and_rest({"w": jnp.ones((2, 2))}), TypeError, "call what it returns"),
         (
             lambda: gc.selective_transform(gc.sgd(0.1), freeze_mask=gc.by_path([("bias", "a")], "b")),
             TypeError,
