@@ -150,3 +150,13 @@ def test_long_paths_keep_both_ends():
     (row,) = [line for line in gc.describe(gc.sgd(0.1), params).table(60).splitlines() if "…" in line]
     assert row.startswith("aaa")
     assert row.split()[0].endswith("bbb")
+
+
+def test_what_measurements_keep_belongs_to_no_parameter():
+    params = {"kernel": jnp.ones((3, 2))}
+    tx = gc.monitor({"norm": gc.measure_with_ema(gc.global_norm, 0.9)})
+    description = gc.describe(tx, params)
+    assert description.rows[0].state_bytes == 0
+    assert (
+        description.shared_bytes == description.state_bytes == sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+    )
