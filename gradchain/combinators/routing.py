@@ -42,6 +42,10 @@ def _select_extra(extra: dict[str, Any], updates: Tree, chosen: list[bool]) -> d
     return {k: _select(v, chosen) if jax.tree.structure(v) == structure else v for k, v in extra.items()}
 
 
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "dtype") or isinstance(x, int | float | complex)
+
+
 class MaskedState(NamedTuple):
     """State of :func:`masked`."""
 
@@ -141,8 +145,10 @@ class Partition(Transform):
         return merged, PartitionState(states)
 
     def labels(self, params: Tree | None, updates: Tree | None = None) -> list[Any]:
-        """Return each leaf's label, after checking that there is a transform for it."""
+        """Return each leaf's label, after checking that there is a transform for it; ``None`` for what is no array."""
         labels = resolve(self.param_labels, self.kinds["param_labels"], "partition: param_labels", params, updates)
+        leaves = flatten_optional(updates if params is None else params)[0]
+        labels = [label if _is_array(x) else None for label, x in zip(labels, leaves, strict=True)]
         unserved = [i for i, label in enumerate(labels) if label is not None and label not in self.transforms]
         if unserved:
             tree = updates if params is None else params
@@ -171,7 +177,8 @@ def partition(
     Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
     looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
     against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
-    (``decay.scale_by_adam.b1``).
+    (``decay.scale_by_adam.b1``). Leaves that are no arrays, such as an Equinox model's activation functions, belong to
+    no transform, whatever their label.
 
     Args:
       transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.

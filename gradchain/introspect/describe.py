@@ -119,6 +119,9 @@ class Survey:
 
     def visit(self, tx: Transform, state: Any, params: Tree, label: str) -> None:
         """Note what ``tx`` does with its share of the parameters."""
+        if params is None:  # it sees none of them: what a measurement keeps
+            self.shared_bytes += _size(state)
+            return
         children = tx.parts(state, params)
         if isinstance(tx, Rule) and not children:
             self.note_rule(tx, state, params)

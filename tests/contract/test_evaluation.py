@@ -1,7 +1,11 @@
 """Weights for evaluation: asked for in one way of every transform, at any depth."""
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +13,7 @@ import gradchain as gc
 from tests import trees
 from tests.contract.cases import STEPS, each, secondary
 from tests.registry import ROWS
+from tests.registry.averages import AVERAGES
 
 STAGES = st.sampled_from([row for row in ROWS if not row.random])
 
@@ -20,6 +25,20 @@ def descended(tx, params, gradients, extra):
         updates, state = tx.update(trees.at(gradients, k), state, params, **extra(params))
         params = gc.apply_updates(params, updates)
     return params, state
+
+
+def keeps_weights(row):
+    """Whether a transform's evaluation weights are others than the parameters."""
+    tx, params = row.build(), trees.standard()
+    return gc.eval_params(tx, tx.init(params), params)["kernel"] is not params["kernel"]
+
+
+WITH_WEIGHTS = [row for row in AVERAGES if keeps_weights(row)]
+
+
+def extra_of(*rows):
+    """Return the extra arguments of several rows, as a function of the parameters."""
+    return lambda params: functools.reduce(operator.or_, (row.extra(params) for row in rows))
 
 
 @each(slow=secondary)
@@ -36,11 +55,8 @@ def test_evaluation_weights_start_as_the_parameters_and_keep_their_kind(row):
 def test_evaluation_weights_commute_with_chain(first, second, seed):
     a, b = first.build(), second.build()
 
-    def extra(params):
-        return first.extra(params) | second.extra(params)
-
     def run(tx):
-        return descended(tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed), extra)
+        return descended(tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed), extra_of(first, second))
 
     tx = gc.chain(a, b)
     params, state = run(tx)
@@ -49,6 +65,33 @@ def test_evaluation_weights_commute_with_chain(first, second, seed):
     nested = gc.chain(gc.named_chain(("only", gc.chain(gc.float32_updates(a), gc.identity()))), b)
     params, state = run(nested)
     trees.assert_close(gc.eval_params(nested, state, params), one_by_one, 1e-6)
+
+
+@given(STAGES, st.integers(0, 2**16))
+def test_evaluation_weights_are_the_same_through_what_routes_and_accumulates(row, seed):
+    start, gradients = trees.standard(seed=seed), trees.stream(STEPS, seed=seed)
+
+    def weights(tx):
+        params, state = descended(tx, start, gradients, row.extra)
+        return gc.eval_params(tx, state, params)
+
+    expected = weights(row.build())
+    for around in (
+        gc.accumulate(row.build(), 1),
+        gc.masked(row.build(), True),
+        gc.partition({"all": row.build(), "none": gc.average_params(gc.identity())}, "all"),
+        gc.apply_if_finite(row.build(), 3),
+        gc.parallel(row.build(), gc.identity(), merge=lambda first, _: first),
+    ):
+        trees.assert_close(weights(around), expected, 0)
+
+
+@given(st.sampled_from(WITH_WEIGHTS), st.sampled_from(WITH_WEIGHTS), st.integers(0, 2**16))
+def test_evaluation_weights_of_both_branches_are_an_error(first, second, seed):
+    tx = gc.parallel(first.build(), second.build(), merge=gc.tree.add)
+    params, state = descended(tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed), extra_of(first, second))
+    with pytest.raises(ValueError, match="parallel: two parts have evaluation weights for"):
+        gc.eval_params(tx, state, params)
 
 
 @each(slow=secondary)

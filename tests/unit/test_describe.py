@@ -158,3 +158,13 @@ def test_leaves_that_are_no_arrays_have_no_row():
     assert [(row.path, row.state_bytes) for row in described.rows] == [("w", 256)]
     with pytest.raises(TypeError, match=r"parameter \['act'\] is .*; mask it out"):
         gc.describe(gc.adam(0.1), params)
+
+
+def test_what_measurements_keep_belongs_to_no_parameter():
+    params = {"kernel": jnp.ones((3, 2))}
+    tx = gc.monitor({"norm": gc.measure_with_ema(gc.global_norm, 0.9)})
+    description = gc.describe(tx, params)
+    assert description.rows[0].state_bytes == 0
+    assert (
+        description.shared_bytes == description.state_bytes == sum(x.nbytes for x in jax.tree.leaves(tx.init(params)))
+    )

@@ -455,3 +455,20 @@ def test_matrices_and_rest_with_other_names_and_shapes():
     labels = gc.matrices_and_rest(["encoder"], ndims=(1, 2), matrices="muon", rest="adam")
     assert set(jax.tree.leaves(labels(PARAMS)["encoder"])) == {"adam"}
     assert set(jax.tree.leaves(labels(PARAMS)["lm_head"])) == {"muon"}
+
+
+def test_leaves_that_are_no_arrays_belong_to_no_transform():
+    params = {"act": jax.nn.relu, "w": jnp.ones(3), "frozen": jnp.ones(2)}
+    gradient = {"act": None, "w": jnp.ones(3), "frozen": jnp.ones(2)}
+    frozen = {"act": True, "w": False, "frozen": True}
+    for tx in (
+        gc.selective_transform(gc.adam(0.1), freeze_mask=frozen),
+        gc.partition({"train": gc.adam(0.1), "rest": gc.set_to_zero()}, gc.by_path([("w", "train")], default="rest")),
+    ):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(gradient, state, params)
+        assert updates["act"] is None
+        trees.assert_close(updates["frozen"], jnp.zeros(2), 0)
+        trees.assert_close(updates["w"], jnp.full(3, -0.1), 1e-5)
+        assert gc.apply_updates(params, updates)["act"] is jax.nn.relu

@@ -1,7 +1,5 @@
 """Laws of routing, over random trees, masks and transforms: few examples by default, many under -m slow."""
 
-import functools
-
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -130,49 +128,3 @@ def test_equal_to_optax_step_for_step(tree, seed, momentum):
     ours, _ = run(build(gc, gc.partition), tree, seed)
     theirs, _ = run(build(optax, optax.partition), tree, seed)
     trees.assert_close(ours, theirs, 1e-5)
-
-
-def around(child):
-    """Return a strategy of combinators around transforms that ``child`` draws."""
-    labels = st.sampled_from([gc.matrices_and_rest(), gc.by_path([("*", "matrices")], default="rest")])
-    return st.one_of(
-        child.map(lambda tx: gc.masked(tx, gc.by_leaf(has_axes))),
-        child.map(lambda tx: gc.selective_transform(tx, freeze_mask=gc.by_leaf(has_axes))),
-        st.tuples(child, child).map(lambda pair: gc.chain(*pair)),
-        st.tuples(child, child).map(lambda pair: gc.parallel(*pair, merge=gc.tree.add)),
-        st.tuples(child, child, labels).map(lambda t: gc.partition({"matrices": t[0], "rest": t[1]}, t[2])),
-        child.map(lambda tx: gc.named_chain(("only", tx))),
-    )
-
-
-def has_axes(path, leaf):
-    return leaf.ndim > 0
-
-
-INNER = st.sampled_from(
-    [gc.sgd(0.01, momentum=0.9), gc.adamw(0.01), gc.adafactor(0.01, 2), gc.clip_by_global_norm(1.0), gc.trace(0.5)]
-)
-NESTS = functools.reduce(lambda strategy, _: around(strategy), range(3), INNER)
-
-
-@law(NESTS, SEEDS, few=3, many=40)
-def test_nests_three_deep_keep_state_compile_once_and_associate(tx, seed):
-    params, gradients = trees.standard(seed=seed), trees.stream(STEPS, seed=seed)
-    traces = []
-
-    @jax.jit
-    def step(tx, gradient, state, params):
-        traces.append(tx)
-        return tx.update(gradient, state, params)
-
-    state = now = compiled = tx.init(params)
-    for k in range(STEPS):
-        eager, now = tx.update(trees.at(gradients, k), now, params)
-        updates, compiled = step(tx, trees.at(gradients, k), compiled, params)
-        trees.assert_same_kind((compiled, now), (state, state))
-        trees.assert_close((updates, compiled), (eager, now), 2e-6)
-    numbers = {name: 0.5 * value for name, value in gc.hyperparams(tx).items() if isinstance(value, float)}
-    step(tx.replace(**numbers), trees.at(gradients, 0), state, params)
-    assert len(traces) == 1
-    outer, inner = gc.chain(gc.chain(tx, gc.clip(0.3)), tx), gc.chain(tx, gc.chain(gc.clip(0.3), tx))
-    trees.assert_close(run(outer, params, seed)[0], run(inner, params, seed)[0], 0)
