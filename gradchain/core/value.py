@@ -38,6 +38,19 @@ class Kind:
         return value
 
 
+class Choice(Kind):
+    """One of the given words; static."""
+
+    def __init__(self, *words: str):
+        self.words = words
+        self.label = " | ".join(map(repr, words))
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value not in self.words:
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
+        return value
+
+
 class Child(Kind):
     """A transform, a tuple or a dict of transforms: a combinator's parts."""
 

@@ -43,7 +43,8 @@ def adafactor(
 
     The stages are :func:`~gradchain.scale_by_factored_rms`, :func:`~gradchain.clip_by_block_rms`, the learning rate,
     :func:`~gradchain.scale_by_param_block_rms`, :func:`~gradchain.ema` without correction, and
-    :func:`~gradchain.add_decayed_weights`. The decay isn't multiplied by the rate.
+    :func:`~gradchain.add_decayed_weights`. The weight decay isn't multiplied by the rate. The
+    average's decay has the parameters' precision (Optax's is always in float32).
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; the paper's is :math:`\min(10^{-2}, 1/\sqrt k)`. ``None``

@@ -1,5 +1,8 @@
 """Optimizers that estimate their step size: from the loss, from distances or from bets."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, Hyper, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
@@ -96,6 +99,14 @@ def momo_adam(
     return chain(rule, scale(-1.0))
 
 
+def _pair(where: str, value: Any) -> tuple[Any, Any]:
+    """Return a pair as it is; ``where`` names optimizer and argument in the error for anything else."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{where} must be a pair, got {value!r}")
+    first, second = value
+    return first, second
+
+
 def _decay(weight_decay: NonNegative | None, mask: Mask | None) -> list[Transform]:
     return [] if weight_decay is None else [add_decayed_weights(weight_decay, mask)]
 
@@ -122,7 +133,7 @@ def dog(
 
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023.
     """
-    kind, value = init_step
+    kind, value = _pair("dog: init_step", init_step)
     rule = scale_by_dog(value, eps, init_kind=kind)
     return chain(*_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
 
@@ -167,7 +178,8 @@ def dadapt_adamw(
 
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023.
     """
-    return chain(scale_by_dadapt_adam(learning_rate, *betas, eps, estim_lr0, weight_decay), scale(-1.0))
+    b1, b2 = _pair("dadapt_adamw: betas", betas)
+    return chain(scale_by_dadapt_adam(learning_rate, b1, b2, eps, estim_lr0, weight_decay), scale(-1.0))
 
 
 def prodigy(
@@ -194,7 +206,8 @@ def prodigy(
 
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024.
     """
-    rule = scale_by_prodigy(learning_rate, *betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup)
+    b1, b2 = _pair("prodigy: betas", betas)
+    rule = scale_by_prodigy(learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup)
     return chain(rule, scale(-1.0))
 
 

@@ -58,19 +58,6 @@ def check_order(where: str, numbers: dict[str, Any]) -> None:
             raise ValueError(f"{where}: {next_name} must be at least {name}, got {next_name}={high!r}, {name}={low!r}")
 
 
-class Choice(Kind):
-    """One of a few strings."""
-
-    def __init__(self, *options: str):
-        self.options = options
-        self.label = " | ".join(map(repr, options))
-
-    def normalize(self, where: str, value: Any) -> Any:
-        if value not in self.options:
-            raise ValueError(f"{where} must be {self.label}, got {value!r}")
-        return value
-
-
 class Numbers(Kind):
     """A tuple of numbers, each checked like ``each``; made from any sequence or from an array's rows."""
 

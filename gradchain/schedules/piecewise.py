@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import Hyper, Number, value_at
-from gradchain.core.value import Kind, Value, register
+from gradchain.core.value import Choice, Kind, Value, register
 from gradchain.schedules import curves
-from gradchain.schedules.base import STEPS, Choice, Numbers, check_order, schedule
+from gradchain.schedules.base import STEPS, Numbers, check_order, schedule
 from gradchain.schedules.curves import Knot, through
 
 SCALE = Number("NonNegative", "[0, inf)")

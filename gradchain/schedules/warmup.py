@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import Hyper, Positive
+from gradchain.core.value import Choice
 from gradchain.schedules import curves
-from gradchain.schedules.base import Choice, Steps, ordered, schedule
+from gradchain.schedules.base import Steps, ordered, schedule
 from gradchain.schedules.curves import Knot, powered, through
 
 DECAYS = {"linear": curves.linear, "cosine": curves.cosine, "1-sqrt": curves.one_minus_sqrt}

@@ -43,7 +43,7 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
       ValueError: for unknown names, values out of range, or no values.
 
     Example:
-      >>> grid(sgd(0.1, momentum=0.9), {"learning_rate": [0.1, 0.01], "momentum.decay": [0.8, 0.9, 0.99]})
+      >>> grid(sgd(0.1, momentum=0.9), {"learning_rate": [0.1, 0.01], "trace.decay": [0.8, 0.9, 0.99]})
     """
     axes: list[Any] = [v if isinstance(v, Array) else np.asarray(v) for v in values.values()]
     for name, axis in zip(values, axes, strict=True):

@@ -9,8 +9,8 @@ from gradchain import tree
 from gradchain.core.hyper import DType, Hyper, NonNegative, Positive
 from gradchain.core.rule import leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Choice
 from gradchain.numerics import abs_sq, divide, safe_norm, sqrt
-from gradchain.transforms._choice import Choice
 from gradchain.tree import Tree
 
 

@@ -28,6 +28,7 @@ def scale_by_madgrad(
     with :math:`x_0` the parameters that ``init`` saw. The update is to be added as it is: rate and sign are in it.
     :math:`\epsilon` is added to the rate too, as in the authors' code, so that it moves even at a rate of 0.
     Decay weights before it or not at all; what others do to the parameters is undone by and by.
+    (Optax's :math:`\sqrt k` is in float32, for float64 parameters too.)
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.

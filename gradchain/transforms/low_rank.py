@@ -143,7 +143,7 @@ def scale_by_galore(
     r"""Apply a transform to gradients projected to a few dimensions, where its state is small, and project back.
 
     .. math::
-        G_k = U S V^*, \quad P = U_{:, 1..r} \;(	ext{every } T 	ext{ updates}), \qquad
+        G_k = U S V^*, \quad P = U_{:, 1..r} \;(\text{every } T \text{ updates}), \qquad
         R_k = P^* G_k, \qquad u_k = \alpha\,P\,\rho(R_k)
 
     for matrices with no fewer rows than columns; others are projected from the right. :math:`\rho` is the inner

@@ -11,9 +11,8 @@ from gradchain import numerics
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.core.value import Kind
+from gradchain.core.value import Choice, Kind
 from gradchain.numerics import compute_dtype, divide, ema, magnitude, safe_norm, sqrt
-from gradchain.transforms._choice import Choice
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
 
 PRESETS = {

@@ -10,8 +10,8 @@ from gradchain import tree
 from gradchain.core.hyper import Decay, Hyper, NonNegative
 from gradchain.core.rule import elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Choice
 from gradchain.numerics import abs_sq, debias, divide, ema, one_minus_power, sqrt
-from gradchain.transforms._choice import Choice
 from gradchain.transforms.adaptive import SECOND_MOMENT
 from gradchain.tree import Tree
 

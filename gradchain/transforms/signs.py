@@ -8,8 +8,8 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Fraction, NonNegative, Positive
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Choice
 from gradchain.numerics import by_parts, ema, magnitude
-from gradchain.transforms._choice import Choice
 
 
 def _tanh(x: Array, steepness: Any) -> Array:

@@ -6,7 +6,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slots
-from gradchain.numerics import safe_norm
+from gradchain.numerics import safe_norm, shrink_factor
 
 
 @leafwise(slots=("previous_gradient",))
@@ -37,6 +37,4 @@ def scale_by_mars(
     """
     previous = jnp.where(at.t == 1, g, slot.previous_gradient)
     c = g + gamma * b1 / (1 - b1) * (g - previous)
-    size = safe_norm(c)
-    factor = jnp.where(size > max_norm, max_norm / jnp.where(size > 0, size, 1), 1)
-    return c * factor, slot(previous_gradient=jnp.array(g, copy=True))
+    return c * shrink_factor(safe_norm(c), max_norm), slot(previous_gradient=jnp.array(g, copy=True))

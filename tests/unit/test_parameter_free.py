@@ -229,3 +229,12 @@ def test_arguments_and_defaults_are_those_of_optax_contrib(name):
         for f in (getattr(gc, name), of_optax(name))
     )
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [("dog", "init_step", 1e-3), ("dadapt_adamw", "betas", 0.9), ("prodigy", "betas", (0.9,))],
+)
+def test_what_must_be_a_pair_is_named_where_it_is_none(name, argument, value):
+    with pytest.raises(TypeError, match=f"{name}: {argument} must be a pair, got"):
+        getattr(gc, name)(**{argument: value})
