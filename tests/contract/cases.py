@@ -64,7 +64,12 @@ def case_of(row: Row, dtype: str) -> Case:
     return Case(row, dtype)
 
 
-def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[Row], bool] = lambda row: False) -> Any:
+def cases(
+    rows: list[Row] = ROWS,
+    fast: tuple[str, ...] = FAST,
+    slow: Callable[[Row], bool] = lambda row: False,
+    without: Callable[[Row], tuple[str, ...]] = lambda row: (),
+) -> Any:
     """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``."""
     parameters = [
         pytest.param(
@@ -72,7 +77,7 @@ def cases(rows: list[Row] = ROWS, fast: tuple[str, ...] = FAST, slow: Callable[[
         )
         for row in rows
         for dtype in (*FAST, *SLOW)
-        if dtype not in row.excludes
+        if dtype not in row.excludes and dtype not in without(row)
     ]
     return pytest.mark.parametrize("case", parameters, indirect=True)
 

@@ -60,6 +60,7 @@ FACTORED = [
         oracles.factored_rms,
         lambda: optax.scale_by_factored_rms(decay_rate_fn=power_decay),
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
     Row(
         "scale_by_factored_rms_small",
@@ -67,6 +68,7 @@ FACTORED = [
         lambda: oracles.factored_rms(least=2),
         lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=2, decay_rate_fn=power_decay),
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
     Row(
         "scale_by_factored_rms_whole",
@@ -80,6 +82,7 @@ FACTORED = [
         lambda: gc.scale_by_factored_rms(step_offset=3, min_dim_size_to_factor=2),
         lambda: oracles.factored_rms(offset=3, least=2),
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
     twin(
         "scale_by_factored_rms",
@@ -87,6 +90,7 @@ FACTORED = [
         "decay_function",
         kwargs={"decay_rate": 0.9, "min_dim_size_to_factor": 2, "decay_rate_fn": late_decay},
         needs_params=True,
+        steep_at_zero=("float16",),
         rebuilds=False,
     ),
 ]

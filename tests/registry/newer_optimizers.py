@@ -102,6 +102,7 @@ LITTLE_MEMORY = [
         lambda: descent(oracles.factored_rms(least=2), oracles.clip_by_block_rms(1.0), oracles.param_block_rms()),
         smooth=False,
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
     Row(
         "adafactor_plain",
@@ -112,6 +113,7 @@ LITTLE_MEMORY = [
             oracles.factored_rms(least=np.inf), oracles.scale(0.01), oracles.weight_decay(1e-3), oracles.scale(-1.0)
         ),
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
     Row(
         "adafactor_momentum",
@@ -125,6 +127,7 @@ LITTLE_MEMORY = [
         ),
         smooth=False,
         needs_params=True,
+        steep_at_zero=("float16",),
     ),
 ]
 

@@ -56,6 +56,8 @@ class Row:
     steep: bool = False
     """Whether its maths enlarges small changes of gradients many times, so that errors in single precision are to be
     measured against how far the oracle moves: Muon's polynomial does, where singular values are small."""
+    steep_at_zero: tuple[str, ...] = ()
+    """Dtypes that can't hold its derivative at a zero gradient: Adafactor's is 1 / sqrt(eps) = 1e15."""
     excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Dtypes of parameters that its maths excludes, each with (part of) the error that then comes."""
 
