@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests import trees
-from tests.contract.cases import cases, each
+from tests.contract.cases import cases, each, secondary
 from tests.registry import ROWS
 from tests.registry.row import no_extra
 
@@ -39,7 +39,7 @@ def test_update_changes_none_of_its_arguments(row):
     trees.assert_close((gradient, state, params), before, 0)
 
 
-@cases(WITHOUT_PARAMS)
+@cases(WITHOUT_PARAMS, slow=secondary)
 def test_params_may_be_missing(case):
     gradient, state = case.gradient(0), case.tx.init(case.params)
     updates, new_state = case.tx.update(gradient, state, **case.row.extra(case.params))

@@ -27,7 +27,7 @@ def run(row, tx, params, gradients):
     return jax.lax.scan(step, tx.init(params), gradients)[1]
 
 
-@each(WITH_NUMBERS)
+@each(WITH_NUMBERS, slow=secondary)
 def test_new_numbers_dont_retrace(row):
     case = case_of(row, "float32")
     params, gradient = least(row, case.params), least(row, case.gradient(0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import trees
-from tests.contract.cases import SLOW, STEPS, TOLERANCE, each
+from tests.contract.cases import SLOW, STEPS, TOLERANCE, each, secondary
 from tests.registry import ROWS
 
 ANY_TREE = [row for row in ROWS if row.any_tree]
@@ -48,14 +48,14 @@ def check(row, params, prepare, tolerance):
         trees.assert_close(trees.as_numpy(leaves), expected(row, params), tolerance)
 
 
-@each(ANY_TREE)
+@each(ANY_TREE, slow=secondary)
 def test_a_tree_of_all_kinds_of_nests(row):
     check(row, trees.nests(), lambda update: update, 2e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nest", list(trees.nests()))
-@each(ANY_TREE)
+@each([row for row in ANY_TREE if not secondary(row)])
 def test_each_kind_of_nest(row, nest):
     check(row, trees.nests()[nest], lambda update: update, 2e-6)
 
@@ -63,12 +63,11 @@ def test_each_kind_of_nest(row, nest):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", *SLOW])
 @each(ANY_TREE)
-def test_any_tree_in_any_dtype_compiled(row, dtype):
+def test_all_kinds_of_nests_in_any_dtype_compiled(row, dtype):
     if dtype in row.excludes:
         return
     with jax.enable_x64(dtype == "float64"):
-        for params in trees.nests(dtype).values():
-            check(row, params, jax.jit, 3 * TOLERANCE[dtype])
+        check(row, trees.nests(dtype), jax.jit, 3 * TOLERANCE[dtype])
 
 
 @each(ANY_TREE)
