@@ -34,6 +34,7 @@ def assert_agree(row, dtype, tolerance):
     trees.assert_close(ours, theirs, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", WITH_OPTAX, ids=str)
 def test_single_precision(row):
     assert_agree(row, "float32", SINGLE)

@@ -127,6 +127,7 @@ def attention(params):
     return {"attention": gc.MuonDimensionNumbers(0, (1, 2)), "conv": gc.MuonDimensionNumbers((0, 1, 2), 3), "emb": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preconditioning", HOW)
 def test_muon_routes_by_dimension_numbers_as_optax_does(preconditioning, x64):
     params = {"attention": matrix(4, 2, 3), "conv": matrix(2, 2, 3, 4), "emb": {"table": matrix(5, 2)}}
@@ -170,6 +171,7 @@ def galore_stream(steps):
     return params, [trees.at(stream, k) for k in range(steps)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{"rank": 2}, {"rank": 9, "scale": 0.5}])
 def test_galore_agrees_with_optax_between_two_projections(arguments):
     params, gradients = galore_stream(100)
