@@ -152,6 +152,7 @@ def test_cautious_updates_never_go_uphill_and_keep_their_size_when_all_agree():
     np.testing.assert_allclose(second["kernel"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [gc.sgd(1.0), gc.adam(1.0)], ids=["sgd", "adam"])
 def test_mechanic_finds_a_rate(base):
     """Without any tuning it does better than the same optimizer with rates ten times too large or too small."""

@@ -55,6 +55,7 @@ def test_learning_the_learning_rate():
     assert result["last"] < 1e-3 < 1 < result["first"]
 
 
+@pytest.mark.slow
 def test_comparing_optimizers(tmp_path, capsys):
     settings = {"decades": (-3, -1), "seeds": 2, "epochs": 3, "plot_to": tmp_path / "rates.png"}
     rows = run("09_which_optimizer", optimizers=["sgd", "adam"], problems=["digits"], **settings)["digits"]
@@ -67,6 +68,7 @@ def test_comparing_optimizers(tmp_path, capsys):
     assert (tmp_path / "rates.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_averages(tmp_path):
     results = run("10_averages", epochs=3, seeds=2, rates=3, picture=tmp_path / "curves.png")
     last = {name: float(jnp.mean(result["curves"][:, -1])) for name, result in results.items()}

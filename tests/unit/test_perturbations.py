@@ -109,6 +109,7 @@ def test_noise_is_known_exactly_far_from_zero():
     assert abs(slope(jnp.float32(16.0)) - slope(jnp.float32(0.0))) < 1e-3
 
 
+@pytest.mark.slow
 def test_trees_dtypes_and_transformations():
     x = {"a": jnp.ones((2, 3)), "b": jnp.zeros(2, "bfloat16")}
     f = make_perturbed_fun(lambda x: {"n": jnp.argmax(x["a"]), "b": x["b"]}, 10)

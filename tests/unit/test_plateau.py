@@ -65,6 +65,7 @@ def test_it_keeps_its_state_and_needs_the_loss():
         tx.update(params, state, params)
 
 
+@pytest.mark.slow
 def test_the_scale_of_half_precision_parameters_is_exact_here_and_rounded_there():
     tx, theirs = gc.reduce_on_plateau(0.9, patience=1), optax.contrib.reduce_on_plateau(0.9, patience=1)
     losses = [jnp.ones(())] * 40

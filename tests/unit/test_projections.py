@@ -111,6 +111,7 @@ def test_points_of_the_set_stay_bit_for_bit(name):
     np.testing.assert_array_equal(flat(y), flat(x))
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
 def test_jacobian_is_that_of_finite_differences(x64, name, size):
