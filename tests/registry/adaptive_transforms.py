@@ -93,8 +93,8 @@ VARIANTS = [
 ]
 
 SIGNS = [
-    twin("scale_by_lion", oracles.lion),
-    twin("scale_by_lion", lambda: oracles.lion(0.8, 0.95), "decays", 0.8, 0.95),
+    twin("scale_by_lion", oracles.lion, steep=True),
+    twin("scale_by_lion", lambda: oracles.lion(0.8, 0.95), "decays", 0.8, 0.95, steep=True),
     twin(
         "scale_by_lion",
         lambda: oracles.lion(mode="smooth", steepness=2.0),

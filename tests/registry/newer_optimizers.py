@@ -38,8 +38,8 @@ ADAM_VARIANTS = [
 
 SIGN_DESCENT = [
     twin("sign_sgd", lambda: descent(oracles.sign()), "", 0.01),
-    twin("signum", lambda: descent(oracles.ema(0.8, debias=False), oracles.sign()), "", 0.01, 0.8),
-    twin("lion", lambda: descent(oracles.lion(), oracles.weight_decay(1e-3)), "", 0.01, needs_params=True),
+    twin("signum", lambda: descent(oracles.ema(0.8, debias=False), oracles.sign()), "", 0.01, 0.8, steep=True),
+    twin("lion", lambda: descent(oracles.lion(), oracles.weight_decay(1e-3)), "", 0.01, needs_params=True, steep=True),
     Row(
         "rprop",
         lambda: gc.rprop(1 / 64, eta_plus=1.5, max_step_size=0.25),

@@ -55,7 +55,8 @@ class Row:
     bound of 1 on a first update of size 1 does, or is about as small as their step, as AdaDelta's ``eps``."""
     steep: bool = False
     """Whether its maths enlarges small changes of gradients many times, so that errors in single precision are to be
-    measured against how far the oracle moves: Muon's polynomial does, where singular values are small."""
+    measured against how far the oracle moves: Muon's polynomial does, where singular values are small, and the sign
+    z / |z| of a complex average that nearly cancels."""
     steep_at_zero: tuple[str, ...] = ()
     """Dtypes that can't hold its derivative at a zero gradient: Adafactor's is 1 / sqrt(eps) = 1e15."""
     excludes: Mapping[str, str] = dataclasses.field(default_factory=dict)
