@@ -67,8 +67,8 @@ def nodes(tree: Tree) -> list[Node]:
     """Return all nodes of a state, each with an address such as ``scale_by_adam.mu['layer']['kernel']``.
 
     A transform's state has the transform's name, after the dict keys (labels) around it; what is in it, its path from
-    there. So names are those of ``hyperparams``, whatever tuples and wrappers lie between; but labels that aren't in the
-    state, such as ``outer`` in :func:`lookahead`, are missing, and the second of one name has a number instead.
+    there. So names are those of ``hyperparams``, whatever tuples and wrappers lie between; but labels that the state
+    doesn't show, such as ``outer`` in ``lookahead``, are missing, and the second of one name has a number instead.
     """
     seen: builtins.set[str] = builtins.set()
 
