@@ -1,6 +1,6 @@
 """What transforms around one other have in common."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -17,13 +17,21 @@ def one_boolean(where: str, value: Any) -> Array:
     return jnp.asarray(value)
 
 
-class Around(Transform):
-    """A transform around one other, ``inner``, whose state it keeps as ``inner_state``."""
+class OneChild(Transform):
+    """A transform around one other, whose state it keeps in the field that is called after it."""
 
-    inner: Transform
+    child: ClassVar[str] = "inner"
+    """The name of the field that holds it."""
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.inner, None if state is None else state.inner_state, params)]
+        child_state = None if state is None else getattr(state, f"{self.child}_state")
+        return [Part("", getattr(self, self.child), child_state, params)]
+
+
+class Around(OneChild):
+    """A transform around one other, ``inner``."""
+
+    inner: Transform
 
     def step_where(
         self, condition: Array, updates: Tree, inner_state: Any, params: Tree | None, extra: dict[str, Any]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from gradchain import tree
 from gradchain.core.hyper import at_scalar
-from gradchain.core.transform import Transform
-from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.core.transform import Transform, lacks_params
+from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
 
 
@@ -35,13 +35,8 @@ def wide(tx: Transform, params: Tree | None) -> Tree:
       ValueError: if they are missing.
     """
     if params is None:
-        raise ValueError(f"{tx.name} needs params: call update(updates, state, params)")
+        raise lacks_params(tx.name)
     return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), params)
-
-
-def scalar_dtype(params: Tree) -> Any:
-    """Return the real dtype in which numbers of the whole transform are computed and stored."""
-    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
 
 
 def number(tx: Transform, name: str, count: Any, dtype: Any) -> Any:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._weights import copies, number, scalar_dtype, stored, wide
+from gradchain.combinators._around import Around
+from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.combinators.chain import chain
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Number
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Part, Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import one_minus_power, safe_increment
 from gradchain.transforms.momentum import trace
@@ -29,25 +30,25 @@ class AverageParamsState(NamedTuple):
 
 
 @register
-class AverageParams(Transform):
+class AverageParams(Around):
     """See :func:`average_params`."""
 
     name = "average_params"
-    kinds = {"tx": Child(), "decay": kind_of(Decay), "start": Number("Count", "[0, inf]", whole=True)}
-    required = frozenset({"tx"})
+    kinds = {"inner": Child(), "decay": kind_of(Decay), "start": Number("Count", "[0, inf]", whole=True)}
+    required = frozenset({"inner"})
     optional = frozenset({"decay"})
-    tx: Transform
+    inner: Transform
     decay: Any
     start: Any
 
     def init(self, params: Tree) -> AverageParamsState:
-        inner = self.tx.init(params)
+        inner = self.inner.init(params)
         return AverageParamsState(jnp.zeros((), jnp.int32), copies(self.name, params), inner)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AverageParamsState._fields)
         average = self._average(state, wide(self, params))
-        updates, inner = self.tx.step(updates, state.inner_state, params, extra)
+        updates, inner = self.inner.step(updates, state.inner_state, params, extra)
         return updates, AverageParamsState(safe_increment(state.count), stored(average, state.average), inner)
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
@@ -60,12 +61,9 @@ class AverageParams(Transform):
         n = jnp.maximum((state.count - start).astype(dtype), 1)
         decay = None if self.decay is None else number(self, "decay", state.count, dtype)
         share = 1 / n if decay is None else (1 - decay) / one_minus_power(decay, n)
-        current = self.tx.eval_params(state.inner_state, params)
+        current = self.inner.eval_params(state.inner_state, params)
         average = tree.match(state.average, params, self.name, "the state's average", "params")
         return jax.tree.map(lambda a, w: a + share * (w - a), average, current)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.tx, state and state.inner_state, params)]
 
 
 def average_params(tx: Any, decay: Decay | None = None, start: Count = 0) -> Transform:

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradchain.combinators._around import Around
 from gradchain.combinators._weights import number
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import compute_dtype, divide, real_dtype, safe_increment
 from gradchain.tree import Tree
@@ -22,22 +23,22 @@ class CautiousState(NamedTuple):
 
 
 @register
-class Cautious(Transform):
+class Cautious(Around):
     """See :func:`cautious`."""
 
     name = "cautious"
-    kinds = {"tx": Child(), "xi": kind_of(NonNegative), "downhill": Kind()}
-    required = frozenset({"tx"})
-    tx: Transform
+    kinds = {"inner": Child(), "xi": kind_of(NonNegative), "downhill": Kind()}
+    required = frozenset({"inner"})
+    inner: Transform
     xi: Any
     downhill: bool
 
     def init(self, params: Tree) -> CautiousState:
-        return CautiousState(jnp.zeros((), jnp.int32), self.tx.init(params))
+        return CautiousState(jnp.zeros((), jnp.int32), self.inner.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, CautiousState._fields)
-        inner, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+        inner, inner_state = self.inner.step(updates, state.inner_state, params, extra)
         updates = jax.tree.map(lambda u, g: self._agreeing(u, g, state.count), inner, updates)
         return updates, CautiousState(safe_increment(state.count), inner_state)
 
@@ -49,9 +50,6 @@ class Cautious(Transform):
         dtype = real_dtype(u.dtype)
         kept = jnp.sum(agrees, dtype=dtype)
         return jnp.where(agrees, u, 0) * divide(jnp.asarray(u.size, dtype), kept + number(self, "xi", count, dtype))
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.tx, state and state.inner_state, params)]
 
 
 def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transform:

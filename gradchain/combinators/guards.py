@@ -12,7 +12,7 @@ from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
-from gradchain.core.transform import Transform, check_state
+from gradchain.core.transform import Transform, check_state, demand
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment, sqrt
 from gradchain.tree import Tree
@@ -182,9 +182,7 @@ class SkipSpikes(Around, Reports):
     def _watched(self, updates: Tree, extra: dict[str, Any]) -> Array:
         if not self.by_value:
             return tree.global_norm(updates)
-        if "value" not in extra:
-            raise ValueError(f"{self.name} needs 'value': call update(updates, state, params, value=...)")
-        return jnp.asarray(extra["value"])
+        return jnp.asarray(demand(self.name, extra, "value"))
 
     def report(self, state: SkipSpikesState) -> dict[str, Any]:
         return {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
+from gradchain.core.transform import lacks_params
 from gradchain.core.value import Kind
 from gradchain.tree import Tree, flatten_optional, show_path
 
@@ -258,7 +259,7 @@ def resolve(labels: Any, kind: Kind, where: str, params: Tree | None, updates: T
     """
     if params is None and callable(labels) and not getattr(labels, "by_structure", False):
         name, _, field = where.partition(": ")
-        raise ValueError(f"{name} needs params: call update(updates, state, params); its {field} is a function of them")
+        raise lacks_params(name, f"; its {field} is a function of them")
     tree = updates if params is None else params
     if isinstance(labels, Labels):  # what it must match was checked at init; later gradients may lack some of it
         found = labels.over(tree, checked=updates is None)

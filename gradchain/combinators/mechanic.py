@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain import tree
-from gradchain.combinators._weights import copies, number, scalar_dtype, stored, wide
+from gradchain.combinators._around import OneChild
+from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative, Positive
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import safe_increment, sqrt
+from gradchain.numerics import decaying_max, safe_increment, sqrt
 from gradchain.tree import Tree
 
 
@@ -29,10 +30,11 @@ class MechanicState(NamedTuple):
 
 
 @register
-class Mechanize(Transform):
+class Mechanize(OneChild):
     """See :func:`mechanize`."""
 
     name = "mechanize"
+    child = "base_optimizer"
     kinds = {
         "base_optimizer": Child(),
         "weight_decay": kind_of(NonNegative),
@@ -80,14 +82,11 @@ class Mechanize(Transform):
         """Return the next r, m, v and s: algorithm 1, lines 8-14, with the reward clipped."""
         eps, s_init = (number(self, name, state.count, state.s.dtype) for name in ("eps", "s_init"))
         beta = jnp.asarray(1 - 0.1 ** np.arange(1.0, self.num_betas + 1), state.s.dtype)
-        m = jnp.maximum(beta * state.m, jnp.abs(h) + eps)
+        m = decaying_max(state.m, h, beta, eps)
         v = beta**2 * state.v + h**2
         r = beta * state.r + jnp.clip(h, -state.m, state.m) * state.s
         wealth = s_init / self.num_betas * m + jnp.maximum(r, 0)
         return r, m, v, wealth / (sqrt(v) + eps)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.base_optimizer, state and state.base_optimizer_state, params)]
 
 
 def mechanize(

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._weights import copies, number, scalar_dtype, stored, wide
+from gradchain.combinators._around import OneChild
+from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Decay, DType, Fraction, NonNegative, Number
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import divide, safe_increment
 from gradchain.tree import Tree
@@ -66,10 +67,11 @@ class ScheduleFreeState(NamedTuple):
 
 
 @register
-class ScheduleFree(Transform):
+class ScheduleFree(OneChild):
     """See :func:`schedule_free`."""
 
     name = "schedule_free"
+    child = "base_optimizer"
     kinds = {
         "base_optimizer": Child(),
         "learning_rate": kind_of(NonNegative),
@@ -110,9 +112,6 @@ class ScheduleFree(Transform):
     def eval_params(self, state: Any, params: Tree) -> Tree:
         check_plain(self.name, self.parts(state, params)[0])
         return schedule_free_eval_params(state, params)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.base_optimizer, state and state.base_optimizer_state, params)]
 
 
 def schedule_free(
@@ -187,10 +186,11 @@ class PrimalAveragingState(NamedTuple):
 
 
 @register
-class PrimalAveraging(Transform):
+class PrimalAveraging(OneChild):
     """See :func:`primal_averaging`."""
 
     name = "primal_averaging"
+    child = "base_optimizer"
     kinds = {"base_optimizer": Child(), "mu_x": kind_of(Decay), "mu_y": WEIGHT, "state_dtype": kind_of(DType)}
     required = frozenset({"base_optimizer"})
     base_optimizer: Transform
@@ -219,9 +219,6 @@ class PrimalAveraging(Transform):
         check_plain(self.name, self.parts(state, params)[0])
         z = tree.match(state.z, params, self.name, "the state's z", "params")
         return average_in(params, z, state.mu_y)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.base_optimizer, state and state.base_optimizer_state, params)]
 
 
 def primal_averaging(

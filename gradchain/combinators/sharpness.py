@@ -1,7 +1,7 @@
 """Sharpness-aware minimisation: descend with the gradient from the worst point nearby."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from gradchain import tree
 from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count
-from gradchain.core.transform import Part, Transform, apply_updates, check_state
+from gradchain.core.transform import Part, Transform, apply_updates, check_state, demand
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
@@ -110,9 +110,7 @@ class OpaqueSAM(Transform):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, OpaqueSAMState._fields)
         here, adv_state = wide(self, params), state.adv_state
-        grad_fn = cast(Callable[[Tree, int], Tree] | None, extra.get("grad_fn"))
-        if grad_fn is None:
-            raise ValueError("sam needs 'grad_fn': call update(updates, state, params, grad_fn=...)")
+        grad_fn: Callable[[Tree, int], Tree] = demand(self.name, extra, "grad_fn")
         for i in range(self.sync_period - 1):
             climb, adv_state = self.adv_optimizer.step(updates, adv_state, here, extra)
             here = apply_updates(here, jax.tree.map(jnp.negative, climb))

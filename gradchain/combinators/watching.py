@@ -1,6 +1,5 @@
 """Looking at a run: measurements kept in the state, and all there is to log in one flat dict."""
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,11 +15,12 @@ from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
-from gradchain.core.transform import Part, Transform, apply_updates, check_state
+from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import compute_dtype, safe_increment
 from gradchain.transforms.momentum import ema
 from gradchain.tree import Tree
+from gradchain.tree.state import numbered
 
 
 def _wide(where: str, updates: Tree, what: str = "update") -> Tree:
@@ -237,7 +237,7 @@ class Watch(Around, Reports):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, WatchState._fields)
         if params is None:
-            raise ValueError(f"{self.name} needs params: call update(updates, state, params)")
+            raise lacks_params(self.name)
         new, inner_state = self.inner.step(updates, state.inner_state, params, extra)
         same = [jnp.all(x == y) for x, y in zip(jax.tree.leaves(updates), jax.tree.leaves(new), strict=True)]
         changed = jnp.where(jnp.all(jnp.array(same, bool)), state.changed, safe_increment(state.changed))
@@ -295,7 +295,7 @@ def metrics(tx: Transform, state: Any) -> dict[str, Array]:
     found = {name: jnp.asarray(x) for name, x in (rates | scalars).items()}
     for name, x in _reported("", Part("", tx, state, None)):
         if jnp.ndim(x) == 0:
-            found[_free(name, found)] = jnp.asarray(x)
+            found[numbered(name, found)] = jnp.asarray(x)
     return found
 
 
@@ -306,9 +306,3 @@ def _reported(label: str, part: Part) -> Iterator[tuple[str, Any]]:
             yield ".".join(filter(None, (label, part.transform.title, name))), x
     for child in part.transform.parts(part.state, part.params):
         yield from _reported(".".join(filter(None, (label, child.name))), child)
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """Return ``name``, or ``name_2``, ``name_3`` and so on: the first that isn't taken."""
-    numbered = (f"{name}_{i}" if i > 1 else name for i in itertools.count(1))
-    return next(full for full in numbered if full not in taken)

@@ -1,6 +1,5 @@
 """Hyperparameters by name: list them, read their present values, change them, batch them."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
 from gradchain.tree import Tree
+from gradchain.tree.state import numbered
 
 LEAF = jax.tree.structure(0)
 
@@ -26,9 +26,7 @@ def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[P
     def visit(label: str, part: Part) -> Iterator[Part]:
         children = part.transform.parts(part.state, part.params)
         if not children or part.transform.settings():
-            name = f"{label}{part.transform.name}"
-            numbered = (f"{name}_{i}" if i > 1 else name for i in itertools.count(1))
-            seen.append(next(full for full in numbered if full not in seen))
+            seen.append(numbered(f"{label}{part.transform.name}", seen))
             yield part._replace(name=seen[-1])
         for child in children:
             yield from visit(f"{label}{child.name}." if child.name else label, child)

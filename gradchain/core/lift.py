@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradchain.core.spec import At, Spec
-from gradchain.core.transform import check_state, count_of
+from gradchain.core.transform import check_state, count_of, demand, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
@@ -188,9 +188,7 @@ class _Plan:
 def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     check_state(rule.name, state, rule.State._fields)
     for name in rule.spec.extra:
-        if extra.get(name) is None:
-            raise ValueError(f"{rule.name} needs {name!r}: call update(updates, state, params, {name}=...)")
-        if rule.by_leaf and callable(extra[name]):
+        if callable(demand(rule.name, extra, name)) and rule.by_leaf:
             raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
 
 
@@ -199,7 +197,7 @@ def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: 
     if not needs or params is None:
         strict = [rule for rule in needs if rule.spec.param is True]
         if strict:
-            raise ValueError(f"{strict[0].name} needs params: call update(updates, state, params)")
+            raise lacks_params(strict[0].name)
         return [None] * size
     return [None if p is None else jnp.asarray(p) for p in treedef.flatten_up_to(params)]
 

@@ -12,7 +12,7 @@ from jax import Array
 from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar
 from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
-from gradchain.core.transform import Transform
+from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import define
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.tree import Placeholder, Tree, flatten_optional
@@ -40,7 +40,7 @@ class Rule(Transform):
             state["count"] = jnp.zeros((), jnp.int32)
         if self.spec.random:
             state["key"] = jnp.array(jax.random.key_data(self.prng_key()), copy=True)
-        dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
+        dtype = scalar_dtype(leaves)
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
         for name, slot in self.spec.slots.items():
@@ -99,7 +99,7 @@ class Rule(Transform):
         if mask is None or isinstance(params, Placeholder):
             return leaves
         if params is None:
-            raise ValueError(f"{self.name} needs params: call update(updates, state, params); its mask is one of them")
+            raise lacks_params(self.name, "; its mask is one of them")
         return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
 
     @property

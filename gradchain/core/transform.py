@@ -9,7 +9,7 @@ from jax import lax
 
 from gradchain import tree
 from gradchain.core.value import Child, Value
-from gradchain.numerics import compute_dtype
+from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.tree import Tree
 
 
@@ -126,6 +126,27 @@ def check_state(where: str, state: Any, expected: tuple[str, ...]) -> None:
         raise ValueError(
             f"{where}: the state is from another transform: expected {expected}, got {fields or type(state).__name__}"
         )
+
+
+def lacks_params(where: str, why: str = "") -> ValueError:
+    """Return the error for an update without the parameters that it needs."""
+    return ValueError(f"{where} needs params: call update(updates, state, params){why}")
+
+
+def demand(where: str, extra: dict[str, Any], name: str) -> Any:
+    """Return an extra argument of ``update``.
+
+    Raises:
+      ValueError: if it is missing.
+    """
+    if extra.get(name) is None:
+        raise ValueError(f"{where} needs {name!r}: call update(updates, state, params, {name}=...)")
+    return extra[name]
+
+
+def scalar_dtype(params: Tree) -> Any:
+    """Return the real dtype in which numbers of the whole transform are computed and stored."""
+    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:

@@ -4,7 +4,7 @@ import builtins
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +63,12 @@ def _transform_name(node: Any) -> str | None:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(node).__name__.removesuffix("State")).lower()
 
 
+def numbered(name: str, taken: Container[str]) -> str:
+    """Return ``name``, or ``name_2``, ``name_3`` and so on: the first that isn't taken."""
+    names = (f"{name}_{i}" if i > 1 else name for i in itertools.count(1))
+    return next(full for full in names if full not in taken)
+
+
 def nodes(tree: Tree) -> list[Node]:
     """Return all nodes of a state, each with an address such as ``scale_by_adam.mu['layer']['kernel']``.
 
@@ -75,8 +81,7 @@ def nodes(tree: Tree) -> list[Node]:
     def visit(path: Path, node: Any, address: str, labels: str, in_state: bool, in_rule: bool) -> Iterator[Node]:
         name = None if in_rule else _transform_name(node)
         if name is not None:
-            numbered = (f"{labels}{name}_{i}" if i > 1 else f"{labels}{name}" for i in itertools.count(1))
-            address = next(full for full in numbered if full not in seen)
+            address = numbered(f"{labels}{name}", seen)
             seen.add(address)
         children, treedef = _children(node, path)
         is_leaf = jax.tree_util.treedef_is_leaf(treedef)
