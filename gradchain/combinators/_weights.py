@@ -36,7 +36,12 @@ def wide(tx: Transform, params: Tree | None) -> Tree:
     """
     if params is None:
         raise lacks_params(tx.name)
-    return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), params)
+    return widened(params)
+
+
+def widened(tree: Tree) -> Tree:
+    """Return a tree of arrays in at least float32."""
+    return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), tree)
 
 
 def number(tx: Transform, name: str, count: Any, dtype: Any) -> Any:

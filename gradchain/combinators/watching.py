@@ -10,6 +10,7 @@ from jax import Array
 from gradchain import tree
 from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
+from gradchain.combinators._weights import widened
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
@@ -17,7 +18,7 @@ from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
 from gradchain.core.value import Child, Kind, register
-from gradchain.numerics import compute_dtype, safe_increment
+from gradchain.numerics import safe_increment
 from gradchain.transforms.momentum import ema
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
@@ -26,7 +27,7 @@ from gradchain.tree.state import numbered
 def _wide(where: str, updates: Tree, what: str = "update") -> Tree:
     """Return updates as measures see them, in at least float32."""
     leaves, treedef = inexact_leaves(where, updates, what)
-    return treedef.unflatten([None if x is None else x.astype(compute_dtype(x.dtype)) for x in leaves])
+    return widened(treedef.unflatten(leaves))
 
 
 @register
@@ -56,7 +57,7 @@ class MeasureWithEma(Transform):
     average: Transform
 
     def _measured(self, updates: Tree) -> Tree:
-        return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), self.measure(updates))
+        return widened(self.measure(updates))
 
     def init(self, params: Tree) -> Any:
         return self.average.init(tree.zeros_like(jax.eval_shape(self._measured, params)))
