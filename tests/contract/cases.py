@@ -8,6 +8,7 @@ import jax
 import pytest
 
 import gradchain as gc
+from gradchain.core.rule import Rule
 from tests import trees
 from tests.registry import ROWS, Row
 
@@ -95,6 +96,11 @@ def firsts() -> frozenset[Row]:
     for row in ROWS:
         rows.setdefault(type(row.build()), row)
     return frozenset(rows.values())
+
+
+def beside_the_rules(row: Row) -> bool:
+    """Whether a row is secondary or no rule: what costs most is tested slowly there, too."""
+    return secondary(row) or not isinstance(row.build(), Rule)
 
 
 def secondary(row: Row) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 import gradchain as gc
 from tests import trees
+from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 
 STEPS = 100
@@ -40,7 +41,7 @@ def test_single_precision(row):
     assert_agree(row, "float32", SINGLE)
 
 
-@pytest.mark.parametrize("row", WITH_OPTAX, ids=str)
+@each(WITH_OPTAX, slow=secondary)
 def test_double_precision(row, x64):
     assert_agree(row, "float64", DOUBLE)
 
