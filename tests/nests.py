@@ -25,6 +25,14 @@ def is_matrix(path, leaf):
     return leaf.ndim == 2
 
 
+def is_vector(path, leaf):
+    return leaf.ndim == 1
+
+
+def axis_of_vectors(path, leaf):
+    return 0 if leaf.ndim == 1 else None
+
+
 def on_even_counts(count):
     return count % 2 == 0
 
@@ -65,9 +73,7 @@ COMBINATORS = {
     "masked": wraps(lambda tx: gc.masked(tx, gc.by_leaf(is_matrix))),
     "partition": wraps(lambda a, b: gc.partition({"matrices": a, "rest": b}, gc.matrices_and_rest()), size=2),
     "freeze": wraps(lambda tx: gc.chain(tx, gc.freeze(gc.by_leaf(is_matrix)))),
-    "selective_transform": wraps(
-        lambda tx: gc.selective_transform(tx, freeze_mask=gc.by_path([("bias", True)], False))
-    ),
+    "selective_transform": wraps(lambda tx: gc.selective_transform(tx, freeze_mask=gc.by_leaf(is_vector))),
     "parallel": wraps(lambda a, b: gc.parallel(a, b, merge=gc.tree.add), "weights in both", size=2),
     "graft": wraps(lambda a, b: gc.parallel(a, b, merge=gc.graft), "weights in both", size=2),
     "conditionally_transform": wraps(lambda tx: gc.conditionally_transform(tx, on_even_counts)),
@@ -96,7 +102,7 @@ COMBINATORS = {
     "hyperparams_in_state": wraps(gc.hyperparams_in_state, "hyperparams_in_state", "inject_hyperparams"),
     "inject_hyperparams": wraps(lambda tx: gc.inject_hyperparams(and_scale)(tx, 0.5)),
     "float32_updates": wraps(gc.float32_updates),
-    "per_layer": wraps(lambda tx: gc.per_layer(tx, [("bias", 0)]), "inject_hyperparams"),
+    "per_layer": wraps(lambda tx: gc.per_layer(tx, gc.by_leaf(axis_of_vectors)), "inject_hyperparams"),
     "split_real_and_imaginary": wraps(gc.split_real_and_imaginary),
 }
 
