@@ -10,14 +10,16 @@ from gradchain.core.hyper import at_scalar
 from gradchain.core.transform import Transform, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
+from gradchain.tree.alignment import is_array
 
 
 def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
     """Return the weights in ``dtype``, or in at least float32, in memory of their own.
 
     Raises:
-      TypeError: if complex weights don't fit into ``dtype``.
+      TypeError: if complex weights don't fit into ``dtype``, or a leaf isn't an array.
     """
+    check_arrays(where, params)
 
     def leaf(x: Any) -> jax.Array:
         target = jnp.dtype(dtype or compute_dtype(jnp.result_type(x)))
@@ -26,6 +28,16 @@ def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
         return jnp.array(x, target, copy=True)
 
     return jax.tree.map(leaf, params)
+
+
+def check_arrays(where: str, params: Tree) -> None:
+    """Raise a TypeError for a leaf that isn't an array, such as the activation function of a module."""
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if not is_array(x):
+            raise TypeError(
+                f"{where}: parameter {tree.show_path(path)} is {type(x).__name__}, expected an array; filter the tree, "
+                f"or put masked(...) around {where}"
+            )
 
 
 def wide(tx: Transform, params: Tree | None) -> Tree:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradchain.combinators._around import Around
+from gradchain.combinators._weights import check_arrays
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, register
@@ -57,6 +58,7 @@ class SplitRealAndImaginary(Around):
     inner: Transform
 
     def init(self, params: Tree) -> SplitRealAndImaginaryState:
+        check_arrays(self.name, params)
         return SplitRealAndImaginaryState(self.inner.init(_split(params)))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:

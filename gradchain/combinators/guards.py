@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from gradchain import tree
 from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
+from gradchain.combinators._weights import check_arrays
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
 from gradchain.core.transform import Transform, check_state, demand
@@ -158,6 +159,7 @@ class SkipSpikes(Around, Reports):
     by_value: bool
 
     def init(self, params: Tree) -> SkipSpikesState:
+        check_arrays(self.name, params)
         count, seen, in_a_row, skipped = (jnp.zeros((), jnp.int32) for _ in range(4))
         mean, variance = (jnp.zeros((), tree.norm(params).dtype) for _ in range(2))
         return SkipSpikesState(count, mean, variance, seen, in_a_row, skipped, self.inner.init(params))

@@ -10,7 +10,7 @@ from jax import Array
 from gradchain import tree
 from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
-from gradchain.combinators._weights import widened
+from gradchain.combinators._weights import check_arrays, widened
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
@@ -232,6 +232,7 @@ class Watch(Around, Reports):
         return self.label
 
     def init(self, params: Tree) -> WatchState:
+        check_arrays(self.name, params)
         before, after = (jnp.zeros((), tree.norm(params).dtype) for _ in range(2))
         return WatchState(before, after, jnp.zeros(()), jnp.zeros((), jnp.int32), self.inner.init(params))
 

@@ -14,6 +14,11 @@ def show_path(path: Any) -> str:
     return jax.tree_util.keystr(path) or "(the whole tree)"
 
 
+def is_array(x: Any) -> bool:
+    """Return whether a leaf is an array, a shape with a dtype, or a number."""
+    return hasattr(x, "dtype") or isinstance(x, int | float | complex)
+
+
 def _is_none(x: Any) -> bool:
     return x is None
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 import gradchain as gc
 from tests.accept.problem import assert_close, train_mlp
+from tests.nests import COMBINATORS, EXTRA, around
 
 pytestmark = pytest.mark.accept
 
@@ -151,3 +152,15 @@ def test_a_training_run_inside_scan_equals_optax():
     expected, expected_losses = train_mlp(theirs, "float32")
     assert losses[-1] < 0.5 * losses[0]
     assert_close((params, losses), (expected, expected_losses), 3e-5)
+
+
+@pytest.mark.parametrize("name", sorted(COMBINATORS.keys() - {"masked", "selective_transform", "partition"}))
+def test_a_model_with_callable_leaves_is_filtered_or_refused_with_the_leaf_s_path(name):
+    net = model()
+    tx = around(name, gc.adam(0.1))
+    masked = gc.masked(tx, gc.by_leaf(lambda path, leaf: eqx.is_inexact_array(leaf)))
+    with pytest.raises(TypeError, match=r"parameter \.activation is .*filter the tree"):
+        tx.init(net)
+    for whole in (arrays(net), net):
+        updates, _ = masked.update(gradients(net), masked.init(whole), whole, **EXTRA)
+        assert updates.activation is None
