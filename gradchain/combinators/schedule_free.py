@@ -78,6 +78,7 @@ class ScheduleFree(OneChild):
         "b1": WEIGHT,
         "weight_lr_power": kind_of(NonNegative),
         "state_dtype": kind_of(DType),
+        "r": kind_of(NonNegative),
     }
     required = frozenset({"base_optimizer", "learning_rate"})
     base_optimizer: Transform
@@ -85,6 +86,7 @@ class ScheduleFree(OneChild):
     b1: Any
     weight_lr_power: Any
     state_dtype: str | None
+    r: Any
 
     def init(self, params: Tree) -> ScheduleFreeState:
         base = self.base_optimizer.init(params)
@@ -96,12 +98,12 @@ class ScheduleFree(OneChild):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, ScheduleFreeState._fields)
         y, dtype = wide(self, params), state.b1.dtype
-        rate, b1, power = (
-            number(self, name, state.count, dtype) for name in ("learning_rate", "b1", "weight_lr_power")
+        rate, b1, power, r = (
+            number(self, name, state.count, dtype) for name in ("learning_rate", "b1", "weight_lr_power", "r")
         )
         u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
         max_lr = jnp.maximum(state.max_lr, rate)
-        weight = max_lr**power
+        weight = max_lr**power * (state.count + 1).astype(dtype) ** r
         total = state.weight_sum + weight
         z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
         updates, z = move(y, z, u, (state.b1, b1), divide(weight, total))
@@ -120,6 +122,7 @@ def schedule_free(
     b1: Fraction = 0.9,
     weight_lr_power: NonNegative = 2.0,
     state_dtype: DType | None = None,
+    r: NonNegative = 0.0,
 ) -> Transform:
     r"""Make an optimizer schedule-free: an average in the place of a decaying learning rate, and of momentum.
 
@@ -130,7 +133,7 @@ def schedule_free(
         z_{k+1} = z_k + u_k, \qquad x_{k+1} = (1 - c_k)\,x_k + c_k\,z_{k+1}, \qquad
         y_{k+1} = \beta_1 x_{k+1} + (1 - \beta_1)\,z_{k+1}
 
-    .. math:: c_k = \frac{w_k}{w_1 + \dots + w_k}, \qquad w_k = (\max_{i \le k} \eta_i)^r
+    .. math:: c_k = \frac{w_k}{w_1 + \dots + w_k}, \qquad w_k = k^r (\max_{i \le k} \eta_i)^p
 
     Only :math:`z` is stored: :math:`x` follows from it and from the parameters. A schedule for the learning rate only
     warms up. As in the paper, :math:`\eta_k` is the rate that the base optimizer's step has used; Optax
@@ -144,16 +147,20 @@ def schedule_free(
       base_optimizer: without momentum: ``sgd(rate)``, or Adam with ``b1=0``. It sees the parameters :math:`y`.
       learning_rate: the rate, or schedule, that ``base_optimizer`` has too; here it weighs the average.
       b1: :math:`\beta_1` in (0, 1], or a schedule; the share of the average in the parameters.
-      weight_lr_power: :math:`r \ge 0`; 0 weighs all steps alike.
+      weight_lr_power: :math:`p \ge 0`; 0 weighs all rates alike.
       state_dtype: dtype of :math:`z`.
+      r: :math:`r \ge 0`; the larger, the sooner early steps leave the average. 0 weighs all steps alike. Optax has no
+        such number.
 
-    Reference: Defazio et al., *The Road Less Scheduled*, 2024, equations 3-5, algorithm 1.
+    Reference: Defazio et al., *The Road Less Scheduled*, 2024, equations 3-5, algorithm 1; the authors' code for
+    :math:`r`.
     """
     fields = {
         "learning_rate": learning_rate,
         "b1": b1,
         "weight_lr_power": weight_lr_power,
         "state_dtype": state_dtype,
+        "r": r,
     }
     return ScheduleFree(as_transform(base_optimizer), **ScheduleFree.normalized(fields))
 

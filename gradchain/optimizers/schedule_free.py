@@ -17,6 +17,7 @@ def schedule_free_sgd(
     weight_decay: NonNegative | None = None,
     weight_lr_power: NonNegative = 2.0,
     state_dtype: DType | None = None,
+    r: NonNegative = 0.0,
 ) -> Transform:
     r"""Schedule-free SGD, see :func:`~gradchain.schedule_free`. Evaluate at ``eval_params(tx, state, params)``.
 
@@ -25,15 +26,16 @@ def schedule_free_sgd(
       warmup_steps: steps over which the rate rises linearly from 0; ``None`` for none.
       b1: :math:`\beta_1`.
       weight_decay: added to the gradient as :math:`\lambda y`; ``None`` for none.
-      weight_lr_power: :math:`r`.
+      weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
+      r: :math:`r \ge 0`, the power of the step's number in the average's weights.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024.
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     decay = () if weight_decay is None else (add_decayed_weights(weight_decay),)
     base = chain(*decay, scale_by_learning_rate(rate))
-    return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r)
 
 
 def schedule_free_adamw(
@@ -45,6 +47,7 @@ def schedule_free_adamw(
     weight_decay: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
     state_dtype: DType | None = None,
+    r: NonNegative = 0.0,
 ) -> Transform:
     r"""Schedule-free AdamW, see :func:`~gradchain.schedule_free`. Evaluate at ``eval_params(tx, state, params)``.
 
@@ -57,8 +60,9 @@ def schedule_free_adamw(
       b2: decay of the second moment.
       eps: outside the root.
       weight_decay: :math:`\lambda \ge 0`, applied at :math:`y`, times the rate.
-      weight_lr_power: :math:`r`.
+      weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
+      r: :math:`r \ge 0`, the power of the step's number in the average's weights.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024, algorithm 1.
     """
@@ -68,7 +72,7 @@ def schedule_free_adamw(
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(rate),
     )
-    return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
+    return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r)
 
 
 def _warmed_up(learning_rate: NonNegative, warmup_steps: Count | None) -> NonNegative:

@@ -53,11 +53,11 @@ def interpolated(base: Oracle, beta: float, share: Any) -> Oracle:
     return Oracle(init, update)
 
 
-def schedule_free(base: Oracle, rate: Any, beta: float, power: float) -> Oracle:
-    """Defazio et al. 2024, algorithm 1: weights are the largest rate so far to a power; ``rate`` is a schedule."""
+def schedule_free(base: Oracle, rate: Any, beta: float, power: float, r: float = 0.0) -> Oracle:
+    """Defazio et al. 2024, algorithm 1: weights are powers of the largest rate so far and of the step's number."""
 
     def share(k: int) -> Any:
-        weights = np.maximum.accumulate([rate(i) for i in range(k)]) ** power
+        weights = np.maximum.accumulate([rate(i) for i in range(k)]) ** power * np.arange(1.0, k + 1) ** r
         return weights[-1] / weights.sum() if weights[-1] else 0.0
 
     return interpolated(base, beta, share)

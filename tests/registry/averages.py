@@ -99,8 +99,8 @@ AVERAGES = [
     ),
     Row(
         "schedule_free_scheduled",
-        lambda: gc.schedule_free(gc.sgd(ramp()), ramp()),
-        lambda: oracles.schedule_free(descent(rate=ramp_value), ramp_value, 0.9, 2.0),
+        lambda: gc.schedule_free(gc.sgd(ramp()), ramp(), r=1.0),
+        lambda: oracles.schedule_free(descent(rate=ramp_value), ramp_value, 0.9, 2.0, 1.0),
         needs_params=True,
         descends=True,
     ),
