@@ -9,39 +9,22 @@ import optax
 import pytest
 
 import gradchain as gc
-from tests.benchmarks.contest import SCALE, torch_or_none
+from tests.benchmarks.contest import SCALE, US, torch_or_none
+from tests.benchmarks.jitted import Jitted
 
 pytestmark = pytest.mark.bench
 
-SHAPE = (8, max(int(2**19 * SCALE), 1), 8)
+SHAPE = (max(int(2**19 * SCALE), 1), 8)
 OPTIONS = {"weight_decay": 0.01}
 MAX_NORM = 1.0
+WORDS = {False: 7, True: 8}
+"""Words to read and write for each parameter at least: gradient, parameter and two moments, and all but the gradient
+again; a norm needs the gradient once more."""
 
 
-def numbers(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(SHAPE, dtype=np.float32)
-
-
-class Jitted:
-    """Steps of a transform of either JAX library: compiled, with parameters and state donated."""
-
-    def __init__(self, library: Any, clips: bool):
-        tx = transform(library, clips)
-        self.params = {f"w{i}": jnp.array(x) for i, x in enumerate(numbers(0))}
-        self.grads = {f"w{i}": jnp.array(x) for i, x in enumerate(numbers(1))}
-        self.state = tx.init(self.params)
-
-        def step(params: Any, state: Any, grads: Any) -> Any:
-            updates, state = tx.update(grads, state, params)
-            return library.apply_updates(params, updates), state
-
-        self.step = jax.jit(step, donate_argnums=(0, 1))
-
-    def __call__(self) -> None:
-        self.params, self.state = jax.block_until_ready(self.step(self.params, self.state, self.grads))
-
-    def sample(self) -> np.ndarray:
-        return np.asarray(self.params["w0"][:100])
+def numbers(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {f"w{i}": rng.standard_normal(SHAPE, dtype=np.float32) for i in range(8)}
 
 
 class Torch:
@@ -49,8 +32,8 @@ class Torch:
 
     def __init__(self, torch: Any, clips: bool):
         self.torch, self.clips = torch, clips
-        self.params = [torch.nn.Parameter(torch.tensor(x)) for x in numbers(0)]
-        for param, grad in zip(self.params, numbers(1), strict=True):
+        self.params = [torch.nn.Parameter(torch.tensor(x)) for x in numbers(0).values()]
+        for param, grad in zip(self.params, numbers(1).values(), strict=True):
             param.grad = torch.tensor(grad)
         self.optimizer = torch.optim.AdamW(self.params, lr=1e-3, fused=True, **OPTIONS)
 
@@ -60,7 +43,18 @@ class Torch:
         self.optimizer.step()
 
     def sample(self) -> np.ndarray:
-        return self.params[0].detach()[:100].numpy()
+        return self.params[0].detach().ravel()[:100].numpy()
+
+
+class Traffic:
+    """The memory traffic alone: each word read once and written once, in one kernel an array, in place."""
+
+    def __init__(self, words: int):
+        self.arrays = [jnp.zeros((words * SHAPE[0] // 2, SHAPE[1])) for _ in range(8)]
+        self.step = jax.jit(lambda arrays: [x * 0.5 for x in arrays], donate_argnums=0)
+
+    def __call__(self) -> None:
+        self.arrays = jax.block_until_ready(self.step(self.arrays))
 
 
 def transform(library: Any, clips: bool) -> Any:
@@ -70,14 +64,20 @@ def transform(library: Any, clips: bool) -> Any:
 
 @pytest.mark.parametrize("clips", [False, True], ids=["adamw", "clip_adamw"])
 def test_update(compete, clips):
-    torch = torch_or_none()
-    contestants = {
-        "gradchain": Jitted(gc, clips),
-        "optax": Jitted(optax, clips),
+    torch, words = torch_or_none(), WORDS[clips]
+    steps = {
+        "gradchain": Jitted(gc, transform(gc, clips), numbers(0), numbers(1)),
+        "optax": Jitted(optax, transform(optax, clips), numbers(0), numbers(1)),
         "PyTorch fused": torch and Torch(torch, clips),
     }
-    millions = np.prod(SHAPE) / 1e6
-    compete(f"{'clip + ' * clips}AdamW, {millions:.3g} M parameters", contestants, rounds=30)
-    samples = [contestant.sample() for contestant in contestants.values() if contestant]
+    millions = 8 * np.prod(SHAPE) / 1e6
+    result = compete(
+        f"{'clip + ' * clips}AdamW, {millions:.3g} M parameters",
+        {**steps, f"memory traffic of {words} words": Traffic(words)},
+        rounds=30,
+    )
+    gigabytes = 4e-3 * words * millions
+    print(f"{jax.default_backend()}: {gigabytes / result.median(US):.3g} GB/s of the least traffic possible")
+    samples = [step.sample() for step in steps.values() if step]
     for sample in samples[1:]:
         np.testing.assert_allclose(sample, samples[0], rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import cases, each, secondary
+from tests.contract.cases import cases, each, secondary, spared
 
 
 @cases()
@@ -25,7 +25,7 @@ def test_jit_equals_eager(case):
     case.assert_close(compiled, eager)
 
 
-@cases(fast=("float32",), slow=secondary)
+@cases(fast=("float32",), slow=secondary, without=lambda row: spared(row, "float16", "float64"))
 def test_a_scan_with_donated_carry_equals_the_loop(case):
     def body(carry, gradient):
         params, state = carry
