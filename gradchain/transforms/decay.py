@@ -1,11 +1,18 @@
 """Penalties on the size of the weights, as transforms of the updates."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import Mask, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slots
+
+
+def _plus(g: Array, strength: Any, gradient: Array) -> Array:
+    """Return ``g + strength * gradient``; a constant 0 moves no memory, which XLA may not leave out on its own."""
+    return g if isinstance(strength, float) and strength == 0 else g + strength * gradient
 
 
 @elementwise(param=True)
@@ -22,7 +29,7 @@ def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative
 
     Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
     """
-    return g + weight_decay * at.param
+    return _plus(g, weight_decay, at.param)
 
 
 @elementwise(param=True)
@@ -36,7 +43,7 @@ def add_l2_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: M
       strength: :math:`\lambda \ge 0`, or a schedule.
       mask: as in :func:`add_decayed_weights`.
     """
-    return g + strength * at.param
+    return _plus(g, strength, at.param)
 
 
 @elementwise(param=True)
@@ -52,4 +59,4 @@ def add_l1_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: M
 
     Reference: Tibshirani, *Regression Shrinkage and Selection via the Lasso*, 1996.
     """
-    return g + strength * jnp.sign(at.param)
+    return _plus(g, strength, jnp.sign(at.param))
