@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from gradchain import tree
 from gradchain.core.hyper import DType, Hyper, NonNegative, Positive
@@ -91,8 +91,10 @@ def scale_by_dog(
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (DoG).
     """
     r = jnp.maximum(slot.max_dist, tree.norm(tree.sub(at.param, slot.init_params)))
-    if init_kind != "learning_rate":
-        r = jnp.maximum(r, init_value * (1 + tree.norm(slot.init_params)) if init_kind == "heuristic" else init_value)
+    if init_kind == "distance":
+        r = jnp.maximum(r, init_value)
+    if init_kind == "heuristic":  # r never falls, so that the start's norm is needed once
+        r = lax.cond(at.t == 1, lambda: jnp.maximum(r, init_value * (1 + tree.norm(slot.init_params))), lambda: r)
     total = slot.grad_sum_of_squares + tree.norm(updates, squared=True)
     rate = divide(r, sqrt(total + eps), eps == 0)
     if init_kind == "learning_rate":
