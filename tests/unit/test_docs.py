@@ -13,8 +13,13 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.relative_to(DOCS).parts)]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def title(page):
+    return str(page.relative_to(ROOT).with_suffix(""))
 
 
 class Block(NamedTuple):
@@ -52,7 +57,7 @@ def run_page(page):
             assert output.getvalue() == block.prints, f"{page.name}, line {block.line}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page)
@@ -65,7 +70,7 @@ def test_a_wrong_output_fails(tmp_path):
         run_page(page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_fences_are_closed_and_have_a_language(page):
     fences = re.findall(r"^```(.*)$", page.read_text(), re.M)
     assert len(fences) % 2 == 0
@@ -73,7 +78,7 @@ def test_fences_are_closed_and_have_a_language(page):
     assert not any(fences[1::2]), "a block that isn't closed"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_relative_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
