@@ -1,13 +1,23 @@
-"""Draw the pictures of the README and the docs from real runs: ``python docs/make_images.py``."""
+"""Draw the pictures of the README and the docs from real runs: ``python docs/make_images.py``.
 
+With ``--long`` those of the two large examples too, which takes some ten minutes.
+"""
+
+import json
 import re
 import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib
+import numpy as np
 
 import gradchain as gc
+from gradchain import training
 from gradchain.plots import plot_path, plot_schedule, plot_sweep
 from gradchain.training import trace_path
 
@@ -91,9 +101,101 @@ def readme_sweep():
     save("sweep.png", ax)
 
 
+def side_by_side():
+    """Draw the losses of the three programs; PyTorch's are the recorded ones."""
+    sys.path.insert(0, str(EXAMPLES / "side_by_side"))
+    import with_gradchain
+    import with_numpy
+
+    recorded = EXAMPLES.parent / "tests" / "recorded" / "side_by_side.json"
+    losses = {
+        "NumPy": with_numpy.train(),
+        "PyTorch": json.loads(recorded.read_text())["losses"],
+        "gradchain": with_gradchain.train(),
+    }
+    _, (above, below) = plt.subplots(
+        2, figsize=(8, 5), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
+    step = np.arange(1, 101)
+    styles = zip((6, 3, 1), ("#E69F00", "#0072B2", "#000000"), strict=True)
+    for (name, values), (width, colour) in zip(losses.items(), styles, strict=True):
+        above.plot(step, values, linewidth=width, color=colour, label=name)
+    for name, colour in (("PyTorch", "#0072B2"), ("gradchain", "#000000")):
+        difference = np.abs(np.subtract(losses[name], losses["NumPy"]))
+        below.semilogy(
+            step, np.maximum(difference, 1e-9), ".", color=colour, label=name
+        )
+    below.axhline(1e-5, color="#D55E00")
+    below.text(100, 1.3e-5, "what the test allows", ha="right", va="bottom")
+    above.set(ylabel="loss", ylim=(0, None))
+    below.set(xlabel="step", ylabel="difference from NumPy", ylim=(5e-10, 1e-4))
+    for ax in (above, below):
+        ax.grid(alpha=0.3)
+        ax.legend(loc="upper right" if ax is above else "lower right")
+    save("side_by_side.png", above)
+
+
+def is_it_working():
+    """Train on digits in six ways, run by the page's own code, and draw the losses."""
+    page = (Path(__file__).parent / "is_it_working.md").read_text()
+    namespace = {}
+    exec(re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)[1], namespace)
+    train, held_out = namespace["train"], namespace["held_out"]
+    few = {name: a[:200] for name, a in train.items()}
+    falling = gc.cosine_decay_schedule(0.5, 8 * 21)
+    runs = {
+        "rate 0.003: too low": (gc.sgd(0.003), train),
+        "rate 0.3: right": (gc.sgd(0.3), train),
+        "momentum, rate 0.5: too high": (gc.sgd(0.5, momentum=0.9), train),
+        "momentum, rate 3: jumps, then stands": (gc.sgd(3.0, momentum=0.9), train),
+        "200 examples: learnt by heart": (gc.adam(0.01), few),
+        "the rate falls": (gc.sgd(falling, momentum=0.5), train),
+    }
+    _, axes = plt.subplots(2, 3, figsize=(9, 5), sharey=True, layout="constrained")
+    for ax, (title, (tx, data)) in zip(axes.flat, runs.items(), strict=True):
+        epochs = 8 if data is train else 56
+        options = {"epochs": epochs, "batch_size": 64, "validation": held_out}
+        result = training.fit(
+            namespace["loss_fn"], namespace["params"], tx, data, **options
+        )
+        history, steps = result.history, result.history.step_loss
+        ends = (np.arange(epochs) + 1) * len(steps) / epochs
+        ax.semilogy(steps, color="#0072B2", linewidth=0.8, label="training")
+        ax.semilogy(ends, history["val_loss"], color="#D55E00", label="held out")
+        ax.set(title=title, ylim=(0.005, 30))
+        ax.grid(alpha=0.3)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss")
+    for ax in axes[1]:
+        ax.set_xlabel("step")
+    axes[0, 1].legend(loc="upper right")
+    save("is_it_working.png", axes[0, 0])
+
+
+def long_runs():
+    """Run the two large examples and keep their pictures."""
+    pictures = {
+        "character_model": {"losses.png": "character_model.png"},
+        "image_network": {
+            "losses.png": "image_network.png",
+            "hardest.png": "image_network_hardest.png",
+        },
+    }
+    for name, files in pictures.items():
+        with tempfile.TemporaryDirectory() as folder:
+            script = EXAMPLES / f"{name}.py"
+            subprocess.run([sys.executable, script, "--out", folder], check=True)
+            for file, kept in files.items():
+                shutil.copy(Path(folder) / file, FOLDER / kept)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     tutorial()
     schedules()
     averages()
     readme_sweep()
+    side_by_side()
+    is_it_working()
+    if "--long" in sys.argv:
+        long_runs()

@@ -7,8 +7,6 @@ Writes loss curves, a plot of the sweep and a table of all its runs into a folde
 """
 
 import argparse
-import gzip
-import itertools
 import time
 from pathlib import Path
 
@@ -16,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from image_data import FASHION, load_fashion, split
 from sklearn.datasets import load_digits
 
 import gradchain as gc
 from gradchain import losses, plots, schedules, training
 
 BATCH_SIZE = 64
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Classifier(nn.Module):
@@ -109,30 +107,6 @@ def load_digits_split():
     order = np.random.default_rng(0).permutation(len(labels))
     data = {"image": (images[order] / 16).astype(np.float32), "label": labels[order].astype(np.int32)}
     return split(data, len(labels) - 500, len(labels) - 300)
-
-
-def load_fashion(folder):
-    """Return Fashion-MNIST: 55,000 images to train, 5,000 to validate, 10,000 to test."""
-
-    def read(name, header):
-        path = folder / name
-        if not path.exists():
-            raise SystemExit(f"{path} is missing; on Debian and Ubuntu: apt install dataset-fashion-mnist")
-        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-
-    def images_and_labels(part):
-        labels = read(f"{part}-labels-idx1-ubyte.gz", 8).astype(np.int32)
-        images = read(f"{part}-images-idx3-ubyte.gz", 16).reshape(len(labels), 28, 28)
-        return {"image": (images / 255).astype(np.float32), "label": labels}
-
-    train, validation, _ = split(images_and_labels("train"), 55_000, 60_000)
-    return train, validation, images_and_labels("t10k")
-
-
-def split(data, *ends):
-    """Cut a tree of arrays at the given examples."""
-    ranges = itertools.pairwise([0, *ends, None])
-    return [jax.tree.map(lambda x, i=i, j=j: x[i:j], data) for i, j in ranges]
 
 
 def parse_arguments():

@@ -32,7 +32,7 @@ def dpsgd(
 
     Example:
       >>> tx = dpsgd(0.1, l2_norm_clip=1.0, noise_multiplier=1.1, seed=0)
-      >>> grads = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batch)
+      >>> grads = jax.vmap(jax.grad(loss_fn), in_axes=(None, 0))(params, batch)
       >>> updates, state = tx.update(grads, state, params)
 
     Reference: Abadi et al., *Deep Learning with Differential Privacy*, 2016, algorithm 1.

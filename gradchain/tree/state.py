@@ -197,6 +197,7 @@ def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
       KeyError: if a key fits nothing, listing what there is.
 
     Example:
+      >>> state = adam(1e-3).init({"layer": {"kernel": jnp.ones(2)}})
       >>> state = tree.set(state, count=jnp.int32(0), **{"scale_by_adam.mu['layer']['kernel']": jnp.zeros(2)})
     """
     replacements: dict[Path, Any] = {}

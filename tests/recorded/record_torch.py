@@ -1,4 +1,5 @@
-"""Record PyTorch's optimizers on a small regression in float64, for tests/unit/test_against_torch.py.
+"""Record PyTorch's optimizers on a small regression in float64, for tests/unit/test_against_torch.py, and the losses
+of examples/side_by_side/with_torch.py, for tests/unit/test_side_by_side.py.
 
 Run it by hand with torch installed (recorded with torch 2.13.0, CPU)::
 
@@ -7,6 +8,7 @@ Run it by hand with torch installed (recorded with torch 2.13.0, CPU)::
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -48,8 +50,16 @@ def record(optimizer, arguments, inputs, targets, start):
     return path
 
 
+def record_side_by_side():
+    """Return the loss of each step of the program in examples/side_by_side."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples" / "side_by_side"))
+    import with_torch
+
+    return with_torch.train()
+
+
 def main():
-    """Write torch.json next to this script."""
+    """Write torch.json and side_by_side.json next to this script."""
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((12, 3)).round(3), rng.uniform(-0.9, 0.9, (12, 2)).round(3)
     start = {"bias": rng.standard_normal(2).round(3).tolist(), "kernel": rng.standard_normal((3, 2)).round(3).tolist()}
@@ -68,6 +78,8 @@ def main():
     }
     path = pathlib.Path(__file__).with_name("torch.json")
     path.write_text(json.dumps(recorded, indent=1) + "\n")
+    losses = {"torch": torch.__version__, "losses": record_side_by_side()}
+    path.with_name("side_by_side.json").write_text(json.dumps(losses, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Every Python block in the README and the docs runs, page by page, and prints what the page says it prints.
 
-A ``python`` block that is followed by a ``text`` block prints that text.
+A ``python`` block that is followed by a ``text`` block prints that text. Links, anchors, pictures and the sidebar are
+checked in the sources; ``make docs`` checks the built site.
 """
 
 import contextlib
 import io
 import re
+import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +15,29 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.relative_to(DOCS).parts)]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+TRAINING = {
+    "coming_from_keras",
+    "find_a_learning_rate",
+    "is_it_working",
+    "train_with_flax_equinox_haiku",
+    "tutorial_network",
+    "tutorial_values",
+}
+"""Pages that train for more than a few seconds."""
+
+
+def title(page):
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+def each_page(pages=PAGES, slow=()):
+    marked = [pytest.param(p, id=title(p), marks=pytest.mark.slow if p.stem in slow else ()) for p in pages]
+    return pytest.mark.parametrize("page", marked)
 
 
 class Block(NamedTuple):
@@ -52,7 +75,7 @@ def run_page(page):
             assert output.getvalue() == block.prints, f"{page.name}, line {block.line}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@each_page(slow=TRAINING)
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page)
@@ -65,7 +88,7 @@ def test_a_wrong_output_fails(tmp_path):
         run_page(page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@each_page()
 def test_fences_are_closed_and_have_a_language(page):
     fences = re.findall(r"^```(.*)$", page.read_text(), re.M)
     assert len(fences) % 2 == 0
@@ -73,8 +96,55 @@ def test_fences_are_closed_and_have_a_language(page):
     assert not any(fences[1::2]), "a block that isn't closed"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def prose(page):
+    """Return a page's text without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+def anchors(page):
+    """Return the names of a page's headings, as links give them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page()
 def test_relative_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    assert not missing, missing
+    wrong = []
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)", prose(page)):
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            wrong.append(f"{target}#{anchor}")
+    assert not wrong, wrong
+
+
+@each_page()
+def test_pictures_are_described(page):
+    assert not re.findall(r"!\[\s*\]\(\S+", prose(page)), "a picture without a description"
+
+
+def entries(page):
+    """Return the files that a page's tables of contents name."""
+    tables = re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.M | re.S)
+    names = [line for table in tables for line in table.splitlines() if line and not line.startswith(":")]
+    return [page.parent / name for name in names]
+
+
+def test_every_page_is_in_the_sidebar_once():
+    listed = [entry.with_suffix(".md") for page in PAGES for entry in entries(page)]
+    assert len(listed) == len(set(listed))
+    assert {page for page in PAGES if page.parent != ROOT} - set(listed) == {DOCS / "index.md"}
+
+
+def test_every_picture_is_shown():
+    text = "".join(page.read_text() for page in PAGES)
+    unused = [path.name for path in (DOCS / "images").glob("*.png") if path.name not in text]
+    assert not unused, unused
+
+
+def test_wrong_links_on_a_site_are_found(tmp_path):
+    check = runpy.run_path(str(DOCS / "check_links.py"))["problems"]
+    (tmp_path / "a.html").write_text('<h1 id="top"><a href="b.html#part">b</a><a href="#top">up</a></h1>')
+    (tmp_path / "b.html").write_text('<h1 id="part"></h1><img src="c.png"><a href="a.html#gone">a</a>')
+    assert check(tmp_path) == ["b.html: a.html#gone leads nowhere", "b.html: c.png leads nowhere"]
+    (tmp_path / "b.html").write_text('<h1 id="part"></h1><script src="https://example.org/x.js"></script>')
+    assert check(tmp_path) == ["b.html loads https://example.org/x.js"]

@@ -78,6 +78,47 @@ def test_averages(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+@pytest.fixture
+def siblings(monkeypatch):
+    """Let examples import what lies next to them, as a script does."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return FOLDER
+
+
+@pytest.mark.slow
+def test_character_model(tmp_path):
+    model = runpy.run_path(str(FOLDER / "character_model.py"))
+    with jax.numpy_rank_promotion("allow"):
+        result = model["main"](**model["QUICK"], out=tmp_path)
+    first, last = result["rows"][0], result["rows"][-1]
+    assert last[2] < first[2] < 4.2
+    assert result["held_out"] < 3.2
+    assert result["sample"].startswith("And the LORD said unto ")
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
+def test_the_character_model_looks_only_back(siblings):
+    model = runpy.run_path(str(FOLDER / "character_model.py"))["CharacterModel"](10, width=8, layers=2)
+    tokens = jnp.arange(8)[None] % 10
+    with jax.numpy_rank_promotion("allow"):
+        params = model.init(jax.random.key(0), tokens)
+        logits, changed = model.apply(params, tokens), model.apply(params, tokens.at[0, 5].set(9))
+    differs = jnp.any(logits != changed, axis=-1)[0]
+    assert differs.tolist() == [False] * 5 + [True] * 3
+
+
+@pytest.mark.slow
+def test_image_network(siblings, tmp_path):
+    network = runpy.run_path(str(FOLDER / "image_network.py"))
+    few = [{name: x[:600] for name, x in part.items()} for part in network["load_mnist_subset"]()]
+    with jax.numpy_rank_promotion("allow"):
+        result = network["main"](data=few, epochs=2, out=tmp_path, names="0123456789")
+    (_, first, *_), (_, last, *_) = result["rows"]
+    assert last < first
+    assert result["accuracy"] > 0.6
+    assert (tmp_path / "hardest.png").stat().st_size > 10_000
+
+
 def test_every_numbered_example_is_tested():
     source = Path(__file__).read_text()
     missing = [path.stem for path in FOLDER.glob("[0-9]*.py") if f'"{path.stem}"' not in source]

@@ -12,6 +12,7 @@ import pytest
 @pytest.fixture
 def demo(monkeypatch):
     pytest.importorskip("flax")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     path = Path(__file__).parents[2] / "examples" / "demo.py"
     spec = importlib.util.spec_from_file_location("demo", path)
     module = importlib.util.module_from_spec(spec)
