@@ -19,6 +19,7 @@ from gradchain.combinators.guards import apply_if_finite, skip_large_updates, sk
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
 from gradchain.combinators.layers import per_layer
 from gradchain.combinators.mechanic import mechanize
+from gradchain.combinators.offloading import offload_state
 from gradchain.combinators.parallel import graft, graft_global, parallel
 from gradchain.combinators.precision import float32_updates
 from gradchain.combinators.routing import freeze, masked, partition, selective_transform
@@ -34,6 +35,7 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
 from gradchain.introspect.describe import describe
+from gradchain.introspect.shardings import bytes_per_device, state_shardings, zero_shardings
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
@@ -215,6 +217,7 @@ __all__ = [
     "bias_correction",
     "by_leaf",
     "by_path",
+    "bytes_per_device",
     "cautious",
     "centralize",
     "chain",
@@ -286,6 +289,7 @@ __all__ = [
     "normalize_by_update_norm",
     "novograd",
     "numerics",
+    "offload_state",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
     "orthogonalize_via_newton_schulz",
@@ -383,6 +387,7 @@ __all__ = [
     "snapshot",
     "sophia",
     "split_real_and_imaginary",
+    "state_shardings",
     "stateless",
     "stateless_with_tree_map",
     "to_optax",
@@ -400,4 +405,5 @@ __all__ = [
     "watch",
     "yogi",
     "zero_nans",
+    "zero_shardings",
 ]

@@ -92,7 +92,12 @@ def show_cell(x: Column) -> str:
 
 
 def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[Column]]) -> None:
-    """Write a CSV file; floats as the shortest decimal that reads back as the same number."""
+    """Write a CSV file; floats as the shortest decimal that reads back as the same number.
+
+    Of several processes only the first writes.
+    """
+    if jax.process_index():
+        return
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
@@ -20,6 +21,8 @@ from gradchain.training.epoch import (
     scan_objective,
 )
 from gradchain.training.history import History, in_order, named_numbers
+from gradchain.training.hosts import spread_data
+from gradchain.training.placement import check_divides, place
 from gradchain.training.progress import Bar
 from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.training.stopping import EarlyStopping
@@ -64,6 +67,7 @@ def fit(
     early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
     has_aux: bool = False, takes_key: bool = False, progress: bool = False,
     on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> FitResult:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
@@ -96,6 +100,11 @@ def fit(
       progress: show a progress bar (needs tqdm).
       on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from
         ``epochs_done + 1``; ``row`` is the history's new row. Training ends if it returns True.
+      mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` lie as they
+        are if they lie on these devices, else whole on each, and the state next to its parameters. (For ZeRO, pass a
+        ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of one device, to rounding. Under
+        ``jax.distributed`` the mesh spans all processes: each hands in its share of ``data`` and ``validation`` (as
+        many examples as the others, in the processes' order) and the same other arguments, and gets the same result.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths).
@@ -109,8 +118,14 @@ def fit(
     recipe = Recipe(
         Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
     )
+    if mesh is not None:
+        data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
     check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
+    if mesh is not None:
+        check_divides(mesh, batch_size)
+        placement, tx, params, state = place(mesh, tx, params, state)
+        recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed, "seed")
     record = _Record(early_stopping, validation is not None, tx)
     with Bar(progress, epochs, "training", "epoch") as bar:
@@ -155,7 +170,8 @@ def run_epoch(
     row = named_numbers(epoch.mean())
     if validation is not None:
         row |= validate(recipe, tx.eval_params(epoch.state, epoch.params), validation)
-    return epoch.params, epoch.state, row, epoch.metrics.loss
+    result = epoch.params, epoch.state, row, epoch.metrics.loss
+    return result if objective.placement is None else objective.placement.keep(*result)
 
 
 _compiled_epoch = Compiled(run_epoch)

@@ -16,14 +16,14 @@ _numbers = itertools.count(1)
 
 
 class Bar:
-    """A tqdm progress bar, or nothing at all. (A context manager.)
+    """A tqdm progress bar, or nothing at all; of several processes only the first shows it. (A context manager.)
 
     A bar has a number, by which compiled code reports to it (:func:`tick`): the number is an argument of the program,
     so that a new bar doesn't compile a new program.
     """
 
     def __init__(self, show: bool, total: int, title: str, unit: str):
-        self._bar: Any = _tqdm()(total=total, desc=title, unit=unit) if show else None
+        self._bar: Any = _tqdm()(total=total, desc=title, unit=unit) if show and jax.process_index() == 0 else None
         self._waiting, self._shown, self._note = 0, 0.0, ""
         self.number = next(_numbers)
 

@@ -11,6 +11,7 @@ from jax import Array, lax
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.training.compiled import Compiled
+from gradchain.training.placement import Placement
 from gradchain.tree import Tree, show_path
 
 
@@ -29,9 +30,12 @@ class Objective(NamedTuple):
     loss_fn: Callable[..., Any]
     has_aux: bool = False
     takes_key: bool = False
+    placement: Placement | None = None
+    """How a batch is spread over devices, where it is."""
 
     def __call__(self, params: Tree, batch: Tree, key: Array | None) -> tuple[Array, Any]:
         """Return (loss, aux), after checking that the loss is one real number."""
+        batch = batch if self.placement is None else self.placement.batch(batch)
         arguments = (params, batch, key) if self.takes_key else (params, batch)
         result: Any = self.loss_fn(*arguments)
         pair = isinstance(result, tuple) and len(result) == 2  # pyright: ignore[reportUnknownArgumentType]

@@ -1,5 +1,6 @@
 """``sweep``: many hyperparameters, seeds and starting points in one compiled call."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule
@@ -15,8 +17,11 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
+from gradchain.training.field import among_replicas, field_of, is_first_device, over_field, shares
 from gradchain.training.history import in_order
+from gradchain.training.hosts import gather_data
 from gradchain.training.loop import Recipe, check_task, run_epoch
+from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.training.sweep_result import SweepResult, has_diverged
@@ -61,6 +66,7 @@ def sweep(
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
     remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> SweepResult:  # fmt: skip
     """Train with every transform of a batch, and from every seed or start, in one compiled call.
 
@@ -81,8 +87,8 @@ def sweep(
       starts: several starting points, a tree like the parameters with a leading axis; one for each seed, or any number
         with one seed.
       init: ``init(key) -> params`` makes a starting point from each seed: random restarts.
-      chunk: how many runs are computed side by side, which bounds the memory. By default 4 on a CPU, where that is
-        fastest, and all elsewhere.
+      chunk: how many runs are computed side by side (on each device), which bounds the memory. By default 4 on a CPU,
+        where that is fastest, and all elsewhere.
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
@@ -93,6 +99,9 @@ def sweep(
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm); it moves with every chunk, at most a hundred times.
+      mesh: devices to spread the runs over; each trains its share by itself, on a copy of the data. Under
+        ``jax.distributed`` the mesh may span all processes: each hands in its share of ``data`` and ``validation``
+        (as many examples as the others, in the processes' order) and the same other arguments; each gets the result.
 
     Returns:
       A :class:`SweepResult`: the winner as an ordinary transform, its parameters, every run's losses, a table, a plot.
@@ -109,15 +118,20 @@ def sweep(
     recipe = Recipe(
         Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
     )
+    if mesh is not None:
+        data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
     check_task(recipe, data, validation, epochs)
     tx = as_transform(tx)
     begins, keys = _replicas(params, starts, init, _keys(seeds))
     runs, replicas = _count_runs(tx, len(keys)), len(keys)
-    chunks = _chunks(runs, replicas, chunk)
+    field = None if mesh is None else field_of(mesh, runs, replicas)
+    share = (runs, replicas) if field is None else shares(field, runs, replicas)
     select = select or ("loss" if validation is None else "val_loss")
-    plan = _Plan(recipe, epochs, runs, chunks, select, progress)
-    with Bar(progress, math.ceil(math.ceil(runs / chunks[0]) / plan.chunks_a_tick), "sweep", "part") as bar:
-        best, *numbers = _compiled_sweep(plan, tx, begins, keys, data, validation, bar.number)
+    plan = _Plan(recipe, epochs, runs, share, _chunks(*share, chunk), select, progress, field)
+    inputs = tx, begins, keys, data, validation
+    inputs = inputs if field is None else on_mesh(field, inputs)
+    with Bar(progress, plan.ticks, "sweep", "part") as bar:
+        best, *numbers = _compiled_sweep(plan, *inputs, bar.number)
         scores, history, start_loss = jax.device_get(numbers)
     history = {name: history[name] for name in in_order(history)}
     return SweepResult(tx, best if np.isfinite(scores).any() else None, scores, history, start_loss, select)
@@ -182,38 +196,58 @@ class _Plan(NamedTuple):
     recipe: Recipe
     epochs: int
     runs: int
+    share: tuple[int, int]
+    """How many transforms, and how many replicas of each, one device has to train."""
     chunks: tuple[int, int]
     select: str
     progress: bool
+    field: Mesh | None
 
     @property
     def chunks_a_tick(self) -> int:
         """After how many chunks the progress bar moves."""
-        return math.ceil(self.runs / self.chunks[0] / MOST_TICKS)
+        return math.ceil(self.share[0] / self.chunks[0] / MOST_TICKS)
+
+    @property
+    def ticks(self) -> int:
+        """How often the progress bar moves."""
+        return math.ceil(math.ceil(self.share[0] / self.chunks[0]) / self.chunks_a_tick)
 
 
 def _sweep(
     plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, bar: Array
 ) -> tuple[Tree, Array, dict[str, Array], Array]:
     """Return the winner's parameters, scores (runs,), history (runs, replicas, epochs), start losses (replicas,)."""
-    recipe, replicas = plan.recipe, len(keys)
-    start_loss = lax.map(lambda i: _loss_at_start(recipe, _at(begins, i), data, keys[i]), jnp.arange(replicas))
+    replicas = jnp.arange(len(keys))
+    start_loss = lax.map(lambda k: _loss_at_start(plan.recipe, _at(begins, k), data, keys[k]), replicas)
+    inputs = tx, begins, keys, data, validation, start_loss, bar
+    scores, best, rows = over_field(plan.field, functools.partial(_share, plan), inputs, plan.share, plan.runs)
+    return best, scores, rows, start_loss
 
-    def one(transform: Any, i: Array) -> tuple[Array, Tree, dict[str, Array]]:
-        weights, rows = _train(plan, transform, _at(begins, i), keys[i], data, validation)
-        return _score(rows, plan.select, start_loss[i]), weights, rows
+
+def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: Any) -> tuple[Array, Tree, Any]:
+    """Return scores, the winner's parameters and rows of one device's share of the runs."""
+    tx, begins, keys, data, validation, start_loss, bar = inputs
+    replicas = len(keys)
 
     def all_replicas(i: Array) -> tuple[Array, Tree, dict[str, Array]]:
-        transform = jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
-        scores, best, rows = _map_keeping_best(lambda k: one(transform, k), replicas, plan.chunks[1])
+        run = (first_run + i) % plan.runs
+        transform = jax.tree.map(lambda x: x[run] if jnp.ndim(x) else x, tx)
+
+        def one(k: Array) -> tuple[Array, Tree, dict[str, Array]]:
+            k = (first_replica + k) % replicas
+            weights, rows = _train(plan, transform, _at(begins, k), keys[k], data, validation)
+            return _score(rows, plan.select, start_loss[k]), weights, rows
+
+        found = _map_keeping_best(one, plan.share[1], plan.chunks[1])
+        scores, best, rows = among_replicas(plan.field, found, replicas)
         return jnp.mean(scores), best, rows
 
     def report(first: Array) -> None:
-        lax.cond(first // plan.chunks[0] % plan.chunks_a_tick == 0, lambda: tick(bar, 1), lambda: None)
+        due = (first // plan.chunks[0] % plan.chunks_a_tick == 0) & is_first_device(plan.field)
+        lax.cond(due, lambda: tick(bar, 1), lambda: None)
 
-    after_chunk = report if plan.progress else None
-    scores, best, rows = _map_keeping_best(all_replicas, plan.runs, plan.chunks[0], after_chunk)
-    return best, scores, rows, start_loss
+    return _map_keeping_best(all_replicas, plan.share[0], plan.chunks[0], report if plan.progress else None)
 
 
 _compiled_sweep = Compiled(_sweep)

@@ -115,7 +115,7 @@ def _basis(x: Array, seen: View, old: Array, due: Array) -> Array:
     """Return the leading singular vectors of the longer side, turned towards the old ones; the old ones until due."""
 
     def fresh() -> Array:
-        g = seen.matrices(lax.stop_gradient(x).astype(old.dtype))
+        g = seen.whole(seen.matrices(lax.stop_gradient(x).astype(old.dtype)))
         u, _, _ = jnp.linalg.svd(g if seen.rows >= seen.columns else jnp.conj(g.mT), full_matrices=False)
         u = u[..., : old.shape[-1]]
         overlap = jnp.sum(jnp.conj(u) * old, axis=-2, keepdims=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
+import jax
 from jax import Array
 
 from gradchain.core.hyper import PerLeafKind
@@ -52,6 +53,12 @@ class View(NamedTuple):
     def matrices(self, x: Array) -> Array:
         """Return the array as ``(*batch, rows, columns)``."""
         return x.transpose(self.order).reshape(*self.batch, self.rows, self.columns)
+
+    def whole(self, x: Array) -> Array:
+        """Return matrices that no device has just a part of; on mesh axes that are explicit, where types tell."""
+        spec = jax.typeof(x).sharding.spec
+        batch = jax.sharding.PartitionSpec(*spec[:-2], None, None)
+        return x if batch == spec else jax.sharding.reshard(x, batch)
 
     def array(self, x: Array) -> Array:
         """Return matrices as the array that they came from."""

@@ -124,7 +124,7 @@ def orthogonalize_via_newton_schulz(
         raise ValueError(f"{where}: ns_coeffs must have shape (3,) or (n, 3), got {np.shape(ns_coeffs)}")
     how = PRECONDITIONING.normalize(f"{where}: preconditioning", preconditioning)
     seen = view(where, x.shape, dimension_numbers)
-    matrices = seen.matrices(x.astype(compute_dtype(x.dtype)))
+    matrices = seen.whole(seen.matrices(x.astype(compute_dtype(x.dtype))))
     return seen.array(_newton_schulz(matrices, _each_step(ns_coeffs, ns_steps), how, eps)).astype(x.dtype)
 
 
@@ -177,7 +177,7 @@ def scale_by_muon(
     mu = ema(slot.mu, g, beta)
     mu_hat = numerics.debias_nesterov(mu, g, beta, at.t) if nesterov else numerics.debias(mu, beta, at.t)
     seen = view("scale_by_muon", g.shape, weight_dimension_numbers)
-    x = seen.matrices(mu_hat)
+    x = seen.whole(seen.matrices(mu_hat))
     u = _newton_schulz(x, _each_step(ns_coeffs, ns_steps), preconditioning, eps)
     if adaptive:
         u = u * jnp.sum(jnp.real(jnp.conj(x) * u), axis=(-2, -1), keepdims=True)

@@ -95,7 +95,7 @@ def vdot(tree_x: Tree, tree_y: Tree) -> Array:
 
     def leaf(x: ArrayLike, y: ArrayLike) -> Array:
         dtype = compute_dtype(jnp.result_type(x), jnp.result_type(y))
-        return jnp.vdot(jnp.asarray(x, dtype), jnp.asarray(y, dtype), precision="highest")
+        return jnp.sum(jnp.conj(jnp.asarray(x, dtype)) * jnp.asarray(y, dtype))  # vdot would gather sharded arrays
 
     return sum(jax.tree.map(leaf, tree_x, tree_y))
 

@@ -1,0 +1,89 @@
+"""State that waits in the host's memory between updates."""
+
+from typing import Any
+
+import jax
+from jax import Array
+
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, register
+from gradchain.tree import Tree
+
+
+@register
+class OffloadState(Transform):
+    """See :func:`offload_state`."""
+
+    name = "offload_state"
+    kinds = {"inner": Child()}
+    required = frozenset({"inner"})
+    inner: Transform
+
+    def init(self, params: Tree) -> Any:
+        return _to_host(self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        updates, state = self.inner.step(updates, _to_device(state), params, extra)
+        return updates, _to_host(state)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.inner, state, params)]
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        return self.inner.eval_params(_to_device(state), params)
+
+
+def _to_host(state: Any) -> Any:
+    check_host_memory()
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Host) if _is_large(x) else x, state)
+
+
+def _to_device(state: Any) -> Any:
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device) if _is_large(x) else x, state)
+
+
+def _is_large(x: Any) -> bool:
+    return isinstance(x, Array) and x.ndim > 0
+
+
+def check_host_memory() -> None:
+    """Raise ``RuntimeError`` if the devices can't reach the host's memory."""
+    device = jax.local_devices()[0]
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if "pinned_host" not in kinds:
+        raise RuntimeError(
+            f"offload_state: {device} has no memory of kind pinned_host, only {', '.join(kinds)}; "
+            "use the transform without offload_state"
+        )
+
+
+def offload_state(tx: Any) -> Transform:
+    """Keep a transform's state in the host's memory, and bring it to the device for each update.
+
+    Optimizer state is needed once a step and is often twice as large as the parameters. In the host's (pinned) memory
+    it leaves the device's to activations, for the time that it takes to move it there and back. Results don't
+    change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
+    other single numbers stay on the device.
+
+    Use it outermost. JAX can't differentiate a loop that carries such state: meta-learning does without it.
+    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding
+    go together.
+
+    Args:
+      tx: any transform.
+
+    Raises:
+      RuntimeError: from ``init`` and ``update``, if the backend has no memory of the kind ``pinned_host``. (GPUs, TPUs
+        and, where it changes nothing, CPUs have it.)
+
+    Example:
+      >>> tx = offload_state(adamw(1e-3))
+      >>> state = tx.init(params)
+      >>> state[0].mu["kernel"].sharding.memory_kind
+      'pinned_host'
+
+    Reference: Ren et al., *ZeRO-Offload: Democratizing Billion-Scale Model Training*, 2021, which also computes the
+    update on the host.
+    """
+    return OffloadState(as_transform(tx))

@@ -1,0 +1,103 @@
+"""The compiled step holds no collective that the algorithm doesn't need."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gradchain as gc
+from gradchain.core.hyperparams import walk
+from gradchain.core.rule import Rule
+from tests.devices.layouts import REPLICATED, SHAPES, WAYS, mesh, model, shardings
+from tests.registry import OPTIMIZERS
+
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
+SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+SPLIT = WAYS["model"].specs
+LAYERS = {"layers": jnp.ones((8, 6, 4))}
+
+
+def collectives(tx, specs, *, zero=False, params=None, extra=None):
+    """Return the collectives of a compiled step, as pairs of a kind and the shape that one moves."""
+    on = mesh()
+    layout = shardings(on, specs)
+    params = jax.device_put(model() if params is None else params, layout)
+    state_layout = (gc.zero_shardings if zero else gc.state_shardings)(tx, params)
+
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params, **(extra or {}))
+        return gc.apply_updates(params, updates), state
+
+    state = jax.jit(tx.init, out_shardings=state_layout)(params)
+    compiled = jax.jit(step, out_shardings=(layout, state_layout)).lower(params, state, params).compile()
+    return [
+        (kind, tuple(int(n) for n in dims.split(",") if n))
+        for types, kind in COLLECTIVE.findall(compiled.as_text())
+        for dims in SHAPE.findall(types)
+    ]
+
+
+def kinds(found):
+    return {kind for kind, _ in found}
+
+
+def by_number(row):
+    """Tell whether all that an optimizer does, it does with each number by itself."""
+    rules = [part.transform for part in walk(row.build())]
+    return all(isinstance(rule, Rule) and rule.spec.kind == "elementwise" and not rule.spec.whole for rule in rules)
+
+
+ELEMENTWISE = [row for row in OPTIMIZERS if by_number(row)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, id=str(r), marks=[] if r.name == "adamw" else [pytest.mark.slow]) for r in ELEMENTWISE],
+)
+def test_elementwise_optimizers_hold_none(row):
+    assert collectives(row.build(), SPLIT) == []
+
+
+def test_a_pattern_that_found_nothing_would_fail():
+    on = mesh()
+    x = jax.device_put(model()["kernel"], NamedSharding(on, P("data")))
+    text = jax.jit(lambda x: x.sum(0)).lower(x).compile().as_text()
+    assert len(COLLECTIVE.findall(text)) == 1
+
+
+def test_zero_collects_each_update_once():
+    found = collectives(gc.adamw(0.1), REPLICATED, zero=True)
+    assert sorted(found) == [("all-gather", SHAPES["bias"]), ("all-gather", SHAPES["kernel"])]
+
+
+@pytest.mark.parametrize(
+    "tx", [gc.clip_by_global_norm(1.0), gc.lamb(0.1), gc.prodigy()], ids=["clip_by_global_norm", "lamb", "prodigy"]
+)
+def test_norms_and_products_move_single_numbers(tx):
+    found = collectives(tx, SPLIT)
+    assert found
+    assert {*found} == {("all-reduce", ())}
+
+
+def test_global_norm_is_right_and_moves_single_numbers():
+    params = jax.device_put(model(), shardings(mesh(), SPLIT))
+    compiled = jax.jit(gc.tree.global_norm).lower(params).compile()
+    assert kinds(COLLECTIVE.findall(compiled.as_text())) == {"(f32[], f32[])", "f32[]"}
+    assert jnp.isclose(compiled(params), gc.tree.global_norm(model()), rtol=1e-6)
+
+
+def test_adafactor_moves_rows_and_columns():
+    found = collectives(gc.adafactor(0.1, 4), {"w": P("data", "model")}, params={"w": jnp.ones((16, 8))})
+    assert kinds(found) == {"all-reduce"}
+    assert {len(shape) for _, shape in found} == {0, 1}
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_stacked_matrices_stay_where_they_are(zero):
+    muon = gc.muon(0.1, muon_weight_dimension_numbers=gc.MuonDimensionNumbers(1, 2))
+    for tx in (muon, gc.per_layer(gc.lamb(0.1), 0)):
+        found = collectives(tx, {"layers": P() if zero else P("data")}, zero=zero, params=LAYERS)
+        assert found == ([("all-gather", (8, 6, 4))] if zero else [])

@@ -1,0 +1,53 @@
+"""Several processes on this machine train as one does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import hosts
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(task, size, rank, port, path):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // size}"}
+    command = [sys.executable, "-m", "tests.hosts", str(port), str(size), str(rank), str(path), task]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def slow(task, size):
+    return pytest.param(task, size, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 2), slow("sweep", 4)])
+def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
+    port = free_port()
+    processes = [start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)]
+    try:
+        outputs = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * size, outputs
+    reports = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    assert all(report == reports[0] for report in reports)
+    assert reports[0].pop("devices") == 4
+    alone = hosts.figures(task, hosts.data())
+    assert alone.keys() == reports[0].keys()
+    for name, numbers in alone.items():
+        np.testing.assert_allclose(reports[0][name], numbers, rtol=2e-5, atol=1e-6, err_msg=name)
+    assert [path.name for path in tmp_path.iterdir()] == ["0.csv"]
+    assert ["part/s" in error or "epoch/s" in error for _, error in outputs] == [True] + [False] * (size - 1)
