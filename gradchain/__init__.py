@@ -33,7 +33,10 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.introspect.config import from_config, to_config
 from gradchain.introspect.describe import describe
+from gradchain.introspect.paths import state_paths
+from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
@@ -240,7 +243,9 @@ __all__ = [
     "exponential_decay",
     "float32_updates",
     "freeze",
+    "from_config",
     "from_optax",
+    "from_state_dict",
     "fromage",
     "galore",
     "global_norm",
@@ -383,9 +388,12 @@ __all__ = [
     "snapshot",
     "sophia",
     "split_real_and_imaginary",
+    "state_paths",
     "stateless",
     "stateless_with_tree_map",
+    "to_config",
     "to_optax",
+    "to_state_dict",
     "trace",
     "training",
     "tree",
