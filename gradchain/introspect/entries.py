@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from gradchain.core.transform import Transform
 from gradchain.introspect.paths import Place, abstract_state, is_array, is_key, places
 from gradchain.tree import Tree
 
+Missing = Literal["error", "init"]
+Unexpected = Literal["error", "drop"]
 KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
 """Kinds of dtypes; numbers are cast within one, and from real to complex."""
 
@@ -24,7 +26,7 @@ def load(
     entries: Mapping[str, Any],
     missing: str,
     unexpected: str,
-    settled: Collection[str] = (),
+    settled: Collection[str] | None = (),
 ) -> Any:
     """Return the state of ``tx`` with the entries in their places.
 
@@ -35,7 +37,7 @@ def load(
       entries: arrays by address.
       missing: ``"error"``, or ``"init"`` for those of ``tx.init(params)``.
       unexpected: ``"error"`` or ``"drop"``.
-      settled: stages of which the caller knows that they are the same as before.
+      settled: stages of which the caller knows that they are the same as before; ``None`` for all.
 
     Raises:
       ValueError: listing every entry that doesn't fit, is missing or unexpected, as far as that is an error.
@@ -61,7 +63,8 @@ def load(
     known = {place.address for place in found}
     if unexpected == "error":
         problems += [f"{name}: unexpected {_shown(x)}" for name, x in entries.items() if name not in known]
-    problems = problems or _ambiguous(found, entries, settled)
+    if not problems and settled is not None:
+        problems = _ambiguous(found, entries, settled)
     if problems:
         raise ValueError(_listing(where, problems, _hint(found, entries)))
     if any(leaf is None for leaf in leaves):

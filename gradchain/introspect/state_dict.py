@@ -1,21 +1,19 @@
 """States as flat dicts from address to array, which survive what people do to an optimizer between two runs."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.foreign import as_transform
-from gradchain.introspect.entries import load
+from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import is_array, is_key, state_paths
 from gradchain.tree import Tree
 
 SCHEMA = "schema_version"
 VERSION = 1
-Missing = Literal["error", "init"]
-Unexpected = Literal["error", "drop"]
 
 
 def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:

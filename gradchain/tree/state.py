@@ -16,6 +16,8 @@ Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
 SHOWN = 30
 """How many names an error lists."""
+OTHER_STATES = ("ApplyEvery",)
+"""States of Optax that aren't called so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
 
 def _transform_name(node: Any) -> str | None:
     """Return the name of the transform whose state this is, or None: states are NamedTuples called ``...State``."""
-    if not hasattr(node, "_fields") or not type(node).__name__.endswith("State"):
+    if not hasattr(node, "_fields") or not type(node).__name__.endswith(("State", *OTHER_STATES)):
         return None
     name, _, rest = type(node).__qualname__.rpartition(".")
     if rest == "State":
