@@ -22,6 +22,7 @@ from gradchain.tree.state import numbered
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "accumulate": ("multi_steps",),
+    "descend_and_shrink": ("scale_by_schedule",),
     "inject_hyperparams": ("inject_stateful_hyperparams", "inject_hyperparams"),
     "mechanize": ("mechanic",),
     "outer_steps": ("lookahead",),

@@ -136,7 +136,8 @@ def state_parts(tx: Transform, state: Any, params: Tree | None = None) -> list[P
         if isinstance(part.transform, InjectHyperparams):
             built = part.transform.build(part.transform.arguments)
             taken = [other.name for other in parts]
-            parts += named_parts(built, part.state.inner_state, part.params, _labels(part.name), taken)
+            inner = None if part.state is None else part.state.inner_state
+            parts += named_parts(built, inner, part.params, _labels(part.name), taken)
     return parts
 
 
