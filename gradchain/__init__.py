@@ -34,8 +34,13 @@ from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
+from gradchain.introspect.config import from_config, to_config
 from gradchain.introspect.describe import describe
 from gradchain.introspect.shardings import bytes_per_device, state_shardings, zero_shardings
+from gradchain.introspect.optax_states import from_optax_state, to_optax_state
+from gradchain.introspect.paths import state_paths
+from gradchain.introspect.state_dict import from_state_dict, to_state_dict
+from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
@@ -243,7 +248,11 @@ __all__ = [
     "exponential_decay",
     "float32_updates",
     "freeze",
+    "from_config",
     "from_optax",
+    "from_optax_state",
+    "from_state_dict",
+    "from_torch_state",
     "fromage",
     "galore",
     "global_norm",
@@ -388,9 +397,13 @@ __all__ = [
     "sophia",
     "split_real_and_imaginary",
     "state_shardings",
+    "state_paths",
     "stateless",
     "stateless_with_tree_map",
+    "to_config",
     "to_optax",
+    "to_optax_state",
+    "to_state_dict",
     "trace",
     "training",
     "tree",

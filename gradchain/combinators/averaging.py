@@ -11,7 +11,7 @@ from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.combinators.chain import chain
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Number
+from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Whole
 from gradchain.core.transform import Part, Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import one_minus_power, safe_increment
@@ -34,7 +34,7 @@ class AverageParams(Around):
     """See :func:`average_params`."""
 
     name = "average_params"
-    kinds = {"inner": Child(), "decay": kind_of(Decay), "start": Number("Count", "[0, inf]", whole=True)}
+    kinds = {"inner": Child(), "decay": kind_of(Decay), "start": kind_of(Whole)}
     required = frozenset({"inner"})
     optional = frozenset({"decay"})
     inner: Transform
@@ -66,7 +66,7 @@ class AverageParams(Around):
         return jax.tree.map(lambda a, w: a + share * (w - a), average, current)
 
 
-def average_params(tx: Any, decay: Decay | None = None, start: Count = 0) -> Transform:
+def average_params(tx: Any, decay: Decay | None = None, start: Whole = 0) -> Transform:
     r"""Average the weights along the way; the updates stay what they are.
 
     With :math:`w_k` the weights after :math:`k` updates and :math:`n = k - k_0`,

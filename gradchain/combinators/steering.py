@@ -126,25 +126,26 @@ class InjectHyperparams(Transform):
     def init(self, params: Tree) -> InjectHyperparamsState:
         count = jnp.zeros((), jnp.int32)
         values = {k: jnp.array(value_at(v, count), self.dtype, copy=True) for k, v in self.arguments.items()}
-        return InjectHyperparamsState(count, values, self._build(values).init(params))
+        return InjectHyperparamsState(count, values, self.build(values).init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, InjectHyperparamsState._fields)
         if state.hyperparams.keys() != self.arguments.keys():
             raise ValueError(f"state.hyperparams must hold {sorted(self.arguments)}, got {sorted(state.hyperparams)}")
         values = self.settings(state)
-        updates, inner = self._build(values).step(updates, state.inner_state, params, extra)
+        updates, inner = self.build(values).step(updates, state.inner_state, params, extra)
         return updates, InjectHyperparamsState(safe_increment(state.count), values, inner)
 
-    def _build(self, values: dict[str, Any]) -> Transform:
+    def build(self, values: dict[str, Any]) -> Transform:
+        """Return the transform that the factory makes of these numbers."""
         return as_transform(self.factory(**self.static.values, **values))
 
     @property
     def per_example(self) -> bool:
-        return self._build(self.arguments).per_example
+        return self.build(self.arguments).per_example
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
-        return self._build(state.hyperparams).eval_params(state.inner_state, params)
+        return self.build(state.hyperparams).eval_params(state.inner_state, params)
 
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}

@@ -1,6 +1,6 @@
 """Hyperparameters by name: list them, read their present values, change them, batch them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,23 +15,39 @@ from gradchain.tree.state import numbered
 LEAF = jax.tree.structure(0)
 
 
-def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[Part]:
-    """Return every transform in ``tx`` that has a name of its own (rules, and combinators with numbers), by name.
+def named_parts(
+    tx: Transform, state: Any = None, params: Tree | None = None, label: str = "", taken: Iterable[str] = ()
+) -> list[Part]:
+    """Return ``tx`` and every transform in it by name, from the outside inward.
 
     A name is the constructor's (``trace``), after the labels of the combinators around it; the second of one name is
     ``trace_2``. Inserting a stage leaves the other names alone unless it has the same one.
+
+    Args:
+      tx: any transform.
+      state: its state, or None; each part comes with its own.
+      params: the parameters, or None; each part comes with its share.
+      label: what all names begin with.
+      taken: names that are not to be given again.
     """
-    seen: list[str] = []
+    seen = [*taken]
 
     def visit(label: str, part: Part) -> Iterator[Part]:
-        children = part.transform.parts(part.state, part.params)
-        if not children or part.transform.settings():
-            seen.append(numbered(f"{label}{part.transform.name}", seen))
-            yield part._replace(name=seen[-1])
-        for child in children:
+        seen.append(numbered(f"{label}{part.transform.name}", seen))
+        yield part._replace(name=seen[-1])
+        for child in part.transform.parts(part.state, part.params):
             yield from visit(f"{label}{child.name}." if child.name else label, child)
 
-    return list(visit("", Part("", tx, state, params)))
+    return list(visit(label, Part("", tx, state, params)))
+
+
+def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[Part]:
+    """Return every transform in ``tx`` that has numbers or no parts, by the name that :func:`named_parts` gives it."""
+    return [
+        part
+        for part in named_parts(tx, state, params)
+        if part.transform.settings() or not part.transform.parts(part.state, part.params)
+    ]
 
 
 def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ class Transform(Value):
 
     ``init, update = tx`` unpacks it. Subclasses define ``init`` and ``step``.
     """
+
+    describe: ClassVar[Callable[..., Any]]
+    """``tx.describe(params)`` is :func:`gradchain.describe`, which its layer attaches: the core knows no reports."""
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.

@@ -1,43 +1,32 @@
-"""What a transform does with each parameter, as a table: its label, the rules that apply, the bytes of state."""
+"""Reports: what each stage of a transform does and keeps, and which parameter gets what, before anything runs."""
 
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from gradchain.combinators.labels import path_name
-from gradchain.combinators.routing import Partition
 from gradchain.core.foreign import as_transform
-from gradchain.core.rule import Rule
-from gradchain.core.transform import Part, Transform
-from gradchain.tree import Tree, flatten_optional, overlay
+from gradchain.core.transform import Transform
+from gradchain.introspect.paths import abstract_state, places
+from gradchain.introspect.stages import HyperparameterRow, SlotRow, StageRow, shardings_of, stage_rows
+from gradchain.introspect.survey import ParameterRow, Survey
+from gradchain.introspect.tables import KEPT, html_table, path_table, text_table
+from gradchain.tree import Tree
 
-COLUMNS = ("path", "shape", "label", "transform", "state bytes")
-GAP = "  "
-
-
-class ParameterRow(NamedTuple):
-    """What :func:`gradchain.describe` says about one parameter."""
-
-    path: str
-    """As ``encoder/layers/0/kernel``."""
-    shape: tuple[int, ...]
-    dtype: str
-    labels: tuple[str, ...]
-    """The label in each partition that reaches it, a nested one's after its parent's: ``outer.inner``."""
-    transforms: tuple[str, ...]
-    """The names of the rules that apply to it, in order."""
-    state_bytes: int
+By = Literal["stage", "parameter"]
+SIDE_BY_SIDE = 120
+"""The width from which on hyperparameters and slots have columns of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What :func:`gradchain.describe` returns: printed it is a table as wide as the terminal."""
+    """What :func:`gradchain.describe` returns: printed it is a table of the stages, as wide as the terminal."""
 
+    stages: tuple[StageRow, ...]
+    """One for each stage that has numbers, keeps state or is a rule, in the order of the chain."""
     rows: tuple[ParameterRow, ...]
     """One for each parameter, in the order of the tree."""
     shared_bytes: int
@@ -51,20 +40,48 @@ class Description:
     @property
     def state_bytes(self) -> int:
         """All bytes of state."""
-        return sum(row.state_bytes for row in self.rows) + self.shared_bytes
+        return sum(stage.bytes for stage in self.stages)
 
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the rows as dicts, by path."""
-        return {row.path: row._asdict() for row in self.rows}
+    @property
+    def bytes_per_device(self) -> int:
+        """The bytes of state on each device; all of them where nothing is sharded."""
+        return sum(stage.bytes_per_device for stage in self.stages)
 
-    def table(self, width: int | None = None) -> str:
-        """Return the table, in lines of at most ``width`` characters (at least 60); by default the terminal's."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data: ``stages`` (a list), ``parameters`` (by path) and ``totals``."""
+        return {
+            "stages": [_stage_dict(stage) for stage in self.stages],
+            "parameters": {
+                row.path: {k: list(v) if isinstance(v, tuple) else v for k, v in row._asdict().items()}
+                for row in self.rows
+            },
+            "totals": {
+                "arrays": len(self.rows),
+                "parameters": self.parameters,
+                "state_bytes": self.state_bytes,
+                "shared_bytes": self.shared_bytes,
+                "bytes_per_device": self.bytes_per_device,
+            },
+        }
+
+    def table(self, width: int | None = None, by: By = "stage") -> str:
+        """Return a table in lines of at most ``width`` characters (at least 60), and the totals.
+
+        Args:
+          width: by default the terminal's.
+          by: ``"stage"`` for a row for each stage: its hyperparameters (schedules now and at the end), its slots, how
+            many of the parameters it applies to, its bytes. ``"parameter"`` for a row for each parameter: its shape,
+            its labels, the transforms that apply to it, its bytes of state.
+        """
         width = max(60, width or shutil.get_terminal_size().columns)
-        lines = _layout([_cells(row) for row in self.rows], width)
-        shared = f", {self.shared_bytes:,} of them shared" if self.shared_bytes else ""
-        arrays = f"{len(self.rows)} array{'' if len(self.rows) == 1 else 's'}"
-        total = f"{arrays}, {self.parameters:,} numbers, {self.state_bytes:,} bytes of state{shared}"
-        return "\n".join([*lines, *textwrap.wrap(total, width)])
+        if by == "stage":
+            stacked = width < SIDE_BY_SIDE
+            lines = text_table(*self._stage_cells(stacked), width, texts=1 if stacked else 2)
+        elif by == "parameter":
+            lines = path_table(*self._parameter_cells(), width)
+        else:
+            raise ValueError(f"table: by must be 'stage' or 'parameter', got {by!r}")
+        return "\n".join([*lines, *textwrap.wrap(self._totals(), width)])
 
     def __str__(self) -> str:
         return self.table()
@@ -72,164 +89,126 @@ class Description:
     def __repr__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        parameters = (
+            f"<details><summary>{len(self.rows)} arrays</summary>{html_table(*self._parameter_cells())}</details>"
+        )
+        return f"{html_table(*self._stage_cells())}<p>{self._totals()}</p>{parameters}"
 
-def describe(tx: Any, params: Tree) -> Description:
-    """Return what a transform does with each parameter: print it to see which gets what.
+    def _totals(self) -> str:
+        shared = f", {self.shared_bytes:,} of them shared" if self.shared_bytes else ""
+        local = f", {self.bytes_per_device:,} on each device" if self.bytes_per_device < self.state_bytes else ""
+        arrays = f"{len(self.rows)} array{'' if len(self.rows) == 1 else 's'}"
+        return f"{arrays}, {self.parameters:,} numbers, {self.state_bytes:,} bytes of state{shared}{local}"
 
-    Nothing is computed: parameters may be shapes (``jax.ShapeDtypeStruct``).
+    def _stage_cells(self, stacked: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Return titles and cells, with hyperparameters and slots in one column if ``stacked``."""
+        sharded = self.bytes_per_device < self.state_bytes
+        texts = ["hyperparameters, slots"] if stacked else ["hyperparameters", "slots"]
+        titles = ["stage", *texts, "arrays", "state bytes", *(["on a device"] if sharded else [])]
+        rows: list[list[str]] = []
+        for stage in self.stages:
+            numbers, slots = map(_number_cell, stage.hyperparameters), map(_slot_cell, stage.slots)
+            both = [", ".join(numbers), ", ".join(slots)]
+            scope = _scope_cell(len(stage.parameters), len(self.rows))
+            local = [f"{stage.bytes_per_device:,}"] if sharded else []
+            rows.append([stage.name, *(["\n".join(both)] if stacked else both), scope, f"{stage.bytes:,}", *local])
+        return titles, rows
+
+    def _parameter_cells(self) -> tuple[list[str], list[list[str]]]:
+        titles = ["path", "shape", "label", "transform", "state bytes"]
+        rows = [_parameter_cell(row) for row in self.rows]
+        if any(row[2] for row in rows):
+            return titles, rows
+        return titles[:2] + titles[3:], [row[:2] + row[3:] for row in rows]
+
+
+def describe(
+    tx: Any, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
+) -> Description:
+    """Return what a transform does and keeps, stage by stage and parameter by parameter: print it before a long run.
+
+    Nothing is computed but schedules: parameters may be shapes (``jax.ShapeDtypeStruct``). It is a method, too:
+    ``print(tx.describe(params))``.
 
     Args:
       tx: any transform.
       params: the parameters, or their shapes. Leaves that are no arrays, such as an Equinox model's functions, have no
         row; ``tx`` must leave them out, as it must in ``init``.
+      state: its state, for hyperparameters as they are now; by default as they are at the start.
+      steps: the number of updates at which schedules are shown to end. By default, each at its own end; of a bare
+        callable that isn't known.
+      shardings: a tree like the state, of shardings, for the bytes on each device. By default, the state's own; or
+        those of the parameters, for slots that are as large.
 
     Returns:
-      A table to print, with the same as ``rows`` (path, shape, dtype, labels, transforms, state bytes), ``as_dict()``,
-      and totals (``parameters``, ``state_bytes``, ``shared_bytes``).
+      Tables to print, with the same as ``stages`` and ``rows``, as ``to_dict()``, and in totals (``parameters``,
+      ``state_bytes``, ``shared_bytes``, ``bytes_per_device``). A notebook shows it as HTML.
 
     Raises:
-      ValueError: what ``tx.init(params)`` raises, such as for a label without a transform.
+      ValueError: what ``tx.init(params)`` raises, such as for a label without a transform; and if ``state`` or
+        ``shardings`` aren't like the transform's state.
 
     Example:
       >>> print(describe(adam(1e-3), {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}))
     """
     tx = as_transform(tx)
     survey = Survey(params)
-    arrays = jax.tree.map(lambda x: x if _is_array(x) else None, params)
-    state = jax.eval_shape(lambda arrays: tx.init(overlay(arrays, params)), arrays)
-    survey.visit(tx, state, params, "")
-    return Description(tuple(survey.rows()), survey.shared_bytes)
+    abstract = abstract_state(tx, params)
+    survey.visit(tx, abstract, params, "")
+    local = _shardings(tx, abstract, params, state, shardings)
+    stages = stage_rows(tx, abstract, params, state, steps, local)
+    return Description(tuple(stages), tuple(survey.rows()), survey.shared_bytes)
 
 
-class Survey:
-    """Goes through a transform's parts, and notes for each parameter what applies to it."""
-
-    def __init__(self, params: Tree):
-        self.params = dict(_arrays(params))
-        self.labels: dict[str, list[str]] = {path: [] for path in self.params}
-        self.transforms: dict[str, list[str]] = {path: [] for path in self.params}
-        self.bytes = dict.fromkeys(self.params, 0)
-        self.shared_bytes = 0
-
-    def rows(self) -> Iterator[ParameterRow]:
-        """Yield what was noted."""
-        for path, x in self.params.items():
-            names = tuple(self.labels[path]), tuple(self.transforms[path])
-            yield ParameterRow(path, tuple(x.shape), str(x.dtype), *names, self.bytes[path])
-
-    def visit(self, tx: Transform, state: Any, params: Tree, label: str) -> None:
-        """Note what ``tx`` does with its share of the parameters."""
-        if params is None:  # it sees none of them: what a measurement keeps
-            self.shared_bytes += _size(state)
-            return
-        children = tx.parts(state, params)
-        if isinstance(tx, Rule) and not children:
-            self.note_rule(tx, state, params)
-        else:
-            self.note_state(state, params, children)
-        if not children:
-            for path in dict.fromkeys(map(self.owner, self.active(tx, params))):
-                self.transforms[path].append(tx.name)
-        for child in children:
-            below = label
-            if isinstance(tx, Partition):
-                below = f"{label}.{child.name}" if label else child.name
-                self.relabel(child.params, label, below)
-            self.visit(child.transform, child.state, child.params, below)
-
-    def active(self, tx: Transform, params: Tree) -> Iterator[str]:
-        """Yield the paths of the arrays that a transform without parts applies to."""
-        arrays = dict(_arrays(params))
-        if isinstance(tx, Rule) and arrays:
-            pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
-            chosen = tx.active(params, len(pairs))
-            arrays = {path_name(path): x for (path, x), on in zip(pairs, chosen, strict=True) if on}
-        yield from arrays
-
-    def owner(self, path: str) -> str:
-        """Return the path of the parameter that a path leads to, or to a part of: a complex array's real one, say."""
-        while path not in self.params:
-            path = path.rpartition("/")[0]
-        return path
-
-    def relabel(self, params: Tree, old: str, new: str) -> None:
-        """Replace a partition's label by that of a partition inside it."""
-        for path in dict.fromkeys(self.owner(path) for path, _ in _arrays(params)):
-            self.labels[path] = [label for label in self.labels[path] if label != old] + [new]
-
-    def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
-        """Count a rule's slots to their parameters, and the rest of its state to none."""
-        pairs, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)
-        total = _size(state)
-        for name in rule.spec.slots:
-            for (path, _), slot in zip(pairs, treedef.flatten_up_to(getattr(state, name)), strict=True):
-                if size := _size(slot):
-                    self.bytes[self.owner(path_name(path))] += size
-                    total -= size
-        self.shared_bytes += total
-
-    def note_state(self, state: Any, params: Tree, children: list[Part]) -> None:
-        """Count trees like the parameters to these, and the rest, but for the children's states, to none."""
-        if any(state is child.state for child in children):
-            return
-        own, treedef = flatten_optional(params)
-        leaves = jax.tree.leaves(state)
-        alike = jax.tree.structure(state) == jax.tree.structure(params)
-        if alike and (treedef.num_nodes > 1 or [x.shape for x in leaves] == [x.shape for x in own]):
-            for (path, _), x in zip(_arrays(params), leaves, strict=True):
-                self.bytes[self.owner(path)] += _size(x)
-        elif leaves:
-            inner = jax.tree.leaves(state, is_leaf=lambda x: x is not state)
-            if inner[0] is state:
-                self.shared_bytes += _size(state)
-            else:
-                for node in inner:
-                    self.note_state(node, params, children)
+Transform.describe = describe
 
 
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype")
+def _shardings(tx: Transform, abstract: Any, params: Tree, state: Any, shardings: Any) -> list[Any]:
+    """Return the shardings of the state's leaves, ``None`` where there is none."""
+    structure = jax.tree.structure(abstract)
+    for name, tree in (("shardings", shardings), ("state", state)):
+        if tree is not None and jax.tree.structure(tree) != structure:
+            raise ValueError(
+                f"describe: {name} must be like the state of {tx.name}: {structure}, got {jax.tree.structure(tree)}"
+            )
+    if shardings is not None:
+        return jax.tree.leaves(shardings)
+    if state is not None:
+        return [getattr(x, "sharding", None) for x in jax.tree.leaves(state)]
+    return shardings_of(places("describe", tx, abstract), jax.tree.leaves(abstract), params)
 
 
-def _arrays(params: Tree) -> Iterator[tuple[str, Any]]:
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if _is_array(x):
-            yield path_name(path), x
+def _stage_dict(stage: StageRow) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "hyperparameters": {
+            row.name: {"now": row.now, "end": row.end} if row.is_schedule else row.now for row in stage.hyperparameters
+        },
+        "slots": {row.name: row._asdict() | {"dtypes": list(row.dtypes)} for row in stage.slots},
+        "parameters": list(stage.parameters),
+        "bytes": stage.bytes,
+        "bytes_per_device": stage.bytes_per_device,
+    }
 
 
-def _size(state: Any) -> int:
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
+def _number_cell(row: HyperparameterRow) -> str:
+    end = f" → {'?' if row.end is None else _shown(row.end)}" if row.is_schedule else ""
+    return f"{row.name} {_shown(row.now)}{end}".replace(" ", KEPT)
 
 
-def _cells(row: ParameterRow) -> list[str]:
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _slot_cell(row: SlotRow) -> str:
+    return f"{row.name}{KEPT}{'/'.join(row.dtypes)}"
+
+
+def _scope_cell(size: int, total: int) -> str:
+    return f"{size} of {total}" if size < total else f"all {total}" if total else "none"
+
+
+def _parameter_cell(row: ParameterRow) -> list[str]:
     shape, transforms = str(row.shape).replace(",)", ")"), ", ".join(row.transforms) or "-"
     return [row.path or "(the array)", shape, ", ".join(row.labels), transforms, f"{row.state_bytes:,}"]
-
-
-def _layout(rows: list[list[str]], width: int) -> list[str]:
-    """Return the lines of a table, and of a legend of the transforms where their lists are too long for it."""
-    if not any(row[2] for row in rows):
-        rows = [row[:2] + row[3:] for row in rows]
-    titles = [title for title in COLUMNS if title != "label" or (rows and len(rows[0]) == len(COLUMNS))]
-    legend: list[str] = []
-    if sum(_widths([titles, *rows])) + len(GAP) * (len(titles) - 1) > width:
-        names = {text: f"({i})" for i, text in enumerate(dict.fromkeys(row[-2] for row in rows), 1)}
-        rows = [[*row[:-2], names[row[-2]], row[-1]] for row in rows]
-        legend = [f"{name} {text}" for text, name in names.items()]
-    widths = _widths([titles, *rows])
-    widths[0] = max(10, min(widths[0], width - sum(widths[1:]) - len(GAP) * (len(titles) - 1)))
-    lines = [_line(row, widths) for row in (titles, ["-" * size for size in widths], *rows)]
-    return lines + [line for text in legend for line in textwrap.wrap(text, width, subsequent_indent="    ")]
-
-
-def _widths(rows: list[list[str]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    path = row[0]
-    if len(path) > widths[0]:
-        half = (widths[0] - 1) // 2
-        path = f"{path[:half]}…{path[half + 1 - widths[0] :]}"
-    middle = [f"{cell:<{size}}" for cell, size in zip(row[1:-1], widths[1:-1], strict=True)]
-    return GAP.join([f"{path:<{widths[0]}}", *middle, f"{row[-1]:>{widths[-1]}}"])

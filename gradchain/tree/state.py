@@ -4,7 +4,7 @@ import builtins
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
 SHOWN = 30
 """How many names an error lists."""
+OTHER_STATES = ("ApplyEvery",)
+"""States of Optax that aren't called so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,21 @@ class Node(NamedTuple):
     is_field: bool
     """Whether it is a field of a transform's state."""
     is_leaf: bool
+    stage: str
+    """The innermost transform's name with its labels; "" outside of any."""
+    within: Path
+    """The path from that transform's state, or from the root."""
+
+
+class _Around(NamedTuple):
+    """What lies around a node."""
+
+    labels: str
+    in_state: bool = False
+    in_rule: bool = False
+    stage: str = ""
+    start: int = 0
+    """How long the path to the stage's state is."""
 
 
 def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
@@ -55,7 +72,7 @@ def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
 
 def _transform_name(node: Any) -> str | None:
     """Return the name of the transform whose state this is, or None: states are NamedTuples called ``...State``."""
-    if not hasattr(node, "_fields") or not type(node).__name__.endswith("State"):
+    if not hasattr(node, "_fields") or not type(node).__name__.endswith(("State", *OTHER_STATES)):
         return None
     name, _, rest = type(node).__qualname__.rpartition(".")
     if rest == "State":
@@ -69,30 +86,38 @@ def numbered(name: str, taken: Container[str]) -> str:
     return next(full for full in names if full not in taken)
 
 
-def nodes(tree: Tree) -> list[Node]:
+def nodes(tree: Tree, label: str = "", taken: Iterable[str] = ()) -> list[Node]:
     """Return all nodes of a state, each with an address such as ``scale_by_adam.mu['layer']['kernel']``.
 
     A transform's state has the transform's name, after the dict keys (labels) around it; what is in it, its path from
     there. So names are those of ``hyperparams``, whatever tuples and wrappers lie between; but labels that the state
     doesn't show, such as ``outer`` in ``lookahead``, are missing, and the second of one name has a number instead.
-    """
-    seen: builtins.set[str] = builtins.set()
 
-    def visit(path: Path, node: Any, address: str, labels: str, in_state: bool, in_rule: bool) -> Iterator[Node]:
-        name = None if in_rule else _transform_name(node)
+    Args:
+      tree: the state.
+      label: what the transforms' names begin with.
+      taken: names that are not to be given again.
+    """
+    seen = builtins.set(taken)
+
+    def visit(path: Path, node: Any, address: str, around: _Around) -> Iterator[Node]:
+        name = None if around.in_rule else _transform_name(node)
         if name is not None:
-            address = numbered(f"{labels}{name}", seen)
+            address = numbered(f"{around.labels}{name}", seen)
+            around = around._replace(stage=address, start=len(path))
             seen.add(address)
         children, treedef = _children(node, path)
         is_leaf = jax.tree_util.treedef_is_leaf(treedef)
-        yield Node(path, address, node, in_state and name is None, is_leaf)
-        in_rule = in_rule or (name is not None and type(node).__qualname__.endswith(".State"))
+        is_field = around.in_state and name is None
+        yield Node(path, address, node, is_field, is_leaf, around.stage, path[around.start :])
+        in_rule = around.in_rule or (name is not None and type(node).__qualname__.endswith(".State"))
         for child_path, child in [] if is_leaf else children:
             key = child_path[-1]
-            below = f"{labels}{key.key}." if isinstance(key, DictKey) else labels
-            yield from visit(child_path, child, _joined(address, key), below, name is not None, in_rule)
+            labels = f"{around.labels}{key.key}." if isinstance(key, DictKey) else around.labels
+            below = around._replace(labels=labels, in_state=name is not None, in_rule=in_rule)
+            yield from visit(child_path, child, _joined(address, key), below)
 
-    return list(visit((), tree, "", "", False, False))
+    return list(visit((), tree, "", _Around(label)))
 
 
 def _joined(address: str, key: Any) -> str:

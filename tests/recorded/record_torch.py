@@ -33,13 +33,24 @@ RUNS = {
     "adamw": (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1}),
 }
 """Name, as the registry refers to it: optimizer and arguments. All others are PyTorch's defaults."""
+CONTINUED = RUNS | {
+    "sgd_dampening": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "dampening": 0.5}),
+    "rmsprop_centered_momentum": (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.9, "centered": True}),
+    "adagrad_defaults": (torch.optim.Adagrad, {"lr": 0.1}),
+    "adam_amsgrad": (torch.optim.Adam, {"lr": 0.1, "betas": (0.5, 0.9), "amsgrad": True}),
+    "adamw_amsgrad": (torch.optim.AdamW, {"lr": 0.1, "betas": (0.5, 0.9), "amsgrad": True}),
+}
+"""Runs of which the state halfway is recorded, for tests/unit/test_torch_states.py to go on from there."""
 
 
 def record(optimizer, arguments, inputs, targets, start):
-    """Return the weights after every ``EVERY`` steps on mean((tanh(inputs @ kernel + bias) - targets)^2)."""
+    """Return the weights after every ``EVERY`` steps on mean((tanh(inputs @ kernel + bias) - targets)^2).
+
+    With them comes the optimizer's ``state_dict`` halfway.
+    """
     weights = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in start.items()}
     steps = optimizer(weights.values(), **arguments)
-    path = []
+    path, halfway = [], None
     for k in range(1, STEPS + 1):
         steps.zero_grad()
         predictions = torch.tanh(inputs @ weights["kernel"] + weights["bias"])
@@ -47,7 +58,22 @@ def record(optimizer, arguments, inputs, targets, start):
         steps.step()
         if k % EVERY == 0:
             path.append({name: w.detach().tolist() for name, w in weights.items()})
-    return path
+        if k == STEPS // 2:
+            halfway = plain(steps.state_dict())
+    return path, halfway
+
+
+def plain(x):
+    """Return a state_dict with lists for tensors."""
+    if isinstance(x, dict):
+        return {str(key): plain(value) for key, value in x.items()}
+    return x.tolist() if isinstance(x, torch.Tensor) else x
+
+
+def continued(optimizer, arguments, tensors, start):
+    """Return what is recorded of a run to go on with: its state and weights halfway, and the weights at its end."""
+    path, halfway = record(optimizer, arguments, *tensors, start)
+    return {"arguments": arguments, "halfway": path[len(path) // 2 - 1], "state_dict": halfway, "end": path[-1]}
 
 
 def record_side_by_side():
@@ -72,8 +98,11 @@ def main():
         "targets": targets.tolist(),
         "start": start,
         "runs": {
-            name: {"arguments": arguments, "path": record(optimizer, arguments, *tensors, start)}
+            name: {"arguments": arguments, "path": record(optimizer, arguments, *tensors, start)[0]}
             for name, (optimizer, arguments) in RUNS.items()
+        },
+        "continued": {
+            name: continued(optimizer, arguments, tensors, start) for name, (optimizer, arguments) in CONTINUED.items()
         },
     }
     path = pathlib.Path(__file__).with_name("torch.json")

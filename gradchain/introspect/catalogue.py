@@ -1,0 +1,120 @@
+"""The fixed table of what a config may name: gradchain's public constructors and functions, and nothing else."""
+
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gradchain.combinators.labels import Labels, LabelsKind, RouteKind
+from gradchain.combinators.layers import AXES
+from gradchain.combinators.steering import inject_hyperparams
+from gradchain.core.hyper import DType
+from gradchain.core.transform import Transform
+from gradchain.core.value import STATIC, Kind, Value, kind_of
+
+NO_CONSTRUCTORS = {"by_leaf", "from_optax", "set_hyperparams"}
+"""What makes transforms or labels of something that no config can hold."""
+FUNCTIONS = {"global_norm", "graft", "graft_global", "skip_large_updates", "skip_not_finite"}
+"""What of gradchain's own functions an argument may be, besides those in ``tree`` and ``projections``."""
+KINDS: dict[str, dict[str, Kind]] = {
+    "masked": {"mask": RouteKind()},
+    "freeze": {"mask": RouteKind()},
+    "selective_transform": {"freeze_mask": RouteKind()},
+    "partition": {"param_labels": LabelsKind()},
+    "per_layer": {"axes": AXES},
+}
+"""Kinds of arguments that constructors annotate as ``Any`` and normalise themselves."""
+VARIADIC = {"chain": "stages", "named_chain": "stages", "parallel": "branches"}
+"""What configs call the positional arguments of constructors that take any number of them."""
+MAPPINGS = {"partition": ("transforms",), "monitor": ("measures",), "inject_hyperparams": ("arguments", "static")}
+"""Arguments that are dicts by names of the user's."""
+
+
+class Constructor(NamedTuple):
+    """A function that a config may call."""
+
+    name: str
+    function: Callable[..., Any]
+    parameters: Mapping[str, inspect.Parameter]
+    annotations: Mapping[str, Any]
+    kinds: Mapping[str, Kind]
+
+    @property
+    def variadic(self) -> str | None:
+        """What configs call its positional arguments, if it takes any number of them."""
+        return VARIADIC.get(self.name)
+
+    @property
+    def fields(self) -> list[str]:
+        """What configs call its arguments."""
+        names = [name for name, p in self.parameters.items() if p.kind != p.VAR_POSITIONAL]
+        return [self.variadic, *names] if self.variadic else names
+
+    @property
+    def required(self) -> list[str]:
+        """Those that can't be left out."""
+        return [name for name in self.fields if name in (self.variadic, *self._without_default())]
+
+    def _without_default(self) -> list[str]:
+        return [name for name, p in self.parameters.items() if p.default is p.empty]
+
+
+@functools.cache
+def constructors() -> dict[str, Constructor]:
+    """Return what makes transforms, schedules, labels and masks, by name."""
+    found = [x for name, x in _public().items() if inspect.isfunction(x) and name not in NO_CONSTRUCTORS]
+    made = [function for function in found if _makes(function)]
+    table = {function.__name__: _constructor(function.__name__, function) for function in made}
+    return table | {"inject_hyperparams": _constructor("inject_hyperparams", _injected)}
+
+
+def _injected(
+    factory: str,
+    arguments: Mapping[str, Any],
+    static: Mapping[str, Any] | None = None,
+    hyperparam_dtype: DType | None = None,
+) -> Transform:
+    """Return what ``inject_hyperparams`` makes of a constructor from the table."""
+    if factory not in constructors():
+        raise ValueError(f"factory must be the name of a constructor, got {factory!r}")
+    inject = inject_hyperparams(constructors()[factory].function, tuple(static or ()), hyperparam_dtype)
+    return inject(**arguments, **(static or {}))
+
+
+@functools.cache
+def functions() -> dict[str, Callable[..., Any]]:
+    """Return the functions that a config may name, for transforms to call: merges, measures, projections, ..."""
+    names = {name: x for name, x in _public().items() if name in FUNCTIONS}
+    table = {f"{module}.{name}": x for module in ("tree", "projections") for name, x in _public(module).items()}
+    return {name: x for name, x in (names | table).items() if inspect.isfunction(x)}
+
+
+@functools.cache
+def function_names() -> dict[int, str]:
+    """Return the names of those functions by their identity, the shortest of several."""
+    return {id(x): name for name, x in sorted(functions().items(), key=lambda item: -len(item[0]))}
+
+
+def _public(module: str = "") -> dict[str, Any]:
+    """Return the public names of gradchain, with its schedules, or of a submodule."""
+    found = importlib.import_module(f"gradchain.{module}" if module else "gradchain")
+    return {name: getattr(found, name) for name in found.__all__} | ({} if module else _public("schedules"))
+
+
+def _makes(function: Any) -> bool:
+    """Whether a public function makes a value or labels."""
+    made = getattr(function, "__annotations__", {}).get("return")
+    return hasattr(function, "Value") or (isinstance(made, type) and issubclass(made, Value | Labels))
+
+
+def _constructor(name: str, function: Any) -> Constructor:
+    hints = typing.get_type_hints(function, include_extras=True)
+    if hasattr(function, "Value"):
+        kinds = dict(function.Value.kinds)
+    else:
+        kinds = {p: kind for p, hint in hints.items() if (kind := kind_of(hint)) is not STATIC} | KINDS.get(name, {})
+    parameters = inspect.signature(function).parameters
+    annotations = {p: x for p, x in hints.items() if p not in kinds or kinds[p] is STATIC}
+    return Constructor(name, function, parameters, annotations, kinds)

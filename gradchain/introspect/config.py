@@ -1,0 +1,237 @@
+"""Transforms and schedules as data for JSON, and back."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.combinators.chain import NamedChain
+from gradchain.combinators.labels import ByPath, MatricesAndRest
+from gradchain.combinators.layers import AxesByPath, PerLayer
+from gradchain.combinators.steering import InjectHyperparams
+from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
+from gradchain.core.foreign import Foreign
+from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule, Schedule
+from gradchain.core.transform import Transform
+from gradchain.core.value import Value
+from gradchain.introspect.catalogue import Constructor, constructors, function_names
+from gradchain.introspect.parse import ConfigError, as_tree, parse
+from gradchain.schedules.piecewise import Breakpoints
+from gradchain.transforms.matrices import MuonDimensionNumbers
+
+VERSION = 1
+
+
+def to_config(tx: Transform | Schedule) -> dict[str, Any]:
+    """Return a transform or schedule as a dict that JSON can hold, from which :func:`from_config` makes it again.
+
+    A constructor's call is a dict of its ``name`` and its arguments, all of them, so that a later default changes
+    nothing. A chain lists its ``stages``. Masks and labels are described by patterns
+    (:func:`by_path`, :func:`matrices_and_rest`) or as trees of dicts, lists and tuples.
+
+    Args:
+      tx: any composition of gradchain's public transforms and schedules. Functions in it must be gradchain's too
+        (``merge=graft``), or :func:`functools.partial` of one.
+
+    Raises:
+      ValueError: if it holds what can't be described: a lambda or another function, another library's transform, a
+        rule of your own. The message lists each of them, with its path.
+
+    Example:
+      >>> json.dumps(to_config(sgd(0.1)))
+      '{"version": 1, "name": "chain", "stages": [{"name": "identity"}, {"name": "scale_by_learning_rate", ...}]}'
+    """
+    if not isinstance(tx, Transform | Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"to_config: expected a gradchain transform or schedule, got {tx!r}")
+    writer = _Writer()
+    node = writer.node("", tx)
+    if writer.problems:
+        raise ValueError("\n  ".join(["to_config: a config can't hold", *writer.problems]))
+    return {"version": VERSION} | node
+
+
+def from_config(config: Mapping[str, Any]) -> Any:
+    """Return the transform or schedule that a dict describes, as :func:`to_config` makes it or as written by hand.
+
+    Only gradchain's own public constructors are called, by names from a fixed table; nothing is imported or evaluated.
+    Arguments that are left out have their defaults, and optimizers may be named too:
+    ``{"name": "adamw", "learning_rate": {"name": "cosine_decay_schedule", "init_value": 0.001, "decay_steps": 1000}}``.
+
+    Args:
+      config: the dict.
+
+    Returns:
+      A transform or schedule: ``from_config(to_config(tx)) == tx``. (Arrays and partial functions compare by identity.)
+
+    Raises:
+      ValueError: for an unknown name or field, a missing one, or a value that is out of range or of the wrong type. The
+        message begins with the field's path, such as ``stages[0].b2``.
+
+    Example:
+      >>> from_config(json.load(file))
+    """
+    if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"from_config: a config is a dict, got {type(config).__name__}")
+    fields = dict(config)
+    version = fields.pop("version", VERSION)
+    if type(version) is not int or version != VERSION:
+        raise ValueError(
+            f"from_config: version must be {VERSION}, got {version!r}; this version of gradchain reads no other"
+        )
+    try:
+        result = parse(fields)
+    except RecursionError:
+        raise ValueError("from_config: the config is nested too deeply") from None
+    if not isinstance(result, Transform | Schedule):
+        raise ValueError(f"from_config: a config describes a transform or schedule, got {result!r}")
+    return result
+
+
+class _Writer:
+    """Turns values into plain data, and notes what can't be."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def refuse(self, path: str, x: Any, why: str) -> None:
+        """Note that ``x`` can't be described."""
+        self.problems.append(f"{path or 'this'}: {x!r}, {why}")
+
+    def node(self, path: str, x: Any) -> Any:
+        """Return plain data for any value in a transform."""
+        if x is None or isinstance(x, bool | int | str):
+            return x
+        writers = (
+            (float, self.number),
+            (np.generic | np.ndarray | jax.Array, self.array),
+            (FunctionSchedule, self.bare_function),
+            (CombinedSchedule, self.combined),
+            (Breakpoints, self.breakpoints),
+            (Value, self.call),
+            (FrozenTree, self.tree),
+            (ByPath | MatricesAndRest, self.labels),
+            (AxesByPath, self.axes),
+            (Mapping, self.mapping),
+            ((tuple, list), self.sequence),
+            (functools.partial, self.partial),
+        )
+        write = next((write for types, write in writers if isinstance(x, cast(Any, types))), self.function)
+        return write(path, x)
+
+    def number(self, path: str, x: float) -> Any:
+        return x if math.isfinite(x) else {"number": str(x)}
+
+    def array(self, path: str, x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return {"key": np.asarray(jax.random.key_data(x)).tolist(), "impl": str(jax.random.key_impl(x))}
+        return {"array": self.sequence(path, np.asarray(x).tolist()), "dtype": x.dtype.name}
+
+    def bare_function(self, path: str, x: Any) -> Any:
+        return self.refuse(path, x, "a bare callable as a schedule; use one of gradchain.schedules")
+
+    def combined(self, path: str, x: Any) -> Any:
+        sides = {side: self.node(f"{path}.{side}", getattr(x, side)) for side in ("left", "right")}
+        return {"operator": x.symbol} | sides
+
+    def breakpoints(self, path: str, x: Any) -> Any:
+        return self.sequence(path, list(zip(x.boundaries, x.scales, strict=True)))
+
+    def call(self, path: str, x: Value) -> Any:
+        """Return the call of a constructor, the arguments of which are found in a value's fields."""
+        constructor = constructors().get("inject_hyperparams" if isinstance(x, InjectHyperparams) else x.name)
+        if constructor is None or not _is_from(constructor, x):
+            return self.refuse(path, x, _reason(x))
+        dot = f"{path}." if path else ""
+        given = _arguments(constructor, x)
+        return {"name": constructor.name} | {key: self.node(f"{dot}{key}", value) for key, value in given.items()}
+
+    def tree(self, path: str, x: FrozenTree) -> Any:
+        branch = _branch(x.thaw())
+        try:
+            same = as_tree(path, branch) == x.thaw()
+        except ConfigError:
+            same = False
+        return {"tree": branch} if same else self.refuse(path, x, "a tree of other than dicts, lists and tuples")
+
+    def labels(self, path: str, x: Any) -> Any:
+        return {"name": "by_path" if isinstance(x, ByPath) else "matrices_and_rest"} | {
+            field.name: self.node(path, getattr(x, field.name)) for field in dataclasses.fields(x)
+        }
+
+    def axes(self, path: str, x: AxesByPath) -> Any:
+        return self.sequence(path, x.patterns)
+
+    def mapping(self, path: str, x: Mapping[str, Any]) -> Any:
+        return {key: self.node(f"{path}.{key}", value) for key, value in x.items()}
+
+    def sequence(self, path: str, x: Iterable[Any]) -> Any:
+        return [self.node(f"{path}[{i}]", value) for i, value in enumerate(x)]
+
+    def partial(self, path: str, x: Any) -> Any:
+        function = self.function(path, x.func)
+        given = {"arguments": self.sequence(path, x.args), "keywords": self.mapping(path, x.keywords)}
+        return function and function | {key: value for key, value in given.items() if value}
+
+    def function(self, path: str, x: Any) -> Any:
+        name = function_names().get(id(x))
+        return {"function": name} if name else self.refuse(path, x, _reason(x))
+
+
+def _branch(x: Any) -> Any:
+    """Return plain data for a tree of bools, labels, axes or dimension numbers; what isn't plain stays."""
+    if type(x) is dict:
+        return {key: _branch(value) for key, value in cast(Any, x).items()}
+    if type(x) in (list, tuple):
+        branches = [_branch(value) for value in x]
+        return branches if isinstance(x, list) else {"tuple": branches}
+    return {"dimensions": [_branch(list(n) if isinstance(n, tuple) else n) for n in x]} if _is_dimensions(x) else x
+
+
+def _is_dimensions(x: Any) -> bool:
+    return isinstance(x, MuonDimensionNumbers)
+
+
+def _reason(x: Any) -> str:
+    if isinstance(x, Foreign):
+        return "another library's transform"
+    if isinstance(x, Value):
+        return "which is none of gradchain's public transforms and schedules, or holds a function of your own"
+    if callable(x):
+        return "which is none of gradchain's public functions"
+    return f"a {type(x).__name__}"
+
+
+def _is_from(constructor: Constructor, x: Value) -> bool:
+    """Whether a value was made by a constructor, not by one of the same name."""
+    function: Any = constructor.function
+    if isinstance(x, InjectHyperparams):
+        return _factory_name(x.factory) is not None
+    return type(x) is function.Value if hasattr(function, "Value") else type(x).__module__ == function.__module__
+
+
+def _factory_name(factory: Any) -> str | None:
+    constructor = constructors().get(getattr(factory, "__name__", ""))
+    return constructor.name if constructor and constructor.function is factory else None
+
+
+def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
+    """Return the arguments with which a constructor makes a value again."""
+    if isinstance(x, NamedChain):
+        return {"stages": list(zip(x.names, x.stages, strict=True))}
+    if isinstance(x, Monitor):
+        functions = [m.function if isinstance(m, Measure) else m for m in x.measures]
+        return {"measures": dict(zip(x.names, functions, strict=True))}
+    if isinstance(x, MeasureWithEma):
+        return {"measure": x.measure} | {name: value for name, _, value in x.average.fields()}
+    if isinstance(x, InjectHyperparams):
+        return {"factory": _factory_name(x.factory), "arguments": x.arguments, "static": x.static.values} | {
+            "hyperparam_dtype": x.dtype
+        }
+    child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
+    stored = child | {name: value for name, _, value in x.fields()}
+    return {name: stored[name] for name in constructor.fields if name in stored}

@@ -1,0 +1,285 @@
+"""Optax's states as states of the same composition here, and back: a run goes on to the same trajectory."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradchain.combinators.accumulation import Accumulate
+from gradchain.combinators.averaging import OuterSteps
+from gradchain.combinators.conditional import Conditional
+from gradchain.combinators.guards import ApplyIfFinite, SkipSpikes
+from gradchain.combinators.labels import path_name
+from gradchain.combinators.sharpness import AlternatingSAM
+from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.transform import Part, Transform
+from gradchain.introspect.entries import Missing, Unexpected, load
+from gradchain.introspect.paths import Place, abstract_state, places, state_parts
+from gradchain.tree import Tree
+from gradchain.tree.state import numbered
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "accumulate": ("multi_steps",),
+    "descend_and_shrink": ("scale_by_schedule",),
+    "inject_hyperparams": ("inject_stateful_hyperparams", "inject_hyperparams"),
+    "mechanize": ("mechanic",),
+    "outer_steps": ("lookahead",),
+    "reduce_on_plateau": ("reduce_lron_plateau",),
+    "scale": ("scale_by_schedule",),
+    "scale_by_acprop": ("scale_by_belief",),
+    "scale_by_adadelta": ("scale_by_ada_delta",),
+    "scale_by_adamax": ("scale_by_adam",),
+    "scale_by_adopt": ("scale_by_adam",),
+    "scale_by_cocob": ("cocob",),
+    "scale_by_dadapt_adam": ("dadapt_adam_w",),
+    "scale_by_dog": ("do_g",),
+    "scale_by_dowg": ("do_wg",),
+    "scale_by_factored_rms": ("factored",),
+    "scale_by_learning_rate": ("scale_by_schedule",),
+    "scale_by_muon": ("muon",),
+    "scale_by_prodigy": ("prodigy",),
+    "scale_by_radam": ("scale_by_adam",),
+    "scale_by_rms": ("scale_by_rms", "scale_by_rms_with_count"),
+    "scale_by_simplified_ademamix": ("scale_by_simplified_ad_emamix",),
+    "scale_by_sophia": ("sophia",),
+    "scale_by_stddev": ("scale_by_rstd_dev", "scale_by_rstd_dev_with_count"),
+    "scale_by_yogi": ("scale_by_adam",),
+}
+"""What stages are called in Optax, where their states' classes have other names."""
+ESTIMATES = {"d": "estim_lr", "r": "numerator_weighted", "m": "exp_avg", "v": "exp_avg_sq", "s": "grad_sum"}
+SLOTS: dict[str, dict[str, str]] = {
+    "accumulate": {"count": "gradient_step"},
+    "conditionally_mask": {"count": "step"},
+    "conditionally_transform": {"count": "step"},
+    "reduce_on_plateau": {"avg_count": "count", "count": ""},
+    "scale_by_adan": {"count": "t"},
+    "scale_by_dadapt_adam": ESTIMATES,
+    "scale_by_dog": {"grad_sum_of_squares": "sum_sq_norm_grads"},
+    "scale_by_prodigy": ESTIMATES | {"init_params": "params0"},
+    "scale_by_simplified_ademamix": {"count": "t"},
+}
+"""What their slots are called there; "" where there is none."""
+Stage = dict[str, Any]
+"""Values of one stage by slot: those of its arrays that belong to no parameter."""
+ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
+    ("accumulate", "weight"): lambda theirs: theirs["mini_step"],
+    ("accumulate", "emitted"): lambda theirs: (theirs["mini_step"] == 0) & (theirs["gradient_step"] > 0),
+    ("accumulate", "skipped"): lambda theirs: jnp.zeros_like(theirs["mini_step"]),
+    ("reduce_on_plateau", "has_best"): lambda theirs: jnp.isfinite(theirs["best_value"]),
+    ("schedule_free", "count"): lambda theirs: theirs["step_count"] - 1,
+}
+"""What Optax doesn't keep, made of what it keeps in the same stage."""
+FIRST = {"scale_by_dog": "is_init_step", "scale_by_optimistic_gradient": "is_initial_step"}
+"""Flags by which Optax knows a rule's first update; here it is the count."""
+ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
+    "count": lambda ours: ours["count"],
+    "count_m2": lambda ours: ours["count"],
+    "step_count": lambda ours: ours["count"] + 1,
+    "is_initial_step": lambda ours: ours["count"] == 0,
+    "is_init_step": lambda ours: ours["count"] == 0,
+}
+"""What Optax alone keeps, made of what we keep in the same stage."""
+CONSTANT = ("ns_coeffs", "steps_since_sync", "v", "v_row", "v_col")
+"""What Optax keeps without need: constants, a counter that nothing moves, and placeholders of one zero."""
+GATES = (Accumulate, AlternatingSAM, ApplyIfFinite, Conditional, OuterSteps, SkipSpikes)
+"""Combinators that don't let every update through, so that counts inside are others than outside."""
+BESIDE = ("adversary", "outer")
+"""Labels of parts with counts of their own, which Optax's states don't show."""
+
+
+def from_optax_state(
+    tx: Any,
+    params: Tree,
+    optax_state: Any,
+    *,
+    count: int | None = None,
+    missing: Missing = "error",
+    unexpected: Unexpected = "error",
+) -> Any:
+    """Return the state of ``tx`` that goes on where the same composition of Optax's transforms has stopped.
+
+    Stages are matched by name and order. Where a rule keeps a count here and none in Optax, it gets the count of its
+    neighbours, or ``count``; it matters only for numbers that become schedules later on.
+
+    Args:
+      tx: the transform, of the same stages and with the same numbers as Optax's.
+      params: the parameters, or their shapes; of ``lookahead`` Optax's pair of fast and slow ones.
+      optax_state: what ``optimizer.update`` has returned last.
+      count: how many updates there were, for stages of which the state doesn't say.
+      missing: ``"init"`` takes what Optax doesn't keep from ``tx.init(params)``.
+      unexpected: ``"drop"`` leaves out what has no place here.
+
+    Raises:
+      ValueError: if something can't be carried over, with a list of all of it.
+
+    Example:
+      >>> state = from_optax_state(adamw(1e-3), params, state_of_optax_adamw)
+    """
+    where, tx = "from_optax_state", as_transform(tx)
+    params, slow = params if _is_lookahead(params) else (params, None)
+    expected = abstract_state(tx, params)
+    here, likes = _layout(where, tx, expected)
+    theirs, leaves = _layout(where, Foreign(None), optax_state)
+    values = {place.address: x for place, x in zip(theirs, leaves, strict=True)}
+    partners = _partners(here, theirs)
+    stages = _stages(theirs, leaves)
+    entries, used, found = dict[str, Any](), set[str](), dict[str, Any]()
+    for place, like in zip(here, likes, strict=True):
+        address = _address_there(place, partners)
+        make = ONLY_HERE.get((place.transform, place.slot))
+        if address in values:
+            entries[place.address] = values[address]
+            used.add(address)
+        elif make and place.stage in partners:
+            entries[place.address] = jnp.asarray(make(stages[partners[place.stage]]))
+        if place.address in entries:
+            entries[place.address] = _as_kind(entries[place.address], like)
+            found |= {place.stage: entries[place.address]} if place.slot == "count" else {}
+    entries |= _slow_weights(here, slow)
+    counts = _Counts(state_parts(tx, expected), found, count)
+    for place in here:
+        if place.slot == "count" and place.address not in entries:
+            first = stages.get(partners.get(place.stage, ""), {}).get(FIRST.get(place.transform, ""))
+            entries[place.address] = jnp.maximum(counts.of(place.stage), 0 if first is None else ~first)
+    spare = [p.address for p in theirs if p.address not in used and not _is_spare(p)]
+    entries |= {f"Optax's {address}": values[address] for address in spare}
+    return load(where, tx, params, entries, missing, unexpected, settled=None)
+
+
+def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
+    """Return the state of an Optax optimizer that goes on where the same composition here has stopped.
+
+    Args:
+      tx: any transform.
+      state: its state.
+      optimizer: Optax's, of the same stages.
+      params: the parameters.
+
+    Raises:
+      ValueError: if something that Optax needs isn't there, or the other way round, with a list of all of it.
+
+    Example:
+      >>> optax_state = to_optax_state(adamw(1e-3), state, optax.adamw(1e-3), params)
+    """
+    where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
+    theirs, likes = _layout(where, optimizer, abstract_state(optimizer, params))
+    here, leaves = _layout(where, tx, state)
+    partners = _partners(here, theirs)
+    sources = {_address_there(place, partners): x for place, x in zip(here, leaves, strict=True)}
+    stages = _stages(here, leaves)
+    owners = {there: stages.get(stage, {}) for stage, there in partners.items()}
+    initial = jax.tree.leaves(optimizer.init(params))
+    entries = dict[str, Any]()
+    for place, like, first in zip(theirs, likes, initial, strict=True):
+        if place.address in sources:
+            entries[place.address] = _as_kind(sources.pop(place.address), like)
+        elif place.slot in ONLY_THERE and "count" in owners.get(place.stage, {}):
+            entries[place.address] = _as_kind(ONLY_THERE[place.slot](owners[place.stage]), like)
+        elif place.address.endswith("/count") and (
+            counts := [stage["count"] for stage in stages.values() if "count" in stage]
+        ):
+            entries[place.address] = functools.reduce(jnp.maximum, counts)
+        elif place.slot in CONSTANT:
+            entries[place.address] = first
+    spare = [p for p in here if p.slot != "count" and (p.transform, p.slot) not in ONLY_HERE]
+    entries |= {f"gradchain's {p.address}": sources[a] for p in spare if (a := _address_there(p, partners)) in sources}
+    return load(where, optimizer, params, entries, "error", "error", settled=None)
+
+
+def _is_lookahead(params: Tree) -> bool:
+    return getattr(params, "_fields", ()) == ("fast", "slow")
+
+
+def _slow_weights(here: list[Place], slow: Tree | None) -> dict[str, Any]:
+    """Return the slow weights, which Optax keeps in the parameters, as entries."""
+    by_path = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(slow)[0]}
+    outer = [place for place in here if (place.transform, place.slot) == ("outer_steps", "slow")]
+    return {place.address: by_path[place.path] for place in outer if place.path in by_path}
+
+
+def _layout(where: str, tx: Transform, state: Any) -> tuple[list[Place], list[Any]]:
+    return places(where, tx, state), jax.tree.leaves(state)
+
+
+def _partners(here: list[Place], theirs: list[Place]) -> dict[str, str]:
+    """Return Optax's stage for each of ours that has one: the first of its name that isn't another's yet."""
+    there, taken = {place.stage for place in theirs}, set[str]()
+    partners = dict[str, str]()
+    for stage, transform in dict.fromkeys((place.stage, place.transform) for place in here):
+        *labels, _ = stage.split(".")
+        shown = [label for label in labels if label not in BESIDE]
+        names = (".".join([*x, name]) for name in ALIASES.get(transform, (transform,)) for x in (labels, shown))
+        if found := next((full for name in names if (full := numbered(name, taken)) in there), None):
+            partners[stage] = found
+            taken.add(found)
+    return partners
+
+
+def _address_there(place: Place, partners: Mapping[str, str]) -> str:
+    """Return the address in Optax's state of what ``place`` holds here, or one that doesn't exist."""
+    slot = SLOTS.get(place.transform, {}).get(place.slot, place.slot)
+    if place.stage not in partners or (place.slot and not slot):
+        return f"nowhere: {place.address}"
+    return "/".join(filter(None, (partners[place.stage], slot, place.path)))
+
+
+def _stages(found: list[Place], leaves: list[Any]) -> dict[str, Stage]:
+    stages = dict[str, Stage]()
+    for place, x in zip(found, leaves, strict=True):
+        if not place.path:
+            stages.setdefault(place.stage, {})[place.slot] = x
+    return stages
+
+
+def _as_kind(x: Any, like: Any) -> Any:
+    """Return one number in the dtype of ``like``, whole or not; what is no single number stays."""
+    x = jnp.asarray(x)
+    is_number = x.shape == like.shape == () and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    return x.astype(like.dtype) if is_number else x
+
+
+def _is_spare(place: Place) -> bool:
+    """Whether Optax keeps it in addition to what we need."""
+    return place.slot in ONLY_THERE or place.slot in CONSTANT or place.address.endswith("/count")
+
+
+class _Counts:
+    """How many updates the stages have seen of which Optax's state doesn't say."""
+
+    def __init__(self, parts: list[Part], found: Mapping[str, Any], count: int | None):
+        self.gates = dict(_gates(parts))
+        self.found = found
+        self.of_rounds = {part.name for part in parts if isinstance(part.transform, Accumulate)}
+        self.count = count
+
+    def of(self, stage: str) -> Any:
+        """Return the count of the stages around ``stage``, of the combinator around it, or the given one."""
+        gates, beside = scope = self._scope(stage)
+        if self.count is not None and scope == ((), ()):
+            return jnp.asarray(self.count, jnp.int32)
+        around = [x for name, x in self.found.items() if self._scope(name) == scope and name not in self.of_rounds]
+        outside = [] if beside else [self.found[gate] for gate in reversed(gates) if gate in self.found]
+        return functools.reduce(jnp.maximum, around or outside[:1] or [jnp.asarray(self.count or 0, jnp.int32)])
+
+    def _scope(self, stage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what decides how many updates reach a stage."""
+        *labels, _ = stage.split(".")
+        return self.gates.get(stage, ()), tuple(label for label in labels if label in BESIDE)
+
+
+def _gates(parts: list[Part]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield for each part the combinators around it that don't let every update through."""
+    rest = iter(parts)
+
+    def visit(above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        part = next(rest, None)
+        if part is None:
+            return
+        yield part.name, above
+        below = (*above, part.name) if isinstance(part.transform, GATES) else above
+        for _ in part.transform.parts(part.state, part.params):
+            yield from visit(below)
+
+    yield from visit(())

@@ -1,0 +1,217 @@
+"""Reading configs: plain data to values, by calls of the catalogue's constructors, with errors that name the field."""
+
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.core.hyper import CombinedSchedule, Number, Schedule
+from gradchain.core.transform import Transform
+from gradchain.core.value import STATIC
+from gradchain.introspect.catalogue import MAPPINGS, Constructor, constructors, functions
+from gradchain.transforms.matrices import MuonDimensionNumbers
+
+FORMS: dict[str, tuple[set[str], set[str]]] = {
+    "function": ({"function"}, {"arguments", "keywords"}),
+    "operator": ({"operator", "left", "right"}, set()),
+    "number": ({"number"}, set()),
+    "array": ({"array", "dtype"}, set()),
+    "key": ({"key", "impl"}, set()),
+    "tree": ({"tree"}, set()),
+}
+"""What a dict that isn't the call of a constructor may be: by its first key, its required and its optional keys."""
+
+
+class ConfigError(ValueError):
+    """A config that is wrong; the message begins with the field's path."""
+
+    def __init__(self, path: str, problem: object):
+        super().__init__(f"from_config: {path or 'the config'}{problem}")
+
+
+def parse(node: Any, path: str = "") -> Any:
+    """Return the value that plain data describes; ``path`` is where in the config it is."""
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    if isinstance(node, list | tuple):
+        return [parse(item, f"{path}[{i}]") for i, item in enumerate(cast(Any, node))]
+    if not isinstance(node, Mapping):
+        raise ConfigError(path, f" is {type(node).__name__}, which is no plain data")
+    fields: dict[Any, Any] = dict(node)
+    if "name" in fields:
+        return _call(fields, path)
+    form = next((form for form in FORMS if form in fields), None)
+    if form is None:
+        raise ConfigError(path, f" is a dict without a name; it has {', '.join(map(repr, fields)) or 'nothing'}")
+    required, optional = FORMS[form]
+    _check_fields(path, form, fields, required, required | optional)
+    return READERS[form](fields, path)
+
+
+def _check_fields(
+    path: str, what: str, fields: Mapping[Any, Any], required: Iterable[str], known: Iterable[str]
+) -> None:
+    """Raise ``ConfigError`` for fields that are missing or unknown."""
+    known = sorted(known)
+    for name in fields:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known) or 'none'}"
+            raise ConfigError(_join(path, name), f": {what} has no such field{hint}")
+    for name in required:
+        if name not in fields:
+            raise ConfigError(_join(path, name), f" is missing, which {what} needs")
+
+
+def _join(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _call(fields: dict[str, Any], path: str) -> Any:
+    """Return what a constructor makes of its fields."""
+    name = fields.pop("name")
+    constructor = constructors().get(name) if isinstance(name, str) else None
+    if constructor is None:
+        close = difflib.get_close_matches(str(name), constructors(), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {name!r}{hint}")
+    _check_fields(path, name, fields, constructor.required, constructor.fields)
+    values = {key: _field(constructor, key, x, _join(path, key)) for key, x in fields.items()}
+    positional: list[Any] = values.pop(constructor.variadic) if constructor.variadic else []
+    try:
+        return constructor.function(*positional, **values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(path, f": {error}") from None
+
+
+def _field(constructor: Constructor, key: str, node: Any, path: str) -> Any:
+    """Return the value of one argument, checked as far as its declaration says what it may be."""
+    if key in MAPPINGS.get(constructor.name, ()):
+        if not isinstance(node, Mapping):
+            raise ConfigError(path, f" must be a dict by names, got {node!r}")
+        return {name: parse(x, _join(path, name)) for name, x in cast(Any, node).items()}
+    value = parse(node, path)
+    if key == constructor.variadic:
+        return _sequence(constructor.name, value, path)
+    kind = constructor.kinds.get(key, STATIC)
+    if isinstance(kind, Number) and callable(value) and not isinstance(value, Schedule):
+        raise ConfigError(path, f" must be a number or a schedule, got {value!r}")
+    if kind is STATIC or value is None:
+        _check_annotation(constructor.annotations.get(key, Any), value, path)
+        return _hashable(value)
+    return _checked(lambda: kind.normalize("", value), path)
+
+
+def _hashable(value: Any) -> Any:
+    """Return lists as tuples."""
+    return tuple(map(_hashable, cast(Any, value))) if isinstance(value, list) else value
+
+
+def _sequence(name: str, value: Any, path: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(path, f" must be a list, got {value!r}")
+    items = cast(list[Any], value)
+    for i, item in enumerate(items):
+        pair = isinstance(item, list) and len(cast(Any, item)) == 2
+        if name == "named_chain" and not pair:
+            raise ConfigError(f"{path}[{i}]", f" must be a pair of a name and a transform, got {item!r}")
+        tx: Any = item[1] if name == "named_chain" else item
+        if not isinstance(tx, Transform):
+            raise ConfigError(f"{path}[{i}]", f" must be a transform, got {tx!r}")
+    return items
+
+
+def _checked(normalize: Callable[[], Any], path: str) -> Any:
+    try:
+        return normalize()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(path, f"{error}" if str(error).startswith("[") else f" {str(error).strip()}") from None
+
+
+def _check_annotation(annotation: Any, value: Any, path: str) -> None:
+    """Raise ``ConfigError`` if a plain value isn't of the annotated type."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
+    plain = tuple(option for option in options if option in (bool, int, str, type(None)))
+    if len(plain) < len(options):
+        return  # what the constructor checks itself
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        expected = " or ".join("null" if option is type(None) else option.__name__ for option in plain)
+        raise ConfigError(path, f" must be {expected}, got {value!r}")
+
+
+def _function(fields: dict[str, Any], path: str) -> Any:
+    name = fields["function"]
+    function = functions().get(name) if isinstance(name, str) else None
+    if function is None:
+        raise ConfigError(_join(path, "function"), f": gradchain has no public function {name!r}")
+    arguments, keywords = fields.get("arguments", []), fields.get("keywords", {})
+    if not isinstance(arguments, list) or not isinstance(keywords, Mapping):
+        raise ConfigError(path, ": arguments must be a list, and keywords a dict")
+    if not arguments and not keywords:
+        return function
+    given = {key: parse(x, _join(path, key)) for key, x in cast(Any, keywords).items()}
+    return functools.partial(function, *parse(arguments, _join(path, "arguments")), **given)
+
+
+def _operator(fields: dict[str, Any], path: str) -> Any:
+    left, right = (parse(fields[side], _join(path, side)) for side in ("left", "right"))
+    if fields["operator"] not in ("+", "-", "*", "/"):
+        raise ConfigError(_join(path, "operator"), f" must be one of + - * /, got {fields['operator']!r}")
+    for side, value in (("left", left), ("right", right)):
+        if callable(value) and not isinstance(value, Schedule):
+            raise ConfigError(_join(path, side), f" must be a number or a schedule, got {value!r}")
+    return _checked(lambda: CombinedSchedule.of(fields["operator"], left, right), path)
+
+
+def _number(fields: dict[str, Any], path: str) -> float:
+    if fields["number"] not in ("inf", "-inf"):
+        raise ConfigError(_join(path, "number"), f" must be 'inf' or '-inf', got {fields['number']!r}")
+    return float(fields["number"])
+
+
+def _array(fields: dict[str, Any], path: str) -> Any:
+    return _checked(lambda: jnp.asarray(np.asarray(parse(fields["array"], path), jnp.dtype(fields["dtype"]))), path)
+
+
+def _key(fields: dict[str, Any], path: str) -> Any:
+    return _checked(
+        lambda: jax.random.wrap_key_data(jnp.asarray(np.asarray(fields["key"], np.uint32)), impl=fields["impl"]), path
+    )
+
+
+def _tree(fields: dict[str, Any], path: str) -> Any:
+    return as_tree(_join(path, "tree"), fields["tree"])
+
+
+def as_tree(path: str, node: Any) -> Any:
+    """Return a tree of dicts, lists and tuples, of bools, labels, axes or dimension numbers."""
+    if node is None or isinstance(node, bool | int | str):
+        return node
+    if isinstance(node, list):
+        return [as_tree(f"{path}[{i}]", x) for i, x in enumerate(cast(Any, node))]
+    if not isinstance(node, dict) or not all(isinstance(key, str) for key in cast(Any, node)):
+        raise ConfigError(path, f" must be a tree of dicts with strings for keys, lists and plain values, got {node!r}")
+    branches: dict[str, Any] = node
+    if list(branches) == ["dimensions"]:
+        return _checked(lambda: MuonDimensionNumbers(*map(_axes, branches["dimensions"])), path)
+    if list(branches) == ["tuple"] and isinstance(branches["tuple"], list):
+        return tuple(as_tree(path, branches["tuple"]))
+    return {key: as_tree(_join(path, key), x) for key, x in branches.items()}
+
+
+def _axes(axes: Any) -> Any:
+    if isinstance(axes, list) and all(type(axis) is int for axis in cast(Any, axes)):
+        return tuple(cast(list[int], axes))
+    if type(axes) is not int:
+        raise TypeError(f"has dimensions that are no whole numbers: {axes!r}")
+    return axes
+
+
+READERS = {"function": _function, "operator": _operator, "number": _number, "array": _array, "key": _key, "tree": _tree}

@@ -1,0 +1,172 @@
+"""What each stage of a transform is and keeps: its hyperparameters now and at the end, its slots, their bytes."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gradchain.core.foreign import Foreign
+from gradchain.core.hyper import FunctionSchedule, Schedule, value_at
+from gradchain.core.transform import Part, Transform, count_of
+from gradchain.core.value import Value
+from gradchain.introspect.paths import Place, is_array, places, state_parts
+from gradchain.introspect.survey import Survey, active, arrays_by_path
+from gradchain.tree import Tree
+
+LAST = 2**31 - 1
+"""A count at which every schedule that ends has ended."""
+
+
+class HyperparameterRow(NamedTuple):
+    """One hyperparameter of a stage."""
+
+    name: str
+    now: Any
+    """A number; of a batch its shape as text, such as ``float32[64]``."""
+    end: Any
+    """What a schedule ends at; ``None`` for a number, and where it isn't known."""
+    is_schedule: bool
+
+
+class SlotRow(NamedTuple):
+    """One field of a stage's state."""
+
+    name: str
+    dtypes: tuple[str, ...]
+    arrays: int
+    """How many arrays it holds."""
+    bytes: int
+    bytes_per_device: int
+    """What the device with the most of them holds; all of it where nothing is sharded."""
+
+
+class StageRow(NamedTuple):
+    """What :func:`gradchain.describe` says about one stage."""
+
+    name: str
+    """As :func:`gradchain.hyperparams` has it, labels in front."""
+    hyperparameters: tuple[HyperparameterRow, ...]
+    slots: tuple[SlotRow, ...]
+    parameters: tuple[str, ...]
+    """The paths of the parameters that it applies to."""
+
+    @property
+    def bytes(self) -> int:
+        """All bytes of its state."""
+        return sum(slot.bytes for slot in self.slots)
+
+    @property
+    def bytes_per_device(self) -> int:
+        """All bytes of its state on one device."""
+        return sum(slot.bytes_per_device for slot in self.slots)
+
+
+def stage_rows(
+    tx: Transform, abstract: Any, params: Tree, state: Any, steps: int | None, shardings: list[Any]
+) -> Iterator[StageRow]:
+    """Yield a row for each stage with numbers, state or a rule of its own.
+
+    Args:
+      tx: the transform.
+      abstract: shapes and dtypes of its state.
+      params: the parameters, or their shapes.
+      state: its state, or ``None`` for the numbers at the start.
+      steps: the number of updates at the end; ``None`` for where schedules end.
+      shardings: of each leaf of the state, or ``None``.
+    """
+    present = {part.name: part for part in state_parts(tx, state)}
+    kept = dict[str, list[Kept]]()
+    found = places("describe", tx, abstract)
+    for place, x, sharding in zip(found, jax.tree.leaves(abstract), shardings, strict=True):
+        kept.setdefault(place.stage, []).append(Kept(place, x, sharding))
+    survey = Survey(params)
+    for part in state_parts(tx, abstract, params):
+        own, leaf = kept.pop(part.name, []), not part.transform.parts(part.state, part.params)
+        is_hidden = not leaf or (isinstance(part.transform, Foreign) and bool(jax.tree.leaves(part.state)))
+        if own or part.transform.settings() or not is_hidden:
+            arrays = active(part.transform, part.params) if leaf else (path for path, _ in arrays_by_path(part.params))
+            numbers = _numbers(present[part.name], steps)
+            yield StageRow(
+                part.name, tuple(numbers), tuple(_slots(own)), tuple(dict.fromkeys(map(survey.owner, arrays)))
+            )
+    for name, own in kept.items():  # what lies in another library's state
+        paths = dict.fromkeys(item.place.path for item in own if item.place.path in survey.params)
+        yield StageRow(name, (), tuple(_slots(own)), tuple(paths))
+
+
+class Kept(NamedTuple):
+    """One array of a state."""
+
+    place: Place
+    shape: Any
+    sharding: Any
+
+
+def _slots(own: list[Kept]) -> Iterator[SlotRow]:
+    """Yield a row for each field of a stage's state."""
+    fields = dict[str, list[Kept]]()
+    for item in own:
+        fields.setdefault(item.place.slot, []).append(item)
+    for name, items in fields.items():
+        dtypes = tuple(sorted({str(item.shape.dtype) for item in items}))
+        sizes = [_bytes(item.shape, item.shape.shape) for item in items]
+        local = [_bytes(item.shape, _local_shape(item)) for item in items]
+        yield SlotRow(name or "state", dtypes, len(items), sum(sizes), sum(local))
+
+
+def _bytes(x: Any, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * x.dtype.itemsize
+
+
+def _local_shape(item: Kept) -> tuple[int, ...]:
+    return item.shape.shape if item.sharding is None else item.sharding.shard_shape(item.shape.shape)
+
+
+def shardings_of(found: list[Place], abstract: list[Any], params: Tree) -> list[Any]:
+    """Return shardings for the leaves of a state: those of the parameters for what is as large, else ``None``."""
+    arrays = {path: x for path, x in arrays_by_path(params) if getattr(x, "sharding", None) is not None}
+    return [
+        arrays[place.path].sharding if place.path in arrays and arrays[place.path].shape == x.shape else None
+        for place, x in zip(found, abstract, strict=True)
+    ]
+
+
+def _numbers(part: Part, steps: int | None) -> Iterator[HyperparameterRow]:
+    """Yield a row for each hyperparameter of a stage, at the state's count or at the start."""
+    count = count_of(part.state)
+    count = jnp.zeros((), jnp.int32) if count is None else count
+    declared = part.transform.settings()
+    now = part.transform.settings(part.state) if part.state is not None else declared
+    for name, value in declared.items():
+        if value is not None:
+            is_schedule = isinstance(value, Schedule)
+            yield HyperparameterRow(name, _plain(value_at(now[name], count)), _end(value, steps), is_schedule)
+
+
+def _end(value: Any, steps: int | None) -> Any:
+    if not isinstance(value, Schedule) or (steps is None and _holds_function(value)):
+        return None
+    return _plain(value(jnp.asarray(LAST if steps is None else steps, jnp.int32)))
+
+
+def _holds_function(value: Any) -> bool:
+    """Whether a schedule is made of a bare callable, which need not take any count."""
+    if isinstance(value, tuple):
+        return any(map(_holds_function, cast(Any, value)))
+    inner = isinstance(value, Value) and any(_holds_function(x) for _, _, x in value.fields())
+    return inner or isinstance(value, FunctionSchedule)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a number, or its shape as text; several as a tuple."""
+    if isinstance(value, tuple | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return tuple(map(_plain, cast(Any, items)))
+    if isinstance(value, Schedule) or not is_array(value):
+        return value if isinstance(value, int | float) else repr(value)
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.number) or isinstance(value, Tracer):
+        return f"{value.dtype}{list(value.shape)}"
+    return value.item()

@@ -1,0 +1,141 @@
+"""States as flat dicts from address to array, which survive what people do to an optimizer between two runs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradchain.core.foreign import as_transform
+from gradchain.introspect.entries import Missing, Unexpected, load
+from gradchain.introspect.paths import is_array, is_key, state_paths
+from gradchain.tree import Tree
+
+SCHEMA = "schema_version"
+VERSION = 1
+
+
+def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:
+    """Return a state as a flat dict from address to array, for a checkpoint in any format.
+
+    Addresses are those of :func:`state_paths`. PRNG keys become their raw data; everything else is the state's own
+    arrays, not copies of them. One more entry, ``schema_version``, says which form of dict this is.
+
+    Args:
+      tx: any transform.
+      state: its state, on any number of devices; of shapes (``jax.eval_shape(tx.init, params)``) it makes the dict of
+        shapes that some checkpointers ask for.
+
+    Raises:
+      ValueError: if ``state`` isn't this transform's.
+      TypeError: if it holds something that is no array.
+
+    Example:
+      >>> saved = to_state_dict(tx, state)
+      >>> np.savez("state.npz", **saved)
+      >>> state = from_state_dict(tx, params, np.load("state.npz"))
+    """
+    entries = {address: _plain(address, x) for address, x in state_paths(tx, state).items()}
+    return {SCHEMA: np.asarray(VERSION, np.int32)} | entries
+
+
+def _plain(address: str, x: Any) -> Any:
+    if isinstance(x, bool | int | float | complex):
+        return jnp.asarray(x)
+    if not is_array(x):
+        raise TypeError(f"to_state_dict: {address} is {type(x).__name__}, not an array")
+    if not is_key(x):
+        return x
+    return jax.eval_shape(jax.random.key_data, x) if isinstance(x, jax.ShapeDtypeStruct) else jax.random.key_data(x)
+
+
+def from_state_dict(
+    tx: Any,
+    params: Tree,
+    state_dict: Mapping[str, Any],
+    *,
+    missing: Missing = "error",
+    unexpected: Unexpected = "error",
+    rename: Mapping[str, str | Iterable[str]] | None = None,
+) -> Any:
+    """Return the state of ``tx`` that a dict from :func:`to_state_dict` holds, also if ``tx`` has changed since.
+
+    Since entries are found by name, stages may have been inserted, removed or reordered, wrapped in ``accumulate`` or
+    ``masked``, their numbers replaced by schedules, and slots stored in another dtype: they are cast. What the dict
+    lacks or has too much of, after a layer was added, say, is an error until you say what is to be done about it.
+
+    Arrays of the right dtype are taken over, not copied: don't use the dict's after the state has been donated.
+
+    Args:
+      tx: any transform.
+      params: the parameters, or their shapes if nothing is missing.
+      state_dict: from address to array: JAX's, NumPy's or any that NumPy understands. An ``NpzFile`` will do.
+      missing: ``"init"`` takes what the dict lacks from ``tx.init(params)``.
+      unexpected: ``"drop"`` leaves out what the transform has no place for.
+      rename: new names for old ones. A name is an address or the beginning of one: a stage (``"trace"``), a stage and
+        a slot (``"trace/trace"``), or labels (``"decay."``; ``""`` for all). Several new names share the entries:
+        ``{"scale_by_adam": ("matrices.scale_by_adam", "rest.scale_by_adam")}``.
+
+    Raises:
+      ValueError: for a dict of another form, a name in ``rename`` that fits nothing, and for entries that are missing,
+        unexpected, or don't fit, with a list of all of them.
+
+    Example:
+      >>> tx = accumulate(chain(clip_by_global_norm(1.0), adamw(cosine)), every=4)  # it was adamw(1e-3)
+      >>> state = from_state_dict(tx, params, saved, missing="init")
+    """
+    where = "from_state_dict"
+    entries = _entries(where, state_dict)
+    settled: set[str] = set()
+    if rename:
+        entries, settled = _renamed(where, entries, rename)
+    return load(where, as_transform(tx), params, entries, missing, unexpected, settled)
+
+
+def _entries(where: str, state_dict: Any) -> dict[str, Any]:
+    """Return the dict's entries without its version, after checking that it is such a dict."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"{where}: the state dict must be a dict from address to array, got {type(state_dict).__name__}"
+        )
+    entries: dict[Any, Any] = dict(state_dict)
+    if wrong := [key for key in entries if not isinstance(key, str)]:
+        raise TypeError(f"{where}: the state dict's keys must be strings, got {wrong[0]!r}")
+    if SCHEMA not in entries:
+        raise ValueError(f"{where}: this is no dict from to_state_dict: it has no entry {SCHEMA!r}")
+    version = np.asarray(entries.pop(SCHEMA))
+    if version.shape != () or not np.issubdtype(version.dtype, np.integer) or version != VERSION:
+        raise ValueError(
+            f"{where}: {SCHEMA} must be {VERSION}, got {version}; this version of gradchain reads no other"
+        )
+    return entries
+
+
+def _renamed(
+    where: str, entries: dict[str, Any], rename: Mapping[str, str | Iterable[str]]
+) -> tuple[dict[str, Any], set[str]]:
+    """Return the entries by their new addresses, and the stages that were named."""
+    result: dict[str, Any] = {}
+    stages: set[str] = set()
+    unused = dict(rename)
+    for address, x in entries.items():
+        old = next((old for old in sorted(rename, key=len, reverse=True) if _begins(address, old)), None)
+        for full in [address] if old is None else _new(address, old, rename[old]):
+            if full in result:
+                raise ValueError(f"{where}: after renaming, two entries are called {full!r}")
+            result[full] = x
+            stages |= set() if old is None else {full.partition("/")[0]}
+        unused.pop(old or "", None)
+    if unused:
+        first, there = next(iter(unused)), ", ".join(list(entries)[:20]) or "none"
+        raise ValueError(f"{where}: rename: no entry is called {first!r} or begins so; the first are {there}")
+    return result, stages
+
+
+def _new(address: str, old: str, new: str | Iterable[str]) -> list[str]:
+    return [name + address.removeprefix(old) for name in ([new] if isinstance(new, str) else new)]
+
+
+def _begins(address: str, name: str) -> bool:
+    return name in ("", address) or (address.startswith(name) and (name.endswith(".") or address[len(name)] == "/"))

@@ -1,0 +1,127 @@
+"""What a transform does with each parameter: the labels, the rules that apply, the bytes of state."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gradchain.combinators.labels import path_name
+from gradchain.combinators.routing import Partition
+from gradchain.core.rule import Rule
+from gradchain.core.transform import Part, Transform
+from gradchain.introspect.paths import is_array
+from gradchain.tree import Tree, flatten_optional
+
+
+class ParameterRow(NamedTuple):
+    """What :func:`gradchain.describe` says about one parameter."""
+
+    path: str
+    """As ``encoder/layers/0/kernel``."""
+    shape: tuple[int, ...]
+    dtype: str
+    labels: tuple[str, ...]
+    """The label in each partition that reaches it, a nested one's after its parent's: ``outer.inner``."""
+    transforms: tuple[str, ...]
+    """The names of the rules that apply to it, in order."""
+    state_bytes: int
+
+
+class Survey:
+    """Goes through a transform's parts, and notes for each parameter what applies to it."""
+
+    def __init__(self, params: Tree):
+        self.params = dict(arrays_by_path(params))
+        self.labels: dict[str, list[str]] = {path: [] for path in self.params}
+        self.transforms: dict[str, list[str]] = {path: [] for path in self.params}
+        self.bytes = dict.fromkeys(self.params, 0)
+        self.shared_bytes = 0
+
+    def rows(self) -> Iterator[ParameterRow]:
+        """Yield what was noted."""
+        for path, x in self.params.items():
+            names = tuple(self.labels[path]), tuple(self.transforms[path])
+            yield ParameterRow(path, tuple(x.shape), str(x.dtype), *names, self.bytes[path])
+
+    def visit(self, tx: Transform, state: Any, params: Tree, label: str) -> None:
+        """Note what ``tx`` does with its share of the parameters."""
+        if params is None:  # it sees none of them: what a measurement keeps
+            self.shared_bytes += size_of(state)
+            return
+        children = tx.parts(state, params)
+        if isinstance(tx, Rule) and not children:
+            self.note_rule(tx, state, params)
+        else:
+            self.note_state(state, params, children)
+        if not children:
+            for path in dict.fromkeys(map(self.owner, active(tx, params))):
+                self.transforms[path].append(tx.name)
+        for child in children:
+            below = label
+            if isinstance(tx, Partition):
+                below = f"{label}.{child.name}" if label else child.name
+                self.relabel(child.params, label, below)
+            self.visit(child.transform, child.state, child.params, below)
+
+    def owner(self, path: str) -> str:
+        """Return the path of the parameter that a path leads to, or to a part of: a complex array's real one, say."""
+        while path not in self.params:
+            path = path.rpartition("/")[0]
+        return path
+
+    def relabel(self, params: Tree, old: str, new: str) -> None:
+        """Replace a partition's label by that of a partition inside it."""
+        for path in dict.fromkeys(self.owner(path) for path, _ in arrays_by_path(params)):
+            self.labels[path] = [label for label in self.labels[path] if label != old] + [new]
+
+    def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
+        """Count a rule's slots to their parameters, and the rest of its state to none."""
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)
+        total = size_of(state)
+        for name in rule.spec.slots:
+            for (path, _), slot in zip(pairs, treedef.flatten_up_to(getattr(state, name)), strict=True):
+                if size := size_of(slot):
+                    self.bytes[self.owner(path_name(path))] += size
+                    total -= size
+        self.shared_bytes += total
+
+    def note_state(self, state: Any, params: Tree, children: list[Part]) -> None:
+        """Count trees like the parameters to these, and the rest, but for the children's states, to none."""
+        if any(state is child.state for child in children):
+            return
+        own, treedef = flatten_optional(params)
+        leaves = jax.tree.leaves(state)
+        alike = jax.tree.structure(state) == jax.tree.structure(params)
+        if alike and (treedef.num_nodes > 1 or [x.shape for x in leaves] == [x.shape for x in own]):
+            for (path, _), x in zip(arrays_by_path(params), leaves, strict=True):
+                self.bytes[self.owner(path)] += size_of(x)
+        elif leaves:
+            inner = jax.tree.leaves(state, is_leaf=lambda x: x is not state)
+            if inner[0] is state:
+                self.shared_bytes += size_of(state)
+            else:
+                for node in inner:
+                    self.note_state(node, params, children)
+
+
+def active(tx: Transform, params: Tree) -> Iterator[str]:
+    """Yield the paths of the arrays that a transform applies to."""
+    arrays = dict(arrays_by_path(params))
+    if isinstance(tx, Rule) and arrays:
+        pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
+        chosen = tx.active(params, len(pairs))
+        arrays = {path_name(path): x for (path, x), on in zip(pairs, chosen, strict=True) if on}
+    yield from arrays
+
+
+def arrays_by_path(params: Tree) -> Iterator[tuple[str, Any]]:
+    """Yield (path, array) for the arrays in a tree."""
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if is_array(x):
+            yield path_name(path), x
+
+
+def size_of(state: Any) -> int:
+    """Return the bytes of all arrays in a tree."""
+    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
