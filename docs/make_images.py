@@ -18,7 +18,13 @@ import numpy as np
 
 import gradchain as gc
 from gradchain import training
-from gradchain.plots import plot_path, plot_schedule, plot_sweep
+from gradchain.plots import (
+    plot_halving,
+    plot_path,
+    plot_population,
+    plot_schedule,
+    plot_sweep,
+)
 from gradchain.training import trace_path
 
 matplotlib.use("Agg")
@@ -91,13 +97,29 @@ def averages():
     example["main"](picture=FOLDER / "averages.png")
 
 
+def run_blocks(page):
+    """Run the Python of a page, and return what it leaves behind."""
+    namespace = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
+        exec(code, namespace)
+    return namespace
+
+
+def populations():
+    page = run_blocks(FOLDER.parent / "populations.md")
+    _, ax = plt.subplots(figsize=(8, 4))
+    plot_halving(page["halving"], ax=ax)
+    save("halving.png", ax)
+    print(page["halving"].table(rows=8))
+    _, ax = plt.subplots(figsize=(8, 4))
+    plot_population(page["population"], ax=ax)
+    save("population.png", ax)
+
+
 def readme_sweep():
     """Run the README's own code and plot the sweep that it leaves behind."""
-    namespace = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S):
-        exec(code, namespace)
     _, ax = plt.subplots(figsize=(8, 4))
-    plot_sweep(namespace["result"], ax=ax)
+    plot_sweep(run_blocks(README)["result"], ax=ax)
     save("sweep.png", ax)
 
 
@@ -194,6 +216,7 @@ if __name__ == "__main__":
     tutorial()
     schedules()
     averages()
+    populations()
     readme_sweep()
     side_by_side()
     is_it_working()

@@ -36,9 +36,9 @@ from gradchain.core.transform import Part, Transform, apply_updates
 from gradchain.interop import from_optax, to_optax
 from gradchain.introspect.config import from_config, to_config
 from gradchain.introspect.describe import describe
-from gradchain.introspect.shardings import bytes_per_device, state_shardings, zero_shardings
 from gradchain.introspect.optax_states import from_optax_state, to_optax_state
 from gradchain.introspect.paths import state_paths
+from gradchain.introspect.shardings import bytes_per_device, state_shardings, zero_shardings
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
@@ -396,8 +396,8 @@ __all__ = [
     "snapshot",
     "sophia",
     "split_real_and_imaginary",
-    "state_shardings",
     "state_paths",
+    "state_shardings",
     "stateless",
     "stateless_with_tree_map",
     "to_config",

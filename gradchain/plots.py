@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.hyper import Schedule
+from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
+from gradchain.training.population_result import PopulationResult
 from gradchain.training.step import Path
 from gradchain.training.sweep_result import SweepResult
 
@@ -93,7 +95,8 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     _scale(ax, "x", xscale)
     _mark_diverged(ax, values, result.diverged.any(-1))
     if result.has_winner:
-        _mark_winner(ax, x, values[result.best], result.scores[result.best])
+        best = values[result.best]
+        _mark_best(ax, best, result.scores[result.best], f"best: {x.replace('_', ' ')} {best:.3g}")
     return _legend(ax)
 
 
@@ -133,11 +136,86 @@ def _mark_diverged(ax: Any, x: Any, diverged: Any) -> None:
     )  # fmt: skip
 
 
-def _mark_winner(ax: Any, name: str, x: float, y: float) -> None:
+def _mark_best(ax: Any, x: float, y: float, label: str) -> None:
     ax.plot(
-        [x], [y], linestyle="none", marker="*", markersize=14, color=COLOURS[4], markeredgecolor="black",
-        label=f"best: {name.replace('_', ' ')} {x:.3g}",
-    )  # fmt: skip
+        [x], [y], linestyle="none", marker="*", markersize=14, color=COLOURS[4], markeredgecolor="black", label=label
+    )
+
+
+def plot_halving(
+    result: HalvingResult, *, column: str | None = None, ax: Any = None, xscale: str = "log", yscale: str = "log"
+) -> Any:
+    """Plot the course of every run of a successive halving or Hyperband, up to where it was dropped.
+
+    Args:
+      result: what :func:`~gradchain.training.successive_halving` or :func:`~gradchain.training.hyperband` returned.
+        Each bracket has a colour of its own; a marker stands where a run ended.
+      column: which column of the history to draw; by default the one that decided.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      xscale: ``"log"`` or ``"linear"``.
+      yscale: ``"log"`` or ``"linear"``. Values up to 0 can't be drawn on a logarithmic axis.
+
+    Returns:
+      The axes.
+    """
+    column = column or result.select
+    ax = _axes(ax, "epoch", column.replace("_", " "))
+    several = result.bracket.max() > 0
+    for i in range(len(result.scores)):
+        y, bracket = np.asarray(result.run(i)[column], float), int(result.bracket[i])
+        y = np.where(np.isfinite(y), y, np.nan)
+        first = several and (i == 0 or bracket != result.bracket[i - 1])
+        ax.plot(
+            np.arange(1, len(y) + 1), y, **_style(bracket), linewidth=1.0, alpha=0.7, markersize=4, markevery=[-1],
+            marker=MARKERS[bracket % len(MARKERS)], label=f"bracket {bracket}" if first else None,
+        )  # fmt: skip
+    _scale(ax, "x", xscale)
+    _scale(ax, "y", yscale)
+    if result.has_winner:
+        _mark_best(ax, int(result.epochs[result.best]), float(result.run(result.best)[column][-1]), "best")
+    return _legend(ax)
+
+
+def plot_population(
+    result: PopulationResult, *, y: str | None = None, ax: Any = None, yscale: str | None = None
+) -> Any:
+    """Plot what a population's members went through: a hyperparameter, or a column of the history.
+
+    Args:
+      result: what :func:`~gradchain.training.population_based_training` returned. Each of the last round's members has
+        a line, which follows it back through those it copied: lines meet where members copied. The best one's is
+        thick.
+      y: a hyperparameter by the name that ``result.schedule()`` has, or a column of the history; by default the
+        learning rate if it was explored, else the first that was.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      yscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor
+        of 10.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: if there is nothing of that name.
+    """
+    names, members = list(result.schedule(0)), range(len(result.scores))
+    y = y or max(names, key=lambda name: name == "learning_rate")
+    if y not in (*names, *result.history):
+        raise ValueError(f"plot_population: y is {y!r}, but there are {', '.join((*names, *result.history))}")
+    if y in names:
+        lines = np.stack([np.repeat(result.schedule(i)[y], result.interval) for i in members]).astype(float)
+    else:
+        lines = result.course(y)[:, 0].astype(float)
+    lines = np.where(np.isfinite(lines), lines, np.nan)
+    ax = _axes(ax, "epoch", y.replace("_", " "))
+    epochs, steps = np.arange(1, lines.shape[1] + 1), {"drawstyle": "steps-mid" if y in names else "default"}
+    for i in members:
+        label = "members" if i == 0 else None
+        ax.plot(epochs, lines[i], color=GREY, linewidth=0.8, alpha=0.6, label=label, **steps)
+    if result.has_winner:
+        ax.plot(epochs, lines[result.best], **_style(0), linewidth=2.2, label="the best one", **steps)
+    low, high = np.nanmin(lines), np.nanmax(lines)
+    _scale(ax, "y", yscale or ("log" if low > 0 and high > 10 * low else "linear"))
+    return _legend(ax)
 
 
 def plot_schedule(

@@ -2,37 +2,69 @@
 
 From the inside out: :func:`train_step` (pure) and :func:`make_step` (compiled), :func:`scan_epoch` and
 :func:`evaluate` (pure), :func:`fit` (epochs, validation, early stopping, history), :func:`sweep` (a batch of transforms
-at once). :func:`microbatch` takes a large batch in slices.
+at once). :func:`microbatch` takes a large batch in slices. :func:`save_checkpoint` and :func:`load_checkpoint` keep any
+tree on disk; ``fit(..., checkpoint=...)`` resumes by them. :func:`successive_halving`, :func:`hyperband` and
+:func:`population_based_training` search for hyperparameters with less than a sweep's computation.
 
 A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. Everywhere, ``takes_key=True`` means
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
 """
 
+from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
+from gradchain.training.halving import (
+    Rung,
+    halving_rungs,
+    hyperband,
+    hyperband_brackets,
+    hyperband_runs,
+    successive_halving,
+)
+from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History
 from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
+from gradchain.training.population import population_based_training
+from gradchain.training.population_result import PopulationResult
+from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
 from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.sweep import grid, sweep
 from gradchain.training.sweep_result import SweepResult, has_diverged
 
 __all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "Choice",
     "EarlyStopping",
     "Epoch",
     "FitResult",
+    "HalvingResult",
     "History",
+    "LogUniform",
     "Metrics",
     "Path",
+    "PopulationResult",
+    "Rung",
     "StoppingState",
     "SweepResult",
+    "Uniform",
     "evaluate",
     "fit",
     "grid",
+    "halving_rungs",
     "has_diverged",
+    "hyperband",
+    "hyperband_brackets",
+    "hyperband_runs",
+    "load_checkpoint",
     "make_step",
     "microbatch",
+    "population_based_training",
+    "sample",
+    "save_checkpoint",
     "scan_epoch",
+    "successive_halving",
     "sweep",
     "trace_path",
     "train_step",

@@ -1,5 +1,7 @@
 """``fit``: epochs, validation, early stopping and a history, each epoch one compiled call."""
 
+import functools
+import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +26,7 @@ from gradchain.training.history import History, in_order, named_numbers
 from gradchain.training.hosts import spread_data
 from gradchain.training.placement import check_divides, place
 from gradchain.training.progress import Bar
+from gradchain.training.resuming import SavedRun, Snapshot, configuration
 from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
@@ -38,6 +41,14 @@ class Recipe(NamedTuple):
     shuffle: bool
     remainder: Remainder
     validation_batch_size: int | None
+
+    def options(self) -> dict[str, Any]:
+        """Return what it holds besides functions, by name."""
+        functions = {"objective", "metrics"}
+        return {name: x for name, x in self._asdict().items() if name not in functions} | {
+            "has_aux": self.objective.has_aux,
+            "takes_key": self.objective.takes_key,
+        }
 
 
 class FitResult(NamedTuple):
@@ -67,7 +78,8 @@ def fit(
     early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
     has_aux: bool = False, takes_key: bool = False, progress: bool = False,
     on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1,
+    checkpoint_keep: int = 3,
 ) -> FitResult:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
@@ -105,10 +117,17 @@ def fit(
         ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of one device, to rounding. Under
         ``jax.distributed`` the mesh spans all processes: each hands in its share of ``data`` and ``validation`` (as
         many examples as the others, in the processes' order) and the same other arguments, and gets the same result.
+      checkpoint: a folder to save the run in, and to resume it from (needs orbax). The same call, made again after the
+        process was killed at any moment, gives bit for bit what it would have given; after the end it returns the
+        finished result; a larger ``epochs`` goes on. Where there is a checkpoint, ``params`` and ``state`` are read
+        from it. ``None`` saves nothing.
+      checkpoint_every: epochs from one checkpoint to the next; the run's end, and Ctrl-C, always leave one.
+      checkpoint_keep: how many of the last checkpoints to keep.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths).
-      ValueError: for bad data, batch sizes, epochs, seeds or column names.
+      ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or holds
+        anything else than this run (saying what differs), and nothing is overwritten.
 
     Example:
       >>> result = fit(loss_fn, params, adam(1e-3), train, epochs=20, batch_size=32, validation=test,
@@ -122,27 +141,37 @@ def fit(
         data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
     check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
+    key = as_key(seed, "seed")
+    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": early_stopping}
     if mesh is not None:
         check_divides(mesh, batch_size)
         placement, tx, params, state = place(mesh, tx, params, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    carry, stopped, key = (params, tx.init(params) if state is None else state), "epochs", as_key(seed, "seed")
     record = _Record(early_stopping, validation is not None, tx)
-    with Bar(progress, epochs, "training", "epoch") as bar:
+    start = record.snapshot((params, tx.init(params) if state is None else state), "epochs")
+    told = functools.partial(configuration, options, tx, params, data, validation)
+    with (
+        SavedRun(checkpoint, checkpoint_every, checkpoint_keep, epochs, told, start) as saved,
+        Bar(progress, epochs, saved.title, "epoch") as bar,
+    ):
+        carry, stopped = record.resume(saved.start)
+        bar.advance(len(record.rows))
         try:
-            for epoch in range(epochs_done, epochs_done + epochs):
+            for epoch in range(epochs_done + len(record.rows), epochs_done + epochs):
+                if stopped != "epochs":
+                    break
                 new = _compiled_epoch(recipe, carry[0], tx, carry[1], data, validation, jax.random.fold_in(key, epoch))
                 row = record.add(*new)
                 carry = new[:2]
                 bar.advance(1, f"{record.monitor} {row[record.monitor]:.4g}")
+                stopped = "early" if record.should_stop() else "epochs"
+                saved.note(record.snapshot(carry, stopped))
                 if on_epoch is not None and on_epoch(epoch + 1, row, *carry):
                     stopped = "callback"
-                elif record.should_stop():
-                    stopped = "early"
-                if stopped != "epochs":
-                    break
+                saved.save(stopped)
         except KeyboardInterrupt:
             stopped = "interrupted"
+        saved.finish()
     done = epochs_done + len(record.rows)
     params, weights = record.chosen(*carry)
     return FitResult(params, weights, carry[1], record.history(), record.best_epoch, stopped, done)
@@ -225,6 +254,17 @@ class _Record:
     def chosen(self, params: Tree, state: Any) -> tuple[Tree, Tree]:
         """Return the parameters to return, and their evaluation weights."""
         return self.best or (params, self.tx.eval_params(state, params))
+
+    def snapshot(self, carry: tuple[Tree, Any], stopped: Any) -> Snapshot:
+        """Return all that is known now, which later epochs don't change."""
+        rows, losses = tuple(self.rows), tuple(self.step_losses)
+        return Snapshot(*carry, rows, losses, self.progress, self.best_epoch, self.best, stopped)
+
+    def resume(self, snapshot: Snapshot) -> tuple[tuple[Tree, Any], Any]:
+        """Go back to a snapshot; return its parameters and state, and why training ended there."""
+        params, state, rows, losses, self.progress, self.best_epoch, self.best, stopped = snapshot
+        self.rows, self.step_losses = list(rows), list(losses)
+        return (params, state), stopped
 
     def history(self) -> History:
         names = in_order(self.rows[0]) if self.rows else []

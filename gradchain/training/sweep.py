@@ -123,11 +123,11 @@ def sweep(
     check_task(recipe, data, validation, epochs)
     tx = as_transform(tx)
     begins, keys = _replicas(params, starts, init, _keys(seeds))
-    runs, replicas = _count_runs(tx, len(keys)), len(keys)
+    runs, replicas = count_runs(tx, len(keys)), len(keys)
     field = None if mesh is None else field_of(mesh, runs, replicas)
     share = (runs, replicas) if field is None else shares(field, runs, replicas)
     select = select or ("loss" if validation is None else "val_loss")
-    plan = _Plan(recipe, epochs, runs, share, _chunks(*share, chunk), select, progress, field)
+    plan = _Plan(recipe, epochs, runs, share, chunk_sizes(*share, chunk), select, progress, field)
     inputs = tx, begins, keys, data, validation
     inputs = inputs if field is None else on_mesh(field, inputs)
     with Bar(progress, plan.ticks, "sweep", "part") as bar:
@@ -159,22 +159,26 @@ def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tupl
     return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
 
 
-def _count_runs(tx: Transform, replicas: int) -> int:
-    """Return the length of the batch in ``tx``."""
+def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:
+    """Return the length of the batch in ``tx``.
+
+    Raises:
+      ValueError: if batches differ in length, or there is none and but one replica.
+    """
     batches = {name: len(x) for name, x in hyperparams(tx).items() if not isinstance(x, Schedule) and np.ndim(x)}
     if len(set(batches.values())) > 1:
         listed = ", ".join(f"{name} has {n}" for name, n in batches.items())
-        raise ValueError(f"sweep: the batches of hyperparameters differ in length: {listed}; grid() combines them")
+        raise ValueError(f"{where}: the batches of hyperparameters differ in length: {listed}; grid() combines them")
     if not batches and replicas == 1:
         raise ValueError(
-            f"sweep: there is nothing to sweep over: no hyperparameter of {tx!r} is an array. Give one a leading "
+            f"{where}: there is nothing to compare: no hyperparameter of {tx!r} is an array. Give one a leading "
             "axis, as in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several "
             "seeds or starts"
         )
     return next(iter(batches.values()), 1)
 
 
-def _chunks(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
+def chunk_sizes(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
     """Return how many transforms, and how many replicas of each, are computed side by side; evenly filled."""
     if chunk is None:
         chunk = CPU_CHUNK if jax.default_backend() == "cpu" else runs * replicas
@@ -186,7 +190,8 @@ def _chunks(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
     return even(runs, max(chunk // replicas, 1)), even(replicas, chunk)
 
 
-def _at(tree: Tree, i: Any) -> Tree:
+def member_of(tree: Tree, i: Any) -> Tree:
+    """Return what lies at place ``i`` of every leaf's leading axis."""
     return jax.tree.map(lambda x: x[i], tree)
 
 
@@ -219,7 +224,7 @@ def _sweep(
 ) -> tuple[Tree, Array, dict[str, Array], Array]:
     """Return the winner's parameters, scores (runs,), history (runs, replicas, epochs), start losses (replicas,)."""
     replicas = jnp.arange(len(keys))
-    start_loss = lax.map(lambda k: _loss_at_start(plan.recipe, _at(begins, k), data, keys[k]), replicas)
+    start_loss = lax.map(lambda k: loss_at_start(plan.recipe, member_of(begins, k), data, keys[k]), replicas)
     inputs = tx, begins, keys, data, validation, start_loss, bar
     scores, best, rows = over_field(plan.field, functools.partial(_share, plan), inputs, plan.share, plan.runs)
     return best, scores, rows, start_loss
@@ -231,13 +236,12 @@ def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: 
     replicas = len(keys)
 
     def all_replicas(i: Array) -> tuple[Array, Tree, dict[str, Array]]:
-        run = (first_run + i) % plan.runs
-        transform = jax.tree.map(lambda x: x[run] if jnp.ndim(x) else x, tx)
+        transform = transform_of(tx, (first_run + i) % plan.runs)
 
         def one(k: Array) -> tuple[Array, Tree, dict[str, Array]]:
             k = (first_replica + k) % replicas
-            weights, rows = _train(plan, transform, _at(begins, k), keys[k], data, validation)
-            return _score(rows, plan.select, start_loss[k]), weights, rows
+            weights, rows = _train(plan, transform, member_of(begins, k), keys[k], data, validation)
+            return last_score(rows, plan.select, start_loss[k]), weights, rows
 
         found = _map_keeping_best(one, plan.share[1], plan.chunks[1])
         scores, best, rows = among_replicas(plan.field, found, replicas)
@@ -267,14 +271,20 @@ def _train(
     return tx.eval_params(state, params), rows
 
 
-def _loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:
+def transform_of(tx: Any, i: Any) -> Any:
+    """Return the transform at place ``i`` of a batch."""
+    return jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
+
+
+def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:
+    """Return the training loss before the first step."""
     return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
 
 
-def _score(rows: dict[str, Array], select: str, start_loss: Array) -> Array:
+def last_score(rows: dict[str, Array], select: str, start_loss: Array) -> Array:
     """Return the last value of the selected column; infinity for a run that diverged."""
     if select not in rows:
-        raise ValueError(f"sweep: select is {select!r}, but the columns are {', '.join(rows)}")
+        raise ValueError(f"select is {select!r}, but the columns are {', '.join(rows)}")
     last = rows[select][-1]
     return jnp.where(has_diverged(rows["loss"], start_loss, jnp) | ~jnp.isfinite(last), jnp.inf, last)
 

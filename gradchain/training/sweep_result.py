@@ -62,7 +62,7 @@ class SweepResult:
     @property
     def final(self) -> Numbers:
         """The last value of the selected column, of shape ``(runs, replicas)``; infinite for what diverged."""
-        last = self.history[self.select][..., -1]
+        last = self.course(self.select)[..., -1]
         return np.where(self.diverged | ~np.isfinite(last), np.inf, last)
 
     @property
@@ -73,7 +73,16 @@ class SweepResult:
     @property
     def diverged(self) -> Numbers:
         """Which diverged, of shape ``(runs, replicas)``, as :func:`~gradchain.training.has_diverged` says."""
-        return has_diverged(self.losses, self.start_loss)
+        return has_diverged(self.course("loss"), self.start_loss)
+
+    def course(self, name: str) -> Numbers:
+        """Return a column of the history, of shape ``(runs, replicas, epochs)``, as it led to the final values."""
+        return self.history[name]
+
+    @property
+    def order(self) -> Numbers:
+        """The runs, the best first."""
+        return np.argsort(self.scores, kind="stable")
 
     @property
     def has_winner(self) -> bool:
@@ -92,7 +101,7 @@ class SweepResult:
                 "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged); "
                 "table() and losses show what happened. Try lower learning rates"
             )
-        return int(np.argmin(self.scores))
+        return int(self.order[0])
 
     @property
     def winner(self) -> Transform:
@@ -130,15 +139,15 @@ class SweepResult:
         Args:
           rows: show only the best ones.
         """
-        order = np.argsort(self.scores, kind="stable")[:rows]
         header, cells = self._cells()
-        return text_table(header, [cells[i] for i in order])
+        return text_table(header, [cells[i] for i in self.order[:rows]])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a line for each run, in the batch's order, with the last value of every column of each replica."""
         header, cells = self._cells()
         replicas = range(self.final.shape[1])
-        last = {f"{n}_{k}" if len(replicas) > 1 else n: x[:, k, -1] for n, x in self.history.items() for k in replicas}
+        ends = {name: self.course(name)[..., -1] for name in self.history}
+        last = {f"{n}_{k}" if len(replicas) > 1 else n: x[:, k] for n, x in ends.items() for k in replicas}
         lines = [[*cells[i], *(x[i] for x in last.values())] for i in range(len(cells))]
         write_csv(path, [*header, *(f"last_{name}" for name in last)], lines)
 

@@ -44,7 +44,7 @@ LAYERS = (
     "interop",
     "plots",
 )
-OPTIONAL = {"matplotlib", "tqdm", "flax", "optax"}
+OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils"}
 LATE = {"gradchain.plots"}
 """What may be imported from a later layer inside a function, since it needs an optional package."""
 REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}

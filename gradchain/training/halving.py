@@ -1,0 +1,283 @@
+"""Successive halving and Hyperband: many begin, the better ones go on, all in one compiled call."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gradchain.training.compiled import Compiled
+from gradchain.training.epoch import Remainder
+from gradchain.training.halving_result import HalvingResult
+from gradchain.training.history import in_order
+from gradchain.training.loop import Recipe
+from gradchain.training.members import Plan, Task, begin, chunks_of, prepare, train, weights
+from gradchain.training.progress import Bar
+from gradchain.training.step import Objective, check_whole
+from gradchain.training.sweep import transform_of
+from gradchain.tree import Tree
+
+
+class Rung(NamedTuple):
+    """A stage of successive halving: how many runs are trained, and until which epoch."""
+
+    runs: int
+    until: int
+
+
+def halving_rungs(runs: int, epochs: int, eta: int = 3, rungs: int | None = None) -> tuple[Rung, ...]:
+    r"""Return the rungs of successive halving.
+
+    The last of :math:`K` rungs trains until ``epochs``, the one :math:`k` places before it until
+    :math:`\max(1, \lfloor \mathrm{epochs} / \eta^k \rfloor)`. Rung :math:`i`, counted from 0, has
+    :math:`\max(1, \lfloor \mathrm{runs} / \eta^i \rfloor)` runs. So each has about the same number of
+    epochs to train.
+
+    Args:
+      runs: how many begin.
+      epochs: how long the last ones are trained.
+      eta: one in so many goes on, at least 2.
+      rungs: how many there are; by default as many as leave a run and an epoch for each.
+
+    Raises:
+      ValueError: if there are more rungs than epochs allow.
+
+    Example:
+      >>> halving_rungs(27, 27)
+      (Rung(runs=27, until=1), Rung(runs=9, until=3), Rung(runs=3, until=9), Rung(runs=1, until=27))
+    """
+    for name, value, least in (("runs", runs, 1), ("epochs", epochs, 1), ("eta", eta, 2)):
+        check_whole(name, value, least)
+    most = 1 + _whole_log(epochs, eta)
+    count = min(most, 1 + _whole_log(runs, eta)) if rungs is None else rungs
+    check_whole("rungs", count)
+    if count > most:
+        raise ValueError(f"{epochs} epochs and eta={eta} leave room for {most} rungs, got rungs={count}")
+    return tuple(Rung(max(1, runs // eta**i), epochs // eta ** (count - 1 - i)) for i in range(count))
+
+
+def hyperband_brackets(epochs: int, eta: int = 3) -> tuple[tuple[Rung, ...], ...]:
+    r"""Return the brackets of Hyperband, each the rungs of one successive halving.
+
+    With :math:`s_{\max} = \lfloor \log_\eta \mathrm{epochs} \rfloor`, bracket :math:`s` from
+    :math:`s_{\max}` down to 0 begins with :math:`\lceil (s_{\max} + 1) \, \eta^s / (s + 1) \rceil` runs and has
+    :math:`s + 1` rungs: the first tries many for a short time, the last a few for the whole time.
+
+    Args:
+      epochs: how long the last runs of each bracket are trained.
+      eta: one in so many goes on, at least 2.
+
+    Example:
+      >>> [bracket[0] for bracket in hyperband_brackets(9)]
+      [Rung(runs=9, until=1), Rung(runs=5, until=3), Rung(runs=3, until=9)]
+    """
+    check_whole("epochs", epochs)
+    check_whole("eta", eta, 2)
+    last = _whole_log(epochs, eta)
+    sizes = {s: -(-(last + 1) * eta**s // (s + 1)) for s in range(last, -1, -1)}
+    return tuple(halving_rungs(runs, epochs, eta, s + 1) for s, runs in sizes.items())
+
+
+def _whole_log(x: int, base: int) -> int:
+    power = 0
+    while base ** (power + 1) <= x:
+        power += 1
+    return power
+
+
+def successive_halving(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], Tree] | None = None,
+    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
+    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+) -> HalvingResult:  # fmt: skip
+    """Train every transform of a batch for a short time, the best third for three times as long, and so on.
+
+    All rungs are one compiled call. What goes on keeps its parameters and state, and only that is computed: a rung's
+    program has as many runs as survive (see :func:`halving_rungs`). Each run does what
+    :func:`~gradchain.training.fit` does with its transform, up to the rung where it is dropped.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
+      params: where every run starts; ``None`` if ``init`` says it.
+      tx: a batch of transforms, as :func:`~gradchain.training.sample` or :func:`~gradchain.training.grid` make it.
+      data: a tree of arrays with the examples on the leading axis.
+      epochs: how long the last rung's runs are trained in all. Schedules should end there, and not earlier.
+      batch_size: examples in a step.
+      eta: one in so many goes on, at least 2.
+      rungs: how many rungs; by default as many as leave a run and an epoch for each.
+      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
+      init: ``init(key) -> params`` makes a starting point of its own for each run.
+      chunk: how many runs are computed side by side; by default 4 on a CPU, and all elsewhere.
+      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples measured at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
+      select: the column that decides after each rung, the lower the better; by default ``val_loss`` where there are
+        validation data, else ``loss``. What diverged comes last; of equals the first goes on.
+      shuffle: draw a new order in each epoch.
+      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      takes_key: whether ``loss_fn`` takes a PRNG key.
+      progress: show a progress bar (needs tqdm).
+
+    Returns:
+      A :class:`HalvingResult`: the winner, its parameters, every run's losses as far as they go, a table, a plot.
+
+    Raises:
+      ValueError: if ``tx`` is no batch, there are more rungs than epochs allow, or data don't fit.
+
+    Example:
+      >>> tx = sample(adam(1e-3), {"learning_rate": LogUniform(1e-4, 1.0), "b1": Uniform(0.8, 0.99)}, 27)
+      >>> result = successive_halving(loss_fn, params, tx, data, epochs=27, batch_size=32)
+      >>> print(result.winner)
+
+    Reference:
+      Jamieson & Talwalkar (2016), "Non-stochastic Best Arm Identification and Hyperparameter Optimization".
+    """
+    objective = Objective(loss_fn, has_aux, takes_key)
+    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    where = "successive_halving"
+    tx, runs, plan, task = prepare(
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, chunk, progress
+    )
+    return _run(plan, (halving_rungs(runs, epochs, eta, rungs),), tx, task, "halving")
+
+
+def hyperband(
+    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
+    validation: Tree | None = None, validation_batch_size: int | None = None,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
+    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+) -> HalvingResult:  # fmt: skip
+    """Run several successive halvings in one compiled call, from many short runs to a few long ones.
+
+    Successive halving drops what is slow to begin with, though it may be best in the end. Hyperband hedges: each of
+    its brackets (see :func:`hyperband_brackets`) is a halving that starts with fewer runs and gives each more time.
+
+    Args:
+      loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
+      params: where every run starts; ``None`` if ``init`` says it.
+      tx: a batch of transforms with as many runs as the brackets have, ``hyperband_runs(epochs, eta)``. Draw them with
+        :func:`~gradchain.training.sample`: the first bracket takes the first ones, and so on.
+      data: a tree of arrays with the examples on the leading axis.
+      epochs: how long the last runs of each bracket are trained in all.
+      batch_size: examples in a step.
+      eta: one in so many goes on, at least 2.
+      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
+      init: ``init(key) -> params`` makes a starting point of its own for each run.
+      chunk: how many runs are computed side by side; by default 4 on a CPU, and all elsewhere.
+      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples measured at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
+      select: the column that decides, the lower the better; by default ``val_loss`` where there are validation data,
+        else ``loss``.
+      shuffle: draw a new order in each epoch.
+      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      takes_key: whether ``loss_fn`` takes a PRNG key.
+      progress: show a progress bar (needs tqdm).
+
+    Returns:
+      A :class:`HalvingResult`; the winner is the best of all that were trained for all ``epochs``.
+
+    Raises:
+      ValueError: if ``tx`` hasn't as many runs as the brackets, or data don't fit.
+
+    Example:
+      >>> tx = sample(adam(1e-3), {"learning_rate": LogUniform(1e-4, 1.0)}, hyperband_runs(27))
+      >>> result = hyperband(loss_fn, params, tx, data, epochs=27, batch_size=32)
+
+    Reference:
+      Li, Jamieson, DeSalvo, Rostamizadeh & Talwalkar (2018), "Hyperband: A Novel Bandit-Based Approach to
+      Hyperparameter Optimization", algorithm 1.
+    """
+    objective = Objective(loss_fn, has_aux, takes_key)
+    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    tx, runs, plan, task = prepare(
+        "hyperband", recipe, params, init, tx, data, validation, epochs, seed, select, chunk, progress
+    )
+    if runs != hyperband_runs(epochs, eta):
+        raise ValueError(
+            f"hyperband: {epochs} epochs and eta={eta} need {hyperband_runs(epochs, eta)} runs, but tx has {runs}; "
+            "draw them with sample(tx, {...}, hyperband_runs(epochs, eta))"
+        )
+    return _run(plan, hyperband_brackets(epochs, eta), tx, task, "hyperband")
+
+
+def hyperband_runs(epochs: int, eta: int = 3) -> int:
+    """Return how many runs Hyperband needs: those of all its brackets.
+
+    Args:
+      epochs: how long the last runs of each bracket are trained.
+      eta: one in so many goes on, at least 2.
+    """
+    return sum(bracket[0].runs for bracket in hyperband_brackets(epochs, eta))
+
+
+Brackets = tuple[tuple[Rung, ...], ...]
+
+
+def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult:
+    ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
+    with Bar(plan.progress, ticks, title, "part") as bar:
+        best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))
+        scores, epochs, history, start_loss = jax.device_get(numbers)
+    history = {name: history[name][:, None] for name in in_order(history)}
+    found = bool(np.isfinite(scores[epochs == epochs.max()]).any())
+    sizes = [bracket[0].runs for bracket in brackets]
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    return HalvingResult(
+        tx, best if found else None, scores, history, start_loss[:, None], plan.select, epochs, numbers
+    )
+
+
+def _all_brackets(
+    recipe: tuple[Plan, Brackets], tx: Any, task: Task
+) -> tuple[Tree, Array, Array, dict[str, Array], Array]:
+    """Return the winner's weights, and for each run its score, its epochs, its history and its loss at the start."""
+    plan, brackets = recipe
+    results, first = [], 0
+    for rungs in brackets:
+        places = jnp.arange(first, first + rungs[0].runs)
+        results.append(_one_bracket(plan, rungs, transform_of(tx, places), task, places))
+        first += rungs[0].runs
+    ends = jnp.stack([end for _, end, *_ in results])
+    params = jax.tree.map(lambda *xs: jnp.stack(xs)[jnp.argmin(ends)], *(best for best, *_ in results))
+    numbers = [numbers for _, _, *numbers in results]
+    scores, epochs, history, start_loss = jax.tree.map(lambda *xs: jnp.concatenate(xs), *numbers)
+    return params, scores, epochs, history, start_loss
+
+
+_compiled_brackets = Compiled(_all_brackets)
+
+
+def _one_bracket(plan: Plan, rungs: tuple[Rung, ...], tx: Any, task: Task, places: Array) -> tuple[Any, ...]:
+    """Return the winner's weights and score, and each run's score, epochs, history and loss at the start."""
+    members = begin(plan, tx, task._replace(begins=jax.tree.map(lambda x: x[places], task.begins)))
+    start_loss, alive, done = members.start_loss, jnp.arange(rungs[0].runs), 0
+    scores, epochs = jnp.full(len(alive), jnp.inf), jnp.zeros(len(alive), int)
+    history: dict[str, Array] = {}
+    now = scores
+    for rung in rungs:
+        if len(alive) > rung.runs:
+            on = jnp.argsort(now)[: rung.runs]
+            members, alive = members.take(on), alive[on]
+        members, now, rows = train(plan, members, task, done, rung.until - done)
+        scores, epochs = scores.at[alive].set(now), epochs.at[alive].set(rung.until)
+        history = _written(history, rows, alive, len(scores), done, rungs[-1].until)
+        done = rung.until
+    best = jnp.argmin(now)
+    return weights(members, best), now[best], scores, epochs, history, start_loss
+
+
+def _written(
+    history: dict[str, Array], rows: dict[str, Array], alive: Array, runs: int, done: int, epochs: int
+) -> dict[str, Array]:
+    """Return the history with a rung's rows written in; NaN stands where a run wasn't trained."""
+    blank = {name: jnp.full((runs, epochs), jnp.nan, x.dtype) for name, x in rows.items()}
+    until = done + next(iter(rows.values())).shape[1]
+    return {name: (history or blank)[name].at[alive, done:until].set(x) for name, x in rows.items()}

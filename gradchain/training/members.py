@@ -1,0 +1,137 @@
+"""What halving, Hyperband and populations share: members of a batch, trained side by side for some epochs."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gradchain.core.foreign import as_transform
+from gradchain.training.epoch import as_key
+from gradchain.training.loop import Recipe, check_task, run_epoch
+from gradchain.training.progress import tick
+from gradchain.training.step import as_arrays
+from gradchain.training.sweep import chunk_sizes, count_runs, last_score, loss_at_start, member_of, transform_of
+from gradchain.tree import Tree
+
+
+class Task(NamedTuple):
+    """What members are trained on: the arrays among a compiled program's arguments."""
+
+    begins: Tree
+    """Where each begins: parameters with a leading axis of members."""
+    key: Array
+    data: Tree
+    validation: Tree | None
+    bar: Any
+    """The progress bar's number."""
+
+
+class Plan(NamedTuple):
+    """What such a program depends on besides arrays."""
+
+    recipe: Recipe
+    chunk: int | None
+    select: str
+    progress: bool
+
+
+class Members(NamedTuple):
+    """Some members in the midst of their training: trees with a leading axis of members, but for unbatched numbers."""
+
+    tx: Any
+    params: Tree
+    state: Any
+    start_loss: Array
+
+    def take(self, places: Array) -> "Members":
+        """Return the members at the given places."""
+        rest = jax.tree.map(lambda x: x[places], self[1:])
+        return Members(transform_of(self.tx, places), *rest)
+
+
+def prepare(
+    where: str, recipe: Recipe, params: Tree, init: Callable[[Array], Tree] | None, tx: Any, data: Tree,
+    validation: Tree | None, epochs: int, seed: int | Array, select: str | None, chunk: int | None, progress: bool,
+) -> tuple[Any, int, Plan, Task]:  # fmt: skip
+    """Check the arguments; return the batch of transforms, its length, the plan and the task."""
+    check_task(recipe, data, validation, epochs)
+    tx, key = as_transform(tx), as_key(seed, f"{where}: seed")
+    runs = count_runs(tx, 1, where)
+    if (params is None) == (init is None):
+        raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")
+    if init is None:
+        begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), as_arrays(params))
+    else:
+        begins = as_arrays(jax.vmap(init)(jax.random.split(key, runs)), "init(key)")
+    select = select or ("loss" if validation is None else "val_loss")
+    return tx, runs, Plan(recipe, chunk, select, progress), Task(begins, key, data, validation, 0)
+
+
+def begin(plan: Plan, tx: Any, task: Task) -> Members:
+    """Return the members before their first step. Pure, as all that follows."""
+    size = len(jax.tree.leaves(task.begins)[0])
+
+    def one(i: Array) -> tuple[Any, Array]:
+        params = member_of(task.begins, i)
+        return transform_of(tx, i).init(params), loss_at_start(plan.recipe, params, task.data, task.key)
+
+    state, start_loss = map_in_chunks(one, size, chunk_sizes(size, 1, plan.chunk)[0])
+    return Members(tx, task.begins, state, start_loss)
+
+
+def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> tuple[Members, Array, dict[str, Array]]:
+    """Train every member for some epochs; return them, their scores, and rows of shape (members, epochs).
+
+    Args:
+      plan: how.
+      members: as they are.
+      task: on what.
+      first: the first epoch's number, counted from 0.
+      epochs: how many.
+    """
+
+    def one(i: Array) -> tuple[Tree, Any, Array, dict[str, Array]]:
+        tx, start = transform_of(members.tx, i), (member_of(members.params, i), member_of(members.state, i))
+
+        def body(carry: tuple[Tree, Any], epoch: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
+            key = jax.random.fold_in(task.key, epoch)
+            params, state, row, _ = run_epoch(plan.recipe, carry[0], tx, carry[1], task.data, task.validation, key)
+            return (params, state), row
+
+        (params, state), rows = lax.scan(body, start, first + jnp.arange(epochs))
+        return params, state, last_score(rows, plan.select, members.start_loss[i]), rows
+
+    size = len(members.start_loss)
+    after = (lambda: tick(task.bar, 1)) if plan.progress else None
+    params, state, scores, rows = map_in_chunks(one, size, chunk_sizes(size, 1, plan.chunk)[0], after)
+    return members._replace(params=params, state=state), scores, rows
+
+
+def chunks_of(plan: Plan, size: int) -> int:
+    """Return how many chunks ``size`` members are trained in: how often a progress bar moves meanwhile."""
+    return math.ceil(size / chunk_sizes(size, 1, plan.chunk)[0])
+
+
+def map_in_chunks(
+    function: Callable[[Array], Any], size: int, chunk: int, after_chunk: Callable[[], None] | None = None
+) -> Any:
+    """Map over ``range(size)``, ``chunk`` at a time side by side; a last chunk is filled up with repetitions."""
+    chunks = math.ceil(size / chunk)
+    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
+
+    def side_by_side(members: Array) -> Any:
+        result = jax.vmap(function)(members) if chunk > 1 else jax.tree.map(lambda x: x[None], function(members[0]))
+        if after_chunk is not None:
+            after_chunk()
+        return result
+
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], lax.map(side_by_side, indices))
+
+
+def weights(members: Members, place: Any) -> Tree:
+    """Return the evaluation weights of one member."""
+    params, state = member_of(members.params, place), member_of(members.state, place)
+    return transform_of(members.tx, place).eval_params(state, params)

@@ -1,0 +1,200 @@
+"""How ``fit`` resumes: what it saves of a run, and how it tells one run from another."""
+
+import os
+import re
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from gradchain.core.hyperparams import hyperparams
+from gradchain.core.transform import Transform
+from gradchain.core.value import Value
+from gradchain.training import checkpoint_files as files
+from gradchain.training.checkpoints import Checkpoints, read_contents
+from gradchain.training.checksums import checksums
+from gradchain.training.history import is_key
+from gradchain.training.step import check_whole
+from gradchain.training.stopping import StoppingState
+from gradchain.tree import Tree, show_path
+
+
+class Snapshot(NamedTuple):
+    """All that an epoch leaves to the next one, and to the result."""
+
+    params: Tree
+    state: Any
+    rows: tuple[dict[str, float], ...]
+    step_losses: tuple[Any, ...]
+    stopping: StoppingState
+    best_epoch: int
+    best: tuple[Tree, Tree] | None
+    """The best epoch's parameters and evaluation weights, where they are to be restored."""
+    stopped: str
+
+
+class SavedRun:
+    """The checkpoints of one run of ``fit``, or nothing at all. (A context manager.)
+
+    Args:
+      directory: the folder; nothing is saved or resumed if it is ``None``.
+      every: how many epochs lie between two checkpoints.
+      keep: how many to keep.
+      epochs: how many the run is to have.
+      configuration: returns what makes the run this one, as text by name; called only if needed.
+      start: the run before its first epoch.
+
+    Raises:
+      ValueError: if the folder isn't this run's (saying what differs), or its last checkpoint is damaged. Nothing in it
+        is changed then.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str] | None, every: int, keep: int, epochs: int,
+        configuration: Callable[[], dict[str, str]], start: Snapshot,
+    ):  # fmt: skip
+        check_whole("checkpoint_every", every)
+        check_whole("checkpoint_keep", keep)
+        self.start = start
+        """The run as it was saved last, or before its first epoch."""
+        self._every, self._epochs, self._saved = every, epochs, 0
+        self._latest: Snapshot | None = None
+        self._checkpoints: Checkpoints | None = None
+        if directory is not None:
+            self._folder, self._configuration = files.folder_of(directory), configuration()
+            if files.steps_in(self._folder):
+                self._resume()
+            self._checkpoints = Checkpoints(self._folder, keep=keep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    @property
+    def title(self) -> str:
+        """What a progress bar says."""
+        return f"training, resumed after epoch {self._saved}" if self._saved else "training"
+
+    def _resume(self) -> None:
+        saved = read_contents(self._folder)
+        self._check(saved)
+        self.start = _restored(self._folder, saved, self.start)
+        self._saved = saved.step
+
+    def _check(self, saved: files.Contents) -> None:
+        path = self._folder / str(saved.step)
+        then, now = saved.metadata.get("configuration"), self._configuration
+        if not isinstance(then, dict):
+            raise ValueError(f"{path} wasn't saved by fit(checkpoint=...); give the run a folder of its own")
+        names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        if names:
+            listed = "\n  ".join(
+                f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names
+            )
+            raise ValueError(
+                f"{path} is of another run. These differ:\n  {listed}\n"
+                "Give this run a folder of its own. To go on from the old one in another way, read its params and "
+                "state with load_checkpoint, and hand them to fit with epochs_done"
+            )
+        if saved.step > self._epochs:
+            raise ValueError(f"{path} has {saved.step} epochs, but epochs is {self._epochs}")
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Take note of a finished epoch."""
+        self._latest = snapshot
+
+    def save(self, stopped: str) -> None:
+        """Begin to write the noted epoch, if it is due or the last; ``stopped`` is why training ends, if it does."""
+        assert self._latest is not None
+        self._latest, done = self._latest._replace(stopped=stopped), len(self._latest.rows)
+        if done % self._every == 0 or done == self._epochs or stopped != "epochs":
+            self.finish()
+
+    def finish(self) -> None:
+        """Begin to write the noted epoch, unless that is done."""
+        if self._checkpoints is None or self._latest is None or len(self._latest.rows) <= self._saved:
+            return
+        tree, metadata = _packed(self._latest)
+        self._checkpoints.save(len(self._latest.rows), tree, {"configuration": self._configuration, **metadata})
+        self._saved = len(self._latest.rows)
+
+
+def _packed(snapshot: Snapshot) -> tuple[Tree, dict[str, Any]]:
+    tree = {"params": snapshot.params, "state": snapshot.state, "stopping": snapshot.stopping}
+    tree["step_loss"] = np.concatenate([np.asarray(x) for x in snapshot.step_losses])
+    if snapshot.best is not None:
+        params, weights = snapshot.best
+        same = all(map(lambda x, y: x is y, jax.tree.leaves(params), jax.tree.leaves(weights)))
+        tree["best"] = {"params": params} if same else {"params": params, "weights": weights}
+    columns = {name: [row[name] for row in snapshot.rows] for name in snapshot.rows[0]}
+    return tree, {"columns": columns, "best_epoch": snapshot.best_epoch, "stopped": snapshot.stopped}
+
+
+def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
+    losses = saved.leaves["['step_loss']"]
+    like = {"params": start.params, "state": start.state, "stopping": start.stopping}
+    like["step_loss"] = np.empty(losses.shape, losses.dtype)
+    kept = [name for name in ("params", "weights") if any(p.startswith(f"['best']['{name}']") for p in saved.leaves)]
+    if kept:
+        like["best"] = dict.fromkeys(kept, start.params)
+    tree, told = files.restored(folder, saved, like), saved.metadata
+    best = (tree["best"]["params"], tree["best"][kept[-1]]) if kept else None
+    rows = tuple(dict(zip(told["columns"], row, strict=True)) for row in zip(*told["columns"].values(), strict=True))
+    return Snapshot(
+        tree["params"], tree["state"], rows, (tree["step_loss"],), tree["stopping"], told["best_epoch"], best,
+        told["stopped"],
+    )  # fmt: skip
+
+
+def configuration(
+    options: dict[str, Any], tx: Transform, params: Tree, data: Tree, validation: Tree | None
+) -> dict[str, str]:
+    """Return what makes a run what it is besides its functions, as text by name.
+
+    Args:
+      options: further settings; keys are told by their data.
+      tx: told by its composition and each of its numbers.
+      params: told by shapes and dtypes.
+      data: told by shapes, dtypes and a checksum of the values.
+      validation: likewise.
+    """
+    told = {name: _text(value) for name, value in options.items()}
+    told["optimizer"] = _without_addresses(repr(jax.tree.map(lambda _: _Blank(), tx)))
+    numbers = {name: x for name, x in hyperparams(tx).items() if not isinstance(x, Value)}
+    told |= {f"optimizer's {name}": _text(x) for name, x in numbers.items()}
+    told |= {f"params{path}": f"{x.dtype}{list(x.shape)}" for path, x in _arrays(params).items()}
+    for what, tree in (("data", data), ("validation", validation)):
+        arrays = _arrays(tree)
+        sums = checksums(list(arrays.values()))
+        told |= {
+            f"{what}{path}": f"{x.dtype}{list(x.shape)} with checksum {sum_}"
+            for (path, x), sum_ in zip(arrays.items(), sums, strict=True)
+        }
+    return told
+
+
+class _Blank:
+    def __repr__(self) -> str:
+        return "_"
+
+
+def _text(x: Any) -> str:
+    if is_key(x):
+        return f"{jax.random.key_impl(x)} key {np.asarray(jax.random.key_data(x)).tolist()}"
+    if isinstance(x, jax.Array | np.ndarray) and x.ndim:
+        return f"array with checksum {checksums([x])[0]}"
+    return _without_addresses(repr(float(x) if isinstance(x, jax.Array | np.generic) else x))
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _arrays(tree: Tree) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {show_path(path) if path else "": x if hasattr(x, "dtype") else np.asarray(x) for path, x in pairs}
