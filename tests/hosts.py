@@ -1,7 +1,10 @@
 """Trains as one of several processes; run by tests/unit/test_hosts.py. Prints what came out, as JSON."""
 
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,10 +48,24 @@ def search(examples: Any, mesh: Any, options: Any, path: str | None) -> dict[str
     return {"scores": result.scores, "params": result.params["w"], "validation": result.history["val_loss"]}
 
 
+def run_with_checkpoints(examples: Any, mesh: Any, options: Any, path: str | None) -> dict[str, Any]:
+    """Return the figures of a run that saves every epoch; the process in KILLED dies after the third."""
+
+    def on_epoch(epoch: int, *_: Any) -> None:
+        if epoch == 3 and os.environ.get("KILLED") == str(jax.process_index()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    folder = None if path is None else Path(path).parent / "run"
+    tx = gc.average_params(gc.adamw(0.05), decay=0.9)
+    result = fit(loss_fn, PARAMS, tx, examples, epochs=5, mesh=mesh, checkpoint=folder, on_epoch=on_epoch, **options)
+    columns = {"validation": result.history["val_loss"], "steps": result.history.step_loss}
+    return columns | {"params": result.params["w"], "average": result.eval_params["w"]}
+
+
 def figures(task: str, examples: Any, mesh: Any = None, path: str | None = None) -> dict[str, list[float]]:
     """Return what a task finds; ``examples`` are all of them, or this process's."""
     options = {"batch_size": 8, "validation": examples, "takes_key": True, "progress": path is not None}
-    numbers = {"fit": run, "sweep": search}[task](examples, mesh, options, path)
+    numbers = {"fit": run, "sweep": search, "checkpoints": run_with_checkpoints}[task](examples, mesh, options, path)
     return {name: np.ravel(x).tolist() for name, x in numbers.items()}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,22 +33,50 @@ def slow(task, size):
     return pytest.param(task, size, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 2), slow("sweep", 4)])
-def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
-    port = free_port()
-    processes = [start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)]
+def reports_of(processes):
+    """Return what each process printed, read as JSON, and its messages."""
     try:
         outputs = [process.communicate(timeout=240) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * size, outputs
-    reports = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs], [error for _, error in outputs]
+
+
+def assert_as_alone(task, reports):
+    """Assert that all processes report the same, and what one process finds."""
     assert all(report == reports[0] for report in reports)
     assert reports[0].pop("devices") == 4
     alone = hosts.figures(task, hosts.data())
     assert alone.keys() == reports[0].keys()
     for name, numbers in alone.items():
         np.testing.assert_allclose(reports[0][name], numbers, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 2), slow("sweep", 4)])
+def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
+    port = free_port()
+    reports, errors = reports_of([start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)])
+    assert_as_alone(task, reports)
     assert [path.name for path in tmp_path.iterdir()] == ["0.csv"]
-    assert ["part/s" in error or "epoch/s" in error for _, error in outputs] == [True] + [False] * (size - 1)
+    assert ["part/s" in error or "epoch/s" in error for error in errors] == [True] + [False] * (size - 1)
+
+
+@pytest.mark.slow
+def test_all_go_on_from_the_checkpoint_after_one_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setenv("KILLED", "1")
+    port = free_port()
+    processes = [start("checkpoints", 2, rank, port, tmp_path / f"{rank}.csv") for rank in range(2)]
+    assert processes[1].wait(timeout=240) == -signal.SIGKILL
+    processes[0].kill()
+    for process in processes:
+        process.communicate()
+    saved = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "1" in saved
+    assert "5" not in saved
+    monkeypatch.delenv("KILLED")
+    port = free_port()
+    reports, errors = reports_of([start("checkpoints", 2, rank, port, tmp_path / f"{rank}.csv") for rank in range(2)])
+    assert_as_alone("checkpoints", reports)
+    assert "resumed after epoch" in errors[0]
