@@ -46,22 +46,9 @@ def load(
     _check_choice(where, "unexpected", unexpected, ("error", "drop"))
     expected, treedef = jax.tree.flatten(abstract_state(tx, params))
     found = places(where, tx, treedef.unflatten(expected))
-    problems = list[str]()
-    leaves = list[Any]()
-    seen = set[int]()
-    for place, like in zip(found, expected, strict=True):
-        x = entries.get(place.address)
-        leaves.append(None)
-        if place.address in entries:
-            try:
-                leaves[-1] = _fitted(x, like, id(x) in seen)
-            except _Misfit as error:
-                problems.append(f"{place.address}: expected {_shown(like)}, got {error}")
-        elif missing == "error":
-            problems.append(f"{place.address}: expected {_shown(like)}, got nothing")
-        seen.add(id(x))
-    known = {place.address for place in found}
+    leaves, problems = _read(found, expected, entries, missing)
     if unexpected == "error":
+        known = {place.address for place in found}
         problems += [f"{name}: unexpected {_shown(x)}" for name, x in entries.items() if name not in known]
     if not problems and settled is not None:
         problems = _ambiguous(found, entries, settled)
@@ -71,6 +58,26 @@ def load(
         initial = jax.tree.leaves(tx.init(params))
         leaves = [first if leaf is None else leaf for leaf, first in zip(leaves, initial, strict=True)]
     return treedef.unflatten(leaves)
+
+
+def _read(
+    found: list[Place], expected: list[Any], entries: Mapping[str, Any], missing: str
+) -> tuple[list[Any], list[str]]:
+    """Return the state's leaves, ``None`` for those that are missing, and what is wrong with the entries."""
+    leaves, problems, seen = list[Any](), list[str](), set[int]()
+    for place, like in zip(found, expected, strict=True):
+        leaf: Any = None
+        if place.address in entries:
+            x = entries[place.address]
+            try:
+                leaf = _fitted(x, like, id(x) in seen)
+            except _Misfit as error:
+                problems.append(f"{place.address}: expected {_shown(like)}, got {error}")
+            seen.add(id(x))
+        elif missing == "error":
+            problems.append(f"{place.address}: expected {_shown(like)}, got nothing")
+        leaves.append(leaf)
+    return leaves, problems
 
 
 def _check_choice(where: str, name: str, value: Any, choices: tuple[str, ...]) -> None:

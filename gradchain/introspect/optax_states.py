@@ -120,31 +120,18 @@ def from_optax_state(
     where, tx = "from_optax_state", as_transform(tx)
     params, slow = params if _is_lookahead(params) else (params, None)
     expected = abstract_state(tx, params)
-    here, likes = _layout(where, tx, expected)
-    theirs, leaves = _layout(where, Foreign(None), optax_state)
-    values = {place.address: x for place, x in zip(theirs, leaves, strict=True)}
-    partners = _partners(here, theirs)
-    stages = _stages(theirs, leaves)
-    entries, used, found = dict[str, Any](), set[str](), dict[str, Any]()
-    for place, like in zip(here, likes, strict=True):
-        address = _address_there(place, partners)
-        make = ONLY_HERE.get((place.transform, place.slot))
-        if address in values:
-            entries[place.address] = values[address]
-            used.add(address)
-        elif make and place.stage in partners:
-            entries[place.address] = jnp.asarray(make(stages[partners[place.stage]]))
-        if place.address in entries:
-            entries[place.address] = _as_kind(entries[place.address], like)
-            found |= {place.stage: entries[place.address]} if place.slot == "count" else {}
-    entries |= _slow_weights(here, slow)
-    counts = _Counts(state_parts(tx, expected), found, count)
-    for place in here:
+    here, theirs = _Layout(where, tx, expected), _Layout(where, Foreign(None), optax_state)
+    partners = _partners(here.places, theirs.places)
+    entries, used = _matched(here, theirs, partners)
+    entries |= _slow_weights(here.places, slow)
+    known = {p.stage: entries[p.address] for p in here.places if p.slot == "count" and p.address in entries}
+    counts = _Counts(state_parts(tx, expected), known, count)
+    for place in here.places:
         if place.slot == "count" and place.address not in entries:
-            first = stages.get(partners.get(place.stage, ""), {}).get(FIRST.get(place.transform, ""))
+            first = theirs.stages.get(partners.get(place.stage, ""), {}).get(FIRST.get(place.transform, ""))
             entries[place.address] = jnp.maximum(counts.of(place.stage), 0 if first is None else ~first)
-    spare = [p.address for p in theirs if p.address not in used and not _is_spare(p)]
-    entries |= {f"Optax's {address}": values[address] for address in spare}
+    spare = [p.address for p in theirs.places if p.address not in used and not _is_spare(p)]
+    entries |= {f"Optax's {address}": theirs.values[address] for address in spare}
     return load(where, tx, params, entries, missing, unexpected, settled=None)
 
 
@@ -164,28 +151,52 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
       >>> optax_state = to_optax_state(adamw(1e-3), state, optax.adamw(1e-3), params)
     """
     where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
-    theirs, likes = _layout(where, optimizer, abstract_state(optimizer, params))
-    here, leaves = _layout(where, tx, state)
-    partners = _partners(here, theirs)
-    sources = {_address_there(place, partners): x for place, x in zip(here, leaves, strict=True)}
-    stages = _stages(here, leaves)
-    owners = {there: stages.get(stage, {}) for stage, there in partners.items()}
+    theirs, here = _Layout(where, optimizer, abstract_state(optimizer, params)), _Layout(where, tx, state)
+    partners = _partners(here.places, theirs.places)
+    sources = {_address_there(place, partners): here.values[place.address] for place in here.places}
+    owners = {there: here.stages.get(stage, {}) for stage, there in partners.items()}
+    counts = [stage["count"] for stage in here.stages.values() if "count" in stage]
     initial = jax.tree.leaves(optimizer.init(params))
     entries = dict[str, Any]()
-    for place, like, first in zip(theirs, likes, initial, strict=True):
+    for place, first in zip(theirs.places, initial, strict=True):
         if place.address in sources:
-            entries[place.address] = _as_kind(sources.pop(place.address), like)
+            entries[place.address] = _as_kind(sources.pop(place.address), first)
         elif place.slot in ONLY_THERE and "count" in owners.get(place.stage, {}):
-            entries[place.address] = _as_kind(ONLY_THERE[place.slot](owners[place.stage]), like)
-        elif place.address.endswith("/count") and (
-            counts := [stage["count"] for stage in stages.values() if "count" in stage]
-        ):
+            entries[place.address] = _as_kind(ONLY_THERE[place.slot](owners[place.stage]), first)
+        elif place.address.endswith("/count") and counts:
             entries[place.address] = functools.reduce(jnp.maximum, counts)
         elif place.slot in CONSTANT:
             entries[place.address] = first
-    spare = [p for p in here if p.slot != "count" and (p.transform, p.slot) not in ONLY_HERE]
+    spare = [p for p in here.places if p.slot != "count" and (p.transform, p.slot) not in ONLY_HERE]
     entries |= {f"gradchain's {p.address}": sources[a] for p in spare if (a := _address_there(p, partners)) in sources}
     return load(where, optimizer, params, entries, "error", "error", settled=None)
+
+
+class _Layout:
+    """A state by address, and the single numbers of each of its stages."""
+
+    def __init__(self, where: str, tx: Transform, state: Any):
+        self.places = places(where, tx, state)
+        self.values = {place.address: x for place, x in zip(self.places, jax.tree.leaves(state), strict=True)}
+        self.stages = dict[str, Stage]()
+        for place in self.places:
+            if not place.path:
+                self.stages.setdefault(place.stage, {})[place.slot] = self.values[place.address]
+
+
+def _matched(here: _Layout, theirs: _Layout, partners: Mapping[str, str]) -> tuple[dict[str, Any], set[str]]:
+    """Return entries that Optax's state has, or that are made of what it has, and the addresses that they come from."""
+    entries, used = dict[str, Any](), set[str]()
+    for place in here.places:
+        address = _address_there(place, partners)
+        make = ONLY_HERE.get((place.transform, place.slot))
+        if address in theirs.values:
+            entries[place.address] = _as_kind(theirs.values[address], here.values[place.address])
+            used.add(address)
+        elif make and place.stage in partners:
+            made = make(theirs.stages[partners[place.stage]])
+            entries[place.address] = _as_kind(made, here.values[place.address])
+    return entries, used
 
 
 def _is_lookahead(params: Tree) -> bool:
@@ -197,10 +208,6 @@ def _slow_weights(here: list[Place], slow: Tree | None) -> dict[str, Any]:
     by_path = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(slow)[0]}
     outer = [place for place in here if (place.transform, place.slot) == ("outer_steps", "slow")]
     return {place.address: by_path[place.path] for place in outer if place.path in by_path}
-
-
-def _layout(where: str, tx: Transform, state: Any) -> tuple[list[Place], list[Any]]:
-    return places(where, tx, state), jax.tree.leaves(state)
 
 
 def _partners(here: list[Place], theirs: list[Place]) -> dict[str, str]:
@@ -223,14 +230,6 @@ def _address_there(place: Place, partners: Mapping[str, str]) -> str:
     if place.stage not in partners or (place.slot and not slot):
         return f"nowhere: {place.address}"
     return "/".join(filter(None, (partners[place.stage], slot, place.path)))
-
-
-def _stages(found: list[Place], leaves: list[Any]) -> dict[str, Stage]:
-    stages = dict[str, Stage]()
-    for place, x in zip(found, leaves, strict=True):
-        if not place.path:
-            stages.setdefault(place.stage, {})[place.slot] = x
-    return stages
 
 
 def _as_kind(x: Any, like: Any) -> Any:

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 import gradchain as gc
 from gradchain.introspect.paths import abstract_state
 from tests import trees
-from tests.contract.cases import each
+from tests.contract.cases import each, secondary
 
 LAYER = {
     "attention": {"query": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}},
@@ -234,7 +234,7 @@ def test_batches_and_bare_callables():
     assert "step_size 2 → ?" in gc.describe(tx, PARAMS).table(160)
 
 
-@each()
+@each(slow=secondary)
 def test_every_row_has_a_report(row):
     tx, params = row.build(), trees.standard()
     described = tx.describe(params)
