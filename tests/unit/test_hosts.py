@@ -32,7 +32,7 @@ def slow(task, size):
     return pytest.param(task, size, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 2), slow("sweep", 4)])
+@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 4)])
 def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
     port = free_port()
     processes = [start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)]
