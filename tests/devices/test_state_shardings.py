@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
 from tests.contract.cases import each
 from tests.devices.layouts import SHAPES, mesh, model, shardings
+from tests.nests import nests
 from tests.registry import ROWS
 
 SPECS = {"bias": P("model"), "kernel": P("data", "model"), "scale": P()}
@@ -35,17 +37,28 @@ def measured(tree):
     return set(sizes.values())
 
 
+def assert_slots_follow(tx, params):
+    """Assert that all state in the shape of a parameter lies like it."""
+    state, layout = jax.eval_shape(tx.init, params), gc.state_shardings(tx, params)
+    assert jax.tree.structure(layout) == jax.tree.structure(state)
+    for x, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True):
+        spec = OF_SHAPE.get(x.shape, sharding.spec)
+        assert sharding.spec == spec, f"{tx}: {x.shape} lies by {sharding.spec}"
+
+
 def test_slots_like_a_parameter_lie_like_it_for_every_row():
     params = shapes()
     for row in ROWS:
-        tx = row.build()
-        state, layout = jax.eval_shape(tx.init, params), gc.state_shardings(tx, params)
-        assert jax.tree.structure(layout) == jax.tree.structure(state)
-        for x, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True):
-            alike = x.shape in OF_SHAPE
-            spec = OF_SHAPE[x.shape] if alike else sharding.spec
-            assert sharding.spec == spec, f"{row}: {x.shape} lies by {sharding.spec}"
-            assert x.shape or sharding.is_fully_replicated
+        assert_slots_follow(row.build(), params)
+
+
+@pytest.mark.slow
+@given(nests(3))
+def test_slots_lie_like_their_parameters_however_deep(nest):
+    params = shapes()
+    assert_slots_follow(nest.tx, params)
+    state, zero = jax.eval_shape(nest.tx.init, params), gc.zero_shardings(nest.tx, params, axis=("data", "model"))
+    assert gc.bytes_per_device(state, zero) <= gc.bytes_per_device(state, gc.state_shardings(nest.tx, params))
 
 
 def test_factored_slots_lie_like_their_axes():

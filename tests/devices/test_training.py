@@ -1,6 +1,7 @@
 """``fit`` and ``sweep`` on a mesh give what they give on one device."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ from jax.sharding import PartitionSpec as P
 import gradchain as gc
 from gradchain.training import fit, grid, sweep
 from gradchain.training.field import field_of
-from gradchain.training.hosts import check_shares
+from gradchain.training.hosts import check_shares, spread_data
+from gradchain.training.loop import Recipe, run_epoch
+from gradchain.training.placement import place
+from gradchain.training.step import Objective
 from tests.devices.layouts import mesh
 
 N = 61
@@ -73,6 +77,7 @@ def test_fit_keeps_a_given_layout_and_compiles_once():
     np.testing.assert_allclose(result.params["w"], expected.params["w"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_takes_data_that_are_spread_already():
     on = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     data = jax.tree.map(lambda x: x[:56], examples())
@@ -82,6 +87,18 @@ def test_fit_takes_data_that_are_spread_already():
     expected = fit(loss_fn, PARAMS, TX, data, **run)
     np.testing.assert_allclose(result.params["w"], expected.params["w"], atol=1e-6)
     assert result.state[1][0].mu["w"].sharding.memory_kind == "pinned_host"
+
+
+def test_each_device_computes_on_its_part_of_a_batch():
+    on = jax.make_mesh((8,), ("data",))
+    placement, tx, params, state = place(on, TX, PARAMS, None)
+    data = spread_data(on, jax.tree.map(lambda x: x[:56], examples()), "data")
+    recipe = Recipe(Objective(loss_fn, placement=placement), None, 16, True, "drop", None)
+    epoch = jax.jit(run_epoch, static_argnums=0)
+    text = epoch.lower(recipe, params, tx, state, data, None, jax.random.key(0)).compile().as_text()
+    forward, backward = re.findall(r"= f32(\[[\d,]*\])\S* dot\(", text)
+    assert {forward, backward} <= {"[2,4]", "[4,8]", "[8,4]"}
+    assert "[2,4]" in (forward, backward)
 
 
 def test_batches_must_divide():

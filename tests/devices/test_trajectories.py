@@ -8,8 +8,8 @@ from tests.contract.cases import TOLERANCE
 from tests.devices.layouts import WAYS, alone, spread
 from tests.registry import OPTIMIZERS, ROWS
 
-FAST = ("adamw", "lamb", "adafactor_momentum", "muon", "prodigy")
-"""One for each kind of rule that looks at more than single numbers, and one that doesn't."""
+FAST = ("adamw", "adafactor_momentum", "muon")
+"""One whose rules treat numbers one by one, one that looks at rows and columns, and one at matrices."""
 
 
 def optimizers():
