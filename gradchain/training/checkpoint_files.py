@@ -148,10 +148,15 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _data(leaf: Any) -> Any:
-    """Return a leaf as an array: a key's data, a Python number as NumPy stores it."""
+    """Return a leaf as an array: a key's data, a Python number as NumPy stores it.
+
+    Where there are several processes, what each has for itself is NumPy's, of which orbax takes the first process's.
+    """
     if is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable):
+        return leaf
+    return np.asarray(leaf)
 
 
 def _described(leaf: Any) -> tuple[list[int], str]:
