@@ -150,9 +150,10 @@ def _is_key(leaf: Any) -> bool:
 def _data(leaf: Any) -> Any:
     """Return a leaf as an array: a key's data, a Python number as NumPy stores it.
 
-    What one of several processes has on its own devices is the same on all, and saved as a NumPy array by the first.
+    Where there are several processes, what each has for itself is NumPy's, of which orbax takes the first process's.
     """
-    leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
+    if is_key(leaf):
+        leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable):
         return leaf
     return np.asarray(leaf)

@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_eight_devices(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "8 devices, all the same"
+
+
+def test_two_processes_save_and_resume_one_run(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.accept.checkpoint_process", address, "2"]
+    processes = [
+        subprocess.Popen([*command, str(i), str(tmp_path)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        for i in range(2)
+    ]
+    told = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [text.splitlines()[-1] for text in told] == ["process 0: the same", "process 1: the same"]
 
 
 def test_checksums_tell_every_bit_and_every_place_apart():

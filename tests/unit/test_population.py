@@ -172,6 +172,7 @@ def test_truncation_selection():
 vary = jax.jit(vary, static_argnums=(0, 1, 4, 5))
 
 
+@pytest.mark.slow
 def test_exploring_stays_in_its_range_and_draws_as_often_as_told():
     values = jnp.full(4000, 0.9)
     moved = vary("a", Uniform(0.1, 1.0), values, jax.random.key(0), (0.8, 1.2), 0.0)
