@@ -169,7 +169,7 @@ def is_it_working():
         "rate 0.003: too low": (gc.sgd(0.003), train),
         "rate 0.3: right": (gc.sgd(0.3), train),
         "momentum, rate 0.5: too high": (gc.sgd(0.5, momentum=0.9), train),
-        "momentum, rate 3: jumps, then stands": (gc.sgd(3.0, momentum=0.9), train),
+        "rate 3: jumps, then stands": (gc.sgd(3.0, momentum=0.9), train),
         "200 examples: learnt by heart": (gc.adam(0.01), few),
         "the rate falls": (gc.sgd(falling, momentum=0.5), train),
     }
