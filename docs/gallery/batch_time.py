@@ -84,7 +84,7 @@ def main(quick=False, seed=0):
         needed, rate = epochs_needed(train, start, size, rates, target, epochs, seed)
         tx = gc.sgd(rate)
         scan, loop = (
-            best_of(2 if quick else 10, make(train, start, tx, size))
+            best_of(2 if quick else 50, make(train, start, tx, size))
             for make in (scanned, stepped)
         )
         rows.append(
