@@ -10,7 +10,7 @@ test test-slow accept: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test test-slow accept: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 test test-slow accept: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench lint format docs clean
+.PHONY: demo demo-fashion examples test test-slow accept bench lint format gallery docs clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -50,6 +50,10 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The tables and pictures of docs/gallery, from nothing.
+gallery: $(VENV)/.gallery
+	$(BIN)/python docs/gallery
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -9,7 +9,7 @@ project = "gradchain"
 author = "the gradchain authors"
 copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "gallery/results"]
 nitpicky = True
 
 html_theme = "furo"
