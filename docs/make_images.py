@@ -81,6 +81,11 @@ def averages():
     example["main"](picture=FOLDER / "averages.png")
 
 
+def precision():
+    example = runpy.run_path(str(EXAMPLES / "11_precision.py"))
+    example["main"](picture=FOLDER / "precision.png")
+
+
 def readme_sweep():
     """Run the README's own code and plot the sweep that it leaves behind."""
     namespace = {}
@@ -96,4 +101,5 @@ if __name__ == "__main__":
     tutorial()
     schedules()
     averages()
+    precision()
     readme_sweep()

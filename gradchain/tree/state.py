@@ -53,7 +53,7 @@ def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
     return [((*path, *own), child) for own, child in pairs], treedef
 
 
-def _transform_name(node: Any) -> str | None:
+def transform_name(node: Any) -> str | None:
     """Return the name of the transform whose state this is, or None: states are NamedTuples called ``...State``."""
     if not hasattr(node, "_fields") or not type(node).__name__.endswith("State"):
         return None
@@ -79,7 +79,7 @@ def nodes(tree: Tree) -> list[Node]:
     seen: builtins.set[str] = builtins.set()
 
     def visit(path: Path, node: Any, address: str, labels: str, in_state: bool, in_rule: bool) -> Iterator[Node]:
-        name = None if in_rule else _transform_name(node)
+        name = None if in_rule else transform_name(node)
         if name is not None:
             address = numbered(f"{labels}{name}", seen)
             seen.add(address)
