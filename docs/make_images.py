@@ -116,6 +116,11 @@ def populations():
     save("population.png", ax)
 
 
+def precision():
+    example = runpy.run_path(str(EXAMPLES / "11_precision.py"))
+    example["main"](picture=FOLDER / "precision.png")
+
+
 def readme_sweep():
     """Run the README's own code and plot the sweep that it leaves behind."""
     _, ax = plt.subplots(figsize=(8, 4))
@@ -217,6 +222,7 @@ if __name__ == "__main__":
     schedules()
     averages()
     populations()
+    precision()
     readme_sweep()
     side_by_side()
     is_it_working()

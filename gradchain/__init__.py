@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradchain import numerics, schedules, tree
+from gradchain.codecs import Codec, Stored, codec
 from gradchain.combinators.accumulation import accumulate, has_updated
 from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
 from gradchain.combinators.cautious import cautious
@@ -16,8 +17,10 @@ from gradchain.combinators.chain import chain, named_chain
 from gradchain.combinators.complex_parts import split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
 from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
+from gradchain.combinators.half_precision import kahan, master_weights, stochastic_rounding
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
 from gradchain.combinators.layers import per_layer
+from gradchain.combinators.loss_scaling import current_loss_scale, loss_scale
 from gradchain.combinators.mechanic import mechanize
 from gradchain.combinators.offloading import offload_state
 from gradchain.combinators.parallel import graft, graft_global, parallel
@@ -26,6 +29,7 @@ from gradchain.combinators.routing import freeze, masked, partition, selective_t
 from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
 from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
+from gradchain.combinators.storage import decoded, store
 from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
 from gradchain.core.evaluation import eval_params
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
@@ -69,6 +73,7 @@ from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_fre
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
 from gradchain.optimizers.variance_reduction import mars
+from gradchain.rounding import stochastic_round
 from gradchain.schedules import (
     constant_schedule,
     cosine_decay_schedule,
@@ -177,6 +182,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "At",
+    "Codec",
     "Count",
     "DType",
     "Decay",
@@ -192,6 +198,7 @@ __all__ = [
     "Schedule",
     "Slot",
     "Slots",
+    "Stored",
     "Transform",
     "accumulate",
     "acprop",
@@ -230,12 +237,15 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "cocob",
+    "codec",
     "conditionally_mask",
     "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "current_loss_scale",
     "dadapt_adamw",
+    "decoded",
     "descend_and_shrink",
     "describe",
     "differentially_private_aggregate",
@@ -267,6 +277,7 @@ __all__ = [
     "inject_hyperparams",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "kahan",
     "keep_norm",
     "keep_params_nonnegative",
     "lamb",
@@ -277,10 +288,12 @@ __all__ = [
     "linear_schedule",
     "lion",
     "lookahead",
+    "loss_scale",
     "losses",
     "madgrad",
     "mars",
     "masked",
+    "master_weights",
     "matrices_and_rest",
     "matrix_inverse_pth_root",
     "measure_with_ema",
@@ -400,6 +413,9 @@ __all__ = [
     "state_shardings",
     "stateless",
     "stateless_with_tree_map",
+    "stochastic_round",
+    "stochastic_rounding",
+    "store",
     "to_config",
     "to_optax",
     "to_optax_state",

@@ -102,6 +102,11 @@ COMBINATORS = {
     "hyperparams_in_state": wraps(gc.hyperparams_in_state, "hyperparams_in_state", "inject_hyperparams"),
     "inject_hyperparams": wraps(lambda tx: gc.inject_hyperparams(and_scale)(tx, 0.5)),
     "float32_updates": wraps(gc.float32_updates),
+    "store": wraps(lambda tx: gc.store(tx, "int8", min_size=0)),
+    "stochastic_rounding": wraps(gc.stochastic_rounding),
+    "kahan": wraps(gc.kahan),
+    "master_weights": wraps(lambda tx: gc.master_weights(tx, bits=16)),
+    "loss_scale": wraps(lambda tx: gc.loss_scale(tx, 1.0, growth_interval=None)),
     "per_layer": wraps(lambda tx: gc.per_layer(tx, gc.by_leaf(axis_of_vectors)), "inject_hyperparams"),
     "split_real_and_imaginary": wraps(gc.split_real_and_imaginary),
 }

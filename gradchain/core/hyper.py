@@ -308,3 +308,21 @@ def at_scalar(where: str, hyper: Any, count: Any) -> Any:
             "jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
         )
     return value
+
+
+def prng_key(where: str, value: Any) -> Array:
+    """Return the PRNG key in a field annotated ``Key``; a seed becomes a key of the default kind."""
+    value = at_scalar(where, value, None)
+    typed = isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value if typed else jax.random.key(value)
+
+
+def first_key(where: str, value: Any) -> Array:
+    """Return the key in a field annotated ``Key`` as a state keeps it: raw, in memory of its own."""
+    return jnp.array(jax.random.key_data(prng_key(where, value)), copy=True)
+
+
+def next_key(where: str, value: Any, raw: Array) -> tuple[Array, Array]:
+    """Return (the raw key to keep, a key to draw with) from the raw one in a state and the field it began with."""
+    kept, drawn = jax.random.split(jax.random.wrap_key_data(raw, impl=jax.random.key_impl(prng_key(where, value))))
+    return jax.random.key_data(kept), drawn

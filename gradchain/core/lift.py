@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from gradchain.core.hyper import next_key
 from gradchain.core.spec import At, Spec
 from gradchain.core.transform import check_state, count_of, demand, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
@@ -137,8 +138,7 @@ class _Plan:
         self.next_key: Any = None
         self.key: Any = None
         if spec.random:
-            impl = jax.random.key_impl(rule.prng_key())
-            self.next_key, self.key = jax.random.split(jax.random.wrap_key_data(state.key, impl=impl))
+            self.next_key, self.key = next_key(*rule.key_field(), state.key)
         if spec.kind != "treewise":
             self.keys = jax.random.split(self.key, max(len(leaves), 1)) if spec.random else [None] * len(leaves)
             self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
@@ -181,7 +181,7 @@ class _Plan:
         if self.count is not None:
             changes["count"] = safe_increment(self.count)
         if self.next_key is not None:
-            changes["key"] = jax.random.key_data(self.next_key)
+            changes["key"] = self.next_key
         return self.previous._replace(**changes)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar
+from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key
 from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
@@ -39,7 +39,7 @@ class Rule(Transform):
         if self.has_count:
             state["count"] = jnp.zeros((), jnp.int32)
         if self.spec.random:
-            state["key"] = jnp.array(jax.random.key_data(self.prng_key()), copy=True)
+            state["key"] = first_key(*self.key_field())
         dtype = scalar_dtype(leaves)
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
@@ -127,12 +127,9 @@ class Rule(Transform):
         """Whether the rule works leaf by leaf (it isn't treewise)."""
         return self.unlayered.spec.kind != "treewise"
 
-    def prng_key(self) -> Array:
-        """Return the PRNG key in this rule's key field; a seed becomes a key of the default kind."""
-        name, value = next((name, v) for name, kind, v in self.fields() if isinstance(kind, KeyKind))
-        value = at_scalar(f"{self.name}: {name}", value, None)
-        typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        return value if typed else jax.random.key(value)
+    def key_field(self) -> tuple[str, Any]:
+        """Return the name of this rule's key field, after the rule's own, and its value."""
+        return next((f"{self.name}: {name}", v) for name, kind, v in self.fields() if isinstance(kind, KeyKind))
 
 
 class Hypers:

@@ -1,7 +1,7 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import lax
 from gradchain import tree
 from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.tree import Tree
 
 
@@ -152,18 +153,33 @@ def scalar_dtype(params: Tree) -> Any:
     return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
 
 
-def apply_updates(params: Tree, updates: Tree) -> Tree:
+def apply_updates(
+    params: Tree, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
+) -> Tree:
     """Return ``params + updates``, in the parameters' dtypes.
 
     Args:
       params: a tree of arrays. Leaves where ``updates`` has ``None`` are returned as they are.
       updates: a tree of the same structure and shapes; ``None`` where nothing changes.
+      rounding: how sums are rounded to parameters in half precision. To nearest, an update below a 512th of a
+        bfloat16 number is lost, however often it comes. ``"stochastic"`` keeps sums right on average
+        (see :func:`stochastic_round`); it needs updates that aren't rounded themselves, so put
+        :func:`float32_updates` around the transform. Compensated sums need state: :func:`kahan` and
+        :func:`master_weights` are transforms, whose updates are added as ever; :func:`stochastic_rounding` is one
+        that does this, for code that calls ``apply_updates`` itself.
+      key: a PRNG key, another one at each step; for ``"stochastic"``.
 
     Raises:
-      ValueError: if structure or shapes differ.
+      ValueError: if structure or shapes differ; for another ``rounding``, or if the key is missing.
+
+    Example:
+      >>> tx = float32_updates(adam(1e-3))
+      >>> params = apply_updates(params, updates, rounding="stochastic", key=jax.random.fold_in(key, step))
     """
+    draws = iter(_draws(rounding, key, len(tree.flatten_optional(updates)[0])))
 
     def leaf(path: Any, update: Any, param: Any) -> Any:
+        seed = next(draws)
         if update is None:
             return param
         if jnp.shape(update) != jnp.shape(param):
@@ -171,9 +187,30 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
                 f"apply_updates: update {tree.show_path(path)} has shape {jnp.shape(update)}, "
                 f"its parameter {jnp.shape(param)}"
             )
-        if jnp.result_type(param) == jnp.result_type(update):
-            return lax.add(param, update)
-        wide = compute_dtype(jnp.result_type(param), jnp.result_type(update))
-        return (jnp.asarray(param, wide) + jnp.asarray(update, wide)).astype(jnp.result_type(param))
+        return _sum(param, update, seed)
 
     return tree.map_optional(leaf, updates, params, "apply_updates")
+
+
+def _draws(rounding: str, key: jax.Array | None, size: int) -> Any:
+    """Return a seed for each of ``size`` arrays, ``None`` to round to nearest."""
+    if rounding == "nearest":
+        return [None] * size
+    if rounding == "kahan":
+        raise ValueError("apply_updates: kahan keeps what was lost, so it is a transform: kahan(tx)")
+    if rounding != "stochastic":
+        raise ValueError(f"apply_updates: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
+    if key is None:
+        raise ValueError("apply_updates: rounding='stochastic' needs a PRNG key: pass key=jax.random.key(0)")
+    return seeds(key, size)
+
+
+def _sum(param: Any, update: Any, seed: jax.Array | None) -> jax.Array:
+    dtype = jnp.result_type(param)
+    if seed is None and dtype == jnp.result_type(update):
+        return lax.add(param, update)
+    wide = compute_dtype(dtype, jnp.result_type(update))
+    total = jnp.asarray(param, wide) + jnp.asarray(update, wide)
+    if seed is None or not is_half(dtype):
+        return total.astype(dtype)
+    return round_at(total, dtype, uniform(total.shape, seed))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gradchain import tree
+from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.training.compiled import Compiled
@@ -58,10 +60,17 @@ def step_objective(
     """Do what :func:`train_step` does, for an ``Objective`` and a transform of our own."""
     if objective.takes_key and key is None:
         raise ValueError("takes_key=True needs a PRNG key: pass key=jax.random.key(0)")
-    (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, batch, key)
+    scale = current_loss_scale(state)
+
+    def scaled(params: Tree) -> tuple[Array, tuple[Array, Any]]:
+        loss, aux = objective(params, batch, key)
+        return loss * scale, (loss, aux)
+
+    grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
     grads = jax.tree.map(jnp.conj, grads)
+    unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
     updates, state = tx.update(
-        grads, state, params, value=loss, grad=grads, value_fn=lambda p: objective(p, batch, key)[0]
+        grads, state, params, value=loss, grad=unscaled, value_fn=lambda p: objective(p, batch, key)[0]
     )
     return apply_updates(params, updates), state, Metrics(loss, aux)
 

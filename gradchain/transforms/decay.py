@@ -12,7 +12,7 @@ from gradchain.core.spec import At, Slots
 
 def _plus(g: Array, strength: Any, gradient: Array) -> Array:
     """Return ``g + strength * gradient``; a constant 0 moves no memory, which XLA may not leave out on its own."""
-    return g if isinstance(strength, float) and strength == 0 else g + strength * gradient
+    return g if isinstance(strength, float) and not strength else g + strength * gradient
 
 
 @elementwise(param=True)

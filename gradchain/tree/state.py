@@ -70,7 +70,7 @@ def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
     return [((*path, *own), child) for own, child in pairs], treedef
 
 
-def _transform_name(node: Any) -> str | None:
+def transform_name(node: Any) -> str | None:
     """Return the name of the transform whose state this is, or None: states are NamedTuples called ``...State``."""
     if not hasattr(node, "_fields") or not type(node).__name__.endswith(("State", *OTHER_STATES)):
         return None
@@ -101,7 +101,7 @@ def nodes(tree: Tree, label: str = "", taken: Iterable[str] = ()) -> list[Node]:
     seen = builtins.set(taken)
 
     def visit(path: Path, node: Any, address: str, around: _Around) -> Iterator[Node]:
-        name = None if around.in_rule else _transform_name(node)
+        name = None if around.in_rule else transform_name(node)
         if name is not None:
             address = numbered(f"{around.labels}{name}", seen)
             around = around._replace(stage=address, start=len(path))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import gradchain as gc
 from tests import trees
 from tests.contract.cases import cases, each, secondary, spared
+from tests.registry import ROWS
 
 
 @cases()
@@ -58,7 +59,7 @@ def test_no_two_arrays_share_a_buffer(row):
             assert len(addresses) == len(set(addresses))
 
 
-@each()
+@each([row for row in ROWS if not row.rounds])
 def test_the_state_of_half_precision_parameters_is_that_of_single_precision(row):
     tx = row.build()
     trees.assert_same_kind(tx.init(trees.standard("bfloat16")), tx.init(trees.standard("float32")))

@@ -15,6 +15,7 @@ from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
+from tests.registry.precision import PRECISION
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
@@ -56,6 +57,7 @@ COMBINATIONS = [
     *AVERAGES,
     *AROUND,
     *WHEN,
+    *PRECISION,
 ]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 

@@ -43,6 +43,8 @@ class Row:
     """Whether it is a whole optimizer: its updates, added to the parameters, lead downhill."""
     composed: bool = False
     """Whether it is a chain of rules that have rows of their own, so that what a chain keeps can be tested slowly."""
+    rounds: bool = False
+    """Whether its point is how half-precision parameters are rounded, for which it keeps something."""
     rebuilds: bool = True
     """Whether ``eval(repr(tx))`` works: it holds no bare function."""
     numbers_in_state: bool = False

@@ -123,3 +123,15 @@ def test_every_numbered_example_is_tested():
     source = Path(__file__).read_text()
     missing = [path.stem for path in FOLDER.glob("[0-9]*.py") if f'"{path.stem}"' not in source]
     assert not missing, missing
+
+
+@pytest.mark.slow
+def test_precision_of_a_character_model():
+    kinds = ("float32", "slots in int8", "weights in bfloat16", "master_weights, 16 bits")
+    results = run("11_precision", steps=300, seeds=1, characters=100_000, kinds=kinds)
+    single, *_ = results["float32"]
+    assert single < 2.6
+    assert abs(results["slots in int8"][0] - single) < 0.02
+    assert abs(results["master_weights, 16 bits"][0] - single) < 0.02
+    assert results["weights in bfloat16"][0] > single + 0.02
+    assert results["slots in int8"][3] < 2.3

@@ -26,6 +26,8 @@ SHORT = ("gradchain.tree", "gradchain.numerics")
 
 LAYERS = (
     "numerics",
+    "rounding",
+    "codecs",
     "tree",
     "core",
     "schedules",
@@ -131,6 +133,7 @@ def test_arguments_are_explained(value):
 
 OTHER_PARAMETERS = {
     "add_noise",
+    "apply_updates",
     "noisy_sgd",
     "safe_norm",
     "safe_root_mean_squares",

@@ -1,0 +1,163 @@
+"""Loss scaling: gradients in float16 that neither vanish nor overflow."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradchain.combinators._around import Around
+from gradchain.combinators._reports import Reports
+from gradchain.combinators._weights import widened
+from gradchain.combinators.guards import count_not_finite
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Count, Number, Positive, at_scalar
+from gradchain.core.lift import inexact_leaves
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import Child, kind_of, register
+from gradchain.numerics import safe_increment
+from gradchain.tree import Tree
+
+
+class LossScaleState(NamedTuple):
+    """State of :func:`loss_scale`."""
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    scale: Array
+    """What the next loss is to be multiplied by: :func:`current_loss_scale`."""
+    good_steps: Array
+    """How many steps since the scale last changed."""
+    skipped: Array
+    """How many steps were left out, from the start on."""
+    inner_state: Any
+
+
+@register
+class LossScale(Around, Reports):
+    """See :func:`loss_scale`."""
+
+    name = "loss_scale"
+    kinds = {
+        "inner": Child(),
+        "init_scale": kind_of(Positive),
+        "growth_interval": kind_of(Count),
+        "factor": Number("Hyper", "[1, inf)"),
+        "min_scale": kind_of(Positive),
+        "max_scale": kind_of(Positive),
+    }
+    required = frozenset({"inner"})
+    optional = frozenset({"growth_interval"})
+    inner: Transform
+    init_scale: Any
+    growth_interval: Any
+    factor: Any
+    min_scale: Any
+    max_scale: Any
+
+    def init(self, params: Tree) -> LossScaleState:
+        count, good_steps, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+        scale = jnp.array(self._number("init_scale", count), jnp.float32, copy=True)
+        return LossScaleState(count, scale, good_steps, skipped, self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, LossScaleState._fields)
+        inexact_leaves(self.name, updates, "update")
+        updates = jax.tree.map(lambda g: g * (1 / state.scale).astype(jnp.finfo(g.dtype).dtype), widened(updates))
+        finite = count_not_finite(updates) == 0
+        new, inner_state = self.step_where(finite, updates, state.inner_state, params, extra)
+        scale, good_steps = self._next_scale(finite, state)
+        skipped = jnp.where(finite, state.skipped, safe_increment(state.skipped))
+        return new, LossScaleState(safe_increment(state.count), scale, good_steps, skipped, inner_state)
+
+    def _next_scale(self, finite: Array, state: LossScaleState) -> tuple[Array, Array]:
+        """Return (scale, good_steps) after a step."""
+        scale, good_steps = state.scale, safe_increment(state.good_steps)
+        numbers = {name: self._number(name, state.count) for name in self.settings()}
+        if self.growth_interval is None:
+            return scale, jnp.where(finite, good_steps, 0)
+        grows = good_steps >= numbers["growth_interval"]
+        factor, least, most = (numbers[name] for name in ("factor", "min_scale", "max_scale"))
+        larger = jnp.where(grows, jnp.minimum(scale * factor, jnp.maximum(scale, most)), scale)
+        smaller = jnp.maximum(scale / factor, jnp.minimum(scale, least))
+        return jnp.where(finite, larger, smaller).astype(scale.dtype), jnp.where(finite & ~grows, good_steps, 0)
+
+    def _number(self, name: str, count: Array) -> Any:
+        return at_scalar(f"{self.name}: {name}", getattr(self, name), count)
+
+    def report(self, state: LossScaleState) -> dict[str, Any]:
+        return {"scale": state.scale, "skipped": state.skipped}
+
+
+def loss_scale(
+    tx: Any,
+    init_scale: Positive = 2.0**15,
+    growth_interval: Count | None = 2000,
+    factor: Any = 2.0,
+    min_scale: Positive = 1.0,
+    max_scale: Positive = 2.0**24,
+) -> Transform:
+    r"""Divide gradients of a scaled loss by the scale, leave out steps that overflowed, and adapt the scale.
+
+    The smallest float16 is 6e-8, and gradients below vanish. Those of the loss times :math:`S` don't,
+    unless one overflows. After an overflow (an infinity or a NaN in the gradients) the updates are 0, the state of
+    ``tx`` stays and :math:`S` is halved; after ``growth_interval`` steps in a row without one it is doubled. So it
+    stays just below what the largest gradient allows. ``growth_interval=None`` is static scaling: :math:`S` stays
+    what it is.
+
+    The loss has to be multiplied by the present scale, which :func:`current_loss_scale` reads from the state:
+
+    .. code-block:: python
+
+        def scaled_loss(params, batch, state):
+            return loss_fn(params, batch) * current_loss_scale(state)
+
+    ``gradchain.training`` does that by itself. bfloat16 has the range of float32 and needs no scale.
+
+    Args:
+      tx: any transform; it sees the gradients of the loss itself, in float32. Clipping belongs inside.
+      init_scale: :math:`S` at first, above 0. Powers of two change no digits.
+      growth_interval: steps without overflow after which :math:`S` grows, at least 1; ``None`` for static scaling.
+      factor: what :math:`S` is multiplied by, and divided by after an overflow; at least 1.
+      min_scale: :math:`S` isn't lowered beyond this.
+      max_scale: nor raised beyond that.
+
+    Example:
+      >>> tx = loss_scale(adamw(1e-3))
+      >>> grads = jax.grad(lambda p: loss_fn(p, batch) * current_loss_scale(state))(params)
+      >>> updates, state = tx.update(grads, state, params)
+
+    Reference: Micikevicius et al., *Mixed Precision Training*, 2018, section 3.2.
+    """
+    fields = {
+        "init_scale": init_scale, "growth_interval": growth_interval, "factor": factor, "min_scale": min_scale,
+        "max_scale": max_scale,
+    }  # fmt: skip
+    return LossScale(as_transform(tx), **LossScale.normalized(fields))
+
+
+def current_loss_scale(state: Any) -> Array | float:
+    """Return what the next loss is to be multiplied by: the scale in the state of a :func:`loss_scale`, else 1.
+
+    Args:
+      state: the state of any transform, with one :func:`loss_scale` in it at any depth.
+
+    Raises:
+      ValueError: if there are several.
+
+    Example:
+      >>> loss = loss_fn(params, batch) * current_loss_scale(state)
+    """
+    scales = [x.scale for x in _scale_states(state)]
+    if len(scales) > 1:
+        raise ValueError(
+            f"current_loss_scale: {len(scales)} transforms scale the loss; let one do it, around the others"
+        )
+    return scales[0] if scales else 1.0
+
+
+def _scale_states(state: Any) -> list[LossScaleState]:
+    def is_scale(x: Any) -> bool:
+        return isinstance(x, LossScaleState)
+
+    here = [x for x in jax.tree.leaves(state, is_leaf=is_scale) if is_scale(x)]
+    return here + [x for outer in here for x in _scale_states(outer.inner_state)]

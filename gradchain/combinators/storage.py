@@ -1,0 +1,253 @@
+"""``store``: the slots of any transform in 16, 8 or 4 bits a number."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gradchain.codecs import Codec, Stored, codec, decode, encode, is_stored
+from gradchain.combinators._around import OneChild
+from gradchain.combinators.labels import Labels, listed, path_name
+from gradchain.core.foreign import as_transform
+from gradchain.core.hyper import Key, first_key, next_key
+from gradchain.core.hyperparams import walk
+from gradchain.core.rule import Rule
+from gradchain.core.spec import Slot
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.rounding import seeds
+from gradchain.tree import Tree
+from gradchain.tree.state import transform_name
+
+NEGATIVE = Slot()
+"""What isn't declared may be negative."""
+
+
+class StoreState(NamedTuple):
+    """State of :func:`store`."""
+
+    key: jax.Array
+    inner_state: Any
+
+
+class CodecKind(Kind):
+    """A codec, given by its name, its dtype or in full; or what chooses one for each array by its path."""
+
+    label = "Codec"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if value is None or isinstance(value, Codec | Labels):
+            return value
+        try:
+            return codec(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+class CodecsKind(CodecKind):
+    """Codecs by slot, as a tuple of pairs."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        return tuple((name, super(CodecsKind, self).normalize(f"store: {name}", x)) for name, x in dict(value).items())
+
+
+class SizeKind(Kind):
+    """A whole number, at least 0; static."""
+
+    label = "int"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{where} must be a whole number, at least 0, got {value!r}")
+        return value
+
+
+@register
+class Store(OneChild):
+    """See :func:`store`."""
+
+    name = "store"
+    kinds = {
+        "inner": Child(),
+        "default": CodecKind(),
+        "min_size": SizeKind(),
+        "key": kind_of(Key),
+        "slots": CodecsKind(),
+    }
+    required = frozenset({"inner", "default"})
+    inner: Transform
+    default: Any
+    min_size: int
+    key: Any
+    slots: tuple[tuple[str, Any], ...]
+
+    def init(self, params: Tree) -> StoreState:
+        return StoreState(first_key("store: key", self.key), Encoder(self).encoded(self.inner.init(params)))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, StoreState._fields)
+        kept, key = next_key("store: key", self.key, state.key)
+        updates, inner = self.inner.step(updates, _decoded(state.inner_state), params, extra)
+        return updates, StoreState(kept, _encoded_like(state.inner_state, inner, key))
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        return self.inner.eval_params(_decoded(state.inner_state), params)
+
+    def __repr__(self) -> str:
+        named = dict(self.slots) | {"min_size": self.min_size, "key": self.key}
+        return f"store({self.inner!r}, {self.default!r}{''.join(f', {k}={v!r}' for k, v in named.items())})"
+
+
+class Encoder:
+    """Puts the slots of a first state into stored form, by the choices that :func:`store` was given."""
+
+    def __init__(self, tx: Store):
+        rules = [part.transform.unlayered for part in walk(tx.inner) if isinstance(part.transform, Rule)]
+        self.tx = tx
+        self.rules = {rule.State: rule.spec for rule in rules}
+        self.slots = dict(tx.slots)
+        self.fields: dict[str, None] = {}
+        self.paths: dict[Any, list[str]] = {}
+
+    def encoded(self, state: Any) -> Any:
+        """Return the state with its slots in stored form.
+
+        Raises:
+          ValueError: for a choice that was never asked for: a slot that isn't there, a pattern that fits no path.
+        """
+        result = self.visit(state)
+        for name in self.slots:
+            if not any(name in (field, field.rpartition(".")[2]) for field in self.fields):
+                known = listed(field for field in self.fields if field.rpartition(".")[2] not in ("count", "key"))
+                raise ValueError(f"store: no slot is called {name!r}; there are: {known}")
+        for choice, paths in self.paths.items():
+            if paths:
+                choice.check(paths)
+        return result
+
+    def visit(self, node: Any) -> Any:
+        """Return a part of the state with its slots in stored form; another :func:`store` has chosen for its own."""
+        return jax.tree.map(lambda x: self.visit_state(x) if _is_state(x) else x, node, is_leaf=_is_state)
+
+    def visit_state(self, state: Any) -> Any:
+        """Return a transform's state with its slots in stored form."""
+        if isinstance(state, StoreState):
+            return state
+        spec, changes = self.rules.get(type(state)), dict[str, Any]()
+        for field, value in state._asdict().items():
+            address = f"{transform_name(state)}.{field}"
+            self.fields[address] = None
+            slot = spec.slots.get(field) if spec else None
+            choice = self.slots.get(address, self.slots.get(field, self.tx.default if slot else None))
+            if choice is not None:
+                changes[field] = self.encode_slot(choice, value, slot or NEGATIVE)
+            elif spec is None:
+                changes[field] = self.visit(value)
+        return state._replace(**changes)
+
+    def encode_slot(self, choice: Any, arrays: Tree, slot: Slot) -> Tree:
+        """Return the arrays of one slot in stored form, those that are small or left out as they are."""
+
+        def leaf(path: Any, x: Any) -> Any:
+            own = choice
+            if isinstance(choice, Labels):
+                self.paths.setdefault(choice, []).append(path_name(path))
+                own = CHOICE.normalize(f"store: {path_name(path)}", choice.label(path_name(path), x))
+            if own is None or own.format == "float32" or not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            if x.size < max(self.tx.min_size, 1):
+                return x
+            x = lax.optimization_barrier(
+                x
+            )  # or XLA encodes zeros as it compiles, which takes seconds for a large array
+            return encode(own.for_slot(slot.nonnegative), x, None)
+
+        return jax.tree_util.tree_map_with_path(leaf, arrays)
+
+
+CHOICE = CodecKind()
+
+
+def _is_state(x: Any) -> bool:
+    return transform_name(x) is not None
+
+
+def _apart(x: Any) -> bool:
+    """Whether a store leaves a node alone, or takes it as one array."""
+    return isinstance(x, Stored | StoreState)
+
+
+def _decoded(state: Any) -> Any:
+    return jax.tree.map(lambda x: decode(x) if isinstance(x, Stored) else x, state, is_leaf=_apart)
+
+
+def _encoded_like(old: Any, new: Any, key: jax.Array) -> Any:
+    """Return ``new`` with the arrays in stored form that ``old`` has in it."""
+    olds, treedef = jax.tree.flatten(old, is_leaf=_apart)
+    each = iter(seeds(key, len(olds)))
+    return treedef.unflatten(
+        [
+            encode(x.codec, y, next(each)) if isinstance(x, Stored) else y
+            for x, y in zip(olds, treedef.flatten_up_to(new), strict=True)
+        ]
+    )
+
+
+def decoded(state: Any) -> Any:
+    """Return a state with all arrays that :func:`store` keeps in fewer bits as float32 arrays.
+
+    To look at, to plot, or to go on without ``store``: the ``inner_state`` of the result is one that the transform
+    inside takes.
+
+    Args:
+      state: the state of any transform, at any depth.
+
+    Example:
+      >>> tx = store(adam(1e-3), mu="bfloat16", nu="int8")
+      >>> tree.get(decoded(state), "scale_by_adam.nu['kernel']")
+    """
+    return jax.tree.map(lambda x: decode(x) if is_stored(x) else x, state, is_leaf=is_stored)
+
+
+def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
+    r"""Keep the slots of a transform in 16, 8 or 4 bits a number instead of 32.
+
+    At each update the slots are decoded to float32, the transform runs as ever, and what it returns is encoded again.
+    So it works around any transform, whatever it is made of. With ``"int8"`` for both moments Adam's state takes 2.03
+    bytes a parameter instead of 8.
+
+    Rounding is stochastic, unless a codec says otherwise: a second moment with :math:`\beta_2 = 0.999` changes by at
+    most a thousandth of itself when it shrinks, which plain rounding to anything below 11 bits would always undo.
+
+    Args:
+      tx: any transform, or another library's.
+      default: how to store what isn't named: the name of a format (see :func:`codec`), a dtype or a codec for all
+        declared slots of gradchain's own rules. ``None`` leaves them as they are.
+      min_size: arrays of fewer numbers stay as they are: biases and scales matter more than the few bytes they take.
+      key: a seed or PRNG key for the rounding; the state keeps it.
+      **slots: how to store the slots of one name: ``mu="bfloat16"``, ``nu=codec("int8", block_size=64)``. A choice by
+        parameter is a :func:`by_path` or :func:`by_leaf` whose labels are formats, ``"float32"`` for parameters
+        that stay as they are. Names are those in the state: of a rule's slots, and, if they are named, of arrays that
+        a combinator or another library's transform keeps (``average`` in :func:`average_params`).
+        ``**{"scale_by_adam.mu": "int8"}`` is that of one transform alone.
+
+    Returns:
+      A transform whose state is ``(key, inner_state)``, with ``Stored(codes, scales)`` in the place of arrays: codes
+      are ``uint8`` or a small float dtype, two 4-bit codes in a byte, scales float32. :func:`decoded` shows them as
+      arrays.
+
+    Raises:
+      ValueError: for an unknown format; by ``init``, for a slot that isn't there, naming those that are, and for a
+        pattern that fits no path.
+
+    Example:
+      >>> tx = store(adamw(1e-3), mu="bfloat16", nu="int8")
+      >>> tx = store(adamw(1e-3), by_path([("embed", "float32")], default="int8"))
+
+    References:
+      Dettmers et al., *8-bit Optimizers via Block-wise Quantization*, 2022.
+      Li et al., *Memory Efficient Optimizers with 4-bit States*, 2023.
+    """
+    fields = {"default": default, "min_size": min_size, "key": key, "slots": tuple(slots.items())}
+    return Store(as_transform(tx), **Store.normalized(fields))
