@@ -1,7 +1,7 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,6 @@ class Transform(Value):
 
     ``init, update = tx`` unpacks it. Subclasses define ``init`` and ``step``.
     """
-
-    describe: ClassVar[Callable[..., Any]]
-    """``tx.describe(params)`` is :func:`gradchain.describe`, which its layer attaches: the core knows no reports."""
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.
@@ -110,6 +107,12 @@ class Transform(Value):
     def settings(self, state: Any = None) -> dict[str, Any]:
         """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""
         return {name: value for name, kind, value in self.fields() if kind.data and not isinstance(kind, Child)}
+
+    def describe(self, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None) -> Any:
+        """Return :func:`gradchain.describe` of this transform, to print: what it does and keeps."""
+        from gradchain.introspect.describe import describe  # loads when a report is asked for
+
+        return describe(self, params, state, steps=steps, shardings=shardings)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with hyperparameters changed, by any name that :func:`gradchain.set_hyperparams` takes."""

@@ -161,9 +161,6 @@ def describe(
     return Description(tuple(stages), tuple(survey.rows()), survey.shared_bytes)
 
 
-Transform.describe = describe
-
-
 def _shardings(tx: Transform, abstract: Any, params: Tree, state: Any, shardings: Any) -> list[Any]:
     """Return the shardings of the state's leaves, ``None`` where there is none."""
     structure = jax.tree.structure(abstract)

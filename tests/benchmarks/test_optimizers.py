@@ -8,6 +8,7 @@ import pytest
 from optax import contrib
 
 import gradchain as gc
+from tests import public
 from tests.benchmarks.contest import SCALE
 from tests.benchmarks.jitted import Jitted
 
@@ -78,6 +79,6 @@ def step(library: Any, names: dict[str, Any], call: str) -> Jitted:
 
 @pytest.mark.parametrize("call", CASES)
 def test_optimizer(compete, call):
-    ours, theirs = step(gc, vars(gc), call), step(optax, vars(contrib) | vars(optax), call)
+    ours, theirs = step(gc, public.NAMES, call), step(optax, vars(contrib) | vars(optax), call)
     compete(call, {"gradchain": ours, "optax": theirs}, rounds=11)
     assert np.isfinite(ours.sample()).all()

@@ -14,12 +14,12 @@ from jax.sharding import PartitionSpec
 
 import gradchain as gc
 import gradchain.schedules
-from tests import trees
+from tests import public, trees
 from tests.contract.cases import beside_the_rules, case_of, each
 from tests.contract.numbers import changed, numbers_of
 from tests.registry import ROWS
 
-NAMES = {**vars(gradchain.schedules), **vars(gc)}
+NAMES = {**vars(gradchain.schedules), **public.NAMES}
 
 
 class Tuple(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from optax import contrib
 
 import gradchain as gc
-from tests import trees
+from tests import public, trees
 
 PARAMS = trees.standard()
 GRADIENT = trees.at(trees.stream(1), 0)
@@ -75,7 +75,7 @@ def test_longer_climbs_get_their_number_and_keep_their_momentum():
 
 def test_opaque_sam_is_a_value_and_says_what_it_needs():
     tx = gc.sam(gc.sgd(0.01), UPHILL, opaque_mode=True)
-    assert eval(repr(tx), vars(gc)) == tx
+    assert eval(repr(tx), public.NAMES) == tx
     assert next(iter(gc.hyperparams(tx))) == "scale_by_learning_rate.learning_rate"
     with pytest.raises(ValueError, match="sam needs 'grad_fn'"):
         tx.update(GRADIENT, tx.init(PARAMS), PARAMS)

@@ -14,7 +14,7 @@ from gradchain.combinators.routing import Masked, Partition
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.hyperparams import walk
 from gradchain.transforms.low_rank import ScaleByGaLore
-from tests import trees
+from tests import public, trees
 from tests.contract.cases import each
 from tests.registry import ROWS
 
@@ -141,7 +141,7 @@ def test_axes_may_go_by_path():
     trees.assert_same_kind(patterns.init(params), expected)
     assert by_function.init(params).mu["layers"]["norm"][0].shape == (4, 3)
     assert patterns == gc.per_layer(gc.scale_by_sm3(), (("norm", 1), ("layers", 0)))
-    assert eval(repr(patterns), vars(gc).copy()) == patterns
+    assert eval(repr(patterns), public.NAMES) == patterns
     with pytest.raises(TypeError, match="axes must be a whole number"):
         gc.per_layer(gc.scale_by_sm3(), [("norm", "first")])
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -47,8 +48,8 @@ LAYERS = (
     "plots",
 )
 OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils"}
-LATE = {"gradchain.plots"}
-"""What may be imported from a later layer inside a function, since it needs an optional package."""
+LATE = {"gradchain.plots", "gradchain.introspect.describe"}
+"""What may be imported from a later layer inside a function: pictures and reports, loaded when they are asked for."""
 REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}
 
 
@@ -82,12 +83,22 @@ def test_all_is_sorted_unique_and_resolves():
         assert getattr(gradchain, name) is not None
 
 
-def test_all_lists_every_public_attribute():
-    for name in gradchain.__all__:
-        getattr(gradchain, name)  # loads the lazy submodules
-    packages = {path.stem for path in PACKAGE.iterdir()}
-    present = {n for n in vars(gradchain) if not n.startswith("_")} - {"Any", "TYPE_CHECKING", "importlib"} - packages
-    assert present == set(gradchain.__all__) - packages
+def test_the_stub_lists_the_same_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+    imported = {alias.name: node.module for node in stub if isinstance(node, ast.ImportFrom) for alias in node.names}
+    listed = next(ast.literal_eval(node.value) for node in stub if isinstance(node, ast.Assign))
+    assert sorted(imported) == sorted(listed) == gradchain.__all__ == dir(gradchain)
+    with pytest.raises(AttributeError, match="no attribute 'adamm'"):
+        gradchain.adamm  # noqa: B018
+
+
+def test_modules_load_when_they_are_used():
+    code = "import sys, gradchain; print(*sorted(m for m in sys.modules if m.startswith('gradchain')))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["gradchain"]
+    code = code.replace("; print", "; gradchain.sgd(0.1, momentum=0.9); print")
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "gradchain.optimizers.sgd" in loaded
+    assert not {"gradchain.training", "gradchain.losses", "gradchain.transforms.matrices"} & set(loaded)
 
 
 def resolve(name):

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gradchain as gc
-from tests import trees
+from tests import public, trees
 
 PARAMS = {
     "encoder": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
@@ -119,7 +119,7 @@ def test_labels_are_values():
         assert hash(make()) == hash(make())
         assert pickle.loads(pickle.dumps(make())) == make()
     for make in makers[:3]:
-        assert eval(repr(make()), vars(gc)) == make()
+        assert eval(repr(make()), public.NAMES) == make()
     assert repr(makers[3]()).startswith("by_leaf(<function")
 
 

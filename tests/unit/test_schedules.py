@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 import gradchain as gc
+from tests import public
 from tests.oracles import schedules as oracle
 
 CYCLES = [{"init_value": 0.01, "peak_value": 0.1, "warmup_steps": 2, "decay_steps": n} for n in (5, 9)]
@@ -199,7 +200,7 @@ class TestIsAValue:
     @each_case
     def test_repr_rebuilds_it(self, name, kwargs, end):
         schedule = make(name, kwargs)
-        again = eval(repr(schedule), dict(vars(gc)))
+        again = eval(repr(schedule), public.NAMES)
         assert again == schedule
         assert hash(again) == hash(schedule)
 
@@ -363,7 +364,7 @@ class TestPiecewise:
         assert gc.piecewise_constant_schedule(1, [(5, 0.5)]) == gc.piecewise_constant_schedule(1, {5: 0.5})
         twice = gc.piecewise_constant_schedule(1, [(5, 0.5), (5, 0.5)])
         assert twice(5) == 0.25
-        assert eval(repr(twice), dict(vars(gc))) == twice
+        assert eval(repr(twice), public.NAMES) == twice
 
     @pytest.mark.parametrize(
         "build", [gc.piecewise_constant_schedule, lambda *a: gc.piecewise_interpolate_schedule("linear", *a)]
@@ -403,7 +404,7 @@ class TestJoin:
 
     def test_is_a_value(self):
         joined = gc.join_schedules([0.1, gc.cosine_decay_schedule(0.1, 900)], [100])
-        assert eval(repr(joined), dict(vars(gc))) == joined == pickle.loads(pickle.dumps(joined))
+        assert eval(repr(joined), public.NAMES) == joined == pickle.loads(pickle.dumps(joined))
         assert len(jax.tree.leaves(joined)) == 1 + 4 + 1
 
     def test_derivative_with_respect_to_a_boundary(self):
@@ -463,7 +464,7 @@ class TestOperators:
         combined = combine(self.a, self.b)
         np.testing.assert_allclose(combined(COUNTS), combine(self.a(COUNTS), self.b(COUNTS)), rtol=1e-6)
         assert repr(combined) == text.format(a=self.a, b=self.b)
-        assert eval(repr(combined), dict(vars(gc))) == combined == pickle.loads(pickle.dumps(combined))
+        assert eval(repr(combined), public.NAMES) == combined == pickle.loads(pickle.dumps(combined))
         assert hash(combine(self.a, self.b)) == hash(combined)
 
     def test_a_schedule_may_be_a_number_of_another(self):

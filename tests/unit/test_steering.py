@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import gradchain as gc
+from tests import public
 
 PARAMS = jnp.ones(3)
 GRADS = jnp.asarray([0.5, -1.0, 2.0])
@@ -109,7 +110,7 @@ def test_injected_numbers_may_have_a_dtype():
 
 def test_repr_is_the_expression_that_builds_it():
     tx = gc.inject_hyperparams(gc.adam, hyperparam_dtype="bfloat16")(gc.linear_schedule(1.0, 0.0, 3))
-    assert eval(repr(tx), vars(gc)) == tx
+    assert eval(repr(tx), public.NAMES) == tx
 
 
 def test_what_keeps_its_numbers_in_the_state_is_not_steered_twice():

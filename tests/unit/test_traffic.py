@@ -36,6 +36,6 @@ def test_a_step_moves_no_more_memory_than_optax(call):
     extra = EXTRA if call.startswith(("polyak", "momo")) else {}
     ours, theirs = (
         words(library, eval(call, dict(names)), extra)
-        for library, names in ((gc, {n: getattr(gc, n) for n in gc.__all__}), (optax, vars(contrib) | vars(optax)))
+        for library, names in ((gc, public.NAMES), (optax, vars(contrib) | vars(optax)))
     )
     assert (ours > 1.01 * theirs) == (call in MORE)

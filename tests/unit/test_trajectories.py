@@ -8,7 +8,7 @@ import optax.contrib
 import pytest
 
 import gradchain as gc
-from tests import trees
+from tests import public, trees
 
 STEPS = 100
 OPTAX = {**vars(optax.contrib), **vars(optax)}
@@ -162,7 +162,7 @@ def assert_same_runs(call, dtype, tolerance):
     params = jax.tree.map(lambda w: jnp.atleast_1d(w / 2), trees.standard(dtype))
     names, loose = IMPRECISE_THERE[dtype]
     tolerance = loose if call.startswith(names) else tolerance
-    ours = run(eval(call, {"MASK": MASK}, vars(gc)), params)
+    ours = run(eval(call, {"MASK": MASK}, public.NAMES), params)
     theirs = run(optax.with_extra_args_support(eval(call, {"MASK": MASK}, OPTAX)), params)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(ours))
     for index in range(len(PROBLEMS)):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gradchain as gc
-from tests import trees
+from tests import public, trees
 
 CURVATURES = {"bias": 3.0, "kernel": 2.0, "scale": 0.5}
 
@@ -247,7 +247,7 @@ def test_sophias_state_is_a_fixed_point_with_optaxs_estimator_too():
 
 def test_sophia_is_a_value_whose_numbers_and_estimator_have_names():
     tx = gc.scale_by_sophia(clip_threshold=None)
-    assert eval(repr(tx), vars(gc).copy()) == tx
+    assert eval(repr(tx), public.NAMES) == tx
     assert gc.hyperparams(tx) == {
         "scale_by_sophia.b1": 0.965,
         "scale_by_sophia.b2": 0.99,
