@@ -81,9 +81,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("row", PAIRS, ids=str)
-def test_a_run_goes_on(row, x64):
-    assert_goes_on(row)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_a_run_goes_on(pair, x64):
+    assert_goes_on(pair)
 
 
 @pytest.mark.slow
