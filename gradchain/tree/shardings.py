@@ -46,7 +46,7 @@ class Layout(NamedTuple):
                 program = jax.make_jaxpr(lambda arrays: function(overlay(arrays, self.tree)), return_shape=True)
                 jaxpr, shapes = program(treedef.unflatten(leaves))
         except Exception as error:
-            if type(error).__name__ != "ShardingTypeError":
+            if type(error).__name__ != "ShardingTypeError":  # which JAX doesn't export
                 raise
             raise ValueError(f"{where}: JAX can't tell how the state would lie on {self.mesh}: {error}") from None
         return jax.tree.unflatten(jax.tree.structure(shapes), [self._sharding(x) for x in jaxpr.out_avals])
