@@ -17,6 +17,8 @@ TRANSFORMS = {
     "steered": gc.hyperparams_in_state(gc.sgd(0.1, momentum=0.9)),
     "masked": gc.adamw(0.1, mask={"w": True, "frozen": {"b": False}}),
     "stateless": gc.sgd(0.1),
+    "stored": gc.store(gc.adam(0.1), mu="int4", nu="float8", min_size=0),
+    "half": gc.master_weights(gc.store(gc.adam(0.1), "bfloat16", min_size=0), bits=8),
 }
 
 

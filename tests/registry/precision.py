@@ -26,14 +26,6 @@ STORAGE = [
         descends=True,
         composed=True,
     ),
-    Row(
-        "store_float8_adafactor",
-        lambda: gc.store(gc.adafactor(0.01, min_dim_size_to_factor=2), "float8", min_size=0),
-        needs_params=True,
-        smooth=False,
-        descends=True,
-        composed=True,
-    ),
 ]
 ROUNDING = [
     Row(
@@ -52,17 +44,13 @@ ROUNDING = [
         descends=True,
         rounds=True,
     ),
-    *(
-        Row(
-            f"master_weights_{bits}",
-            lambda bits=bits: gc.master_weights(gc.adam(0.01), bits),
-            lambda: descent(oracles.adam()),
-            needs_params=True,
-            descends=True,
-            rounds=True,
-            composed=bits != 16,
-        )
-        for bits in (8, 16, 32)
+    Row(
+        "master_weights",
+        lambda: gc.master_weights(gc.adam(0.01), 16),
+        lambda: descent(oracles.adam()),
+        needs_params=True,
+        descends=True,
+        rounds=True,
     ),
 ]
 LOSS_SCALES = [
@@ -71,12 +59,6 @@ LOSS_SCALES = [
         lambda: gc.loss_scale(gc.adam(0.01), 1.0, growth_interval=None),
         lambda: descent(oracles.adam()),
         descends=True,
-    ),
-    Row(
-        "loss_scale_dynamic",
-        lambda: gc.loss_scale(gc.adam(0.01), 4.0, growth_interval=2, factor=1.5),
-        descends=True,
-        composed=True,
     ),
 ]
 PRECISION = [*STORAGE, *ROUNDING, *LOSS_SCALES]
