@@ -1,7 +1,7 @@
-"""AdaGrad, RMSprop, Adam and newer optimizers, each with its learning rate tuned by the same sweep.
+"""AdaGrad, RMSprop, Adam and newer optimizers, each with its rate tuned by the same sweep.
 
-One problem has features of very different sizes, the other is a network on images. Each optimizer gets the
-same rates, the same seeds and the same number of steps.
+One problem has features of very different sizes, the other is a network on images. Each
+optimizer gets the same rates, the same seeds and the same number of steps.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""L1, L2, decoupled weight decay and dropout on a network with few examples, a fifth of them mislabelled.
+"""L1, L2, decoupled decay and dropout: a network with few examples, a fifth mislabelled.
 
 Each has one number, its strength. A sweep over strengths shows what it does to the loss on
 the training examples, to that on others, and to the weights.
