@@ -7,6 +7,7 @@ import pytest
 from optax import contrib
 
 import gradchain as gc
+from tests import public
 from tests.benchmarks.test_optimizers import CASES, EXTRA
 
 SHAPES = {"kernel": (64, 64), "wide": (32, 128), "bias": (512,)}
