@@ -188,7 +188,7 @@ FOREIGN_CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("foreign", FOREIGN_CONFIGS, ids=str)
+@pytest.mark.parametrize("foreign", FOREIGN_CONFIGS, ids=range(len(FOREIGN_CONFIGS)))
 def test_foreign_configs(foreign):
     with pytest.raises(ValueError, match=r"^from_config: "):
         gc.from_config(foreign)
