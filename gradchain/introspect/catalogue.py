@@ -7,10 +7,12 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from gradchain.codecs import Codec
 from gradchain.combinators.labels import Labels, LabelsKind, RouteKind
 from gradchain.combinators.layers import AXES
 from gradchain.combinators.steering import inject_hyperparams
-from gradchain.core.hyper import DType
+from gradchain.combinators.storage import store
+from gradchain.core.hyper import DType, Key
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC, Kind, Value, kind_of
 
@@ -28,7 +30,12 @@ KINDS: dict[str, dict[str, Kind]] = {
 """Kinds of arguments that constructors annotate as ``Any`` and normalise themselves."""
 VARIADIC = {"chain": "stages", "named_chain": "stages", "parallel": "branches"}
 """What configs call the positional arguments of constructors that take any number of them."""
-MAPPINGS = {"partition": ("transforms",), "monitor": ("measures",), "inject_hyperparams": ("arguments", "static")}
+MAPPINGS = {
+    "partition": ("transforms",),
+    "monitor": ("measures",),
+    "inject_hyperparams": ("arguments", "static"),
+    "store": ("slots",),
+}
 """Arguments that are dicts by names of the user's."""
 
 
@@ -67,7 +74,18 @@ def constructors() -> dict[str, Constructor]:
     found = [x for name, x in _public().items() if inspect.isfunction(x) and name not in NO_CONSTRUCTORS]
     made = [function for function in found if _makes(function)]
     table = {function.__name__: _constructor(function.__name__, function) for function in made}
-    return table | {"inject_hyperparams": _constructor("inject_hyperparams", _injected)}
+    return (
+        table
+        | {"inject_hyperparams": _constructor("inject_hyperparams", _injected)}
+        | {"store": _constructor("store", _stored)}
+    )
+
+
+def _stored(
+    tx: Any, default: Any = None, min_size: int = 4096, key: Key = 0, slots: Mapping[str, Any] | None = None
+) -> Transform:
+    """Return what ``store`` makes of slots that are named in a dict."""
+    return store(tx, default, min_size=min_size, key=key, **(slots or {}))
 
 
 def _injected(
@@ -106,7 +124,7 @@ def _public(module: str = "") -> dict[str, Any]:
 def _makes(function: Any) -> bool:
     """Whether a public function makes a value or labels."""
     made = getattr(function, "__annotations__", {}).get("return")
-    return hasattr(function, "Value") or (isinstance(made, type) and issubclass(made, Value | Labels))
+    return hasattr(function, "Value") or (isinstance(made, type) and issubclass(made, Value | Labels | Codec))
 
 
 def _constructor(name: str, function: Any) -> Constructor:

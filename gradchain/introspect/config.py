@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradchain.codecs import Codec
 from gradchain.combinators.chain import NamedChain
 from gradchain.combinators.labels import ByPath, MatricesAndRest
 from gradchain.combinators.layers import AxesByPath, PerLayer
 from gradchain.combinators.steering import InjectHyperparams
+from gradchain.combinators.storage import Store
 from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
 from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule, Schedule
@@ -115,6 +117,7 @@ class _Writer:
             (Value, self.call),
             (FrozenTree, self.tree),
             (ByPath | MatricesAndRest, self.labels),
+            (Codec, self.codec),
             (AxesByPath, self.axes),
             (Mapping, self.mapping),
             ((tuple, list), self.sequence),
@@ -162,6 +165,9 @@ class _Writer:
         return {"name": "by_path" if isinstance(x, ByPath) else "matrices_and_rest"} | {
             field.name: self.node(path, getattr(x, field.name)) for field in dataclasses.fields(x)
         }
+
+    def codec(self, path: str, x: Codec) -> Any:
+        return {"name": "codec"} | dataclasses.asdict(x)
 
     def axes(self, path: str, x: AxesByPath) -> Any:
         return self.sequence(path, x.patterns)
@@ -211,6 +217,8 @@ def _is_from(constructor: Constructor, x: Value) -> bool:
     function: Any = constructor.function
     if isinstance(x, InjectHyperparams):
         return _factory_name(x.factory) is not None
+    if isinstance(x, Store):
+        return True
     return type(x) is function.Value if hasattr(function, "Value") else type(x).__module__ == function.__module__
 
 
@@ -232,6 +240,8 @@ def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
         return {"factory": _factory_name(x.factory), "arguments": x.arguments, "static": x.static.values} | {
             "hyperparam_dtype": x.dtype
         }
+    if isinstance(x, Store):
+        return {"tx": x.inner, "default": x.default, "min_size": x.min_size, "key": x.key, "slots": dict(x.slots)}
     child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
     stored = child | {name: value for name, _, value in x.fields()}
     return {name: stored[name] for name in constructor.fields if name in stored}

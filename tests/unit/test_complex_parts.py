@@ -27,10 +27,10 @@ def test_real_parameters_pass_as_they_are():
 
 def test_it_shows_in_the_table_and_keeps_evaluation_weights():
     tx = gc.split_real_and_imaginary(gc.average_params(gc.scale_by_learning_rate(0.1)))
-    rows = gc.describe(tx, jax.eval_shape(lambda: PARAMS)).as_dict()
+    rows = gc.describe(tx, jax.eval_shape(lambda: PARAMS)).to_dict()["parameters"]
     assert rows["w"]["state_bytes"] == 16
     assert rows["b"]["state_bytes"] == 8
-    assert rows["w"]["transforms"] == rows["b"]["transforms"] == ("scale_by_learning_rate",)
+    assert rows["w"]["transforms"] == rows["b"]["transforms"] == ["scale_by_learning_rate"]
     state = tx.init(PARAMS)
     updates, state = tx.update(PARAMS, state, PARAMS)
     later = gc.apply_updates(PARAMS, updates)

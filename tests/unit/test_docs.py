@@ -16,19 +16,29 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.relative_to(DOCS).parts)]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in DOCS.rglob("*.md") if not {"_build", "results"} & {*p.relative_to(DOCS).parts}),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
-TRAINING = {
+LONG = {
+    "accumulation_and_guards",
+    "averaging",
+    "checkpoints",
     "coming_from_keras",
     "find_a_learning_rate",
     "is_it_working",
+    "populations",
+    "precision",
+    "sharding",
     "train_with_flax_equinox_haiku",
+    "training_loop",
     "tutorial_network",
     "tutorial_values",
 }
-"""Pages that train for more than a few seconds."""
+"""Pages that train or compile for more than a few seconds."""
 
 
 def title(page):
@@ -75,7 +85,7 @@ def run_page(page):
             assert output.getvalue() == block.prints, f"{page.name}, line {block.line}"
 
 
-@each_page(slow=TRAINING)
+@each_page(slow=LONG)
 def test_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page)

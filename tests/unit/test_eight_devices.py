@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("speed", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("speed", ["not slow", "slow"])
 def test_on_eight_devices(speed):
     flags = os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8"}

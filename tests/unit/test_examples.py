@@ -97,6 +97,7 @@ def test_character_model(tmp_path):
     assert (tmp_path / "losses.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_character_model_looks_only_back(siblings):
     model = runpy.run_path(str(FOLDER / "character_model.py"))["CharacterModel"](10, width=8, layers=2)
     tokens = jnp.arange(8)[None] % 10

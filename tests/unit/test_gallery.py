@@ -16,7 +16,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "docs" / "gallery"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "common"))
-QUICK = ("learning_rate", "loss_per_epoch", "restarts", "saddle")
+QUICK = ("learning_rate",)
 """Those that run in a few seconds."""
 PAGES = sorted(FOLDER.glob("*.md"))
 

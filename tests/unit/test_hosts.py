@@ -29,10 +29,6 @@ def start(task, size, rank, port, path):
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
-def slow(task, size):
-    return pytest.param(task, size, marks=pytest.mark.slow)
-
-
 def reports_of(processes):
     """Return what each process printed, read as JSON, and its messages."""
     try:
@@ -54,7 +50,8 @@ def assert_as_alone(task, reports):
         np.testing.assert_allclose(reports[0][name], numbers, rtol=2e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("task", "size"), [("fit", 2), slow("fit", 4), slow("sweep", 4)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "size"), [("fit", 2), ("fit", 4), ("sweep", 4)])
 def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
     port = free_port()
     reports, errors = reports_of([start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)])

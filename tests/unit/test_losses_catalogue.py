@@ -94,6 +94,7 @@ def test_oracle_and_optax_in_float64(x64, row):
     assert np.max(np.abs(slopes(ours, *arrays)[0] - expected)) < 1e-8
 
 
+@pytest.mark.slow
 @each
 def test_oracle_in_float32(row):
     narrow = [np.float32(a) for a in row.arrays]

@@ -38,6 +38,7 @@ def test_all_alignments_and_optax(x64):
     np.testing.assert_allclose(optax.ctc_loss(x, *map(jnp.asarray, ARGUMENTS)), ours[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivative(x64):
     slope = jax.grad(total)(X, *ARGUMENTS)
     np.testing.assert_allclose(slope, oracle.slope(expected, X), atol=1e-8)
@@ -45,6 +46,7 @@ def test_derivative(x64):
     np.testing.assert_allclose(slope, theirs, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_float32():
     np.testing.assert_allclose(ctc_loss(np.float32(X), *ARGUMENTS), expected(np.float32(X).astype(float)), rtol=2e-6)
     slope = jax.grad(total)(np.float32(X), *ARGUMENTS)
@@ -79,6 +81,7 @@ def test_unlikely_labels_are_exact_with_a_log_of_zero_at_minus_infinity():
     np.testing.assert_allclose(optax.ctc_loss(x, *arguments), 1e5 - np.log(2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_impossible_sequences():
     """Two equal labels take three steps."""
     x = np.float32(X[:1, :2])
@@ -118,12 +121,14 @@ def test_a_label_that_names_no_class_is_nan_with_a_zero_derivative(label):
     assert np.all(np.isfinite(optax.ctc_loss(X, PADDED, labels, ABSENT)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_rounded_once(dtype):
     x = jnp.asarray(X, dtype)
     np.testing.assert_array_equal(ctc_loss(x, *ARGUMENTS), ctc_loss(x.astype(jnp.float32), *ARGUMENTS).astype(dtype))
 
 
+@pytest.mark.slow
 def test_compiles_and_maps():
     x = np.float32(X)
     np.testing.assert_allclose(jax.jit(ctc_loss)(x, *ARGUMENTS), ctc_loss(x, *ARGUMENTS), rtol=1e-5)
@@ -131,6 +136,7 @@ def test_compiles_and_maps():
     np.testing.assert_allclose(one, ctc_loss(x, *ARGUMENTS), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_labels_at_all():
     loss = ctc_loss(X[:1], PADDED[:1], np.zeros((1, 0), int), np.zeros((1, 0)))
     np.testing.assert_allclose(loss, -jax.nn.log_softmax(X[0])[:, 0].sum(), rtol=1e-6)

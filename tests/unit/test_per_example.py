@@ -16,7 +16,10 @@ import gradchain as gc
 from tests import public, trees
 
 BATCH = 8
-EVERY = ("float32", "bfloat16", "float16", "float64", "complex64")
+EVERY = (
+    "float32",
+    *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("bfloat16", "float16", "float64", "complex64")),
+)
 
 
 def batch_of(dtype="float32", seed=0, size=BATCH):

@@ -15,7 +15,7 @@ from gradchain.core.hyper import PerLeafKind
 from gradchain.core.hyperparams import walk
 from gradchain.transforms.low_rank import ScaleByGaLore
 from tests import public, trees
-from tests.contract.cases import each
+from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 
 LAYERS = 3
@@ -76,11 +76,12 @@ def assert_law(tx, axes, dtype="float32", compiled=False, tolerance=2e-6):
     return trees.relative_error(updates_of(tx, stacked, stack(layers, axes)), expected)
 
 
-@each(LEAFWISE)
+@each(LEAFWISE, slow=secondary)
 def test_layers_of_a_stack_are_arrays_of_their_own(row):
     assert_law(row.build(), {"bias": -1, "kernel": 1, "scale": 0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "complex64"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_nested_chain_in_one_call_for_each_array(dtype, compiled):

@@ -108,7 +108,7 @@ def test_eight_bit_adam_takes_two_bytes_a_parameter_computed_and_measured():
     state = tx.init(params)
     assert sum(x.nbytes for x in jax.tree.leaves(state)) == slots + counts + key
     assert gc.describe(tx, params).state_bytes == slots + counts + key
-    assert gc.describe(tx, params).as_dict()["w"]["state_bytes"] / (2 * size) < 1.1
+    assert gc.describe(tx, params).to_dict()["parameters"]["w"]["state_bytes"] / (2 * size) < 1.1
 
     def measured(tx):
         step = jax.jit(lambda state, params: tx.update(params, state, params)[1])

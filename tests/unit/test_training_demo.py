@@ -25,6 +25,7 @@ def demo(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_demo_trains_sweeps_and_writes(demo, tmp_path, capsys):
     demo("--quick", "--out", tmp_path)
     out = capsys.readouterr().out
