@@ -80,7 +80,7 @@ def offload_state(tx: Any) -> Transform:
     Example:
       >>> tx = offload_state(adamw(1e-3))
       >>> state = tx.init(params)
-      >>> state[0].mu["kernel"].sharding.memory_kind
+      >>> state[0].mu["encoder"]["kernel"].sharding.memory_kind
       'pinned_host'
 
     Reference: Ren et al., *ZeRO-Offload: Democratizing Billion-Scale Model Training*, 2021, which also computes the

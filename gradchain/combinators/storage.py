@@ -204,8 +204,11 @@ def decoded(state: Any) -> Any:
       state: the state of any transform, at any depth.
 
     Example:
+      >>> params = {"kernel": jnp.ones((64, 64))}
       >>> tx = store(adam(1e-3), mu="bfloat16", nu="int8")
-      >>> tree.get(decoded(state), "scale_by_adam.nu['kernel']")
+      >>> nu = tree.get(decoded(tx.init(params)), "scale_by_adam.nu['kernel']")
+      >>> nu.shape, nu.dtype
+      ((64, 64), dtype('float32'))
     """
     return jax.tree.map(lambda x: decode(x) if is_stored(x) else x, state, is_leaf=is_stored)
 
@@ -242,8 +245,12 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
         pattern that fits no path.
 
     Example:
+      >>> params = {"embed": jnp.ones((1000, 64)), "kernel": jnp.ones((64, 64))}
       >>> tx = store(adamw(1e-3), mu="bfloat16", nu="int8")
       >>> tx = store(adamw(1e-3), by_path([("embed", "float32")], default="int8"))
+      >>> mu = tx.init(params).inner_state[0].mu
+      >>> mu["embed"].dtype, mu["kernel"].codes.dtype
+      (dtype('float32'), dtype('uint8'))
 
     References:
       Dettmers et al., *8-bit Optimizers via Block-wise Quantization*, 2022.

@@ -176,8 +176,13 @@ def apply_updates(
       ValueError: if structure or shapes differ; for another ``rounding``, or if the key is missing.
 
     Example:
-      >>> tx = float32_updates(adam(1e-3))
-      >>> params = apply_updates(params, updates, rounding="stochastic", key=jax.random.fold_in(key, step))
+      >>> params, tx = jnp.ones(1000, jnp.bfloat16), float32_updates(sgd(1e-3))
+      >>> updates, state = tx.update(-params, tx.init(params), params)
+      >>> print(apply_updates(params, updates).mean(dtype=float))  # 1.001 is 1 to the nearest
+      1.0
+      >>> params = apply_updates(params, updates, rounding="stochastic", key=key)
+      >>> print(f"{params.mean(dtype=float):.3f}")
+      1.001
     """
     draws = iter(_draws(rounding, key, len(tree.flatten_optional(updates)[0])))
 

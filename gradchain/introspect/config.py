@@ -45,6 +45,7 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
         rule of your own. The message lists each of them, with its path.
 
     Example:
+      >>> import json
       >>> json.dumps(to_config(sgd(0.1)))
       '{"version": 1, "name": "chain", "stages": [{"name": "identity"}, {"name": "scale_by_learning_rate", ...}]}'
     """
@@ -75,7 +76,10 @@ def from_config(config: Mapping[str, Any]) -> Any:
         message begins with the field's path, such as ``stages[0].b2``.
 
     Example:
-      >>> from_config(json.load(file))
+      >>> import json
+      >>> tx = from_config(json.loads('{"name": "adamw", "learning_rate": 0.001, "weight_decay": 0.01}'))
+      >>> tx == adamw(1e-3, weight_decay=0.01)
+      True
     """
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"from_config: a config is a dict, got {type(config).__name__}")

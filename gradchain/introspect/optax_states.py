@@ -115,7 +115,12 @@ def from_optax_state(
       ValueError: if something can't be carried over, with a list of all of it.
 
     Example:
-      >>> state = from_optax_state(adamw(1e-3), params, state_of_optax_adamw)
+      >>> import optax
+      >>> optimizer = optax.adamw(1e-3)
+      >>> updates, optax_state = optimizer.update(grads, optimizer.init(params), params)
+      >>> state = from_optax_state(adamw(1e-3), params, optax_state)
+      >>> print(state[0].count)
+      1
     """
     where, tx = "from_optax_state", as_transform(tx)
     params, slow = params if _is_lookahead(params) else (params, None)
@@ -148,7 +153,12 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
       ValueError: if something that Optax needs isn't there, or the other way round, with a list of all of it.
 
     Example:
-      >>> optax_state = to_optax_state(adamw(1e-3), state, optax.adamw(1e-3), params)
+      >>> import optax
+      >>> tx = adamw(1e-3)
+      >>> updates, state = tx.update(grads, tx.init(params), params)
+      >>> optax_state = to_optax_state(tx, state, optax.adamw(1e-3), params)
+      >>> print(optax_state[0].count)
+      1
     """
     where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
     theirs, here = _Layout(where, optimizer, abstract_state(optimizer, params)), _Layout(where, tx, state)

@@ -41,8 +41,11 @@ def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any
         such as a product over it.
 
     Example:
-      >>> shapes = jax.eval_shape(init_model, key)
-      >>> layout = state_shardings(tx, shapes, jax.tree.map(lambda p: NamedSharding(mesh, P("model")), shapes))
+      >>> from jax.sharding import AxisType, NamedSharding
+      >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))  # or of as many devices as there are
+      >>> layout = state_shardings(tx, params, NamedSharding(mesh, P("model")))
+      >>> layout[0].mu["encoder"]["kernel"].spec == P("model"), layout[0].count.spec == P()
+      (True, True)
       >>> state = jax.jit(tx.init, out_shardings=layout)(params)
     """
     return layout_of("state_shardings", params, shardings).of_results(as_transform(tx).init, "state_shardings")
@@ -75,9 +78,15 @@ def zero_shardings(tx: Any, params: Tree, shardings: Tree | None = None, *, axis
     Reference: Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020.
 
     Example:
-      >>> layout = zero_shardings(tx, params, axis="data")
+      >>> from jax.sharding import AxisType, NamedSharding
+      >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))  # or of as many devices as there are
+      >>> copies = NamedSharding(mesh, P())  # of the parameters, one on every device
+      >>> layout = zero_shardings(tx, params, copies, axis="data")
+      >>> layout[0].mu["encoder"]["kernel"].spec == P("data")
+      True
       >>> state = jax.jit(tx.init, out_shardings=layout)(params)
-      >>> step = jax.jit(step, out_shardings=(param_layout, layout), donate_argnums=(0, 1))
+      >>> update = jax.jit(tx.update, out_shardings=(copies, layout), donate_argnums=1)
+      >>> updates, state = update(grads, state, params)
     """
     where = "zero_shardings"
     tx, plain = as_transform(tx), layout_of(where, params, shardings)

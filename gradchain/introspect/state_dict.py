@@ -82,8 +82,11 @@ def from_state_dict(
         unexpected, or don't fit, with a list of all of them.
 
     Example:
-      >>> tx = accumulate(chain(clip_by_global_norm(1.0), adamw(cosine)), every=4)  # it was adamw(1e-3)
-      >>> state = from_state_dict(tx, params, saved, missing="init")
+      >>> tx = adamw(1e-3)
+      >>> saved = to_state_dict(tx, tx.init(params))
+      >>> cosine = cosine_decay_schedule(1e-3, 1000)
+      >>> tx = accumulate(chain(clip_by_global_norm(1.0), adamw(cosine)), every=4)
+      >>> state = from_state_dict(tx, params, saved, missing="init")  # accumulate's own state is new
     """
     where = "from_state_dict"
     entries = _entries(where, state_dict)

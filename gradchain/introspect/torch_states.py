@@ -69,10 +69,14 @@ def from_torch_state(
         ``count`` is needed by a schedule, or if something can't be carried over, with a list of all of it.
 
     Example:
-      >>> tx = adamw(1e-3, weight_decay=0.01)
+      >>> params = {"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+      >>> slots = lambda *shape: {"step": 5, "exp_avg": np.ones(shape), "exp_avg_sq": np.ones(shape)}
+      >>> saved = {"state": {0: slots(2, 3), 1: slots(2)}, "param_groups": [{"params": [0, 1]}]}  # by state_dict()
       >>> paths = ["dense/kernel", "dense/bias"]
       >>> transpose = lambda path, x: x.T if path.endswith("kernel") else x
-      >>> state = from_torch_state(tx, params, optimizer.state_dict(), paths, convert=transpose)
+      >>> state = from_torch_state(adamw(1e-3, weight_decay=0.01), params, saved, paths, convert=transpose)
+      >>> print(state[0].count, state[0].mu["dense"]["kernel"].shape)
+      5 (3, 2)
     """
     where, tx = "from_torch_state", as_transform(tx)
     slots = {path: dict(own) for path, own in _slots(where, params, state_dict, names, convert)}

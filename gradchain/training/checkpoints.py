@@ -44,12 +44,13 @@ class Checkpoints:
       ValueError: if the folder holds anything else (naming it), and nothing is touched.
 
     Example:
+      >>> update = make_step(loss_fn, tx)
       >>> with Checkpoints("run", keep=2) as checkpoints:
-      ...     for step in range(100):
-      ...         params, state, metrics = update(params, state, batches[step])
+      ...     for step, batch in enumerate(batches):
+      ...         params, state, metrics = update(params, state, batch)
       ...         checkpoints.save(step, {"params": params, "state": state})
-      >>> load_checkpoint("run", {"params": params, "state": state}).step
-      99
+      >>> load_checkpoint("run", {"params": params, "state": state}).step == len(batches) - 1
+      True
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = 3):
@@ -170,8 +171,11 @@ def load_checkpoint(
         ``like`` (naming every path that is missing, unexpected or of another shape or dtype).
 
     Example:
+      >>> step = save_checkpoint("run", {"params": params, "state": state}, metadata={"note": "before fine-tuning"})
       >>> like = {"params": params, "state": jax.eval_shape(tx.init, params)}
       >>> tree, metadata, step = load_checkpoint("run", like)
+      >>> metadata["note"]
+      'before fine-tuning'
     """
     folder = files.folder_of(directory)
     contents = read_contents(folder, step)

@@ -126,8 +126,13 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
       shardings: a tree like it; each array's own sharding by default. What has none lies whole on a device.
 
     Example:
+      >>> from jax.sharding import AbstractMesh, NamedSharding
+      >>> copies = NamedSharding(AbstractMesh((4,), ("data",)), P())  # four devices, which needn't be there
       >>> shapes = jax.eval_shape(tx.init, params)
-      >>> bytes_per_device(shapes, state_shardings(tx, params))
+      >>> bytes_per_device(shapes, state_shardings(tx, params, copies))
+      200
+      >>> bytes_per_device(shapes, zero_shardings(tx, params, copies))
+      56
     """
     arrays = [x for x in jax.tree.leaves(tree) if is_array(x)]
     own = [getattr(x, "sharding", None) for x in arrays] if shardings is None else jax.tree.leaves(shardings)

@@ -1,7 +1,7 @@
 """The examples in docstrings of public names run, and give what they say they give.
 
 They may use every public name, and what ``surroundings`` gives. Wherever an example sets ``tx``, ``state`` becomes
-``tx.init(params)``.
+``tx.init(params)``. They run in an empty folder, where they may write.
 """
 
 import contextlib
@@ -21,7 +21,10 @@ import gradchain
 from tests.unit.test_public_api import MODULES, public_names
 
 CHECKER = doctest.OutputChecker()
-LONG = {"gradchain.training.fit", "gradchain.training.sweep"}
+LONG = {
+    *("gradchain.training.fit", "gradchain.training.sweep", "gradchain.training.hyperband"),
+    *("gradchain.training.successive_halving", "gradchain.training.population_based_training"),
+}
 """Examples that train for seconds."""
 
 
@@ -87,7 +90,8 @@ def run(text, names):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in EXAMPLES]
 )
-def test_examples_run(name):
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert run(EXAMPLES[name], surroundings()) == []
 
 
