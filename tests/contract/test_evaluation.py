@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import STEPS, each, secondary
+from tests.contract.cases import STEPS, beside_the_rules, each, secondary
 from tests.registry import ROWS
 from tests.registry.averages import AVERAGES
 
@@ -94,7 +94,7 @@ def test_evaluation_weights_of_both_branches_are_an_error(first, second, seed):
         gc.eval_params(tx, state, params)
 
 
-@each(slow=secondary)
+@each(slow=beside_the_rules)
 def test_evaluation_weights_of_half_precision_are_finite(row):
     tx, zeros = row.build(), jax.tree.map(jnp.zeros_like, trees.standard("float16"))
     params, state = descended(tx, zeros, jax.tree.map(jnp.zeros_like, trees.stream(STEPS, "float16")), row.extra)

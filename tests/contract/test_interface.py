@@ -12,7 +12,7 @@ from tests.registry.row import no_extra
 WITHOUT_PARAMS = [row for row in ROWS if not row.needs_params]
 
 
-@each()
+@each(slow=secondary)
 def test_unpacks_into_init_and_update(row):
     tx, params = row.build(), trees.standard()
     gradient = trees.at(trees.stream(1), 0)

@@ -7,7 +7,7 @@ import pytest
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import STEPS, each
+from tests.contract.cases import STEPS, each, secondary
 from tests.registry import ROWS
 
 
@@ -21,7 +21,7 @@ def updates_of(row, tx, params, gradients):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-@each([row for row in ROWS if not row.rounds])
+@each([row for row in ROWS if not row.rounds], slow=secondary)
 def test_half_precision_is_single_precision_rounded_once_at_the_end(row, dtype):
     params, gradients = trees.standard(dtype), trees.stream(STEPS, dtype)
     wide_params, wide_gradients = gc.tree.cast((params, gradients), "float32")

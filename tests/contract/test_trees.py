@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import trees
-from tests.contract.cases import SLOW, STEPS, TOLERANCE, each, secondary
+from tests.contract.cases import SLOW, STEPS, TOLERANCE, beside_the_rules, each, secondary
 from tests.registry import ROWS
 
 ANY_TREE = [row for row in ROWS if row.any_tree]
@@ -48,7 +48,7 @@ def check(row, params, prepare, tolerance):
         trees.assert_close(trees.as_numpy(leaves), expected(row, params), tolerance)
 
 
-@each(ANY_TREE, slow=secondary)
+@each(ANY_TREE, slow=beside_the_rules)
 def test_a_tree_of_all_kinds_of_nests(row):
     check(row, trees.nests(), lambda update: update, 2e-6)
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 import gradchain as gc
 import gradchain.schedules
 from tests import public, trees
-from tests.contract.cases import beside_the_rules, case_of, each
+from tests.contract.cases import beside_the_rules, case_of, each, secondary
 from tests.contract.numbers import changed, numbers_of
 from tests.registry import ROWS
 
@@ -55,7 +55,7 @@ def test_repr_shows_the_bare_function_it_holds(row):
     assert "<function" in repr(row.build())
 
 
-@each()
+@each(slow=secondary)
 def test_equality_and_hash(row):
     tx, same = row.build(), row.build()
     assert tx is not same

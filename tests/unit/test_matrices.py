@@ -39,6 +39,7 @@ def test_convergent_coefficients_give_the_polar_factor(shape, dtype, how, x64):
     np.testing.assert_allclose(gc.orthogonalize_via_newton_schulz(got, CONVERGENT, 40, how), got, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("rows", [oracles.STANDARD, oracles.DION])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6), (1, 4)])

@@ -127,6 +127,7 @@ def test_jacobian_is_that_of_finite_differences(x64, name, size):
         np.testing.assert_allclose(jax.jacfwd(function)(v), expected, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, arguments in ARGUMENTS.items() if arguments])
 def test_jacobian_in_the_other_arguments(x64, name):
     def total(*arguments):
@@ -211,6 +212,7 @@ class TestWhereOptaxDiffers:
 
 
 class TestExtremes:
+    @pytest.mark.slow
     @each
     @pytest.mark.parametrize("size", [1e-30, 1e4, 1e18, 1e30])
     def test_finite_in_value_and_derivative(self, name, size):
@@ -268,6 +270,7 @@ class TestTrees:
     def test_none_stays_and_python_numbers_count(self, name, expected):
         assert project(name, {"a": 2.0, "b": None}) == {"a": expected, "b": None}
 
+    @pytest.mark.slow
     @each
     def test_compiles_and_maps(self, name):
         x = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), TREE)

@@ -149,6 +149,7 @@ class TestValues:
     def test_lengths_of_nothing(self, name, kwargs, value):
         np.testing.assert_allclose(make(name, kwargs)(np.arange(3)), np.float32(value), rtol=1e-6)
 
+    @pytest.mark.slow
     @each_case
     def test_counts_of_any_type(self, name, kwargs, end):
         schedule = make(name, kwargs)
@@ -274,6 +275,7 @@ class TestDerivatives:
     @pytest.mark.parametrize(
         ("name", "kwargs"), [case[:2] for case in CASES + DEGENERATE], ids=[c[0] for c in CASES + DEGENERATE]
     )
+    @pytest.mark.slow
     def test_finite_at_every_step(self, name, kwargs):
         counts = jnp.array([*range(22), 10**6, 2**31 - 1])
         rows = jax.vmap(gradients, in_axes=(None, 0))(make(name, kwargs), counts)
