@@ -71,13 +71,16 @@ def cases(
     slow: Callable[[Row], bool] = lambda row: False,
     without: Callable[[Row], tuple[str, ...]] = lambda row: (),
 ) -> Any:
-    """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``."""
+    """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``.
+
+    Rows that others stand for are tested in the dtypes ``FAST`` alone.
+    """
     parameters = [
         pytest.param(
             (row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if slow(row) or dtype not in fast else []
         )
         for row in rows
-        for dtype in (*FAST, *SLOW)
+        for dtype in (FAST if secondary(row) else (*FAST, *SLOW))
         if dtype not in row.excludes and dtype not in without(row)
     ]
     return pytest.mark.parametrize("case", parameters, indirect=True)

@@ -62,7 +62,7 @@ def test_each_kind_of_nest(row, nest):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", *SLOW])
-@each([row for row in ANY_TREE if not secondary(row)])
+@each([row for row in ANY_TREE if not beside_the_rules(row)])
 def test_all_kinds_of_nests_in_any_dtype_compiled(row, dtype):
     if dtype in row.excludes:
         return
