@@ -38,7 +38,7 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
 
     Args:
       tx: any composition of gradchain's public transforms and schedules. Functions in it must be gradchain's too
-        (``merge=graft``), or :func:`functools.partial` of one.
+        (``merge=graft``), or ``functools.partial`` of one.
 
     Raises:
       ValueError: if it holds what can't be described: a lambda or another function, another library's transform, a
