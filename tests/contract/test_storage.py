@@ -61,7 +61,7 @@ def nbytes(tree):
 @each([*TRANSFORMS, *OPTIMIZERS])
 def test_slots_of_any_transform_take_the_bytes_of_their_codec(row, name):
     params = trees.standard()
-    tx = gc.store(row.build(), "int8", min_size=0)
+    tx = gc.store(row.build(), name, min_size=0)
     plain, state = tx.inner.init(params), tx.init(params)
     stored = jax.tree.leaves(state, is_leaf=is_stored)
     saved = 0
