@@ -39,7 +39,7 @@ def test_new_numbers_dont_retrace(row):
     assert case.traces == traces == 1
 
 
-@each(WITH_NUMBERS, slow=beside_the_rules)
+@each([row for row in WITH_NUMBERS if not secondary(row)], slow=beside_the_rules)
 def test_a_batch_under_vmap_equals_separate_runs(row):
     case = case_of(row, "float32")
     values = {name: [neighbour(value, 10 * k) for k in range(3)] for name, value in numbers_of(case.tx).items()}

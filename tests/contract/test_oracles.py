@@ -93,7 +93,7 @@ def test_double_precision(row, dtype, x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("complex64", marks=pytest.mark.slow)])
-@each(WITH_ORACLE, slow=lambda row: row.composed)
+@each([row for row in WITH_ORACLE if not row.composed])
 def test_single_precision(row, dtype):
     trees.assert_close(*on_a_stream(row, dtype), SINGLE * (steepness(row, dtype) if row.steep else 1))
 
