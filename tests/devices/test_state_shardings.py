@@ -37,6 +37,10 @@ def measured(tree):
     return set(sizes.values())
 
 
+TORN_BLOCKS = {"store_mixed_adamw"}
+"""What stores slots in blocks that run across the rows of a matrix, so that ZeRO would tear them."""
+
+
 def is_stored(x):
     return isinstance(x, gc.Stored)
 
@@ -160,6 +164,10 @@ def test_zero_works_for_every_row():
     params = shapes({name: P() for name in SHAPES})
     for row in ROWS:
         tx = row.build()
+        if row.name in TORN_BLOCKS:
+            with pytest.raises(ValueError, match="zero_shardings: JAX can't tell how the state would lie"):
+                gc.zero_shardings(tx, params)
+            continue
         plain, zero = gc.state_shardings(tx, params), gc.zero_shardings(tx, params)
         state = jax.eval_shape(tx.init, params)
         assert jax.tree.structure(plain) == jax.tree.structure(zero)

@@ -51,7 +51,7 @@ def assert_as_alone(task, reports):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "size"), [("fit", 2), ("fit", 4), ("sweep", 4)])
+@pytest.mark.parametrize(("task", "size"), [("fit", 2), ("sweep", 4)])
 def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
     port = free_port()
     reports, errors = reports_of([start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)])

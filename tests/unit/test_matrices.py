@@ -173,7 +173,7 @@ def galore_stream(steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [{"rank": 2}, {"rank": 9, "scale": 0.5}])
+@pytest.mark.parametrize("arguments", [{"rank": 2, "scale": 0.5}])
 def test_galore_agrees_with_optax_between_two_projections(arguments):
     params, gradients = galore_stream(100)
     ours = updates_of(gc.galore(0.1, weight_decay=0.1, **arguments), gradients, params)

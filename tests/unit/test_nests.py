@@ -19,7 +19,7 @@ def run(tx, params, gradients):
     return results
 
 
-@law(nests(3), SEEDS, few=3, many=60)
+@law(nests(3), SEEDS, few=3, many=20)
 def test_nests_three_deep_keep_state_compile_once_and_evaluate(nest, seed):
     tx, params, gradients = nest.tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed)
     traces = []
@@ -44,7 +44,7 @@ def test_nests_three_deep_keep_state_compile_once_and_evaluate(nest, seed):
     assert len(traces) == 1
 
 
-@law(nests(2), nests(1), SEEDS, few=3, many=40)
+@law(nests(2), nests(1), SEEDS, few=3, many=20)
 def test_chains_of_nests_associate(first, second, seed):
     params, gradients = trees.standard(seed=seed), trees.stream(STEPS, seed=seed)
     outer = gc.chain(gc.chain(first.tx, gc.clip(0.3)), second.tx)

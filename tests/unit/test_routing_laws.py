@@ -28,7 +28,7 @@ TRANSFORMS = st.sampled_from(ALONE).map(lambda row: row.build())
 SEEDS = st.integers(0, 2**16)
 
 
-def law(*given, few=10, many=150):
+def law(*given, few=10, many=60):
     """Check a function on random examples: ``few`` by default, ``many`` under the marker slow."""
 
     def decorate(check):
