@@ -13,7 +13,7 @@ from jax import Array
 
 from gradchain import tree
 from gradchain.combinators._around import OneChild
-from gradchain.combinators._weights import wide
+from gradchain.combinators._weights import check_arrays, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Key, first_key, next_key
 from gradchain.core.transform import Transform, check_state
@@ -129,6 +129,7 @@ class Kahan(OneChild):
     inner: Transform
 
     def init(self, params: Tree) -> KahanState:
+        check_arrays(self.name, params)
         return KahanState(_halves(jnp.zeros_like, params), self.inner.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
@@ -199,6 +200,7 @@ class MasterWeights(OneChild):
     bits: int
 
     def init(self, params: Tree) -> MasterWeightsState:
+        check_arrays(self.name, params)
         if self.bits == 32:
             master = _halves(lambda x: jnp.array(x, jnp.float32, copy=True), params)
         else:
