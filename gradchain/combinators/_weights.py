@@ -10,7 +10,7 @@ from gradchain.core.hyper import at_scalar
 from gradchain.core.transform import Transform, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import is_array_like
 
 
 def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
@@ -33,7 +33,7 @@ def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
 def check_arrays(where: str, params: Tree) -> None:
     """Raise a TypeError for a leaf that isn't an array, such as the activation function of a module."""
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not is_array(x):
+        if not is_array_like(x):
             raise TypeError(
                 f"{where}: parameter {tree.show_path(path)} is {type(x).__name__}, expected an array; filter the tree, "
                 f"or put masked(...) around {where}"

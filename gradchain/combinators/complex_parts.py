@@ -13,6 +13,7 @@ from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, register
 from gradchain.numerics import real_dtype
 from gradchain.tree import Tree
+from gradchain.tree.alignment import same_leaves
 
 
 class ComplexParts(NamedTuple):
@@ -72,8 +73,7 @@ class SplitRealAndImaginary(Around):
     def eval_params(self, state: Any, params: Tree) -> Tree:
         split = _split(params)
         weights = self.inner.eval_params(state.inner_state, split)
-        same = all(new is old for new, old in zip(jax.tree.leaves(weights), jax.tree.leaves(split), strict=True))
-        return params if same else _join(weights)
+        return params if same_leaves(weights, split) else _join(weights)
 
 
 def split_real_and_imaginary(inner: Any) -> Transform:

@@ -20,6 +20,7 @@ from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.rounding import is_half, on_grid, seeds, spacing, uniform
 from gradchain.tree import Tree, flatten_optional
+from gradchain.tree.alignment import same_leaves
 
 
 def _halves(function: Callable[[Any], Any], params: Tree) -> Tree:
@@ -242,8 +243,7 @@ class MasterWeights(OneChild):
     def eval_params(self, state: Any, params: Tree) -> Tree:
         weights = self.weights(state, _single(params), params)
         better = self.inner.eval_params(state.inner_state, weights)
-        same = all(new is old for new, old in zip(jax.tree.leaves(better), jax.tree.leaves(weights), strict=True))
-        return params if same else tree.cast_like(better, params)
+        return params if same_leaves(better, weights) else tree.cast_like(better, params)
 
 
 def master_weights(tx: Any, bits: int = 32) -> Transform:

@@ -14,7 +14,7 @@ from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, register
 from gradchain.transforms.scaling import set_to_zero
 from gradchain.tree import Tree, flatten_optional, mismatch, show_path
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import is_array_like
 
 
 def _select(tree: Tree, chosen: list[bool]) -> Tree:
@@ -145,7 +145,7 @@ class Partition(Transform):
         """Return each leaf's label, after checking that there is a transform for it; ``None`` for what is no array."""
         labels = resolve(self.param_labels, self.kinds["param_labels"], "partition: param_labels", params, updates)
         leaves = flatten_optional(updates if params is None else params)[0]
-        labels = [label if is_array(x) else None for label, x in zip(labels, leaves, strict=True)]
+        labels = [label if is_array_like(x) else None for label, x in zip(labels, leaves, strict=True)]
         unserved = [i for i, label in enumerate(labels) if label is not None and label not in self.transforms]
         if unserved:
             tree = updates if params is None else params

@@ -1,5 +1,6 @@
 """``store``: the slots of any transform in 16, 8 or 4 bits a number."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -158,10 +159,8 @@ class Encoder:
                 return x
             if x.size < max(self.tx.min_size, 1):
                 return x
-            x = lax.optimization_barrier(
-                x
-            )  # or XLA encodes zeros as it compiles, which takes seconds for a large array
-            return encode(own.for_slot(slot.nonnegative), x, None)
+            # Without the barrier XLA encodes zeros as it compiles, which takes seconds for a large array.
+            return encode(own.for_slot(slot.nonnegative), lax.optimization_barrier(x), None)
 
         return jax.tree_util.tree_map_with_path(leaf, arrays)
 
@@ -178,8 +177,8 @@ def _apart(x: Any) -> bool:
     return isinstance(x, Stored | StoreState)
 
 
-def _decoded(state: Any) -> Any:
-    return jax.tree.map(lambda x: decode(x) if isinstance(x, Stored) else x, state, is_leaf=_apart)
+def _decoded(state: Any, is_leaf: Callable[[Any], bool] = _apart) -> Any:
+    return jax.tree.map(lambda x: decode(x) if is_stored(x) else x, state, is_leaf=is_leaf)
 
 
 def _encoded_like(old: Any, new: Any, key: jax.Array) -> Any:
@@ -188,7 +187,7 @@ def _encoded_like(old: Any, new: Any, key: jax.Array) -> Any:
     each = iter(seeds(key, len(olds)))
     return treedef.unflatten(
         [
-            encode(x.codec, y, next(each)) if isinstance(x, Stored) else y
+            encode(x.codec, y, next(each)) if is_stored(x) else y
             for x, y in zip(olds, treedef.flatten_up_to(new), strict=True)
         ]
     )
@@ -210,7 +209,7 @@ def decoded(state: Any) -> Any:
       >>> nu.shape, nu.dtype
       ((64, 64), dtype('float32'))
     """
-    return jax.tree.map(lambda x: decode(x) if is_stored(x) else x, state, is_leaf=is_stored)
+    return _decoded(state, is_leaf=is_stored)
 
 
 def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:

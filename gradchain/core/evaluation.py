@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part
 from gradchain.tree import Tree, flatten_optional, overlay, show_path
+from gradchain.tree.alignment import same_leaves
 
 
 def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
@@ -74,7 +75,7 @@ def side_by_side(where: str, parts: list[Part], params: Tree) -> Tree:
 def check_plain(where: str, part: Part) -> None:
     """Raise ``ValueError`` if ``part`` has evaluation weights, which the transform around it would disregard."""
     own = part.transform.eval_params(part.state, part.params)
-    if any(new is not old for new, old in zip(jax.tree.leaves(own), jax.tree.leaves(part.params), strict=True)):
+    if not same_leaves(own, part.params):
         raise ValueError(
             f"{where}: both it and {part.transform!r} inside it have evaluation weights, and neither are made of the "
             "other's; leave one of them out, or average with average_params around the whole"

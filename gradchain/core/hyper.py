@@ -19,6 +19,7 @@ from jax.core import Tracer
 from gradchain.core.value import Kind, Value, register, show
 from gradchain.numerics import compute_dtype
 from gradchain.tree import flatten_optional, mismatch
+from gradchain.tree.alignment import is_key
 
 ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
 """What stands for an array without a value; it passes unchecked."""
@@ -74,7 +75,7 @@ class KeyKind(Kind):
         if isinstance(value, ABSTRACT) or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         if isinstance(value, np.generic | np.ndarray | Array):
-            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if is_key(value):
                 return value
             if value.dtype == np.uint32 and np.shape(value)[-1:] == (2,):
                 return jax.random.wrap_key_data(jnp.asarray(value))
@@ -313,8 +314,7 @@ def at_scalar(where: str, hyper: Any, count: Any) -> Any:
 def prng_key(where: str, value: Any) -> Array:
     """Return the PRNG key in a field annotated ``Key``; a seed becomes a key of the default kind."""
     value = at_scalar(where, value, None)
-    typed = isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return value if typed else jax.random.key(value)
+    return value if isinstance(value, Array) and is_key(value) else jax.random.key(value)
 
 
 def first_key(where: str, value: Any) -> Array:

@@ -43,11 +43,7 @@ def named_parts(
 
 def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[Part]:
     """Return every transform in ``tx`` that has numbers or no parts, by the name that :func:`named_parts` gives it."""
-    return [
-        part
-        for part in named_parts(tx, state, params)
-        if part.transform.settings() or not part.transform.parts(part.state, part.params)
-    ]
+    return [part for part in named_parts(tx, state, params) if part.transform.settings() or not part.transform.parts()]
 
 
 def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:

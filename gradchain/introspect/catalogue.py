@@ -74,11 +74,7 @@ def constructors() -> dict[str, Constructor]:
     found = [x for name, x in _public().items() if inspect.isfunction(x) and name not in NO_CONSTRUCTORS]
     made = [function for function in found if _makes(function)]
     table = {function.__name__: _constructor(function.__name__, function) for function in made}
-    return (
-        table
-        | {"inject_hyperparams": _constructor("inject_hyperparams", _injected)}
-        | {"store": _constructor("store", _stored)}
-    )
+    return table | {name: _constructor(name, function) for name, function in _ADAPTED.items()}
 
 
 def _stored(
@@ -99,6 +95,10 @@ def _injected(
         raise ValueError(f"factory must be the name of a constructor, got {factory!r}")
     inject = inject_hyperparams(constructors()[factory].function, tuple(static or ()), hyperparam_dtype)
     return inject(**arguments, **(static or {}))
+
+
+_ADAPTED: dict[str, Callable[..., Any]] = {"inject_hyperparams": _injected, "store": _stored}
+"""What a config can't call as it is, in a form that it can."""
 
 
 @functools.cache

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradchain.codecs import Codec
@@ -25,6 +24,7 @@ from gradchain.introspect.catalogue import Constructor, constructors, function_n
 from gradchain.introspect.parse import ConfigError, as_tree, parse
 from gradchain.schedules.piecewise import Breakpoints
 from gradchain.transforms.matrices import MuonDimensionNumbers
+from gradchain.tree.alignment import is_key
 
 VERSION = 1
 
@@ -134,7 +134,7 @@ class _Writer:
         return x if math.isfinite(x) else {"number": str(x)}
 
     def array(self, path: str, x: Any) -> Any:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_key(x):
             return {"key": np.asarray(jax.random.key_data(x)).tolist(), "impl": str(jax.random.key_impl(x))}
         return {"array": self.sequence(path, np.asarray(x).tolist()), "dtype": x.dtype.name}
 

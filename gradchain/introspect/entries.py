@@ -10,8 +10,9 @@ import numpy as np
 from jax.core import Tracer
 
 from gradchain.core.transform import Transform
-from gradchain.introspect.paths import Place, abstract_state, is_array, is_key, places
+from gradchain.introspect.paths import Place, abstract_state, places
 from gradchain.tree import Tree
+from gradchain.tree.alignment import is_array, is_key, key_impl
 
 Missing = Literal["error", "init"]
 Unexpected = Literal["error", "drop"]
@@ -144,7 +145,7 @@ def _fitted(x: Any, like: Any, again: bool) -> Any:
     """
     if is_key(like):
         data = _fitted(x, jax.eval_shape(jax.random.key_data, like), again)
-        return jax.random.wrap_key_data(data, impl=_key_impl(like))
+        return jax.random.wrap_key_data(data, impl=key_impl(like))
     x = _array(x)
     if x.shape != like.shape or not _same_kind(x.dtype, like.dtype):
         raise _Misfit(_shown(x))
@@ -154,13 +155,6 @@ def _fitted(x: Any, like: Any, again: bool) -> Any:
         _check_range(x, new, like)
     weak = like.weak_type and new.shape == () and not isinstance(x, Tracer)
     return jnp.asarray(new.item()) if weak else jnp.asarray(new, copy=None if isinstance(x, jax.Array) else True)
-
-
-def _key_impl(like: Any) -> Any:
-    """Return the kind of PRNG keys that a shape stands for."""
-    found = list[Any]()
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)
-    return found[0]
 
 
 def _array(x: Any) -> Any:

@@ -13,6 +13,7 @@ from gradchain.core.hyperparams import named_parts
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.tree import Tree, overlay
+from gradchain.tree.alignment import is_array
 from gradchain.tree.state import NamedTupleKey, Node, Path, nodes, numbered
 
 
@@ -45,16 +46,6 @@ class Cell(jax.ShapeDtypeStruct):
     def __init__(self, index: int):
         super().__init__((), jnp.float32)
         self.index = index
-
-
-def is_array(x: Any) -> bool:
-    """Whether ``x`` has a shape and a dtype."""
-    return hasattr(x, "shape") and hasattr(x, "dtype")
-
-
-def is_key(x: Any) -> bool:
-    """Whether an array holds PRNG keys of the typed kind."""
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def abstract_state(tx: Transform, params: Tree) -> Any:

@@ -12,9 +12,10 @@ from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import FunctionSchedule, Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
-from gradchain.introspect.paths import Place, is_array, places, state_parts
+from gradchain.introspect.paths import Place, places, state_parts
 from gradchain.introspect.survey import Survey, active, arrays_by_path
 from gradchain.tree import Tree
+from gradchain.tree.alignment import is_array
 
 LAST = 2**31 - 1
 """A count at which every schedule that ends has ended."""

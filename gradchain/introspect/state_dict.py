@@ -9,8 +9,9 @@ import numpy as np
 
 from gradchain.core.foreign import as_transform
 from gradchain.introspect.entries import Missing, Unexpected, load
-from gradchain.introspect.paths import is_array, is_key, state_paths
+from gradchain.introspect.paths import state_paths
 from gradchain.tree import Tree
+from gradchain.tree.alignment import is_array, is_key
 
 SCHEMA = "schema_version"
 VERSION = 1

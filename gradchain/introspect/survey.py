@@ -10,8 +10,8 @@ from gradchain.combinators.labels import path_name
 from gradchain.combinators.routing import Partition
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.introspect.paths import is_array
 from gradchain.tree import Tree, flatten_optional
+from gradchain.tree.alignment import is_array
 
 
 class ParameterRow(NamedTuple):

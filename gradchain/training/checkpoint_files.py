@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.training.checksums import checksums
-from gradchain.training.history import is_key
 from gradchain.training.step import is_numeric
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_key, key_impl
 
 FORMAT = 1
 """The version of what is written, so that a later library can tell."""
@@ -85,7 +85,7 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
     """
     leaves, _ = _named(tree)
     for path, leaf in leaves.items():
-        if not (is_numeric(leaf) or is_key(leaf)):
+        if not (is_numeric(leaf) or (isinstance(leaf, jax.Array) and is_key(leaf))):
             raise TypeError(f"can't save {path}: it is {type(leaf).__name__}, expected a number, an array or a key")
     arrays = {path: _data(leaf) for path, leaf in leaves.items()}
     sums = checksums(list(arrays.values()))
@@ -143,10 +143,6 @@ def _named(tree: Tree) -> tuple[dict[str, Any], Any]:
     return {show_path(path): leaf for path, leaf in pairs}, structure
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(float)), jax.dtypes.prng_key)
-
-
 def _data(leaf: Any) -> Any:
     """Return a leaf as an array: a key's data, a Python number as NumPy stores it.
 
@@ -197,7 +193,7 @@ def _read(path: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _restore_args(ocp: Any, leaf: Any) -> Any:
-    sharding = None if _is_key(leaf) else _placement(leaf)
+    sharding = None if is_key(leaf) else _placement(leaf)
     if sharding is None:
         return ocp.RestoreArgs(restore_type=np.ndarray)
     return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape)
@@ -212,8 +208,8 @@ def _placement(leaf: Any) -> Any:
 
 def _as(leaf: Any, x: Any) -> Any:
     """Return what was read as what ``leaf`` is: a key, a NumPy array, a Python number, a weakly typed one."""
-    if _is_key(leaf):
-        keys = jax.random.wrap_key_data(jnp.asarray(x), impl=_key_impl(leaf))
+    if is_key(leaf):
+        keys = jax.random.wrap_key_data(jnp.asarray(x), impl=key_impl(leaf))
         return keys if _placement(leaf) is None else jax.device_put(keys, _placement(leaf))
     if isinstance(leaf, np.ndarray | np.generic):
         return x if isinstance(leaf, np.ndarray) else x[()]
@@ -228,10 +224,3 @@ def _empty(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray) or _placement(leaf) is None:
         return (np if isinstance(leaf, np.ndarray) else jnp).zeros(leaf.shape, leaf.dtype)
     return jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), _placement(leaf))
-
-
-def _key_impl(leaf: Any) -> str:
-    """Return the name of a key's algorithm, which JAX tells of keys but not of their shapes."""
-    names: list[str] = []
-    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), leaf)
-    return names[0]

@@ -12,6 +12,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, is_numeric, step_objective
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_key
 
 Remainder = Literal["drop", "keep", "wrap"]
 
@@ -122,7 +123,7 @@ def as_keys(seeds: Any, where: str) -> Array:
       ValueError: if they are anything else, or none.
     """
     seeds = seeds if isinstance(seeds, Array) else np.asarray(seeds)
-    if seeds.size and jnp.issubdtype(seeds.dtype, jax.dtypes.prng_key):
+    if seeds.size and is_key(seeds):
         return seeds
     raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     if seeds.size and seeds.dtype == raw.dtype and seeds.shape[-1:] == raw.shape:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradchain.training.step import Metrics
 from gradchain.tree import show_path
+from gradchain.tree.alignment import is_key
 
 Column = Any
 
@@ -102,11 +103,6 @@ def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Sequenc
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([[str(x) for x in row] for row in rows])
-
-
-def is_key(x: Any) -> bool:
-    """Tell whether ``x`` is a typed PRNG key, or an array of them."""
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def plain_number(x: Any) -> Any:

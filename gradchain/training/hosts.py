@@ -32,7 +32,7 @@ def spread_data(mesh: Mesh, data: Tree | None, what: str) -> Tree | None:
     def leaf(x: Any) -> jax.Array:
         return jax.make_array_from_callback(x.shape, split, lambda index: x[index])
 
-    return jax.tree.map(leaf, gather_data(data, what))
+    return jax.tree.map(leaf, _gathered(data))
 
 
 def _has_own_share(split: NamedSharding, mine: int, total: int) -> bool:
@@ -68,6 +68,10 @@ def gather_data(data: Tree | None, what: str) -> Tree | None:
     if data is None:
         return data
     check_shares(data, what)
+    return _gathered(data)
+
+
+def _gathered(data: Tree) -> Tree:
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, data)
     return jax.tree.map(lambda x: multihost_utils.process_allgather(np.asarray(x), tiled=True), data)

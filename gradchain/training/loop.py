@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.sharding import Mesh
 
 from gradchain.core.foreign import as_transform
@@ -204,6 +204,20 @@ def run_epoch(
 
 
 _compiled_epoch = Compiled(run_epoch)
+
+
+def run_epochs(
+    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array, numbers: Array
+) -> tuple[Tree, Any, dict[str, Array]]:
+    """Train for the epochs of the given numbers by one scan: (params, state, rows with a leading axis of epochs)."""
+
+    def body(carry: tuple[Tree, Any], number: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
+        epoch_key = jax.random.fold_in(key, number)
+        params, state, row, _ = run_epoch(recipe, carry[0], tx, carry[1], data, validation, epoch_key)
+        return (params, state), row
+
+    (params, state), rows = lax.scan(body, (params, state), numbers)
+    return params, state, rows
 
 
 def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]:

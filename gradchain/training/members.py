@@ -6,14 +6,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from gradchain.core.foreign import as_transform
 from gradchain.training.epoch import as_key
-from gradchain.training.loop import Recipe, check_task, run_epoch
+from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.step import as_arrays
-from gradchain.training.sweep import chunk_sizes, count_runs, last_score, loss_at_start, member_of, transform_of
+from gradchain.training.sweep import (
+    chunk_sizes,
+    count_runs,
+    fold_in_chunks,
+    last_score,
+    loss_at_start,
+    member_of,
+    transform_of,
+)
 from gradchain.tree import Tree
 
 
@@ -95,13 +103,9 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
 
     def one(i: Array) -> tuple[Tree, Any, Array, dict[str, Array]]:
         tx, start = transform_of(members.tx, i), (member_of(members.params, i), member_of(members.state, i))
-
-        def body(carry: tuple[Tree, Any], epoch: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
-            key = jax.random.fold_in(task.key, epoch)
-            params, state, row, _ = run_epoch(plan.recipe, carry[0], tx, carry[1], task.data, task.validation, key)
-            return (params, state), row
-
-        (params, state), rows = lax.scan(body, start, first + jnp.arange(epochs))
+        params, state, rows = run_epochs(
+            plan.recipe, start[0], tx, start[1], task.data, task.validation, task.key, first + jnp.arange(epochs)
+        )
         return params, state, last_score(rows, plan.select, members.start_loss[i]), rows
 
     size = len(members.start_loss)
@@ -118,17 +122,14 @@ def chunks_of(plan: Plan, size: int) -> int:
 def map_in_chunks(
     function: Callable[[Array], Any], size: int, chunk: int, after_chunk: Callable[[], None] | None = None
 ) -> Any:
-    """Map over ``range(size)``, ``chunk`` at a time side by side; a last chunk is filled up with repetitions."""
-    chunks = math.ceil(size / chunk)
-    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
+    """Map over ``range(size)``, ``chunk`` at a time side by side."""
 
-    def side_by_side(members: Array) -> Any:
-        result = jax.vmap(function)(members) if chunk > 1 else jax.tree.map(lambda x: x[None], function(members[0]))
+    def keep(carry: None, members: Array, found: Any) -> tuple[None, Any]:
         if after_chunk is not None:
             after_chunk()
-        return result
+        return carry, found
 
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], lax.map(side_by_side, indices))
+    return fold_in_chunks(function, size, chunk, keep, None)[1]
 
 
 def weights(members: Members, place: Any) -> Tree:

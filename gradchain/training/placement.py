@@ -3,12 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gradchain.tree import Tree
+from gradchain.tree.alignment import is_key
 from gradchain.tree.shardings import layout_of
 
 
@@ -76,7 +76,7 @@ def on_mesh(mesh: Mesh, tree: Tree) -> Tree:
         there = isinstance(old, NamedSharding) and automatic_like(old.mesh, mesh)
         spec = old.spec if there else PartitionSpec()
         sharding = NamedSharding(mesh, spec, memory_kind=getattr(old, "memory_kind", None))
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # which device_put doesn't send to other processes
+        if is_key(x):  # which device_put doesn't send to other processes
             return jax.random.wrap_key_data(
                 jax.device_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x)
             )

@@ -15,10 +15,10 @@ from gradchain.core.value import Value
 from gradchain.training import checkpoint_files as files
 from gradchain.training.checkpoints import Checkpoints, read_contents
 from gradchain.training.checksums import checksums
-from gradchain.training.history import is_key
 from gradchain.training.step import check_whole
 from gradchain.training.stopping import StoppingState
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_key, same_leaves
 
 
 class Snapshot(NamedTuple):
@@ -129,8 +129,7 @@ def _packed(snapshot: Snapshot) -> tuple[Tree, dict[str, Any]]:
     tree["step_loss"] = np.concatenate([np.asarray(x) for x in snapshot.step_losses])
     if snapshot.best is not None:
         params, weights = snapshot.best
-        same = all(map(lambda x, y: x is y, jax.tree.leaves(params), jax.tree.leaves(weights)))
-        tree["best"] = {"params": params} if same else {"params": params, "weights": weights}
+        tree["best"] = {"params": params} if same_leaves(params, weights) else {"params": params, "weights": weights}
     columns = {name: [row[name] for row in snapshot.rows] for name in snapshot.rows[0]}
     return tree, {"columns": columns, "best_epoch": snapshot.best_epoch, "stopped": snapshot.stopped}
 

@@ -20,7 +20,7 @@ from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluat
 from gradchain.training.field import among_replicas, field_of, is_first_device, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
-from gradchain.training.loop import Recipe, check_task, run_epoch
+from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.step import Objective, as_arrays, check_whole
@@ -261,13 +261,8 @@ def _train(
     plan: _Plan, tx: Any, params: Tree, key: Array, data: Tree, validation: Tree | None
 ) -> tuple[Tree, dict[str, Array]]:
     """Train one run and return (evaluation weights, rows), the rows with a leading axis of epochs."""
-
-    def body(carry: tuple[Tree, Any], epoch: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
-        epoch_key = jax.random.fold_in(key, epoch)
-        params, state, row, _ = run_epoch(plan.recipe, carry[0], tx, carry[1], data, validation, epoch_key)
-        return (params, state), row
-
-    (params, state), rows = lax.scan(body, (params, tx.init(params)), jnp.arange(plan.epochs))
+    state, numbers = tx.init(params), jnp.arange(plan.epochs)
+    params, state, rows = run_epochs(plan.recipe, params, tx, state, data, validation, key, numbers)
     return tx.eval_params(state, params), rows
 
 
@@ -297,19 +292,13 @@ def _map_keeping_best(
 ) -> tuple[Array, Tree, Any]:
     """Map over ``range(size)``, ``chunk`` at a time side by side; keep all scores and rows, but only the best result.
 
-    ``function(i)`` returns (score, result, rows); ``after_chunk`` is told each chunk's first ``i``. A last
-    chunk that isn't full is filled up with repetitions.
+    ``function(i)`` returns (score, result, rows); ``after_chunk`` is told each chunk's first ``i``.
     """
-    chunks = math.ceil(size / chunk)
-    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
-    shapes = jax.eval_shape(function, indices[0, 0])
+    shapes = jax.eval_shape(function, jnp.zeros((), int))
     worst = (jnp.asarray(jnp.inf, shapes[0].dtype), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
 
-    def side_by_side(members: Array) -> Any:
-        return jax.vmap(function)(members) if chunk > 1 else jax.tree.map(lambda x: x[None], function(members[0]))
-
-    def body(best: tuple[Array, Tree], members: Array) -> tuple[tuple[Array, Tree], tuple[Array, Any]]:
-        scores, results, rows = side_by_side(members)
+    def keep(best: tuple[Array, Tree], members: Array, found: Any) -> tuple[tuple[Array, Tree], tuple[Array, Any]]:
+        scores, results, rows = found
         first = jnp.argmin(scores)
         better = (scores[first] < best[0]) | (members[0] == 0)
         best = jax.tree.map(lambda new, old: jnp.where(better, new[first], old), (scores, results), best)
@@ -317,6 +306,36 @@ def _map_keeping_best(
             after_chunk(members[0])
         return best, (scores, rows)
 
-    (_, best), stacked = lax.scan(body, worst, indices)
-    scores, rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)
+    (_, best), (scores, rows) = fold_in_chunks(function, size, chunk, keep, worst)
     return scores, best, rows
+
+
+def fold_in_chunks(
+    function: Callable[[Array], Any], size: int, chunk: int, fold: Callable[[Any, Array, Any], tuple[Any, Any]],
+    start: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Call a function for all of ``range(size)``, ``chunk`` at a time side by side, and fold what it returns.
+
+    A last chunk that isn't full is filled up with repetitions.
+
+    Args:
+      function: ``function(i)``; vmapped over a chunk of more than one.
+      size: how many there are.
+      chunk: how many are computed side by side.
+      fold: ``fold(carry, members, found) -> (carry, kept)``, called after each chunk with its numbers and what was
+        found for them.
+      start: the first carry.
+
+    Returns:
+      The last carry, and what was kept, with a leading axis of length ``size``.
+    """
+    chunks = math.ceil(size / chunk)
+    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
+
+    def body(carry: Any, members: Array) -> tuple[Any, Any]:
+        one = chunk == 1
+        found = jax.tree.map(lambda x: x[None], function(members[0])) if one else jax.vmap(function)(members)
+        return fold(carry, members, found)
+
+    carry, stacked = lax.scan(body, start, indices)
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)

@@ -11,7 +11,8 @@ import numpy as np
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
-from gradchain.training.history import History, is_key, plain_number, text_table, write_csv
+from gradchain.training.history import History, plain_number, text_table, write_csv
+from gradchain.tree.alignment import is_key
 
 Numbers = np.ndarray[Any, Any]
 

@@ -15,8 +15,30 @@ def show_path(path: Any) -> str:
 
 
 def is_array(x: Any) -> bool:
-    """Return whether a leaf is an array, a shape with a dtype, or a number."""
+    """Return whether a leaf has a shape and a dtype: an array, or what stands for one."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def is_array_like(x: Any) -> bool:
+    """Return whether a leaf is an array, what stands for one, or a Python number."""
     return hasattr(x, "dtype") or isinstance(x, int | float | complex)
+
+
+def is_key(x: Any) -> bool:
+    """Return whether a leaf is an array of typed PRNG keys, or what stands for one."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def key_impl(keys: Any) -> Any:
+    """Return the algorithm of PRNG keys, which JAX tells of keys but not of their shapes."""
+    found: list[Any] = []
+    jax.eval_shape(lambda x: found.append(jax.random.key_impl(x)), keys)
+    return found[0]
+
+
+def same_leaves(tree_x: Tree, tree_y: Tree) -> bool:
+    """Return whether two trees hold the very same leaves, in the same order."""
+    return all(x is y for x, y in zip(jax.tree.leaves(tree_x), jax.tree.leaves(tree_y), strict=True))
 
 
 def _is_none(x: Any) -> bool:

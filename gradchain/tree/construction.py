@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.tree.alignment import Tree, show_path
+from gradchain.tree.alignment import Tree, is_key, show_path
 
 
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
@@ -64,8 +64,7 @@ def unwrap_random_key_data(input_tree: Tree) -> Tree:
     """Return the tree with typed PRNG keys as arrays of raw ``uint32``, so that they can be compared or saved."""
 
     def leaf(x: Any) -> Any:
-        typed = isinstance(x, Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(x) if typed else x
+        return jax.random.key_data(x) if isinstance(x, Array) and is_key(x) else x
 
     return jax.tree.map(leaf, input_tree)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from gradchain.tree.alignment import Tree, overlay, show_path
+from gradchain.tree.alignment import Tree, is_array, overlay, show_path
 
 HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
@@ -97,11 +97,6 @@ def _checked(where: str, path: Any, x: Any, sharding: Any) -> NamedSharding:
     except ValueError as error:
         raise ValueError(f"{where}: {show_path(path)} can't be split so: {error}") from None
     return sharding
-
-
-def is_array(x: Any) -> bool:
-    """Tell whether ``x`` has a shape and a dtype."""
-    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct | None:

@@ -20,13 +20,15 @@ def arrays(tree):
     return jax.tree.map(jnp.asarray, tree, is_leaf=lambda x: isinstance(x, list))
 
 
+def loss(params):
+    """Return the loss of the recorded problem."""
+    inputs, targets = arrays(RECORDED["inputs"]), arrays(RECORDED["targets"])
+    predictions = jnp.tanh(jnp.matmul(inputs, params["kernel"], precision="highest") + params["bias"][None])
+    return jnp.mean((predictions - targets) ** 2)
+
+
 def follow(tx):
     """Return the weights on the recorded problem after every ``every`` steps."""
-    inputs, targets = arrays(RECORDED["inputs"]), arrays(RECORDED["targets"])
-
-    def loss(params):
-        predictions = jnp.tanh(jnp.matmul(inputs, params["kernel"], precision="highest") + params["bias"][None])
-        return jnp.mean((predictions - targets) ** 2)
 
     def step(carry, _):
         params, state = carry

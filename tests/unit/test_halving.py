@@ -20,20 +20,8 @@ from gradchain.training import (
     sample,
     successive_halving,
 )
+from tests.unit.test_sweep import HELD_OUT, PARAMS, TRAIN, loss_fn
 
-
-def loss_fn(params, batch):
-    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
-
-
-def problem():
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(12, 3)).astype(np.float32)
-    data = {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
-    return {"w": jnp.zeros(3)}, jax.tree.map(lambda a: a[:8], data), jax.tree.map(lambda a: a[8:], data)
-
-
-PARAMS, TRAIN, HELD_OUT = problem()
 RATES = [0.1, 500.0, 0.001, 0.3, 0.03, 0.01, 0.2]
 
 

@@ -11,24 +11,13 @@ import pytest
 import gradchain as gc
 from gradchain.training import Choice, LogUniform, Uniform, fit, population_based_training, sample
 from gradchain.training.population import EVOLUTION, exploit, vary
+from tests.unit.test_sweep import PARAMS, TRAIN, loss_fn
 
-
-def loss_fn(params, batch):
-    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
-
-
-def problem():
-    rng = np.random.default_rng(3)
-    x = rng.normal(size=(8, 3)).astype(np.float32)
-    return {"w": jnp.zeros(3)}, {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
-
-
-PARAMS, DATA = problem()
 SPACE = {"learning_rate": LogUniform(1e-3, 1.0), "trace.decay": Choice((0.0, 0.5, 0.9))}
 FULL = ("scale_by_learning_rate.learning_rate", "trace.decay")
 MEMBERS, ROUNDS, INTERVAL, SEED = 6, 4, 2, 7
 TX = sample(gc.sgd(0.1, momentum=0.9), SPACE, MEMBERS, seed=1)
-run = functools.partial(population_based_training, loss_fn, PARAMS, TX, DATA, explore=SPACE, batch_size=4)
+run = functools.partial(population_based_training, loss_fn, PARAMS, TX, TRAIN, explore=SPACE, batch_size=4)
 
 
 @functools.cache
@@ -58,7 +47,7 @@ def plain_population():
             ]
         results = [
             fit(
-                loss_fn, params, gc.sgd(numbers[FULL[0]], momentum=numbers[FULL[1]]), DATA, epochs=INTERVAL,
+                loss_fn, params, gc.sgd(numbers[FULL[0]], momentum=numbers[FULL[1]]), TRAIN, epochs=INTERVAL,
                 batch_size=4, seed=SEED, state=state, epochs_done=number * INTERVAL,
             )
             for params, state, numbers in members
@@ -143,7 +132,7 @@ def test_other_numbers_do_not_trace_again_and_what_diverged_is_replaced():
 
     space = {"learning_rate": LogUniform(1e-3, 1e9)}
     again = functools.partial(
-        population_based_training, counted, PARAMS, data=DATA, explore=space, epochs=3, batch_size=4, resample=0.0
+        population_based_training, counted, PARAMS, data=TRAIN, explore=space, epochs=3, batch_size=4, resample=0.0
     )
     again(tx=gc.sgd(jnp.array([0.1, 0.2, 0.3, 0.4])))
     first = len(traces)
@@ -236,5 +225,5 @@ def test_ranges_must_be_ranges_and_schedules_are_explored_by_their_numbers():
     tx = gc.sgd(gc.cosine_decay_schedule(jnp.array([0.1, 0.2]), 100))
     with pytest.raises(ValueError, match=r"is a schedule; explore its numbers: .*learning_rate\.init_value"):
         population_based_training(
-            loss_fn, PARAMS, tx, DATA, explore={"learning_rate": LogUniform(0.1, 1.0)}, epochs=2, batch_size=4
+            loss_fn, PARAMS, tx, TRAIN, explore={"learning_rate": LogUniform(0.1, 1.0)}, epochs=2, batch_size=4
         )

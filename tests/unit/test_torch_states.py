@@ -1,8 +1,5 @@
 """PyTorch's states: recorded runs (tests/recorded/record_torch.py) that go on here from their middle."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +7,8 @@ import pytest
 
 import gradchain as gc
 from tests import states, trees
+from tests.unit.test_against_torch import RECORDED, arrays, loss
 
-RECORDED = json.loads((pathlib.Path(__file__).parents[1] / "recorded" / "torch.json").read_text())
 NAMES = ["bias", "kernel"]
 """The order of the parameters that PyTorch's optimizers were given."""
 
@@ -67,17 +64,12 @@ def tensors(node):
 
 def halfway(name):
     recorded = RECORDED["continued"][name]
-    params = jax.tree.map(jnp.asarray, recorded["halfway"], is_leaf=lambda x: isinstance(x, list))
+    params = arrays(recorded["halfway"])
     return params, recorded["state_dict"]
 
 
 def go_on(tx, params, state):
     """Return the weights 50 steps later."""
-    inputs, targets = jnp.asarray(RECORDED["inputs"]), jnp.asarray(RECORDED["targets"])
-
-    def loss(params):
-        predictions = jnp.tanh(jnp.matmul(inputs, params["kernel"], precision="highest") + params["bias"][None])
-        return jnp.mean((predictions - targets) ** 2)
 
     def step(carry, _):
         params, state = carry
