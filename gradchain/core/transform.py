@@ -1,5 +1,6 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -184,7 +185,7 @@ def apply_updates(
       >>> print(f"{params.mean(dtype=float):.3f}")
       1.001
     """
-    draws = iter(_draws(rounding, key, len(tree.flatten_optional(updates)[0])))
+    draws = iter(_draws(rounding, key, updates))
 
     def leaf(path: Any, update: Any, param: Any) -> Any:
         seed = next(draws)
@@ -200,17 +201,17 @@ def apply_updates(
     return tree.map_optional(leaf, updates, params, "apply_updates")
 
 
-def _draws(rounding: str, key: jax.Array | None, size: int) -> Any:
-    """Return a seed for each of ``size`` arrays, ``None`` to round to nearest."""
+def _draws(rounding: str, key: jax.Array | None, updates: Tree) -> Any:
+    """Return a seed for each array, ``None`` to round to nearest."""
     if rounding == "nearest":
-        return [None] * size
+        return itertools.repeat(None)
     if rounding == "kahan":
         raise ValueError("apply_updates: kahan keeps what was lost, so it is a transform: kahan(tx)")
     if rounding != "stochastic":
         raise ValueError(f"apply_updates: rounding must be 'nearest' or 'stochastic', got {rounding!r}")
     if key is None:
         raise ValueError("apply_updates: rounding='stochastic' needs a PRNG key: pass key=jax.random.key(0)")
-    return seeds(key, size)
+    return seeds(key, len(tree.flatten_optional(updates)[0]))
 
 
 def _sum(param: Any, update: Any, seed: jax.Array | None) -> jax.Array:
