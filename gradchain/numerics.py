@@ -162,8 +162,10 @@ def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     Args:
       x: the numerator.
       y: the denominator: a root, say, that is 0 only where all gradients so far were.
-      vanishes: whether ``y`` can be 0 at all. Where that is False at compile time, it is a plain division.
+      vanishes: whether ``y`` can be 0 at all. Where that is False, here or at compile time, it is a plain division.
     """
+    if vanishes is False:
+        return x / y
     zero = (y == 0) & vanishes
     return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
 

@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from gradchain.core.hyper import next_key
 from gradchain.core.spec import At, Spec
+from gradchain.core.split import split
 from gradchain.core.transform import check_state, count_of, demand, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
@@ -38,15 +39,21 @@ class Stage(NamedTuple):
     own: Own = Own()
 
 
-class Inputs(NamedTuple):
-    """The arrays that one rule gets for one leaf."""
+class Shared(NamedTuple):
+    """The arrays that one rule gets for every leaf."""
 
-    slots: dict[str, Any]
     traced: dict[str, Array]
     updates_so_far: Array | None
-    key: Array | None
     whole: Any
     extra: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """The arrays that one rule gets for one leaf, besides the update and the parameter."""
+
+    slots: dict[str, Any]
+    key: Array | None
+    shared: Shared
 
 
 def step_leaves(
@@ -57,7 +64,8 @@ def step_leaves(
     Only the first of them may ask for ``whole``, which is made of ``updates``.
 
     Under a trace the inner call is a cached ``jax.jit``: leaves that agree in shape, dtype and declarations are
-    traced and lowered once. Without one, the rules are called directly.
+    traced and lowered once, and numbers that depend on no leaf, as a bias correction, are computed once for all of
+    them. Without a trace, the rules are called directly.
     """
     names = [rule.unlayered.name for rule in rules]
     name = names[0] if len(names) == 1 else f"chain ({', '.join(names)})"
@@ -65,14 +73,14 @@ def step_leaves(
     plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
     param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
     arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
-    call = _cached if any(isinstance(x, Tracer) for x in arrays) else _program
+    call = _SplitCalls() if any(isinstance(x, Tracer) for x in arrays) else _call_rules
     results: list[Any] = list(leaves)
     for i, g in enumerate(leaves):
-        on = [plan for plan in plans if g is not None and plan.active[i]]
-        if on:
-            inputs = tuple(plan.inputs(i) for plan in on)
+        on = [plan for plan in plans if plan.active[i]]
+        if g is not None and on:
             param = param_leaves[i] if any(plan.rule.spec.param for plan in on) else None
-            results[i], slots = call(tuple(plan.stage._replace(own=plan.own[i]) for plan in on))(g, param, inputs)
+            stages = tuple(plan.stage._replace(own=plan.own[i]) for plan in on)
+            results[i], slots = call(stages, g, param, tuple(plan.inputs(i) for plan in on))
             for plan, new in zip(on, slots, strict=True):
                 plan.results[i] = new
     return treedef.unflatten(results), [plan.state() for plan in plans]
@@ -142,6 +150,7 @@ class _Plan:
         if spec.kind != "treewise":
             self.keys = jax.random.split(self.key, max(len(leaves), 1)) if spec.random else [None] * len(leaves)
             self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
+            self.shared = Shared(self.traced, self.count, self.whole, self.extra)
             self.results: list[Any] = [{name: self.slots[name][i] for name in spec.slots} for i in range(len(leaves))]
 
     def _slot_leaves(self, name: str, leaves: list[Any]) -> list[Any]:
@@ -169,8 +178,7 @@ class _Plan:
         return show_path(paths[i][0])
 
     def inputs(self, i: int) -> Inputs:
-        slots = {name: leaves[i] for name, leaves in self.slots.items()}
-        return Inputs(slots, self.traced, self.count, self.keys[i], self.whole, self.extra)
+        return Inputs({name: leaves[i] for name, leaves in self.slots.items()}, self.keys[i], self.shared)
 
     def state(self, stored: dict[str, Any] | None = None) -> Any:
         """Return the rule's next state, from the leaves' results or from ``stored`` trees."""
@@ -202,20 +210,58 @@ def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: 
     return [None if p is None else jnp.asarray(p) for p in treedef.flatten_up_to(params)]
 
 
-def _program(stages: tuple[Stage, ...]) -> Any:
-    """Return the function that runs ``stages`` on one leaf."""
+def _call_rules(
+    stages: tuple[Stage, ...], g: Array, param: Array | None, inputs: tuple[Inputs, ...]
+) -> tuple[Array, list[dict[str, Any]]]:
+    """Run ``stages`` on one leaf."""
+    dtype = real_dtype(compute_dtype(g.dtype))
+    g, param = _widen(g), _widen(param)
+    results: list[dict[str, Any]] = []
+    for stage, x in zip(stages, inputs, strict=True):
+        g, new = _call(stage, stage.own.axes, g, param if stage.spec.param else None, x, dtype)
+        results.append(new)
+    return g, results
 
-    def run(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[Array, list[dict[str, Any]]]:
-        dtype = real_dtype(compute_dtype(g.dtype))
-        g, param = _widen(g), _widen(param)
-        results: list[dict[str, Any]] = []
-        for stage, x in zip(stages, inputs, strict=True):
-            g, new = _call(stage, stage.own.axes, g, param if stage.spec.param else None, x, dtype)
-            results.append(new)
-        return g, results
 
-    run.__name__ = "_then_".join(stage.spec.name for stage in stages)  # what profiles and HLO show
-    return run
+class _SplitCalls:
+    """``_call_rules`` for the leaves of one step under a trace, what they share computed once."""
+
+    def __init__(self):
+        self.splits: dict[Any, Any] = {}
+        self.numbers: dict[Any, list[Any]] = {}
+
+    def __call__(
+        self, stages: tuple[Stage, ...], g: Array, param: Array | None, inputs: tuple[Inputs, ...]
+    ) -> tuple[Array, list[dict[str, Any]]]:
+        rules = tuple(id(x.shared) for x in inputs)
+        own, treedef = jax.tree.flatten((g, param, [(x.slots, x.key) for x in inputs]))
+        like = rules, stages, treedef, *map(jax.typeof, own)
+        if like not in self.splits:
+            traced = _cached(stages).trace(g, param, inputs)
+            self.splits[like] = _split(traced.jaxpr, _are_shared(g, param, inputs)), traced.out_tree
+        found, out_tree = self.splits[like]
+        if (rules, found.text) not in self.numbers:
+            self.numbers[rules, found.text] = found.numbers(*jax.tree.leaves([x.shared for x in inputs]))
+        return jax.tree.unflatten(out_tree, found.leaf(*self.numbers[rules, found.text], *own))
+
+
+def _are_shared(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[bool, ...]:
+    """Return for each of the flattened arguments whether all leaves share it."""
+    own, shared = (functools.partial(jax.tree.map, lambda _, is_shared=x: is_shared) for x in (False, True))
+    each = [Inputs(own(x.slots), own(x.key), shared(x.shared)) for x in inputs]
+    return tuple(jax.tree.leaves((own(g), own(param), each)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached(stages: tuple[Stage, ...]) -> Any:
+    def program(*arguments: Any) -> Any:
+        return _call_rules(stages, *arguments)
+
+    program.__name__ = "_then_".join(stage.spec.name for stage in stages)  # what profiles and HLO show
+    return jax.jit(program)
+
+
+_split = functools.lru_cache(maxsize=1024)(split)
 
 
 def _call(
@@ -224,8 +270,9 @@ def _call(
     """Run one rule on one array, or on each of the layers that lie along ``axes`` of it."""
     if axes:
         return _call_layers(stage, axes, g, param, x, dtype)
-    at = At(x.updates_so_far, param, x.whole, x.key, x.extra, dtype)
-    fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in x.traced.items()}
+    shared = x.shared
+    at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype)
+    fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in shared.traced.items()}
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)
     if jnp.shape(out) != g.shape:
         raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {g.shape} into {jnp.shape(out)}")
@@ -250,11 +297,6 @@ def over_layers(init: Callable[[Array], Any], axes: tuple[int, ...]) -> Callable
     for axis in reversed(axes):
         init = jax.vmap(init, in_axes=axis)
     return init
-
-
-@functools.lru_cache(maxsize=1024)
-def _cached(stages: tuple[Stage, ...]) -> Any:
-    return jax.jit(_program(stages))
 
 
 def _widen(tree: Tree) -> Tree:

@@ -27,13 +27,20 @@ class Compiled:
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, recipe: Any, *arguments: Any) -> Any:
+        return self._program(recipe)(*arguments)
+
+    def executable(self, recipe: Any, *arguments: Any) -> Any:
+        """Return what runs on such arguments: compiled here, in this thread's configuration, for any thread."""
+        return self._program(recipe).lower(*arguments).compile()
+
+    def _program(self, recipe: Any) -> Any:
         parts, structure = jax.tree.flatten(recipe, is_leaf=lambda x: not isinstance(x, tuple))
         key = (structure, *map(_identity, parts))
         if key not in self._programs:
             self._programs[key] = self._compile(parts, structure)
             for part in filter(callable, parts):
                 self._forget_with(part, key)
-        return self._programs[key](*arguments)
+        return self._programs[key]
 
     def _compile(self, parts: list[Any], structure: Any) -> Callable[..., Any]:
         held = [_hold(part) for part in parts]

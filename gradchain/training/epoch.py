@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from gradchain.core.foreign import as_transform
 from gradchain.numerics import compute_dtype
+from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, is_numeric, step_objective
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key
@@ -178,7 +179,7 @@ def _batches(n: int, batch_size: int, key: Array | None, remainder: Remainder) -
     """Return the examples' indices: full batches of shape (steps, batch_size), and those of a smaller last one."""
     if remainder not in get_args(Remainder):
         raise ValueError(f"remainder must be one of {', '.join(get_args(Remainder))}, got {remainder!r}")
-    order = jnp.arange(n) if key is None else jax.random.permutation(key, n)
+    order = jnp.arange(n) if key is None else random_order(key, n)
     if remainder == "wrap":
         order = jnp.concatenate([order, order[: -n % batch_size]])
     steps = len(order) // batch_size

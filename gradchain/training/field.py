@@ -32,14 +32,12 @@ def shares(field: Mesh, runs: int, replicas: int) -> tuple[int, int]:
 
 
 def over_field(
-    field: Mesh | None, function: Callable[[Any, Any, Any], Found], inputs: Any, share: tuple[int, int], runs: int
+    field: Mesh, function: Callable[[Any, Any, Any], Found], inputs: Any, share: tuple[int, int], runs: int
 ) -> Found:
     """Call ``function(inputs, first_run, first_replica)`` on each device, and put together what it finds for its share.
 
     Devices whose share reaches past the end repeat runs from the beginning; repetitions are left out.
     """
-    if field is None:
-        return function(inputs, 0, 0)
 
     @functools.partial(jax.shard_map, mesh=field, in_specs=P(), out_specs=P(RUNS), check_vma=False)
     def on_devices(inputs: Any) -> Found:
@@ -60,10 +58,3 @@ def among_replicas(field: Mesh | None, found: Found, replicas: int) -> Found:
     winner = jnp.argmin(jnp.min(scores, 1))
     scores, rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:replicas], (scores, rows))
     return scores, jax.tree.map(lambda x: x[winner], best), rows
-
-
-def is_first_device(field: Mesh | None) -> Array:
-    """Tell, on each device of the field, whether it is the first."""
-    if field is None:
-        return jnp.asarray(True)
-    return (lax.axis_index(RUNS) == 0) & (lax.axis_index(REPLICAS) == 0)

@@ -111,7 +111,8 @@ def successive_halving(
       rungs: how many rungs; by default as many as leave a run and an epoch for each.
       seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
       init: ``init(key) -> params`` makes a starting point of its own for each run.
-      chunk: how many runs are computed side by side; by default 4 on a CPU, and all elsewhere.
+      chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
+        parameters and 1 beyond, and all elsewhere.
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
@@ -169,7 +170,8 @@ def hyperband(
       eta: one in so many goes on, at least 2.
       seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
       init: ``init(key) -> params`` makes a starting point of its own for each run.
-      chunk: how many runs are computed side by side; by default 4 on a CPU, and all elsewhere.
+      chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
+        parameters and 1 beyond, and all elsewhere.
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.

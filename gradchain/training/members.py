@@ -9,19 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.foreign import as_transform
+from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.step import as_arrays
-from gradchain.training.sweep import (
-    chunk_sizes,
-    count_runs,
-    fold_in_chunks,
-    last_score,
-    loss_at_start,
-    member_of,
-    transform_of,
-)
+from gradchain.training.sweep import count_runs, last_score, loss_at_start, member_of, transform_of
 from gradchain.tree import Tree
 
 
@@ -41,7 +34,7 @@ class Plan(NamedTuple):
     """What such a program depends on besides arrays."""
 
     recipe: Recipe
-    chunk: int | None
+    chunk: int
     select: str
     progress: bool
 
@@ -75,6 +68,8 @@ def prepare(
     else:
         begins = as_arrays(jax.vmap(init)(jax.random.split(key, runs)), "init(key)")
     select = select or ("loss" if validation is None else "val_loss")
+    check_chunk(where, chunk)
+    chunk = fastest_chunk(runs, begins) if chunk is None else chunk
     return tx, runs, Plan(recipe, chunk, select, progress), Task(begins, key, data, validation, 0)
 
 
@@ -86,7 +81,7 @@ def begin(plan: Plan, tx: Any, task: Task) -> Members:
         params = member_of(task.begins, i)
         return transform_of(tx, i).init(params), loss_at_start(plan.recipe, params, task.data, task.key)
 
-    state, start_loss = map_in_chunks(one, size, chunk_sizes(size, 1, plan.chunk)[0])
+    state, start_loss = map_in_chunks(one, size, even(size, plan.chunk))
     return Members(tx, task.begins, state, start_loss)
 
 
@@ -110,13 +105,13 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
 
     size = len(members.start_loss)
     after = (lambda: tick(task.bar, 1)) if plan.progress else None
-    params, state, scores, rows = map_in_chunks(one, size, chunk_sizes(size, 1, plan.chunk)[0], after)
+    params, state, scores, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
     return members._replace(params=params, state=state), scores, rows
 
 
 def chunks_of(plan: Plan, size: int) -> int:
     """Return how many chunks ``size`` members are trained in: how often a progress bar moves meanwhile."""
-    return math.ceil(size / chunk_sizes(size, 1, plan.chunk)[0])
+    return math.ceil(size / even(size, plan.chunk))
 
 
 def map_in_chunks(

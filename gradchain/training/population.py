@@ -74,7 +74,8 @@ def population_based_training(
       resample: the probability, for each number, that it is drawn anew instead; in [0, 1].
       seed: a whole number or a PRNG key, for the order, the loss's keys, and what is drawn.
       init: ``init(key) -> params`` makes a starting point of its own for each member.
-      chunk: how many members are computed side by side; by default 4 on a CPU, and all elsewhere.
+      chunk: how many members are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
+        parameters and 1 beyond, and all elsewhere.
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.

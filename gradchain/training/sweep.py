@@ -15,20 +15,19 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
+from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
-from gradchain.training.field import among_replicas, field_of, is_first_device, over_field, shares
+from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
-from gradchain.training.step import Objective, as_arrays, check_whole
+from gradchain.training.step import Objective, as_arrays
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
 
-CPU_CHUNK = 4
-"""Runs side by side on a CPU: more make the working set outgrow the cache."""
 MOST_TICKS = 100
 """How often a sweep moves its progress bar; each time costs about a tenth of a millisecond."""
 
@@ -87,8 +86,9 @@ def sweep(
       starts: several starting points, a tree like the parameters with a leading axis; one for each seed, or any number
         with one seed.
       init: ``init(key) -> params`` makes a starting point from each seed: random restarts.
-      chunk: how many runs are computed side by side (on each device), which bounds the memory. By default 4 on a CPU,
-        where that is fastest, and all elsewhere.
+      chunk: how many runs are computed side by side (on each device), which bounds the memory. They are shared among a
+        CPU's cores, and each core computes its share as one batch. By default what is fastest: on a CPU 8 for each core
+        up to :math:`2^{14}` parameters, 1 beyond; elsewhere all.
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
@@ -124,15 +124,25 @@ def sweep(
     tx = as_transform(tx)
     begins, keys = _replicas(params, starts, init, _keys(seeds))
     runs, replicas = count_runs(tx, len(keys)), len(keys)
+    check_chunk("sweep", chunk)
     field = None if mesh is None else field_of(mesh, runs, replicas)
-    share = (runs, replicas) if field is None else shares(field, runs, replicas)
+    if field is None:
+        layout = on_threads(runs, replicas, chunk, begins)
+    else:
+        share = shares(field, runs, replicas)
+        layout = Layout(share, ((0, 0),), chunk_sizes(*share, chunk, begins))
     select = select or ("loss" if validation is None else "val_loss")
-    plan = _Plan(recipe, epochs, runs, share, chunk_sizes(*share, chunk), select, progress, field)
+    plan = _Plan(recipe, epochs, runs, layout.share, layout.chunks, select, progress, field)
     inputs = tx, begins, keys, data, validation
     inputs = inputs if field is None else on_mesh(field, inputs)
+    start_loss = _compiled_start(recipe, *inputs[1:4])
     with Bar(progress, plan.ticks, "sweep", "part") as bar:
-        best, *numbers = _compiled_sweep(plan, *inputs, bar.number)
-        scores, history, start_loss = jax.device_get(numbers)
+        inputs = *inputs, start_loss, bar.number
+        program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
+        found = in_threads(program, layout.firsts)
+    start_loss = jax.device_get(start_loss)
+    best, scores, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
+    scores, history = jax.device_get((scores, history))
     history = {name: history[name] for name in in_order(history)}
     return SweepResult(tx, best if np.isfinite(scores).any() else None, scores, history, start_loss, select)
 
@@ -178,18 +188,6 @@ def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:
     return next(iter(batches.values()), 1)
 
 
-def chunk_sizes(runs: int, replicas: int, chunk: int | None) -> tuple[int, int]:
-    """Return how many transforms, and how many replicas of each, are computed side by side; evenly filled."""
-    if chunk is None:
-        chunk = CPU_CHUNK if jax.default_backend() == "cpu" else runs * replicas
-    check_whole("sweep: chunk", chunk)
-
-    def even(size: int, limit: int) -> int:
-        return math.ceil(size / math.ceil(size / limit))
-
-    return even(runs, max(chunk // replicas, 1)), even(replicas, chunk)
-
-
 def member_of(tree: Tree, i: Any) -> Tree:
     """Return what lies at place ``i`` of every leaf's leading axis."""
     return jax.tree.map(lambda x: x[i], tree)
@@ -202,7 +200,7 @@ class _Plan(NamedTuple):
     epochs: int
     runs: int
     share: tuple[int, int]
-    """How many transforms, and how many replicas of each, one device has to train."""
+    """How many transforms, and how many replicas of each, one thread or device has to train."""
     chunks: tuple[int, int]
     select: str
     progress: bool
@@ -219,15 +217,30 @@ class _Plan(NamedTuple):
         return math.ceil(math.ceil(self.share[0] / self.chunks[0]) / self.chunks_a_tick)
 
 
-def _sweep(
-    plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, bar: Array
-) -> tuple[Tree, Array, dict[str, Array], Array]:
-    """Return the winner's parameters, scores (runs,), history (runs, replicas, epochs), start losses (replicas,)."""
+def _start_losses(recipe: Recipe, begins: Tree, keys: Array, data: Tree) -> Array:
+    """Return the training loss before the first step, of shape (replicas,)."""
     replicas = jnp.arange(len(keys))
-    start_loss = lax.map(lambda k: loss_at_start(plan.recipe, member_of(begins, k), data, keys[k]), replicas)
+    return lax.map(lambda k: loss_at_start(recipe, member_of(begins, k), data, keys[k]), replicas)
+
+
+_compiled_start = Compiled(_start_losses)
+
+
+def _sweep(
+    plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, start_loss: Array,
+    bar: Array, first_run: Array, first_replica: Array,
+) -> tuple[Tree, Array, dict[str, Array]]:  # fmt: skip
+    """Return the winner's parameters, scores (runs,) and history (runs, replicas, epochs), of one thread's share."""
     inputs = tx, begins, keys, data, validation, start_loss, bar
-    scores, best, rows = over_field(plan.field, functools.partial(_share, plan), inputs, plan.share, plan.runs)
-    return best, scores, rows, start_loss
+    share = functools.partial(_share, plan)
+    if plan.field is None:
+        scores, best, rows = share(inputs, first_run, first_replica)
+    else:
+        scores, best, rows = over_field(plan.field, share, inputs, plan.share, plan.runs)
+    return best, scores, rows
+
+
+_compiled_sweep = Compiled(_sweep)
 
 
 def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: Any) -> tuple[Array, Tree, Any]:
@@ -248,13 +261,33 @@ def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: 
         return jnp.mean(scores), best, rows
 
     def report(first: Array) -> None:
-        due = (first // plan.chunks[0] % plan.chunks_a_tick == 0) & is_first_device(plan.field)
+        due = (first // plan.chunks[0] % plan.chunks_a_tick == 0) & (first_run == 0) & (first_replica == 0)
         lax.cond(due, lambda: tick(bar, 1), lambda: None)
 
     return _map_keeping_best(all_replicas, plan.share[0], plan.chunks[0], report if plan.progress else None)
 
 
-_compiled_sweep = Compiled(_sweep)
+def _put_together(
+    found: list[tuple[Tree, Array, dict[str, Array]]], start_loss: np.ndarray[Any, Any], plan: _Plan
+) -> tuple[Tree, np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Return the winner's parameters, scores and history from those of several threads.
+
+    A last share that reaches past the end repeats runs from the beginning; repetitions are left out.
+    """
+    bests, scores, rows = zip(*((best, *jax.device_get(numbers)) for best, *numbers in found), strict=True)
+    by_run = plan.runs > 1  # else the threads share the replicas of one transform
+    size = plan.runs if by_run else len(start_loss)
+    history = jax.tree.map(lambda *parts: np.concatenate(parts, 1 - by_run), *rows)
+    if by_run:
+        history = {name: x[:size] for name, x in history.items()}
+        each = scores = np.concatenate(scores)[:size]
+    else:
+        history = {name: x[:, :size] for name, x in history.items()}
+        last = history[plan.select][0, :, -1]
+        failed = has_diverged(history["loss"][0], start_loss) | ~np.isfinite(last)
+        each = np.where(failed, np.inf, last)
+        scores = each.mean(keepdims=True)
+    return bests[int(np.argmin(each)) // plan.share[1 - by_run]], scores, history
 
 
 def _train(
@@ -308,34 +341,3 @@ def _map_keeping_best(
 
     (_, best), (scores, rows) = fold_in_chunks(function, size, chunk, keep, worst)
     return scores, best, rows
-
-
-def fold_in_chunks(
-    function: Callable[[Array], Any], size: int, chunk: int, fold: Callable[[Any, Array, Any], tuple[Any, Any]],
-    start: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Call a function for all of ``range(size)``, ``chunk`` at a time side by side, and fold what it returns.
-
-    A last chunk that isn't full is filled up with repetitions.
-
-    Args:
-      function: ``function(i)``; vmapped over a chunk of more than one.
-      size: how many there are.
-      chunk: how many are computed side by side.
-      fold: ``fold(carry, members, found) -> (carry, kept)``, called after each chunk with its numbers and what was
-        found for them.
-      start: the first carry.
-
-    Returns:
-      The last carry, and what was kept, with a leading axis of length ``size``.
-    """
-    chunks = math.ceil(size / chunk)
-    indices = (jnp.arange(chunks * chunk) % size).reshape(chunks, chunk)
-
-    def body(carry: Any, members: Array) -> tuple[Any, Any]:
-        one = chunk == 1
-        found = jax.tree.map(lambda x: x[None], function(members[0])) if one else jax.vmap(function)(members)
-        return fold(carry, members, found)
-
-    carry, stacked = lax.scan(body, start, indices)
-    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)

@@ -1,4 +1,4 @@
-"""Whole training runs: an epoch of a small network, and 32 learning rates."""
+"""Whole training runs: epochs of a small network, and 64 learning rates."""
 
 import functools
 from typing import Any
@@ -17,7 +17,9 @@ from tests.benchmarks.digits import BATCH, STEPS, digits, loss_fn, start
 pytestmark = pytest.mark.bench
 
 RATE = 1e-3
-RATES = 32
+RATES = 64
+EPOCHS = 10
+"""Epochs in a turn: a single one of 10 ms would mostly measure how cold the caches are after the others' turns."""
 
 
 class ScannedEpoch:
@@ -30,10 +32,11 @@ class ScannedEpoch:
         self.epoch = jax.jit(epoch, donate_argnames=("params", "state"))
 
     def __call__(self) -> None:
-        self.key, key = jax.random.split(self.key)
-        self.params, self.state, *_ = jax.block_until_ready(
-            self.epoch(self.params, self.tx, self.state, self.data, key)
-        )
+        for _ in range(EPOCHS):
+            self.key, key = jax.random.split(self.key)
+            self.params, self.state, *_ = jax.block_until_ready(
+                self.epoch(self.params, self.tx, self.state, self.data, key)
+            )
 
     def loss(self, data: Any) -> float:
         return float(loss_fn(self.params, data))
@@ -54,10 +57,11 @@ class LoopedEpoch:
         self.step = jax.jit(step, donate_argnums=(0, 1))
 
     def __call__(self) -> None:
-        for rows in self.rng.permutation(STEPS * BATCH).reshape(STEPS, BATCH):
-            batch = tuple(x[rows] for x in self.data)
-            self.params, self.state = self.step(self.params, self.state, batch)
-        jax.block_until_ready(self.params)
+        for _ in range(EPOCHS):
+            for rows in self.rng.permutation(STEPS * BATCH).reshape(STEPS, BATCH):
+                batch = tuple(x[rows] for x in self.data)
+                self.params, self.state = self.step(self.params, self.state, batch)
+            jax.block_until_ready(self.params)
 
     def loss(self, data: Any) -> float:
         return float(loss_fn(self.params, data))
@@ -79,10 +83,11 @@ class EagerEpoch:
     def __call__(self) -> None:
         threads = self.torch.get_num_threads()
         self.torch.set_num_threads(1)
-        for rows in self.torch.randperm(STEPS * BATCH).reshape(STEPS, BATCH):
-            self.optimizer.zero_grad()
-            self.loss_on(self.data[0][rows], self.data[1][rows]).backward()
-            self.optimizer.step()
+        for _ in range(EPOCHS):
+            for rows in self.torch.randperm(STEPS * BATCH).reshape(STEPS, BATCH):
+                self.optimizer.zero_grad()
+                self.loss_on(self.data[0][rows], self.data[1][rows]).backward()
+                self.optimizer.step()
         self.torch.set_num_threads(threads)
 
     def loss_on(self, images: Any, labels: Any) -> Any:
@@ -99,9 +104,9 @@ def test_epoch(compete):
         "optax, Python loop": LoopedEpoch(data),
         "PyTorch, eager loop": torch and EagerEpoch(torch, data),
     }
-    compete(f"epoch of {STEPS} mini-batches", contestants, rounds=15)
+    compete(f"{EPOCHS} epochs of {STEPS} mini-batches", contestants, rounds=11)
     losses = [contestant.loss(data) for contestant in contestants.values() if contestant]
-    np.testing.assert_allclose(losses, losses[0], rtol=0.2)
+    assert max(losses) < 0.05 * float(loss_fn(start(), data))
 
 
 def one_after_another(library: Any, data: Any, rates: np.ndarray) -> Any:
@@ -129,5 +134,5 @@ def test_sweep(compete):
     compete(f"{RATES} learning rates, {STEPS} mini-batches each", contestants, rounds=7)
     ours, single, optax_single = (train() for train in contestants.values())
     small = rates < 1e-2
-    np.testing.assert_allclose(single[small], optax_single[small], rtol=1e-3)
+    np.testing.assert_allclose(single[small].mean(1), optax_single[small].mean(1), rtol=1e-3)
     np.testing.assert_allclose(ours.losses[small, 0, 0], single[small].mean(1), rtol=0.2)
