@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
 def on_threads(runs: int, replicas: int, chunk: int | None, begins: Tree) -> Layout:
     """Share transforms, or the replicas of a single one, among a CPU's cores; elsewhere all is one share."""
-    threads = _cores() if chunk is None else min(_cores(), chunk)
+    threads = cores() if chunk is None else min(cores(), chunk)
     if runs > 1:
         share = math.ceil(runs / threads), replicas
         firsts = tuple((i, 0) for i in range(0, runs, share[0]))
@@ -75,7 +75,8 @@ def fastest_chunk(size: int, begins: Tree) -> int:
     return CPU_CHUNK if numbers <= SMALL else 1
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many threads can compute at once: a CPU's cores, and 1 elsewhere, where the device is the limit."""
     if jax.default_backend() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

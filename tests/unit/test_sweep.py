@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import fit, grid, has_diverged, sweep
+from gradchain.training import chunks, fit, grid, has_diverged, sweep
 
 
 def loss_fn(params, batch):
@@ -37,6 +38,37 @@ def test_every_run_is_what_fit_does(chunk):
         for name in ("loss", "val_loss"):
             np.testing.assert_allclose(result.history[name][i, 0], alone[name], rtol=1e-4)
             np.testing.assert_array_equal(result.run(i)[name], result.history[name][i, 0])
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize(
+    ("tx", "seeds"),
+    [(gc.adam(jnp.array(RATES)), 5), (gc.adam(0.1), [1, 2, 3, 4, 5]), (gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2])],
+    ids=["runs", "replicas of one run", "both"],
+)
+def test_any_number_of_cores_gives_the_same(tx, seeds, chunk, monkeypatch):
+    results = []
+    for cores in (1, 3, 8):
+        monkeypatch.setattr(chunks, "cores", lambda cores=cores: cores)
+        results.append(run(tx=tx, seeds=seeds, validation=HELD_OUT, chunk=chunk))
+    for other in results[1:]:
+        assert other.best == results[0].best
+        np.testing.assert_allclose(other.scores, results[0].scores, rtol=1e-5)
+        np.testing.assert_allclose(other.params["w"], results[0].params["w"], rtol=1e-5)
+        for name, column in results[0].history.items():
+            np.testing.assert_allclose(other.history[name], column, rtol=1e-5)
+
+
+def test_the_loss_is_traced_in_the_callers_thread_and_context(monkeypatch):
+    def noting(params, batch):
+        seen.append((threading.current_thread(), jax.config.jax_default_matmul_precision))
+        return loss_fn(params, batch)
+
+    seen = []
+    monkeypatch.setattr(chunks, "cores", lambda: 4)
+    with jax.default_matmul_precision("highest"):
+        sweep(noting, PARAMS, gc.adam(jnp.array(RATES)), TRAIN, epochs=1, batch_size=4)
+    assert set(seen) == {(threading.main_thread(), "highest")}
 
 
 def test_the_winner_is_an_ordinary_transform_with_its_parameters():
