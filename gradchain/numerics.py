@@ -67,10 +67,17 @@ def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return sqrt(x), slope.astype(dx.dtype) * dx
 
 
+@jax.custom_jvp
 def cbrt(x: Array) -> Array:
     r"""Return :math:`\sqrt[3]x` for real ``x``, with derivative 0 (not infinity) where ``x`` is 0."""
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.cbrt(jnp.where(zero, 1, x)))
+    return jnp.cbrt(x)
+
+
+@cbrt.defjvp
+def _cbrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    root, zero = cbrt(x), x == 0
+    return root, jnp.where(zero, 0, 1 / (3 * jnp.where(zero, 1, root) ** 2)).astype(dx.dtype) * dx
 
 
 def ema(average: Array, value: Array, decay: Any) -> Array:
