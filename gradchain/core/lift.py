@@ -247,9 +247,12 @@ class _SplitCalls:
 
 def _are_shared(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[bool, ...]:
     """Return for each of the flattened arguments whether all leaves share it."""
-    own, shared = (functools.partial(jax.tree.map, lambda _, is_shared=x: is_shared) for x in (False, True))
-    each = [Inputs(own(x.slots), own(x.key), shared(x.shared)) for x in inputs]
-    return tuple(jax.tree.leaves((own(g), own(param), each)))
+
+    def mark(tree: Any, is_shared: bool) -> Any:
+        return jax.tree.map(lambda _: is_shared, tree)
+
+    each = [Inputs(mark(x.slots, False), mark(x.key, False), mark(x.shared, True)) for x in inputs]
+    return tuple(jax.tree.leaves((mark((g, param), False), each)))
 
 
 @functools.lru_cache(maxsize=1024)
