@@ -240,6 +240,8 @@ class _SplitCalls:
             traced = _cached(stages).trace(g, param, inputs)
             self.splits[like] = _split(traced.jaxpr, _are_shared(g, param, inputs)), traced.out_tree
         found, out_tree = self.splits[like]
+        if found is None:
+            return _cached(stages)(g, param, inputs)
         if (rules, found.text) not in self.numbers:
             self.numbers[rules, found.text] = found.numbers(*jax.tree.leaves([x.shared for x in inputs]))
         return jax.tree.unflatten(out_tree, found.leaf(*self.numbers[rules, found.text], *own))

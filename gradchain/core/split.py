@@ -22,8 +22,8 @@ class Split(NamedTuple):
     """From those numbers and the leaf's own arguments, all results; compiled."""
 
 
-def split(closed: ClosedJaxpr, common: Sequence[bool]) -> Split:
-    """Split a traced function.
+def split(closed: ClosedJaxpr, common: Sequence[bool]) -> Split | None:
+    """Split a traced function; ``None`` if there is nothing to compute once.
 
     Args:
       closed: the function.
@@ -39,6 +39,8 @@ def split(closed: ClosedJaxpr, common: Sequence[bool]) -> Split:
             known.update(eqn.outvars)
         else:
             kept.append(eqn)
+    if not moved:
+        return None
     needed = [v for eqn in kept for v in eqn.invars] + list(jaxpr.outvars)
     handed = list(dict.fromkeys(v for v in needed if not isinstance(v, Literal) and v in known))
     numbers = Jaxpr([], shared, handed, moved, debug_info=_names(jaxpr, shared, handed))

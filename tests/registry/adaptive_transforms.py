@@ -46,6 +46,7 @@ ADAPTIVE = [
         lambda: gc.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, bias_correction=True),
         lambda: oracles.rms(0.95, 1e-3, initial=1.0, debias=True, centered=True),
         lambda: optax.scale_by_stddev(0.95, eps=1e-3, initial_scale=1.0, bias_correction=True),
+        steep=True,  # a variance is a difference
     ),
     Row("scale_by_adam", gc.scale_by_adam, oracles.adam, optax.scale_by_adam),
     Row(

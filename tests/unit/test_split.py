@@ -47,6 +47,7 @@ def test_arrays_and_what_depends_on_a_leaf_stay():
 
     arguments = jnp.asarray(0.5), jnp.arange(1.0, 4)
     numbers = split(jax.make_jaxpr(function)(*arguments), (True, False))
+    assert numbers is not None
     assert "exp" in numbers.text
     assert "sqrt" not in numbers.text
     assert "[3]" not in numbers.text
@@ -66,3 +67,7 @@ def test_derivatives_pass_through_the_shared_numbers():
     tree, step = {"a": jnp.array([0.1, 2.0]), "b": jnp.array([-1.0, 0.5, 3.0])}, 1e-2
     slope = (loss(0.9 + step) - loss(0.9 - step)) / (2 * step)
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.9), slope, rtol=1e-2)
+
+
+def test_a_function_that_shares_no_number_stays_whole():
+    assert split(jax.make_jaxpr(lambda shared, x: shared * x)(jnp.ones(()), jnp.ones(2)), (True, False)) is None
