@@ -20,6 +20,8 @@ hypothesis.settings.load_profile("gradchain")
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
+    # Several processes share the cache: one may read what another hasn't finished writing. JAX then compiles anew.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry")
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
