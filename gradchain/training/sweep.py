@@ -275,19 +275,15 @@ def _put_together(
     A last share that reaches past the end repeats runs from the beginning; repetitions are left out.
     """
     bests, scores, rows = zip(*((best, *jax.device_get(numbers)) for best, *numbers in found), strict=True)
-    by_run = plan.runs > 1  # else the threads share the replicas of one transform
-    size = plan.runs if by_run else len(start_loss)
-    history = jax.tree.map(lambda *parts: np.concatenate(parts, 1 - by_run), *rows)
-    if by_run:
-        history = {name: x[:size] for name, x in history.items()}
+    axis = 0 if plan.runs > 1 else 1  # threads share the transforms, or the replicas of a single one
+    size = (plan.runs, len(start_loss))[axis]
+    history = jax.tree.map(lambda *parts: np.concatenate(parts, axis).take(range(size), axis), *rows)
+    if axis == 0:
         each = scores = np.concatenate(scores)[:size]
     else:
-        history = {name: x[:, :size] for name, x in history.items()}
-        last = history[plan.select][0, :, -1]
-        failed = has_diverged(history["loss"][0], start_loss) | ~np.isfinite(last)
-        each = np.where(failed, np.inf, last)
+        each = last_score({name: x[0] for name, x in history.items()}, plan.select, start_loss, np)
         scores = each.mean(keepdims=True)
-    return bests[int(np.argmin(each)) // plan.share[1 - by_run]], scores, history
+    return bests[int(np.argmin(each)) // plan.share[axis]], scores, history
 
 
 def _train(
@@ -309,12 +305,19 @@ def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array
     return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
 
 
-def last_score(rows: dict[str, Array], select: str, start_loss: Array) -> Array:
-    """Return the last value of the selected column; infinity for a run that diverged."""
+def last_score(rows: dict[str, Any], select: str, start_loss: Any, xp: Any = jnp) -> Any:
+    """Return the last value of the selected column; infinity for a run that diverged.
+
+    Args:
+      rows: columns by name, of shape ``(..., epochs)``.
+      select: the column's name.
+      start_loss: the loss before training, of shape ``(...)``.
+      xp: ``numpy`` or ``jax.numpy``.
+    """
     if select not in rows:
         raise ValueError(f"select is {select!r}, but the columns are {', '.join(rows)}")
-    last = rows[select][-1]
-    return jnp.where(has_diverged(rows["loss"], start_loss, jnp) | ~jnp.isfinite(last), jnp.inf, last)
+    last = rows[select][..., -1]
+    return xp.where(has_diverged(rows["loss"], start_loss, xp) | ~xp.isfinite(last), xp.inf, last)
 
 
 def _map_keeping_best(
