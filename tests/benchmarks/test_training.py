@@ -104,9 +104,12 @@ def test_epoch(compete):
         "optax, Python loop": LoopedEpoch(data),
         "PyTorch, eager loop": torch and EagerEpoch(torch, data),
     }
+    present = [contestant for contestant in contestants.values() if contestant]
+    for contestant in present:
+        contestant()
+    losses = [contestant.loss(data) for contestant in present]
+    np.testing.assert_allclose(losses, losses[0], rtol=0.2)
     compete(f"{EPOCHS} epochs of {STEPS} mini-batches", contestants, rounds=11)
-    losses = [contestant.loss(data) for contestant in contestants.values() if contestant]
-    assert max(losses) < 0.05 * float(loss_fn(start(), data))
 
 
 def one_after_another(library: Any, data: Any, rates: np.ndarray) -> Any:
@@ -134,5 +137,6 @@ def test_sweep(compete):
     compete(f"{RATES} learning rates, {STEPS} mini-batches each", contestants, rounds=7)
     ours, single, optax_single = (train() for train in contestants.values())
     small = rates < 1e-2
+    np.testing.assert_allclose(single[small, :50], optax_single[small, :50], rtol=1e-3)  # later, roundings have grown
     np.testing.assert_allclose(single[small].mean(1), optax_single[small].mean(1), rtol=1e-3)
     np.testing.assert_allclose(ours.losses[small, 0, 0], single[small].mean(1), rtol=0.2)

@@ -62,7 +62,7 @@ def test_comparing_optimizers(tmp_path, capsys):
     assert [name for name, *_ in rows] == ["adam", "sgd"]
     assert rows[0][1] < 0.2 < rows[1][1] < 1
     for _, loss, spread, rate, low, high in rows:
-        assert 0 < spread < loss
+        assert 0 < spread < loss / 3  # of two seeds: one loss is less than twice the other
         assert 1e-3 <= low <= rate <= high <= 0.1 + 1e-6
     assert "| adam | 0." in capsys.readouterr().out
     assert (tmp_path / "rates.png").stat().st_size > 10_000
