@@ -3,6 +3,7 @@
 import builtins
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,11 @@ from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, compute_dtype, sqrt
 from gradchain.tree.alignment import Tree
+
+_SMALL = 2**14
+"""The largest number of elements of arrays that are added up before they are summed."""
+_AT_ONCE = 8
+"""How many of them: with 2 XLA takes 1.4 s to compile the norm of 1,000, with 4 to 32 0.5 to 0.7, without 2.7."""
 
 
 def add(tree_x: Tree, tree_y: Tree, *other_trees: Tree) -> Tree:
@@ -93,11 +99,8 @@ def allclose(a: Tree, b: Tree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, e
 def vdot(tree_x: Tree, tree_y: Tree) -> Array:
     r"""Return :math:`\sum_i \overline{x_i} y_i` over all elements, summed in at least float32."""
 
-    def leaf(x: ArrayLike, y: ArrayLike) -> Array:
-        dtype = compute_dtype(jnp.result_type(x), jnp.result_type(y))
-        return jnp.sum(jnp.conj(jnp.asarray(x, dtype)) * jnp.asarray(y, dtype))  # vdot would gather sharded arrays
-
-    return sum(jax.tree.map(leaf, tree_x, tree_y))
+    pairs = jax.tree.map(lambda x, y: (jnp.asarray(x), jnp.asarray(y)), tree_x, tree_y)
+    return _total(_product, jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple)))
 
 
 def sum(tree: Tree, associative_reduction: bool = False) -> Array:
@@ -146,10 +149,7 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
       ValueError: for any other ``ord``.
     """
     if ord is None or ord == 2:
-        total = jnp.zeros((), jnp.float32)
-        for x in jax.tree.leaves(tree):
-            part = _sum_abs_sq(jnp.asarray(x))
-            total = lax.add(total, part) if total.dtype == part.dtype else total + part
+        total = _total(_abs_sq, [(jnp.asarray(x),) for x in jax.tree.leaves(tree)])
         return total if squared else sqrt(total)
     leaves = [jnp.asarray(x, compute_dtype(jnp.result_type(x))) for x in jax.tree.leaves(tree)]
     if ord == 1:
@@ -161,11 +161,37 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
     return jnp.square(result) if squared else result
 
 
-def _sum_abs_sq(x: Array) -> Array:
-    # Straight to lax where that is all there is to do: jnp's dispatch would be most of the time to trace many leaves.
-    if x.dtype in (jnp.float32, jnp.float64):
-        return lax.reduce_sum(lax.square(x), axes=tuple(range(x.ndim)))
-    return jnp.sum(abs_sq(x.astype(compute_dtype(x.dtype))))
+def _abs_sq(x: Array) -> Array:
+    return abs_sq(x.astype(compute_dtype(x.dtype)))
+
+
+def _product(x: Array, y: Array) -> Array:
+    dtype = compute_dtype(x.dtype, y.dtype)
+    return jnp.conj(x.astype(dtype)) * y.astype(dtype)  # jnp.vdot would gather sharded arrays
+
+
+def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Array:
+    """Return the sum of all elements of ``term(*x)`` over ``operands``, 0 in float32 if there are none.
+
+    Of small arrays that are alike, some at a time are added up elementwise before their elements are summed: one
+    reduction, which XLA would otherwise compile, and start, for each. Beside the memory traffic of large arrays that
+    is little, and each of them may be sharded in its own way.
+    """
+    alike: dict[Any, list[tuple[Array, ...]]] = {}
+    for i, x in enumerate(operands):
+        alike.setdefault(tuple(map(jax.typeof, x)) if x[0].size <= _SMALL else i, []).append(x)
+    total = jnp.zeros((), jnp.float32)
+    for group in alike.values():
+        for start in range(0, len(group), _AT_ONCE):
+            part = _sum_together(term, group[start : start + _AT_ONCE])
+            total = lax.add(total, part) if total.dtype == part.dtype else total + part
+    return total
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sum_together(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Array:
+    terms = functools.reduce(lax.add, [term(*x) for x in operands])
+    return lax.reduce_sum(terms, axes=tuple(range(terms.ndim)))
 
 
 def global_norm(updates: Tree) -> Array:

@@ -1,5 +1,7 @@
 """gradchain.tree: arithmetic against NumPy, dtypes, and the errors of trees that don't match."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,31 @@ def test_global_norm_of_mixed_trees_and_its_derivative_at_zero():
     mixed = {"z": jnp.array([3j]), "h": jnp.array([4.0], "bfloat16")}
     assert tree.global_norm(mixed) == 5
     trees.assert_close(jax.grad(tree.global_norm)(tree.zeros_like(X)), tree.zeros_like(X), 0)
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Return twenty arrays of one shape, two of others, and two too large to be added up with others."""
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4)] * 20 + [(12,), (3, 4, 1)] + [(2**14 + 1,)] * 2
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def test_norms_and_products_of_many_arrays_alike(alike):
+    expected = np.sqrt(sum(np.sum(x.astype(np.float64) ** 2) for x in alike))
+    np.testing.assert_allclose(tree.norm(alike), expected, rtol=1e-6)
+    np.testing.assert_allclose(tree.vdot(alike, alike), expected**2, rtol=1e-6)
+    halves = [x.astype(jnp.bfloat16) if i % 2 else x for i, x in enumerate(alike)]
+    np.testing.assert_allclose(tree.norm(halves), expected, rtol=1e-3)
+    slopes = jax.grad(tree.norm)(alike)
+    for x, slope in zip(alike, slopes, strict=True):
+        np.testing.assert_allclose(slope, x / expected, rtol=1e-5)
+
+
+def test_one_reduction_for_eight_small_arrays_alike(alike):
+    text = str(jax.make_jaxpr(tree.norm)(alike))
+    calls = re.findall(r"jit\[\s*name=_sum_together", text)
+    assert len(calls) == 3 + 2 + 2  # 20 arrays in 8, 8 and 4; two of shapes of their own; two large ones
 
 
 def test_an_unknown_norm_is_an_error():
