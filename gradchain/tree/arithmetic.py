@@ -99,8 +99,9 @@ def allclose(a: Tree, b: Tree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, e
 def vdot(tree_x: Tree, tree_y: Tree) -> Array:
     r"""Return :math:`\sum_i \overline{x_i} y_i` over all elements, summed in at least float32."""
 
-    pairs = jax.tree.map(lambda x, y: (jnp.asarray(x), jnp.asarray(y)), tree_x, tree_y)
-    return _total(_product, jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple)))
+    xs, treedef = jax.tree.flatten(tree_x)
+    ys = treedef.flatten_up_to(tree_y)
+    return _total(_product, [(jnp.asarray(x), jnp.asarray(y)) for x, y in zip(xs, ys, strict=True)])
 
 
 def sum(tree: Tree, associative_reduction: bool = False) -> Array:
@@ -179,7 +180,7 @@ def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Arr
     """
     alike: dict[Any, list[tuple[Array, ...]]] = {}
     for i, x in enumerate(operands):
-        alike.setdefault(tuple(map(jax.typeof, x)) if x[0].size <= _SMALL else i, []).append(x)
+        alike.setdefault(tuple(map(jax.typeof, x)) if builtins.max(y.size for y in x) <= _SMALL else i, []).append(x)
     total = jnp.zeros((), jnp.float32)
     for group in alike.values():
         for start in range(0, len(group), _AT_ONCE):
