@@ -37,7 +37,7 @@ class Epoch(NamedTuple):
 
         def leaf(x: Array) -> Array:
             dtype = compute_dtype(x.dtype)
-            return jnp.tensordot(weights.astype(dtype), x.astype(dtype), 1)
+            return jnp.tensordot(weights.astype(dtype), x.astype(dtype), 1, precision="highest")
 
         return jax.tree.map(leaf, self.metrics)
 

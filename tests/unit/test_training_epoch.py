@@ -178,6 +178,13 @@ def test_the_mean_is_taken_in_single_precision_at_least():
     np.testing.assert_allclose([mean["count"], mean["flag"], mean["half"]], [2, 2 / 3, 4 / 3], rtol=1e-6)
 
 
+def test_the_mean_is_not_left_to_the_default_precision_of_products():
+    """On a GPU that would be three digits."""
+    metrics = Metrics(jnp.zeros(2), jnp.zeros((2, 3)))
+    program = jax.make_jaxpr(lambda: Epoch(None, None, metrics, jnp.array([2, 1])).mean())()
+    assert str(program).count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 2
+
+
 def test_a_seed_or_an_old_key_is_the_key_of_that_seed():
     tx, w = gc.sgd(0.1), jnp.zeros(())
 
