@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 US = "gradchain"
@@ -115,13 +116,24 @@ def environment() -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
     scale = "" if SCALE == 1 else f", sizes times {SCALE:g}"
-    return f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}{scale}"
+    device = "" if jax.default_backend() == "cpu" else f"{jax.devices()[0].device_kind}, "
+    return f"{device}{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}{scale}"
 
 
 def torch_or_none() -> Any:
-    """Return PyTorch, or ``None`` where it isn't installed."""
+    """Return PyTorch, making its arrays where JAX makes its own; ``None`` where it isn't installed, or can't."""
     try:
         import torch
     except ImportError:
         return None
+    if jax.default_backend() != "cpu":
+        if not torch.cuda.is_available():
+            return None
+        torch.set_default_device("cuda")
     return torch
+
+
+def wait_for_torch(torch: Any) -> None:
+    """Wait until PyTorch's device has done what it was told."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
