@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -52,6 +53,20 @@ def class_labels(where: str, labels: ArrayLike, shape: tuple[int, ...], classes:
     index = index.astype(int) if index.dtype.itemsize < 4 else index
     valid = (index >= 0) & (index < classes)
     return jnp.where(valid, index, 0), valid
+
+
+@jax.custom_jvp
+def pick(x: Array, index: Array) -> Array:
+    """Return each row's element at its index: ``x`` of shape ``(..., n)``, ``index`` ``(...)`` from 0 to ``n - 1``."""
+    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+
+@pick.defjvp
+def _pick_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    """Transpose to a comparison, which fuses with what else is done to ``x``, in place of a scattering of zeros."""
+    (x, index), (dx, _) = primals, tangents
+    here = index[..., None] == jax.lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1)
+    return pick(x, index), jnp.sum(jnp.where(here, dx, 0), -1)
 
 
 def number(where: str, name: str, value: ArrayLike, kind: Number, shape: tuple[int, ...] = ()) -> Any:

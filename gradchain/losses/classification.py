@@ -19,10 +19,10 @@ from gradchain.losses._arguments import (
     mask_of,
     number,
     pair,
+    pick,
     without,
 )
-from gradchain.losses._softmax import log_softmax
-from gradchain.numerics import compute_dtype
+from gradchain.losses._softmax import log_total, sum_relative
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
@@ -160,12 +160,18 @@ def softmax_cross_entropy_with_integer_labels(
     name = "softmax_cross_entropy_with_integer_labels"
     x = floating(name, "logits", logits)
     axes = axes_of(name, axis, x.ndim)
-    include = _flat(mask_of(name, where, x.shape, axes), axes)
-    wide = _flat(x.astype(compute_dtype(x.dtype)), axes)
-    index, valid = class_labels(name, labels, without(x.shape, axes), wide.shape[-1], "logits without axis")
-    log_p = log_softmax(wide, (wide.ndim - 1,), include & (wide != -math.inf))
-    loss = jnp.where(_pick(include, index), -_pick(log_p, index), 0)
-    return jnp.where(valid | ~jnp.any(include, -1), loss, math.nan).astype(x.dtype)
+    include = None if where is None else _flat(mask_of(name, where, x.shape, axes), axes)
+    x = _flat(x, axes)
+    index, valid = class_labels(name, labels, x.shape[:-1], x.shape[-1], "logits without axis")
+    shift, _, total = sum_relative(x, (x.ndim - 1,), include)
+    own = pick(x, index).astype(total.dtype)
+    if include is not None:
+        own = jnp.where(pick(include, index), own, shift[..., 0])
+    loss = log_total(total)[..., 0] + (shift[..., 0] - own)
+    if include is not None:
+        loss = jnp.where(pick(include, index), loss, 0)
+        valid = valid | ~jnp.any(include, -1)
+    return jnp.where(valid, loss, math.nan).astype(x.dtype)
 
 
 def poly_loss_cross_entropy(
@@ -201,17 +207,17 @@ def poly_loss_cross_entropy(
     """
     name = "poly_loss_cross_entropy"
     terms = _Terms.of(name, logits, labels, axis, where)
-    first = jnp.sum(jnp.where(terms.possible, terms.labels * -jnp.expm1(terms.log_p), 0), terms.axes)
+    first = -jnp.sum(terms.labels * jnp.expm1(terms.relative - terms.log_total), terms.axes)
     return (terms.cross_entropy() + number(name, "epsilon", epsilon, ANY) * first).astype(terms.dtype)
 
 
 class _Terms(NamedTuple):
-    """What the losses of probabilities over classes are sums of."""
+    """What the losses of probabilities over classes are sums of; the log-probability is ``relative - log_total``."""
 
-    log_p: Array
+    relative: Array
+    log_total: Array
     labels: Array
-    possible: Array
-    impossible: Array
+    """0 where a class doesn't take part."""
     axes: tuple[int, ...]
     dtype: jnp.dtype
 
@@ -219,25 +225,36 @@ class _Terms(NamedTuple):
     def of(
         cls, name: str, logits: ArrayLike, labels: ArrayLike, axis: Axis | None, where: ArrayLike | None
     ) -> "_Terms":
-        """Check the arguments; ``log_p`` is 0 where a class is impossible or excluded."""
+        """Check the arguments."""
         x, y, dtype = pair(name, logits=logits, labels=labels)
         axes = axes_of(name, axis, x.ndim)
-        include = mask_of(name, where, x.shape, axes)
-        possible = include & (x != -math.inf)
-        log_p = jnp.where(possible, log_softmax(x, axes, possible), 0)
-        return cls(log_p, y, possible, jnp.any(include & ~possible & (y != 0), axes), axes, dtype)
+        include = None if where is None else mask_of(name, where, x.shape, axes)
+        _, relative, total = sum_relative(x, axes, include)
+        return cls(relative, log_total(total), y if include is None else jnp.where(include, y, 0), axes, dtype)
 
     def cross_entropy(self) -> Array:
-        """Return minus the sum of labels times ``log_p``; infinity for a label on an impossible class."""
-        loss = -jnp.sum(jnp.where(self.possible, self.labels * self.log_p, 0), self.axes)
-        return jnp.where(self.impossible, math.inf, loss)
+        """Return minus the sum of labels times log-probabilities; infinity for a label on an impossible class.
+
+        The normaliser is taken out of the sum: its derivative then needs no sum of its own.
+        """
+        given = jnp.sum(self.labels, self.axes)
+        return jnp.squeeze(self.log_total, self.axes) * given - jnp.sum(_weighed(self.labels, self.relative), self.axes)
+
+
+@jax.custom_jvp
+def _weighed(y: Array, log: Array) -> Array:
+    """Return ``y * log``, and 0 for a label of 0 on an impossible class."""
+    return jnp.where(y == 0, 0, y * log)
+
+
+@_weighed.defjvp
+def _weighed_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Leave infinities out. The slope in the logarithm is the label, whatever it is: it needn't be read again."""
+    (y, log), (dy, dlog) = primals, tangents
+    return _weighed(y, log), jnp.where(log == -math.inf, 0, log) * dy + y * dlog
 
 
 def _flat(x: Array, axes: tuple[int, ...]) -> Array:
     """Move ``axes`` to the end and flatten them to one."""
     moved = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
     return moved.reshape(*without(x.shape, axes), math.prod(x.shape[a] for a in axes))
-
-
-def _pick(x: Array, place: Array) -> Array:
-    return jnp.take_along_axis(x, place[..., None], -1)[..., 0]

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -36,8 +37,7 @@ def kl_divergence(
     name = "kl_divergence"
     log_q, t, dtype = pair(name, log_predictions=log_predictions, targets=targets)
     axes, include = _included(name, log_q, axis, where)
-    t = jnp.where(include, t, 0)
-    return _divergence(log_q, t, _log(t), t != 0, axes).astype(dtype)
+    return _total(_share(jnp.where(include, t, 0), log_q), axes).astype(dtype)
 
 
 def kl_divergence_with_log_targets(
@@ -61,9 +61,7 @@ def kl_divergence_with_log_targets(
     name = "kl_divergence_with_log_targets"
     log_q, log_t, dtype = pair(name, log_predictions=log_predictions, log_targets=log_targets)
     axes, include = _included(name, log_q, axis, where)
-    positive = include & (log_t != -math.inf)
-    log_t = jnp.where(positive, log_t, 0)
-    return _divergence(log_q, jnp.exp(log_t), log_t, positive, axes).astype(dtype)
+    return _total(_share_of_log(jnp.where(include, log_t, -math.inf), log_q), axes).astype(dtype)
 
 
 def generalized_kl_divergence(
@@ -94,8 +92,7 @@ def generalized_kl_divergence(
     log_q, t, dtype = pair(name, log_predictions=log_predictions, targets=targets)
     axes, include = _included(name, log_q, axis, where)
     log_q, t = jnp.where(include, log_q, -math.inf), jnp.where(include, t, 0)
-    divergence = _divergence(log_q, t, _log(t), t != 0, axes)
-    return (divergence + jnp.sum(jnp.exp(log_q) - t, axes)).astype(dtype)
+    return _total(_generalized_share(t, log_q), axes).astype(dtype)
 
 
 def _included(name: str, x: Array, axis: Axis | None, where: ArrayLike | None) -> tuple[tuple[int, ...], Array]:
@@ -103,12 +100,42 @@ def _included(name: str, x: Array, axis: Axis | None, where: ArrayLike | None) -
     return axes, mask_of(name, where, x.shape, axes, "predictions")
 
 
+# Derivatives take logarithms and exponentials anew: that moves less memory than storing them.
+@jax.checkpoint
+def _share(t: Array, log_q: Array) -> Array:
+    return _product(t, _log(t), log_q)
+
+
+@jax.checkpoint
+def _share_of_log(log_t: Array, log_q: Array) -> Array:
+    return _product(jnp.exp(log_t), log_t, log_q)
+
+
+@jax.checkpoint
+def _generalized_share(t: Array, log_q: Array) -> Array:
+    return _product(t, _log(t), log_q) + (jnp.exp(log_q) - t)
+
+
 def _log(t: Array) -> Array:
     return jnp.log(jnp.where(t == 0, 1, t))
 
 
-def _divergence(log_q: Array, t: Array, log_t: Array, positive: Array, axes: tuple[int, ...]) -> Array:
-    """Sum over the elements of positive target; infinite where one of them is impossible."""
-    impossible = positive & (log_q == -math.inf)
-    log_ratio = jnp.where(positive & ~impossible, log_t - jnp.where(impossible, 0, log_q), 0)
-    return jnp.where(jnp.any(impossible, axes), math.inf, jnp.sum(jnp.where(positive, t, 0) * log_ratio, axes))
+@jax.custom_jvp
+def _product(t: Array, log_t: Array, log_q: Array) -> Array:
+    """Return t (log t - log q): 0 for a target of 0, infinite for a positive one that is impossible."""
+    return jnp.where(t == 0, 0, t * (log_t - log_q))
+
+
+@_product.defjvp
+def _product_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    """Leave infinities out. The slope in the predictions is -t, whatever they are: it needn't read them."""
+    (t, log_t, log_q), (dt, dlog_t, dlog_q) = primals, tangents
+    finite = (t != 0) & (log_q != -math.inf)
+    log_ratio = jnp.where(finite, log_t, 0) - jnp.where(finite, log_q, 0)
+    return _product(*primals), log_ratio * dt + t * (dlog_t - dlog_q)
+
+
+def _total(shares: Array, axes: tuple[int, ...]) -> Array:
+    """Return their sum, with derivative 0 where that is infinite."""
+    total = jnp.sum(shares, axes)
+    return jnp.where(total == math.inf, math.inf, total)

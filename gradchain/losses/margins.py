@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.losses._arguments import class_labels, floating, pair
+from gradchain.losses._arguments import class_labels, floating, pair, pick
 from gradchain.numerics import compute_dtype
 from gradchain.projections import projection_simplex
 
@@ -73,7 +73,7 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     """
     x, y, _ = pair("sparsemax_loss", logits=logits, labels=labels)
     z = jnp.where(y != 0, -x, x)
-    loss = jnp.square(jnp.clip(z, -1, 1) + 1) / 4 + jnp.maximum(z - 1, 0)
+    loss = jnp.where(z < 1, jnp.square(jnp.clip(z, -1, 1) + 1) / 4, z)
     return loss.astype(jnp.result_type(logits))
 
 
@@ -96,8 +96,8 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Reference: Collins, *Discriminative Training Methods for Hidden Markov Models*, 2002.
     """
-    margins = _Margins.of("multiclass_perceptron_loss", scores, labels)
-    return margins.finish(jnp.max(margins.relative, -1))
+    s = _Scores.of("multiclass_perceptron_loss", scores, labels)
+    return s.finish(jnp.max(s.all, -1) - s.own)
 
 
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -121,8 +121,8 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
     Reference: Crammer and Singer, *On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines*, 2001.
     """
-    margins = _Margins.of("multiclass_hinge_loss", scores, labels)
-    return margins.finish(jnp.max(margins.relative + jnp.where(margins.true, 0, 1), -1))
+    s = _Scores.of("multiclass_hinge_loss", scores, labels)
+    return s.finish(jnp.maximum(0, jnp.max(jnp.where(s.true, -math.inf, s.all), -1) - s.own + 1))
 
 
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
@@ -149,33 +149,34 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     Reference: Martins and Astudillo, *From Softmax to Sparsemax: A Sparse Model of Attention and Multi-Label
     Classification*, 2016, section 3.2.
     """
-    margins = _Margins.of("multiclass_sparsemax_loss", scores, labels)
-    p = jnp.vectorize(projection_simplex, signature="(n)->(n)")(margins.relative)
-    relative = jnp.where(margins.relative == -math.inf, 0, margins.relative)
-    return margins.finish(jnp.sum(p * (relative + (1 - p) / 2), -1))
+    s = _Scores.of("multiclass_sparsemax_loss", scores, labels)
+    margins = jnp.where(s.true, 0, s.all - s.own[..., None])
+    p = jnp.vectorize(projection_simplex, signature="(n)->(n)")(margins)
+    margins = jnp.where(margins == -math.inf, 0, margins)
+    return s.finish(jnp.sum(p * (margins + (1 - p) / 2), -1))
 
 
-class _Margins(NamedTuple):
-    """Scores relative to that of the true class."""
+class _Scores(NamedTuple):
+    """Scores of all classes and of the true one, 0 where that is impossible."""
 
-    relative: Array
+    all: Array
+    own: Array
     true: Array
     valid: Array
     impossible: Array
     dtype: jnp.dtype
 
     @classmethod
-    def of(cls, where: str, scores: ArrayLike, labels: ArrayLike) -> "_Margins":
+    def of(cls, where: str, scores: ArrayLike, labels: ArrayLike) -> "_Scores":
         narrow = floating(where, "scores", scores)
         if narrow.ndim == 0:
             raise ValueError(f"{where}: scores must have an axis of classes, got a number")
         s = narrow.astype(compute_dtype(narrow.dtype))
         index, valid = class_labels(where, labels, s.shape[:-1], s.shape[-1], "scores without their last axis")
-        own = jnp.take_along_axis(s, index[..., None], -1)
+        own = pick(narrow, index).astype(s.dtype)
         true = index[..., None] == jnp.arange(s.shape[-1]).reshape((1,) * index.ndim + (-1,))
         impossible = own == -math.inf
-        relative = jnp.where(true, 0, s - jnp.where(impossible, 0, own))
-        return cls(relative, true, valid, impossible[..., 0], narrow.dtype)
+        return cls(s, jnp.where(impossible, 0, own), true, valid, impossible, narrow.dtype)
 
     def finish(self, loss: Array) -> Array:
         """Return the loss: infinite for a true class of score minus infinity, NaN where there is none."""

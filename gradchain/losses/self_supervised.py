@@ -1,6 +1,7 @@
 """Contrastive losses: what belongs together is near, what doesn't is far."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,8 +114,17 @@ def triplet_margin_loss(
 def _distance(difference: Array, axes: tuple[int, ...], degree: ArrayLike, eps: ArrayLike) -> Array:
     """Return the distance, from differences divided by the largest where that is above 1, and 0 at zero."""
     size = lax.stop_gradient(jnp.max(jnp.abs(difference), axes, keepdims=True, initial=1))
-    scaled = jnp.abs(difference) / size
-    power = jnp.where(scaled == 0, 0, jnp.where(scaled == 0, 1, scaled) ** degree)
-    size = jnp.squeeze(size, axes)
-    total = jnp.sum(power, axes) + eps / size**degree
-    return jnp.where(total == 0, 0, size * jnp.where(total == 0, 1, total) ** (1 / degree))
+    total = jax.checkpoint(lambda x: jnp.sum(_power_of_magnitude(x / size, degree), axes))  # without storing x / size
+    scale = jnp.squeeze(size, axes)
+    return scale * _power(total(difference) + eps / scale**degree, 1 / degree)
+
+
+def _power_of_magnitude(x: Array, exponent: Any) -> Array:
+    if isinstance(exponent, float) and exponent == 2.0:
+        return jnp.square(x)
+    return _power(jnp.abs(x), exponent)
+
+
+def _power(x: Array, exponent: Any) -> Array:
+    """Return a power of numbers at least 0, with derivative 0 at 0."""
+    return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** exponent)

@@ -70,6 +70,14 @@ class TestAgainstOthers:
         theirs = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(X), LABELS)
         assert error(with_integers(X, LABELS), np.asarray(theirs)) < 1e-12
 
+    def test_derivatives_of_integer_labels_forwards_and_again(self, x64):
+        x, label = jnp.asarray(X[0]), LABELS[0]
+        p = jax.nn.softmax(x)
+        np.testing.assert_allclose(jax.jacfwd(with_integers)(x, label), p - ONE_HOT[0], rtol=1e-12)
+        np.testing.assert_allclose(jax.hessian(with_integers)(x, label), jnp.diag(p) - jnp.outer(p, p), rtol=1e-11)
+        rows = jax.vmap(jax.grad(with_integers))(jnp.asarray(X), LABELS)
+        np.testing.assert_allclose(rows, jax.nn.softmax(X) - ONE_HOT, rtol=1e-12, atol=1e-15)
+
     @pytest.mark.parametrize("name", [*PAIRS, "softmax_cross_entropy_with_integer_labels"])
     def test_optax_signature(self, name):
         ours, theirs = (inspect.signature(getattr(lib, name)).parameters for lib in (losses, optax))

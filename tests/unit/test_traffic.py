@@ -1,4 +1,4 @@
-"""No compiled step moves more memory than Optax's: counted in the compiled program, so that no clock is needed."""
+"""No compiled step or loss moves more memory than Optax's: counted in the compiled program, which needs no clock."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from optax import contrib
 
 import gradchain as gc
+from gradchain import losses
 from tests import public
 from tests.benchmarks.test_optimizers import CASES, EXTRA
 
@@ -29,6 +30,66 @@ def words(library, tx, extra):
     arguments = (params, jax.eval_shape(tx.init, params), params)
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
     return compiled.cost_analysis()["bytes accessed"] / sum(4 * jnp.zeros(s).size for s in SHAPES.values())
+
+
+LOSSES = """
+cosine_distance(x, t, epsilon=1e-6)
+cosine_similarity(x, t, epsilon=1e-6)
+dice_loss(x, p)
+generalized_kl_divergence(x, p)
+hinge_loss(x, t)
+huber_loss(x, t)
+kl_divergence(x, p)
+kl_divergence_with_log_targets(x, t)
+l2_loss(x, t)
+log_cosh(x, t)
+multiclass_generalized_dice_loss(x, p)
+multiclass_hinge_loss(x, labels)
+multiclass_perceptron_loss(x, labels)
+perceptron_loss(x, t)
+poly_loss_cross_entropy(x, p)
+ranking_softmax_loss(x, p)
+safe_softmax_cross_entropy(x, p)
+sigmoid_binary_cross_entropy(x, p)
+sigmoid_focal_loss(x, p)
+softmax_cross_entropy(x, p)
+softmax_cross_entropy(x, p, where=t > 0)
+softmax_cross_entropy_with_integer_labels(x, labels)
+softmax_cross_entropy_with_integer_labels(x, labels, where=t > 0)
+sparsemax_loss(x, yes)
+squared_error(x, t)
+triplet_margin_loss(x, p, t)
+"""
+
+
+MORE_IN_A_LOSS = {
+    "safe_softmax_cross_entropy(x, p)": (1.1, "checks labels, too, for impossible classes; Optax's bounds the logits"),
+    "softmax_cross_entropy(x, p, where=t > 0)": (1.05, "an excluded label may be NaN"),
+    "triplet_margin_loss(x, p, t)": (1.2, "scales the distances, so that none overflows"),
+}
+"""How many times Optax's, and why."""
+
+
+def loss_words(library, call, dtype):
+    """Return how many words a compiled loss and its derivative read and write for each prediction."""
+    full, row = (256, 1024), (256,)
+    names = {name: jax.ShapeDtypeStruct(full, dtype) for name in "xpt"}
+    names |= {"labels": jax.ShapeDtypeStruct(row, "int32"), "yes": jax.ShapeDtypeStruct(full, "int32")}
+
+    def mean(x, others):
+        return jnp.mean(eval(call, vars(library) | others | {"x": x}))
+
+    compiled = jax.jit(jax.value_and_grad(mean)).lower(names.pop("x"), names).compile()
+    return compiled.cost_analysis()["bytes accessed"] / (256 * 1024 * jnp.dtype(dtype).itemsize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("call", LOSSES.strip().splitlines())
+def test_a_loss_and_its_derivative_move_no_more_memory_than_optax(call, dtype):
+    with jax.numpy_rank_promotion("allow"):
+        ours, theirs = (loss_words(library, call, dtype) for library in (losses, optax.losses))
+    assert ours <= MORE_IN_A_LOSS.get(call, (1.01, ""))[0] * theirs
 
 
 @pytest.mark.slow
