@@ -42,7 +42,20 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
       TypeError: if the logits aren't floating-point.
     """
     x, y, dtype = pair("sigmoid_binary_cross_entropy", logits=logits, labels=labels)
-    return (y * jax.nn.softplus(-x) + (1 - y) * jax.nn.softplus(x)).astype(dtype)
+    return _yes_or_no(x, y).astype(dtype)
+
+
+@jax.custom_jvp
+def _yes_or_no(x: Array, y: Array) -> Array:
+    """Return the cross-entropy with a single logarithm, whose argument a certain prediction doesn't round."""
+    return (1 - y) * jnp.maximum(x, 0) + y * jnp.maximum(-x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@_yes_or_no.defjvp
+def _yes_or_no_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Keep the slope's digits, and its own slope at 0."""
+    (x, y), (dx, dy) = primals, tangents
+    return _yes_or_no(x, y), ((1 - y) * jax.nn.sigmoid(x) - y * jax.nn.sigmoid(-x)) * dx - x * dy
 
 
 def sigmoid_focal_loss(

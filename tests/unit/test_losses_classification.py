@@ -101,6 +101,14 @@ class TestExtremes:
             losses.sigmoid_binary_cross_entropy(x, np.ones(3)), np.exp(-x.astype(float)), rtol=1e-5
         )
 
+    def test_sigmoid_of_logits_of_zero_has_all_derivatives(self):
+        """Where a network begins: maxima and magnitudes have kinks there."""
+        loss = losses.sigmoid_binary_cross_entropy
+        for label in (0.0, 0.3, 1.0):
+            np.testing.assert_allclose(jax.grad(loss)(0.0, label), 0.5 - label, rtol=1e-6)
+            second = jax.hessian(lambda z: loss(z[0], z[1]))(jnp.array([0.0, label]))
+            np.testing.assert_allclose(second, [[0.25, -1], [-1, 0]], rtol=1e-6)
+
     def test_softmax_of_huge_logits(self):
         x = jnp.array([1e4, -1e4, 0.0])
         for y, value in (([1, 0, 0], 0.0), ([0, 1, 0], 2e4), ([0.5, 0, 0.5], 5e3)):
