@@ -177,10 +177,7 @@ def softmax_cross_entropy_with_integer_labels(
     x = _flat(x, axes)
     index, valid = class_labels(name, labels, x.shape[:-1], x.shape[-1], "logits without axis")
     shift, _, total = sum_relative(x, (x.ndim - 1,), include)
-    own = pick(x, index).astype(total.dtype)
-    if include is not None:
-        own = jnp.where(pick(include, index), own, shift[..., 0])
-    loss = log_total(total)[..., 0] + (shift[..., 0] - own)
+    loss = log_total(total)[..., 0] + (shift[..., 0] - pick(x, index).astype(total.dtype))
     if include is not None:
         loss = jnp.where(pick(include, index), loss, 0)
         valid = valid | ~jnp.any(include, -1)

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradchain.core.hyper import Number
-from gradchain.losses._arguments import floating, number, same_shape
+from gradchain.losses._arguments import floating, number, pick, same_shape
 from gradchain.losses._softmax import log_softmax, log_sum_exp
 from gradchain.numerics import compute_dtype
 
@@ -97,7 +97,7 @@ def ctc_loss_with_forward_probs(
     _, alpha = lax.scan(lambda a, step: (b := a.step(*step, repeats, log_zero), b), start, steps)
     last = _advance(alpha.blank[-1], alpha.label[-1])
     length = y.shape[1] - jnp.sum(absent, 1)
-    loss = -jnp.take_along_axis(last, length[:, None], 1)[:, 0]
+    loss = -pick(last, length)
     loss = jnp.where(jnp.all(valid | absent, 1), loss, math.nan)
     return loss.astype(x.dtype), alpha.blank.at[-1].set(last), alpha.label
 
