@@ -123,6 +123,27 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
     return jnp.where(small, 1 - jnp.where(small, b, 0) ** t, -jnp.expm1(t * log_b))
 
 
+def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
+    r"""Return the sum of the weights in a moving average after ``t`` updates, what corrects it for its start at zero.
+
+    .. math:: W_t = \beta_t W_{t-1} + (1 - \beta_t) = 1 - \prod_{i \le t} \beta_i, \qquad W_0 = 0
+
+    As long as the decay hasn't changed, that is :math:`1 - \beta^t`, and is evaluated so (see
+    :func:`one_minus_power`): no rounding errors add up. The derivative is the recursion's in any case.
+
+    Args:
+      previous: :math:`W_{t-1}`, from the last call or 0; it gives the dtype.
+      decay: :math:`\beta_t` in [0, 1), the decay that the ``t``-th update used: a number or an array.
+      t: the number of updates, at least 1.
+    """
+    previous = jnp.asarray(previous)
+    t = jnp.asarray(t, previous.dtype)
+    before = jnp.where(t > 1, one_minus_power(decay, jnp.maximum(t - 1, 1)), 0)
+    recursive = ema(previous, jnp.ones_like(previous), decay)
+    value = jnp.where(previous == before, one_minus_power(decay, t), recursive)
+    return lax.stop_gradient(value) + (recursive - lax.stop_gradient(recursive))
+
+
 def debias(average: Array, decay: Any, t: Any) -> Array:
     r"""Return :math:`m_t / (1 - \beta^t)`, the moving average corrected for its start at zero.
 

@@ -99,11 +99,21 @@ def assert_same_kind(tree: Any, other: Any) -> None:
 
 
 def relative_error(tree: Any, reference: Any) -> float:
-    """Return max|tree - reference| / max|reference| over all arrays; with a reference of zeros, max|tree|."""
+    """Return max|tree - reference| / max|reference| over all arrays; with a reference of zeros, max|tree|.
+
+    Equal infinities are no error. A NaN anywhere, in either tree, makes the result NaN, which no tolerance admits.
+    """
     pairs = list(zip(jax.tree.leaves(as_numpy(tree)), jax.tree.leaves(as_numpy(reference)), strict=True))
-    error = max((np.max(np.abs(x - y), initial=0.0) for x, y in pairs), default=0.0)
-    size = max((np.max(np.abs(y), initial=0.0) for _, y in pairs), default=0.0)
-    return float(error / size if size else error)
+    with np.errstate(invalid="ignore"):
+        errors = [np.where(x == y, 0.0, np.abs(x - y)) for x, y in pairs]
+    error = _largest(errors)
+    size = _largest([np.where(np.isinf(y), 0.0, np.abs(y)) for _, y in pairs])
+    return float(error if size == 0 else error / size)
+
+
+def _largest(arrays: Any) -> Any:
+    """Return the largest number in all arrays, NaN if one is NaN (which Python's ``max`` would pass over)."""
+    return np.max([np.max(x, initial=0.0) for x in arrays], initial=0.0)
 
 
 def assert_close(tree: Any, reference: Any, tolerance: float) -> None:

@@ -121,3 +121,29 @@ def test_safe_norm_is_the_norm_with_a_floor_and_a_derivative_at_zero():
     np.testing.assert_array_equal(jax.grad(numerics.safe_norm)(jnp.zeros(3)), 0)
     np.testing.assert_allclose(jax.grad(numerics.safe_norm)(x[0]), [0.6, 0.8], rtol=1e-6)
     assert numerics.safe_norm(jnp.array([3j, 4 + 0j])) == 5
+
+
+def course_of_weights(decays, dtype="float32"):
+    total, seen = jnp.zeros((), dtype), []
+    for t, decay in enumerate(decays, start=1):
+        total = numerics.sum_of_weights(total, decay, t)
+        seen.append(total)
+    return seen
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999, np.float32(0.3), np.float32(0.999)])
+def test_the_weights_of_a_constant_decay_sum_to_one_minus_its_power(decay):
+    for t, total in enumerate(course_of_weights([decay] * 50), start=1):
+        assert total == numerics.one_minus_power(decay, jnp.float32(t))
+
+
+def test_the_weights_of_changing_decays_sum_to_one_minus_their_product():
+    decays = [0.5] * 5 + [0.999] * 5 + [0.0, 0.9, 0.99] + [0.9999] * 20
+    for decay in (decays, [jnp.float32(b) for b in decays]):
+        np.testing.assert_allclose(course_of_weights(decay), 1 - np.cumprod(decays), rtol=1e-6)
+
+
+def test_each_decay_has_its_own_derivative_though_all_are_equal():
+    slopes = jax.grad(lambda bs: course_of_weights(list(bs))[-1])(jnp.full(4, 0.5))
+    np.testing.assert_allclose(slopes, -(0.5**3), rtol=1e-6)
+    assert jax.grad(lambda b: course_of_weights([b])[-1])(0.0) == -1
