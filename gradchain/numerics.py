@@ -137,40 +137,41 @@ def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
       t: the number of updates, at least 1.
     """
     previous = jnp.asarray(previous)
-    t = jnp.asarray(t, previous.dtype)
-    before = jnp.where(t > 1, one_minus_power(decay, jnp.maximum(t - 1, 1)), 0)
-    recursive = ema(previous, jnp.ones_like(previous), decay)
-    value = jnp.where(previous == before, one_minus_power(decay, t), recursive)
-    return lax.stop_gradient(value) + (recursive - lax.stop_gradient(recursive))
+    t, array = jnp.asarray(t, previous.dtype), jnp.asarray(decay, previous.dtype)
+    return _sum_of_weights(decay if isinstance(decay, int | float) else None, previous, array, t)
 
 
-def debias(average: Array, decay: Any, t: Any) -> Array:
-    r"""Return :math:`m_t / (1 - \beta^t)`, the moving average corrected for its start at zero.
-
-    Args:
-      average: :math:`m_t` after ``t`` updates.
-      decay: :math:`\beta` in [0, 1).
-      t: the number of updates, at least 1.
-
-    Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, section 3.
-    """
-    return average / one_minus_power(decay, t)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum_of_weights(constant: float | None, previous: Array, decay: Array, t: Array) -> Array:
+    """Return the sum for a decay that is a Python number (``constant``, too) or an array."""
+    b = decay if constant is None else constant
+    before = jnp.where(t > 1, one_minus_power(b, jnp.maximum(t - 1, 1)), 0)
+    unchanged = jnp.abs(previous - before) <= 4 * jnp.finfo(previous.dtype).eps * before  # but for rounding
+    return jnp.where(unchanged, one_minus_power(b, t), ema(previous, jnp.ones_like(previous), b))
 
 
-def debias_nesterov(average: Array, value: Array, decay: Any, t: Any) -> Array:
+@_sum_of_weights.defjvp
+def _sum_of_weights_jvp(constant: float | None, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (previous, decay, t), (dprevious, ddecay, _) = primals, tangents
+    return _sum_of_weights(constant, previous, decay, t), decay * dprevious + (previous - 1) * ddecay
+
+
+def debias_nesterov(average: Array, value: Array, decay: Any, weight: Array, weight_ahead: Array) -> Array:
     r"""Return Nesterov's look ahead from a moving average, corrected for its start at zero: NAdam's numerator.
 
-    .. math:: \beta\,\frac{m_t}{1 - \beta^{t+1}} + (1 - \beta)\,\frac{x_t}{1 - \beta^t}
+    .. math:: \beta\,\frac{m_t}{W_{t+1}} + (1 - \beta)\,\frac{x_t}{W_t}, \qquad
+        W_t = 1 - \beta^t \text{ for a constant decay}
 
     Args:
       average: :math:`m_t` after ``t`` updates.
       value: :math:`x_t`, the last value that went into it.
       decay: :math:`\beta` in [0, 1).
-      t: the number of updates, at least 1.
+      weight: :math:`W_t`, the sum of the weights in the average (see :func:`sum_of_weights`).
+      weight_ahead: :math:`W_{t+1}`, that after one more update.
 
     Reference: Dozat, *Incorporating Nesterov Momentum into Adam*, 2016, algorithm 2.
     """
-    return ema(debias(average, decay, t + 1), debias(value, decay, t), decay)
+    return ema(average / weight_ahead, value / weight, decay)
 
 
 def shrink_factor(norm: Array, bound: Any) -> Array:

@@ -10,10 +10,9 @@ from jax import Array
 from jax.core import Tracer
 
 from gradchain.core.hyper import next_key
-from gradchain.core.spec import At, Spec
-from gradchain.core.split import split
+from gradchain.core.spec import At, Spec, Sums
 from gradchain.core.transform import check_state, count_of, demand, lacks_params
-from gradchain.numerics import compute_dtype, real_dtype, safe_increment
+from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class Shared(NamedTuple):
     updates_so_far: Array | None
     whole: Any
     extra: dict[str, Any]
+    sums: dict[str, Sums]
 
 
 class Inputs(NamedTuple):
@@ -64,8 +64,8 @@ def step_leaves(
     Only the first of them may ask for ``whole``, which is made of ``updates``.
 
     Under a trace the inner call is a cached ``jax.jit``: leaves that agree in shape, dtype and declarations are
-    traced and lowered once, and numbers that depend on no leaf, as a bias correction, are computed once for all of
-    them. Without a trace, the rules are called directly.
+    traced and lowered once. What a rule declares as made of all leaves or of none (``whole``, ``debiased``) is computed
+    before, once for all of them. Without a trace, the rules are called directly.
     """
     names = [rule.unlayered.name for rule in rules]
     name = names[0] if len(names) == 1 else f"chain ({', '.join(names)})"
@@ -73,7 +73,7 @@ def step_leaves(
     plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
     param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
     arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
-    call = _SplitCalls() if any(isinstance(x, Tracer) for x in arrays) else _call_rules
+    call = _call_cached if any(isinstance(x, Tracer) for x in arrays) else _call_rules
     results: list[Any] = list(leaves)
     for i, g in enumerate(leaves):
         on = [plan for plan in plans if plan.active[i]]
@@ -96,7 +96,7 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     stage, spec = plan.stage, rule.spec
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
-    at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype)
+    at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype, plan.sums)
     fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()}
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
@@ -142,6 +142,7 @@ class _Plan:
         self.stage, self.traced = rule.stage(self.count)
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
+        self.sums = self._sums()
         self.active = rule.active(params, len(leaves))
         self.next_key: Any = None
         self.key: Any = None
@@ -150,8 +151,16 @@ class _Plan:
         if spec.kind != "treewise":
             self.keys = jax.random.split(self.key, max(len(leaves), 1)) if spec.random else [None] * len(leaves)
             self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
-            self.shared = Shared(self.traced, self.count, self.whole, self.extra)
+            self.shared = Shared(self.traced, self.count, self.whole, self.extra, self.sums)
             self.results: list[Any] = [{name: self.slots[name][i] for name in spec.slots} for i in range(len(leaves))]
+
+    def _sums(self) -> dict[str, Sums]:
+        """Return the sums of weights of the averages that the rule corrects for their start at zero."""
+        if not self.rule.spec.debiased:
+            return {}
+        constants = {name: value for name, value in self.stage.static if name in self.rule.spec.debiased}
+        changing = {name: self.traced[name] for name in self.rule.spec.debiased if name in self.traced}
+        return _advanced(tuple(constants.items()), changing, self.previous.weight_sums, self.count)
 
     def _slot_leaves(self, name: str, leaves: list[Any]) -> list[Any]:
         spec = self.rule.spec
@@ -188,9 +197,26 @@ class _Plan:
                 changes[name] = self.treedef.unflatten([result[name] for result in self.results])
         if self.count is not None:
             changes["count"] = safe_increment(self.count)
+        if self.sums:
+            changes["weight_sums"] = {name: sums.now for name, sums in self.sums.items()}
         if self.next_key is not None:
             changes["key"] = self.next_key
         return self.previous._replace(**changes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advanced(
+    constants: tuple[tuple[str, float], ...], changing: dict[str, Array], sums: dict[str, Array], count: Array
+) -> dict[str, Sums]:
+    """Return the sums of weights before and after an update and the next one, given those kept and the decays."""
+
+    def advanced(decay: Any, before: Array) -> Sums:
+        t = count.astype(before.dtype) + 1
+        now = sum_of_weights(before, decay, t)
+        return Sums(before, now, sum_of_weights(now, decay, t + 1))
+
+    decays = dict(constants) | {name: decay.astype(sums[name].dtype) for name, decay in changing.items()}
+    return {name: advanced(decay, sums[name]) for name, decay in decays.items()}
 
 
 def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
@@ -223,40 +249,6 @@ def _call_rules(
     return g, results
 
 
-class _SplitCalls:
-    """``_call_rules`` for the leaves of one step under a trace, what they share computed once."""
-
-    def __init__(self):
-        self.splits: dict[Any, Any] = {}
-        self.numbers: dict[Any, list[Any]] = {}
-
-    def __call__(
-        self, stages: tuple[Stage, ...], g: Array, param: Array | None, inputs: tuple[Inputs, ...]
-    ) -> tuple[Array, list[dict[str, Any]]]:
-        rules = tuple(id(x.shared) for x in inputs)
-        own, treedef = jax.tree.flatten((g, param, [(x.slots, x.key) for x in inputs]))
-        like = rules, stages, treedef, *map(jax.typeof, own)
-        if like not in self.splits:
-            traced = _cached(stages).trace(g, param, inputs)
-            self.splits[like] = _split(traced.jaxpr, _are_shared(g, param, inputs)), traced.out_tree
-        found, out_tree = self.splits[like]
-        if found is None:
-            return _cached(stages)(g, param, inputs)
-        if (rules, found.text) not in self.numbers:
-            self.numbers[rules, found.text] = found.numbers(*jax.tree.leaves([x.shared for x in inputs]))
-        return jax.tree.unflatten(out_tree, found.leaf(*self.numbers[rules, found.text], *own))
-
-
-def _are_shared(g: Array, param: Array | None, inputs: tuple[Inputs, ...]) -> tuple[bool, ...]:
-    """Return for each of the flattened arguments whether all leaves share it."""
-
-    def mark(tree: Any, is_shared: bool) -> Any:
-        return jax.tree.map(lambda _: is_shared, tree)
-
-    each = [Inputs(mark(x.slots, False), mark(x.key, False), mark(x.shared, True)) for x in inputs]
-    return tuple(jax.tree.leaves((mark((g, param), False), each)))
-
-
 @functools.lru_cache(maxsize=1024)
 def _cached(stages: tuple[Stage, ...]) -> Any:
     def program(*arguments: Any) -> Any:
@@ -266,7 +258,10 @@ def _cached(stages: tuple[Stage, ...]) -> Any:
     return jax.jit(program)
 
 
-_split = functools.lru_cache(maxsize=1024)(split)
+def _call_cached(
+    stages: tuple[Stage, ...], g: Array, param: Array | None, inputs: tuple[Inputs, ...]
+) -> tuple[Array, list[dict[str, Any]]]:
+    return _cached(stages)(g, param, inputs)
 
 
 def _call(
@@ -276,7 +271,7 @@ def _call(
     if axes:
         return _call_layers(stage, axes, g, param, x, dtype)
     shared = x.shared
-    at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype)
+    at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums)
     fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in shared.traced.items()}
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)
     if jnp.shape(out) != g.shape:

@@ -13,15 +13,17 @@ from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafK
 from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
-from gradchain.core.value import define
+from gradchain.core.value import Kind, define
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.tree import Placeholder, Tree, flatten_optional
 
 P = ParamSpec("P")
+FIELDS = ("count", "key", "weight_sums")
+"""What the state of a rule may begin with, before its scalars and slots."""
 
 
 class Rule(Transform):
-    """A transform made of one rule. Its state is a NamedTuple: ``count``, ``key``, scalars, slots, as declared."""
+    """A transform made of one rule. Its state is a NamedTuple: what it declares of ``FIELDS``, scalars and slots."""
 
     spec: ClassVar[Spec]
     State: ClassVar[Any]
@@ -41,6 +43,8 @@ class Rule(Transform):
         if self.spec.random:
             state["key"] = first_key(*self.key_field())
         dtype = scalar_dtype(leaves)
+        if self.spec.debiased:
+            state["weight_sums"] = {name: jnp.array(0, dtype, copy=True) for name in self.spec.debiased}
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
         for name, slot in self.spec.slots.items():
@@ -167,9 +171,10 @@ class Constructor(Protocol[P]):
 def _constructor(spec: Spec) -> Any:
     constructor: Any = define(spec.function, 3, Rule, {"spec": spec})
     cls = constructor.Value
-    _check_declarations(spec, [type(kind) for kind in cls.kinds.values()])
+    _check_declarations(spec, cls.kinds)
     cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
-    fields = ["count"] * cls.has_count + ["key"] * spec.random + [*spec.scalars, *spec.slots]
+    own = zip(FIELDS, (cls.has_count, spec.random, spec.debiased), strict=True)
+    fields = [*(name for name, is_kept in own if is_kept), *spec.scalars, *spec.slots]
     title = "".join(word.capitalize() for word in spec.name.split("_")) + "State"
     state: Any = namedtuple(title, fields, module=cls.__module__)  # pyright: ignore[reportUntypedNamedTuple]
     state.__qualname__ = f"{spec.name}.State"
@@ -178,14 +183,17 @@ def _constructor(spec: Spec) -> Any:
     return constructor
 
 
-def _check_declarations(spec: Spec, kinds: list[type]) -> None:
+def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
     """Raise ``TypeError`` for a rule that could not work."""
-    reserved = {*vars(At(None, None, None, None, {}, None)), "t"}
+    types = {type(kind) for kind in kinds.values()}
+    reserved = {*vars(At(None, None, None, None, {}, None, {})), "t", "weight_sum"}
     if taken := sorted(reserved & {*spec.extra}) or sorted({"values"} & {*spec.slots, *spec.scalars}):
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
-    if spec.random != (KeyKind in kinds):
+    if unknown := [name for name in spec.debiased if not isinstance(kinds.get(name), Number)]:
+        raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
+    if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
-    if spec.kind == "treewise" and (by_leaf := {MaskKind, PerLeafKind} & {*kinds}):
+    if spec.kind == "treewise" and (by_leaf := {MaskKind, PerLeafKind} & types):
         name = by_leaf.pop().__name__.removesuffix("Kind")
         raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated {name}")
 
@@ -203,6 +211,7 @@ class Decorator(Protocol):
         extra: Sequence[str] = (),
         whole: Callable[[Any], Any] | None = None,
         per_example: bool = False,
+        debiased: Sequence[str] = (),
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]: ...
 
 
@@ -216,18 +225,20 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         extra: Sequence[str] = (),
         whole: Callable[[Any], Any] | None = None,
         per_example: bool = False,
+        debiased: Sequence[str] = (),
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
         if scalars and kind != "treewise":
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
         if per_example and kind != "treewise":
             raise TypeError(f"@{kind}: only @treewise rules can have per_example=True")
-        if isinstance(slots, str) or isinstance(extra, str):
-            raise TypeError(f"@{kind}: slots and extra are sequences of names; write ({slots or extra!r},)")
+        for what, names in (("slots", slots), ("extra", extra), ("debiased", debiased)):
+            if isinstance(names, str):
+                raise TypeError(f"@{kind}: {what} is a sequence of names; write ({names!r},)")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
             name = function.__name__
-            needs = scalars or {}, param, random, tuple(extra), whole, per_example
+            needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased)
             return _constructor(Spec(function, name, kind, table, *needs))
 
         return lift
@@ -253,6 +264,9 @@ _ARGS = """
         needs one number from all arrays, such as their norm, can still be elementwise.
       per_example: (treewise) whether incoming updates have a leading batch axis, which the rule reduces. It then stands
         first in a chain.
+      debiased: names of the rule's decays whose moving averages it corrects for their start at zero:
+        ``average / at.weight_sum("b1")``. The sum of the weights is kept in the state, so that it stays right when the
+        decay changes, and it is computed once for all arrays.
     """
 _DOCS = {
     "elementwise": "Lift a rule that treats every number by itself: any layout of the array gives the same." + _ARGS,

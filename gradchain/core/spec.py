@@ -38,6 +38,17 @@ class Slots:
         return Slots(values)
 
 
+class Sums(NamedTuple):
+    """The sum of the weights in a moving average: :func:`gradchain.numerics.sum_of_weights`."""
+
+    before: Array
+    """After the update before this one."""
+    now: Array
+    """After this update."""
+    ahead: Array
+    """After the next one, should it use the same decay."""
+
+
 class At:
     """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
 
@@ -51,7 +62,14 @@ class At:
     """
 
     def __init__(
-        self, count: Array | None, param: Any, whole: Any, key: Array | None, extra: Mapping[str, Any], dtype: Any
+        self,
+        count: Array | None,
+        param: Any,
+        whole: Any,
+        key: Array | None,
+        extra: Mapping[str, Any],
+        dtype: Any,
+        sums: Mapping[str, "Sums"],
     ):
         self.count = count
         self.param: Any = param
@@ -59,6 +77,18 @@ class At:
         self.key: Any = key
         self.extra = extra
         self.dtype = dtype
+        self.sums = sums
+
+    def weight_sum(self, decay: str, ahead: Literal[-1, 0, 1] = 0) -> Array:
+        """Return the sum of the weights in the moving average of the decay called ``decay``, to divide it by.
+
+        Args:
+          decay: the name of a hyperparameter declared as ``debiased``.
+          ahead: after this update, or after the one before (0 on the first) or the next one.
+        """
+        if decay not in self.sums:
+            raise AttributeError(f"the rule doesn't declare debiased=({decay!r},)")
+        return self.sums[decay][ahead + 1].astype(self.dtype)
 
     @functools.cached_property
     def t(self) -> Array:
@@ -86,6 +116,7 @@ class Spec(NamedTuple):
     extra: tuple[str, ...]
     whole: Callable[[Any], Any] | None
     per_example: bool
+    debiased: tuple[str, ...]
 
     def __hash__(self) -> int:
         return hash(self.function)

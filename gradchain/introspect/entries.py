@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from gradchain.core.transform import Transform
 from gradchain.introspect.paths import Place, abstract_state, places
+from gradchain.introspect.weight_sums import warn_of_added, weight_sums
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array, is_key, key_impl
 
@@ -24,7 +25,7 @@ def load(
     where: str,
     tx: Transform,
     params: Tree,
-    entries: Mapping[str, Any],
+    entries: dict[str, Any],
     missing: str,
     unexpected: str,
     settled: Collection[str] | None = (),
@@ -47,6 +48,7 @@ def load(
     _check_choice(where, "unexpected", unexpected, ("error", "drop"))
     expected, treedef = jax.tree.flatten(abstract_state(tx, params))
     found = places(where, tx, treedef.unflatten(expected))
+    entries = entries | weight_sums(tx, treedef.unflatten(expected), found, entries)
     leaves, problems = _read(found, expected, entries, missing)
     if unexpected == "error":
         known = {place.address for place in found}
@@ -55,6 +57,7 @@ def load(
         problems = _ambiguous(found, entries, settled)
     if problems:
         raise ValueError(_listing(where, problems, _hint(found, entries)))
+    warn_of_added(where, [place for place, leaf in zip(found, leaves, strict=True) if leaf is None], entries)
     if any(leaf is None for leaf in leaves):
         initial = jax.tree.leaves(tx.init(params))
         leaves = [first if leaf is None else leaf for leaf, first in zip(leaves, initial, strict=True)]

@@ -17,6 +17,7 @@ from gradchain.core.foreign import Foreign, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import Place, abstract_state, places, state_parts
+from gradchain.introspect.weight_sums import SLOT
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
 
@@ -177,7 +178,7 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
             entries[place.address] = functools.reduce(jnp.maximum, counts)
         elif place.slot in CONSTANT:
             entries[place.address] = first
-    spare = [p for p in here.places if p.slot != "count" and (p.transform, p.slot) not in ONLY_HERE]
+    spare = [p for p in here.places if p.slot not in ("count", SLOT) and (p.transform, p.slot) not in ONLY_HERE]
     entries |= {f"gradchain's {p.address}": sources[a] for p in spare if (a := _address_there(p, partners)) in sources}
     return load(where, optimizer, params, entries, "error", "error", settled=None)
 

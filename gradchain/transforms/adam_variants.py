@@ -12,11 +12,11 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, debias_nesterov, decaying_max, divide, ema, sqrt
+from gradchain.numerics import abs_sq, debias_nesterov, decaying_max, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
-@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b1",))
 def scale_by_adamax(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
     r"""Divide Adam's first moment by a decaying maximum of gradient sizes: Adam in the infinity norm.
 
@@ -37,10 +37,10 @@ def scale_by_adamax(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 
     """
     mu = ema(slot.mu, g, b1)
     nu = decaying_max(slot.nu, g, b2, eps)
-    return divide(debias(mu, b1, at.t), nu, eps == 0), slot(mu=mu, nu=nu)
+    return divide(mu / at.weight_sum("b1"), nu, eps == 0), slot(mu=mu, nu=nu)
 
 
-@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT, "nu_max": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT, "nu_max": SECOND_MOMENT}, debiased=("b1", "b2"))
 def scale_by_amsgrad(
     g: Array,
     slot: Slots,
@@ -75,12 +75,12 @@ def scale_by_amsgrad(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
-    nu_max = jnp.maximum(slot.nu_max, debias(nu, b2, at.t) if bias_correction_nu else nu)
-    mu_hat = debias(mu, b1, at.t) if bias_correction_mu else mu
+    nu_max = jnp.maximum(slot.nu_max, nu / at.weight_sum("b2") if bias_correction_nu else nu)
+    mu_hat = mu / at.weight_sum("b1") if bias_correction_mu else mu
     return divide(mu_hat, sqrt(nu_max + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu, nu_max=nu_max)
 
 
-@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
 def scale_by_belief(
     g: Array,
     slot: Slots,
@@ -114,8 +114,9 @@ def scale_by_belief(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g - mu), b2) + eps_root
-    mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
-    return divide(mu_hat, sqrt(debias(nu, b2, at.t)) + eps, eps == 0), slot(mu=mu, nu=nu)
+    weight = at.weight_sum("b1")
+    mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
+    return divide(mu_hat, sqrt(nu / at.weight_sum("b2")) + eps, eps == 0), slot(mu=mu, nu=nu)
 
 
 def _initial_moment(p: Array, hyper: Any) -> Array:
@@ -126,7 +127,10 @@ def _initial_second_moment(p: Array, hyper: Any) -> Array:
     return _initial_moment(jnp.real(p), hyper)
 
 
-@elementwise(slots={"mu": Slot(_initial_moment), "nu": SECOND_MOMENT._replace(init=_initial_second_moment)})
+@elementwise(
+    slots={"mu": Slot(_initial_moment), "nu": SECOND_MOMENT._replace(init=_initial_second_moment)},
+    debiased=("b1", "b2"),
+)
 def scale_by_yogi(
     g: Array,
     slot: Slots,
@@ -159,8 +163,8 @@ def scale_by_yogi(
     mu = ema(slot.mu, g, b1)
     size = abs_sq(g)
     nu = slot.nu - (1 - b2) * jnp.sign(slot.nu - size) * size
-    root = sqrt(debias(nu, b2, at.t) + eps_root)
-    return divide(debias(mu, b1, at.t), root + eps, eps == 0), slot(mu=mu, nu=nu)
+    root = sqrt(nu / at.weight_sum("b2") + eps_root)
+    return divide(mu / at.weight_sum("b1"), root + eps, eps == 0), slot(mu=mu, nu=nu)
 
 
 def _missing_coth(x: Array) -> Array:
@@ -195,7 +199,7 @@ def _rectification(b2: Any, t: Array, threshold: NonNegative) -> tuple[Array, Ar
     return tractable, sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
 
 
-@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
 def scale_by_radam(
     g: Array,
     slot: Slots,
@@ -231,13 +235,14 @@ def scale_by_radam(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
+    weight = at.weight_sum("b1")
+    mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     tractable, factor = _rectification(b2, at.t, threshold)
-    adapted = factor * divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0)
+    adapted = factor * divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0)
     return jnp.where(tractable, adapted, mu_hat), slot(mu=mu, nu=nu)
 
 
-@elementwise(slots={"m": Slot(), "v": Slot(), "n": SECOND_MOMENT, "g": Slot()})
+@elementwise(slots={"m": Slot(), "v": Slot(), "n": SECOND_MOMENT, "g": Slot()}, debiased=("b1", "b2", "b3"))
 def scale_by_adan(
     g: Array,
     slot: Slots,
@@ -272,7 +277,7 @@ def scale_by_adan(
     m = ema(slot.m, g, b1)
     v = ema(slot.v, difference, b2)
     n = ema(slot.n, abs_sq(g + (1 - b2) * difference), b3)
-    ahead = debias(m, b1, at.t) + (1 - b2) * debias(v, b2, at.t)
-    return divide(ahead, sqrt(debias(n, b3, at.t) + eps_root) + eps, eps == 0), slot(
+    ahead = m / at.weight_sum("b1") + (1 - b2) * (v / at.weight_sum("b2"))
+    return divide(ahead, sqrt(n / at.weight_sum("b3") + eps_root) + eps, eps == 0), slot(
         m=m, v=v, n=n, g=jnp.array(g, copy=True)
     )

@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, debias_nesterov, divide, ema, sqrt
+from gradchain.numerics import abs_sq, debias_nesterov, divide, ema, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
@@ -46,7 +46,7 @@ def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNe
     return divide(g, sqrt(s + eps), eps == 0), slot(sum_of_squares=s)
 
 
-@elementwise(slots={"nu": SCALED_SECOND_MOMENT})
+@elementwise(slots={"nu": SCALED_SECOND_MOMENT}, debiased=("decay",))
 def scale_by_rms(
     g: Array,
     slot: Slots,
@@ -75,7 +75,7 @@ def scale_by_rms(
     Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
     """
     nu = ema(slot.nu, abs_sq(g), decay)
-    nu_hat = debias(nu, decay, at.t) if bias_correction else nu
+    nu_hat = nu / at.weight_sum("decay") if bias_correction else nu
     return divide(g, _root(nu_hat, eps, eps_in_sqrt), eps == 0), slot(nu=nu)
 
 
@@ -101,7 +101,7 @@ def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonN
     return update, slot(e_g=e_g, e_x=ema(slot.e_x, abs_sq(update), rho))
 
 
-@elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(), "nu": SCALED_SECOND_MOMENT}, debiased=("decay",))
 def scale_by_stddev(
     g: Array,
     slot: Slots,
@@ -132,12 +132,12 @@ def scale_by_stddev(
     """
     mu = ema(slot.mu, g, decay)
     nu = ema(slot.nu, abs_sq(g), decay)
-    mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)
+    mu_hat, nu_hat = (mu / at.weight_sum("decay"), nu / at.weight_sum("decay")) if bias_correction else (mu, nu)
     variance = jnp.maximum(nu_hat - abs_sq(mu_hat), 0)
     return divide(g, _root(variance, eps, eps_in_sqrt), eps == 0), slot(mu=mu, nu=nu)
 
 
-@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
 def scale_by_adam(
     g: Array,
     slot: Slots,
@@ -175,5 +175,6 @@ def scale_by_adam(
     """
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mu_hat = debias_nesterov(mu, g, b1, at.t) if nesterov else debias(mu, b1, at.t)
-    return divide(mu_hat, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)
+    weight = at.weight_sum("b1")
+    mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
+    return divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)

@@ -15,8 +15,7 @@ from gradchain.core.rule import Rule, elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, kind_of, register
-from gradchain.numerics import by_parts, clamp, debias, divide, ema
-from gradchain.transforms.momentum import ema as moving_average
+from gradchain.numerics import by_parts, clamp, divide, ema
 from gradchain.transforms.noise import sample_parts
 from gradchain.tree import Tree
 
@@ -44,7 +43,7 @@ def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random
     return jax.tree.map(lambda r, h: by_parts(operator.mul, r, jnp.conj(h)), signs, product)
 
 
-@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": Slot()})
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": Slot()}, debiased=("b1",))
 def sophia_direction(
     g: Array,
     slot: Slots,
@@ -57,7 +56,7 @@ def sophia_direction(
 ):
     """Return Sophia's update from the curvatures in ``nu``, which stay as they are; see ``scale_by_sophia``."""
     mu = ema(slot.mu, g, b1)
-    scaled = by_parts(lambda m, h: divide(m, jnp.maximum(gamma * h, eps), eps == 0), debias(mu, b1, at.t), slot.nu)
+    scaled = by_parts(lambda m, h: divide(m, jnp.maximum(gamma * h, eps), eps == 0), mu / at.weight_sum("b1"), slot.nu)
     return scaled if clip_threshold is None else clamp(scaled, clip_threshold), slot(mu=mu, nu=slot.nu)
 
 
@@ -68,6 +67,7 @@ class SophiaState(NamedTuple):
     """State of :func:`scale_by_sophia`."""
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    weight_sums: dict[str, Array]
     mu: Any
     nu: Any
     hessian_fn_state: Any
@@ -109,26 +109,25 @@ class ScaleBySophia(Transform):
 
     def init(self, params: Tree) -> SophiaState:
         own = self.direction.init(params)
-        return SophiaState(own.count, own.mu, own.nu, self.hessian_diagonal_fn.init(params))
+        return SophiaState(*own, self.hessian_diagonal_fn.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SophiaState._fields)
         direction = self.direction
-        new_updates, moments = direction.step(updates, direction.State(*state[:3]), params, extra)
+        new_updates, moments = direction.step(updates, direction.State(*state[:4]), params, extra)
         nu, estimator = self._curvature(updates, state, params, extra)
         if self.verbose and self.print_win_rate_every_n_steps and self.clip_threshold is not None:
             self._report(new_updates, state.count)
-        return new_updates, SophiaState(moments.count, moments.mu, nu, estimator)
+        return new_updates, SophiaState(*moments._replace(nu=nu), estimator)
 
     def _curvature(self, updates: Tree, state: SophiaState, params: Tree | None, extra: dict[str, Any]) -> Any:
         """Return the curvatures for the next update and the estimator's state: new ones at every interval."""
         interval = at_scalar(f"{self.name}: update_interval", self.update_interval, state.count)
-        average = moving_average(self.b2, debias=False)
+        b2 = at_scalar(f"{self.name}: b2", self.b2, state.count)
 
         def estimate(nu: Tree, estimator: Any) -> tuple[Tree, Any]:
             diagonal, estimator = self.hessian_diagonal_fn.step(updates, estimator, params, extra)
-            _, (_, nu) = average.step(diagonal, average.State(state.count, nu), None, {})
-            return nu, estimator
+            return tree.update_moment(diagonal, nu, b2, order=1), estimator
 
         due = state.count % interval == 0
         if isinstance(due, Tracer):

@@ -10,7 +10,7 @@ from gradchain import tree
 from gradchain.core.hyper import Decay, NonNegative, Positive
 from gradchain.core.rule import treewise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, divide, ema, one_minus_power, sqrt
+from gradchain.numerics import abs_sq, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 from gradchain.transforms.distance import START
 from gradchain.tree import Tree
@@ -18,12 +18,7 @@ from gradchain.tree import Tree
 ESTIMATE: dict[str, Any] = {"d": lambda hyper: hyper.estim_lr0, "r": 0.0}
 
 
-def _corrections(b1: Decay, b2: Decay, t: Array) -> Array:
-    """Return the factor that corrects the ratio of Adam's moments for their start at zero."""
-    return sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
-
-
-@treewise(slots={"m": Slot(), "v": SECOND_MOMENT, "s": Slot()}, scalars=ESTIMATE, param=True)
+@treewise(slots={"m": Slot(), "v": SECOND_MOMENT, "s": Slot()}, scalars=ESTIMATE, param=True, debiased=("b1", "b2"))
 def scale_by_dadapt_adam(
     updates: Tree,
     slot: Slots,
@@ -62,7 +57,7 @@ def scale_by_dadapt_adam(
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023, algorithm 5.
     """
     b3 = b2**0.5
-    rate = learning_rate * slot.d * _corrections(b1, b2, at.t)
+    rate = learning_rate * slot.d * (sqrt(at.weight_sum("b2")) / at.weight_sum("b1"))
     scaled = jax.tree.map(lambda s, v: divide(s, sqrt(v) + eps, eps == 0), slot.s, slot.v)
     r = ema(slot.r, rate * jnp.real(tree.vdot(updates, scaled)), b3)
     m = jax.tree.map(lambda m, g: ema(m, rate * g, b1), slot.m, updates)
@@ -76,7 +71,12 @@ def scale_by_dadapt_adam(
     return jax.tree.map(step, m, v, at.param), slot(m=m, v=v, s=s, d=d, r=r)
 
 
-@treewise(slots={"m": Slot(), "v": SECOND_MOMENT, "s": Slot(), "init_params": START}, scalars=ESTIMATE, param=True)
+@treewise(
+    slots={"m": Slot(), "v": SECOND_MOMENT, "s": Slot(), "init_params": START},
+    scalars=ESTIMATE,
+    param=True,
+    debiased=("b1", "b2"),
+)
 def scale_by_prodigy(
     updates: Tree,
     slot: Slots,
@@ -121,7 +121,7 @@ def scale_by_prodigy(
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024, algorithm 4.
     """
     b3 = b2**0.5 if beta3 is None else beta3
-    rate = learning_rate * slot.d * _corrections(b1, b2, at.t)
+    rate = learning_rate * slot.d * (sqrt(at.weight_sum("b2")) / at.weight_sum("b1"))
     growth = slot.d / estim_lr0
     m = jax.tree.map(lambda m, g: ema(m, slot.d * g, b1), slot.m, updates)
     v = jax.tree.map(lambda v, g: ema(v, abs_sq(slot.d * g), b2), slot.v, updates)

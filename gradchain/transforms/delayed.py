@@ -10,7 +10,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, clamp, debias, divide, ema, sqrt
+from gradchain.numerics import abs_sq, clamp, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
@@ -60,7 +60,7 @@ def scale_by_adopt(
     return ema(mu, normed, b1) if nesterov else mu, slot(mu=mu, nu=nu)
 
 
-@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b2",))
 def scale_by_acprop(
     g: Array,
     slot: Slots,
@@ -89,6 +89,7 @@ def scale_by_acprop(
 
     Reference: Zhuang et al., *Momentum Centering and Asynchronous Update for Adaptive Gradient Methods*, 2021.
     """
-    nu_hat = jnp.where(at.t == 1, 1, debias(slot.nu, b2, jnp.maximum(at.t - 1, 1)))
+    first = at.t == 1
+    nu_hat = jnp.where(first, 1, slot.nu / jnp.where(first, 1, at.weight_sum("b2", ahead=-1)))
     nu = ema(slot.nu, abs_sq(g - slot.mu), b2) + eps_root
     return divide(g, sqrt(nu_hat) + eps, eps == 0), slot(mu=ema(slot.mu, g, b1), nu=nu)

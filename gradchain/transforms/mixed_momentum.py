@@ -8,13 +8,13 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Hyper, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias, divide, ema, sqrt
+from gradchain.numerics import abs_sq, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 FIRST_MOMENT = Slot(dtype="mu_dtype")
 
 
-@elementwise(slots={"m1": FIRST_MOMENT, "m2": FIRST_MOMENT, "nu": SECOND_MOMENT})
+@elementwise(slots={"m1": FIRST_MOMENT, "m2": FIRST_MOMENT, "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
 def scale_by_ademamix(
     g: Array,
     slot: Slots,
@@ -54,11 +54,11 @@ def scale_by_ademamix(
     m1 = ema(slot.m1, g, b1)
     m2 = ema(slot.m2, g, b3)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mixed = debias(m1, b1, at.t) + alpha * m2
-    return divide(mixed, sqrt(debias(nu, b2, at.t) + eps_root) + eps, eps == 0), slot(m1=m1, m2=m2, nu=nu)
+    mixed = m1 / at.weight_sum("b1") + alpha * m2
+    return divide(mixed, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(m1=m1, m2=m2, nu=nu)
 
 
-@elementwise(slots={"m": Slot(), "n": SECOND_MOMENT})
+@elementwise(slots={"m": Slot(), "n": SECOND_MOMENT}, debiased=("b2",))
 def scale_by_simplified_ademamix(
     g: Array,
     slot: Slots,
@@ -91,4 +91,4 @@ def scale_by_simplified_ademamix(
     """
     m = b1 * slot.m + g
     n = ema(slot.n, abs_sq(g), b2)
-    return divide(m + alpha * g, sqrt(debias(n, b2, at.t) + eps_root) + eps, eps == 0), slot(m=m, n=n)
+    return divide(m + alpha * g, sqrt(n / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(m=m, n=n)

@@ -35,7 +35,7 @@ def trace(
     return g + decay * t if nesterov else t, slot(trace=t)
 
 
-@elementwise(slots={"ema": Slot(dtype="accumulator_dtype")})
+@elementwise(slots={"ema": Slot(dtype="accumulator_dtype")}, debiased=("decay",))
 def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None):
     r"""Replace gradients by their exponential moving average.
 
@@ -48,7 +48,7 @@ def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumu
       accumulator_dtype: dtype of the stored average; by default the parameter's, and at least float32.
     """
     m = numerics.ema(slot.ema, g, decay)
-    return numerics.debias(m, decay, at.t) if debias else m, slot(ema=m)
+    return m / at.weight_sum("decay") if debias else m, slot(ema=m)
 
 
 @elementwise(slots=("previous_gradient",))

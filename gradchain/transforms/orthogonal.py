@@ -128,7 +128,7 @@ def orthogonalize_via_newton_schulz(
     return seen.array(_newton_schulz(matrices, _each_step(ns_coeffs, ns_steps), how, eps)).astype(x.dtype)
 
 
-@leafwise(slots={"mu": Slot(dtype="mu_dtype")})
+@leafwise(slots={"mu": Slot(dtype="mu_dtype")}, debiased=("beta",))
 def scale_by_muon(
     g: Array,
     slot: Slots,
@@ -175,7 +175,8 @@ def scale_by_muon(
       Ahn et al., *Dion: Distributed Orthonormalized Updates*, 2025 (the preset).
     """
     mu = ema(slot.mu, g, beta)
-    mu_hat = numerics.debias_nesterov(mu, g, beta, at.t) if nesterov else numerics.debias(mu, beta, at.t)
+    weight = at.weight_sum("beta")
+    mu_hat = numerics.debias_nesterov(mu, g, beta, weight, at.weight_sum("beta", ahead=1)) if nesterov else mu / weight
     seen = view("scale_by_muon", g.shape, weight_dimension_numbers)
     x = seen.whole(seen.matrices(mu_hat))
     u = _newton_schulz(x, _each_step(ns_coeffs, ns_steps), preconditioning, eps)

@@ -11,7 +11,7 @@ from gradchain.core.hyper import Decay, Hyper, NonNegative
 from gradchain.core.rule import elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice
-from gradchain.numerics import abs_sq, debias, divide, ema, one_minus_power, sqrt
+from gradchain.numerics import abs_sq, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 from gradchain.tree import Tree
 
@@ -146,6 +146,7 @@ def scale_by_momo(
     scalars={"f": 0.0, "gamma": 0.0, "lb": lambda hyper: hyper.lower_bound},
     param=True,
     extra=("value",),
+    debiased=("b1", "b2"),
 )
 def scale_by_momo_adam(
     updates: Tree,
@@ -188,7 +189,7 @@ def scale_by_momo_adam(
     v = jax.tree.map(lambda v, g: ema(v, abs_sq(g), b2), slot.v, updates)
     f = ema(slot.f, jnp.asarray(at.value, at.dtype), b1)
     gamma = ema(slot.gamma, _inner(updates, at.param), b1)
-    direction = jax.tree.map(lambda d, v: divide(d, sqrt(debias(v, b2, at.t)) + eps, eps == 0), d, v)
-    model = _Model(f - gamma, _inner(d, at.param), _inner(d, direction), one_minus_power(b1, at.t))
+    direction = jax.tree.map(lambda d, v: divide(d, sqrt(v / at.weight_sum("b2")) + eps, eps == 0), d, v)
+    model = _Model(f - gamma, _inner(d, at.param), _inner(d, direction), at.weight_sum("b1"))
     tau, lb = _step_size(model, learning_rate, weight_decay, lower_bound, slot.lb if adapt_lower_bound else None)
     return _step(tau, direction, at.param, learning_rate * weight_decay), slot(d=d, v=v, f=f, gamma=gamma, lb=lb)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.numerics import abs_sq, compute_dtype, debias, decaying_max, ema, magnitude
+from gradchain.numerics import abs_sq, compute_dtype, decaying_max, ema, magnitude, one_minus_power
 from gradchain.tree.alignment import Tree, map_optional
 from gradchain.tree.construction import cast_like
 
@@ -69,7 +69,7 @@ def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
 
     def leaf(m: ArrayLike) -> Array:
         dtype = compute_dtype(jnp.result_type(m))
-        return debias(jnp.asarray(m, dtype), decay, jnp.asarray(count, jnp.finfo(dtype).dtype))
+        return jnp.asarray(m, dtype) / one_minus_power(decay, jnp.asarray(count, jnp.finfo(dtype).dtype))
 
     return cast_like(jax.tree.map(leaf, moment), moment)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracles.core import Memory, Oracle, magnitude_squared, per_array, value
+from tests.oracles.core import Memory, Oracle, magnitude_squared, per_array, value, weight
 
 
 def rss(initial: Any = 0.1, eps: Any = 1e-7) -> Oracle:
@@ -27,7 +27,7 @@ def rms(
         beta, epsilon = value(decay, k), value(eps, k)
         nu = beta * memory["nu"] + (1 - beta) * magnitude_squared(g)
         mu = beta * memory["mu"] + (1 - beta) * g
-        correction = 1 - beta**k if debias else 1.0
+        correction = weight(decay, k) if debias else 1.0
         size = nu / correction
         if centered:
             size = np.maximum(size - magnitude_squared(mu / correction), 0)
@@ -44,11 +44,9 @@ def adam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0, n
         beta1, beta2 = value(b1, k), value(b2, k)
         m = beta1 * memory["m"] + (1 - beta1) * g
         v = beta2 * memory["v"] + (1 - beta2) * magnitude_squared(g)
-        v_hat = v / (1 - beta2**k)
-        if nesterov:
-            m_hat = beta1 * m / (1 - beta1 ** (k + 1)) + (1 - beta1) * g / (1 - beta1**k)
-        else:
-            m_hat = m / (1 - beta1**k)
+        v_hat = v / weight(b2, k)
+        look_ahead = beta1 * m / weight(b1, k, ahead=1) + (1 - beta1) * g / weight(b1, k)
+        m_hat = look_ahead if nesterov else m / weight(b1, k)
         return m_hat / (np.sqrt(v_hat + value(eps_root, k)) + value(eps, k)), {"m": m, "v": v}
 
     return per_array(rule, lambda w: {"m": np.zeros_like(w), "v": np.zeros(w.shape)})

@@ -21,6 +21,15 @@ def value(number: Any, k: int) -> Any:
     return number(k - 1) if callable(number) else number
 
 
+def weight(decay: Any, k: int, ahead: int = 0) -> Any:
+    """Return the sum of the weights of an average after ``k`` updates, 1 - prod(b_i), or some more with the same decay.
+
+    It is what each of its values counts with, summed up: (1 - b_i) times all later decays.
+    """
+    decays = [value(decay, min(i, k)) for i in range(1, k + ahead + 1)]
+    return sum((1 - b) * np.prod(decays[i:]) for i, b in enumerate(decays, start=1))
+
+
 def per_array(
     rule: Callable[[np.ndarray, Memory, int, np.ndarray], tuple[np.ndarray, Memory]],
     start: Callable[[np.ndarray], Memory] = lambda w: {},

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracles.core import Arrays, Memory, Oracle, per_array, value
+from tests.oracles.core import Arrays, Memory, Oracle, per_array, value, weight
 
 
 def plain(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Oracle:
@@ -59,12 +59,12 @@ def trace(decay: Any, nesterov: bool = False) -> Oracle:
 
 
 def ema(decay: Any, debias: bool = True) -> Oracle:
-    """Kingma and Ba 2015, section 3: the average m_k, divided by 1 - beta^k to correct its start at zero."""
+    """Kingma and Ba 2015, section 3: the average m_k, divided by the sum of its weights."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
         beta = value(decay, k)
         m = beta * memory["m"] + (1 - beta) * g
-        return m / (1 - beta**k) if debias else m, {"m": m}
+        return m / weight(decay, k) if debias else m, {"m": m}
 
     return per_array(rule, lambda w: {"m": np.zeros_like(w)})
 

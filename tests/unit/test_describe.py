@@ -87,7 +87,7 @@ def test_slots_are_counted_to_their_parameters():
     factored = gc.describe(gc.scale_by_factored_rms(min_dim_size_to_factor=2), params).to_dict()["parameters"]
     assert factored["w"]["state_bytes"] == 4 * (4 + 8)
     single = gc.describe(gc.adam(0.1), jnp.ones(3))
-    assert (single.rows[0].path, single.rows[0].state_bytes, single.shared_bytes) == ("", 24, 8)
+    assert (single.rows[0].path, single.rows[0].state_bytes, single.shared_bytes) == ("", 24, 16)
     of_optax = gc.describe(optax.adam(0.1), jnp.ones(3))
     assert (of_optax.rows[0].state_bytes, of_optax.shared_bytes) == (24, 4)
     stages_like_params = gc.describe(optax.chain(optax.trace(0.9), optax.trace(0.9)), (jnp.ones(3), jnp.ones(2)))
@@ -148,7 +148,7 @@ def test_the_label_column_is_left_out_where_there_are_none():
         "path         shape  transform                              state bytes",
         "-----------  -----  -------------------------------------  -----------",
         "(the array)  (3)    scale_by_adam, scale_by_learning_rate           24",
-        "1 array, 3 numbers, 32 bytes of state, 8 of them shared",
+        "1 array, 3 numbers, 40 bytes of state, 16 of them shared",
     ]
     assert (
         gc.describe(gc.sgd(0.1), {})
@@ -192,7 +192,7 @@ def test_stages_tell_what_they_do_and_keep():
     assert adam["hyperparameters"] == {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "eps_root": 0.0}
     mu = {"name": "mu", "dtypes": ["bfloat16"], "arrays": 8, "bytes": 2 * 1201, "bytes_per_device": 2 * 1201}
     assert adam["slots"]["mu"] == mu
-    assert adam["bytes"] == 4 + 2 * 1201 + 4 * 1201
+    assert adam["bytes"] == 3 * 4 + 2 * 1201 + 4 * 1201
     rate = stages["scale_by_learning_rate"]["hyperparameters"]["learning_rate"]
     assert rate == {"now": pytest.approx(0.1), "end": pytest.approx(0.02)}
     assert "scale" not in stages["add_decayed_weights"]["parameters"]
@@ -254,15 +254,15 @@ def test_the_table_of_stages():
         "----------------------  -----------------------------------  ------  -----------",
         "clip                    max_delta 1                          all 8             4",
         "                        count int32",
-        "scale_by_adam           b1 0.9, b2 0.999, eps 1e-08,         all 8         7,210",
+        "scale_by_adam           b1 0.9, b2 0.999, eps 1e-08,         all 8         7,218",
         "                        eps_root 0",
-        "                        count int32, mu bfloat16,",
-        "                        nu float32",
+        "                        count int32, weight_sums float32,",
+        "                        mu bfloat16, nu float32",
         "add_decayed_weights     weight_decay 0.0001                  7 of 8            4",
         "                        count int32",
         "scale_by_learning_rate  learning_rate 0.1 → 0.02             all 8             4",
         "                        count int32",
-        "8 arrays, 1,201 numbers, 7,222 bytes of state, 16 of them shared",
+        "8 arrays, 1,201 numbers, 7,230 bytes of state, 24 of them shared",
     ]
     wide = gc.describe(SCHEDULED, PARAMS).table(160).splitlines()
     assert len(wide) == 2 + 4 + 1
@@ -291,11 +291,11 @@ def sharded(shape, *axes):
 def test_bytes_on_each_device():
     params = {"kernel": sharded((8, 4), "data"), "bias": sharded((4,))}
     described = gc.describe(gc.adam(0.1), params)
-    assert described.state_bytes == 2 * 4 * (32 + 4) + 8
-    assert described.bytes_per_device == 2 * 4 * (8 + 4) + 8
+    assert described.state_bytes == 2 * 4 * (32 + 4) + 16
+    assert described.bytes_per_device == 2 * 4 * (8 + 4) + 16
     assert described.to_dict()["totals"]["bytes_per_device"] == described.bytes_per_device
     assert "on a device" in described.table(80)
-    assert "104 on each device" in described.table(80)
+    assert "112 on each device" in described.table(80)
     factored = gc.describe(gc.adafactor(0.1, 2), params)
     assert factored.bytes_per_device == factored.state_bytes
 
@@ -305,7 +305,7 @@ def test_bytes_on_each_device_by_given_shardings():
     mesh = AbstractMesh((4,), ("data",))
     shape = jax.eval_shape(tx.init, params)
     shardings = jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec("data") if x.ndim else PartitionSpec()), shape)
-    assert gc.describe(tx, params, shardings=shardings).bytes_per_device == 2 * 4 * 8 + 8
+    assert gc.describe(tx, params, shardings=shardings).bytes_per_device == 2 * 4 * 8 + 16
     with pytest.raises(ValueError, match="describe: shardings must be like the state of chain"):
         gc.describe(tx, params, shardings=shardings[0])
     with pytest.raises(ValueError, match="describe: state must be like the state of chain"):

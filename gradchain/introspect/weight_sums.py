@@ -1,0 +1,56 @@
+"""Sums of weights where states don't come from ``init``: those that weren't kept, and those that new arrays lack."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.core import Tracer
+
+from gradchain.core.hyper import Schedule
+from gradchain.core.transform import Transform
+from gradchain.introspect.paths import Place, state_parts
+from gradchain.numerics import one_minus_power, sum_of_weights
+
+SLOT = "weight_sums"
+
+
+def weight_sums(tx: Transform, state: Any, places: Sequence[Place], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return entries for sums of weights that aren't there: those after ``count`` updates with the decays of ``tx``.
+
+    Args:
+      tx: the transform.
+      state: its state, or shapes.
+      places: where the state's arrays belong.
+      entries: what is known of the state, by address.
+    """
+    wanted = [p for p in places if p.slot == SLOT and p.address not in entries and f"{p.stage}/count" in entries]
+    owners = {part.name: part.transform for part in state_parts(tx, state)} if wanted else {}
+    return {p.address: _after(getattr(owners[p.stage], p.path), entries[f"{p.stage}/count"]) for p in wanted}
+
+
+def _after(decay: Any, count: Any) -> Array:
+    count = jnp.asarray(count)
+    zero = jnp.zeros((), jnp.result_type(float))
+    if isinstance(decay, Schedule):
+        return lax.fori_loop(0, count, lambda k, total: sum_of_weights(total, decay(k), k + 1), zero)
+    t = count.astype(zero.dtype)
+    return jnp.where(t > 0, one_minus_power(decay, jnp.maximum(t, 1)), zero)
+
+
+def warn_of_added(where: str, missing: Sequence[Place], entries: Mapping[str, Any]) -> None:
+    """Warn of arrays whose averages begin at zero in a stage that corrects for the beginning of all others'."""
+    corrected = {address.partition(f"/{SLOT}/")[0] for address in entries if f"/{SLOT}/" in address}
+    for stage in dict.fromkeys(place.stage for place in missing if place.stage in corrected):
+        count = entries.get(f"{stage}/count")
+        added = dict.fromkeys(place.path for place in missing if place.stage == stage)
+        if count is None or isinstance(count, Tracer) or not jnp.any(jnp.asarray(count) > 0):
+            continue
+        warnings.warn(
+            f"{where}: the averages of {', '.join(added)} begin at zero, but {stage} has made {count} updates and "
+            "no longer corrects averages for their beginning; the first updates of these arrays may be several times "
+            "too large or too small. To let them begin with a first step, give them an optimizer of their own: "
+            "partition({'old': tx, 'new': tx}, labels), with rename={'': 'old.'} and missing='init'",
+            stacklevel=4,
+        )
