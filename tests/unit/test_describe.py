@@ -266,7 +266,10 @@ def test_the_table_of_stages():
     ]
     wide = gc.describe(SCHEDULED, PARAMS).table(160).splitlines()
     assert len(wide) == 2 + 4 + 1
-    assert "b1 0.9, b2 0.999, eps 1e-08, eps_root 0  count int32, mu bfloat16, nu float32  all 8 " in wide[3]
+    assert (
+        "b1 0.9, b2 0.999, eps 1e-08, eps_root 0  count int32, weight_sums float32, mu bfloat16, nu float32  all 8 "
+        in wide[3]
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
