@@ -203,7 +203,7 @@ def inject_hyperparams(
       present values in the state. Numbers may be assigned to in ``state.hyperparams``; they come from there alone, so
       that changing the transform (``tx.replace``) matters only for the next ``init``.
     """
-    kinds = _declared_kinds(inner_factory)
+    declared = _declarations(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     if unknown := static - signature.parameters.keys():
@@ -219,7 +219,7 @@ def inject_hyperparams(
         for name, value in bound.arguments.items():
             is_variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             given |= value if is_variadic else {name: value}
-        arguments = {k: v for k, v in given.items() if k not in static and _is_number(kinds, k, v)}
+        arguments = {k: v for k, v in given.items() if k not in static and _is_number(declared, k, v)}
         rest = {k: v for k, v in given.items() if k not in arguments}
         return InjectHyperparams(
             **InjectHyperparams.normalized(
@@ -235,16 +235,18 @@ def inject_hyperparams(
     return constructor
 
 
-def _declared_kinds(factory: Callable[..., Any]) -> dict[str, Kind]:
-    """Return the kinds that a gradchain constructor's annotations declare; nothing for other factories."""
+def _declarations(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a gradchain constructor; nothing for other factories."""
     if not getattr(factory, "__module__", "").startswith("gradchain"):
         return {}
-    return {name: kind_of(hint) for name, hint in typing.get_type_hints(factory, include_extras=True).items()}
+    return typing.get_type_hints(factory, include_extras=True)
 
 
-def _is_number(kinds: dict[str, Kind], name: str, value: Any) -> bool:
-    if kinds:
-        return isinstance(kinds.get(name), Number) and value is not None
+def _is_number(declared: dict[str, Any], name: str, value: Any) -> bool:
+    if declared:
+        hint = declared.get(name)
+        absent = value is None and type(None) in typing.get_args(hint)
+        return isinstance(kind_of(hint), Number) and not (absent or isinstance(value, tuple))
     return callable(value) or (
         isinstance(value, int | float | np.ndarray | np.generic | jax.Array) and not isinstance(value, bool)
     )

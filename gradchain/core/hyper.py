@@ -39,7 +39,7 @@ class Number(Kind):
         self.below = operator.lt if interval[-1] == ")" else operator.le
 
     def normalize(self, where: str, value: Any) -> Any:
-        if value is None or isinstance(value, (Schedule, *ABSTRACT)):
+        if isinstance(value, (Schedule, *ABSTRACT)):
             return value
         if isinstance(value, int | float | np.generic | np.ndarray | Array) and not isinstance(value, bool):
             return self._checked(where, value)

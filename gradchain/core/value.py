@@ -24,6 +24,8 @@ class Kind:
     data: ClassVar[bool] = False
     label: str = ""
     """What signatures show as the field's type."""
+    absent: Any = None
+    """What an optional ``data`` field stores if it is given as ``None``."""
 
     def normalize(self, where: str, value: Any) -> Any:
         """Return the stored form of ``value``; ``where`` names transform and field for error messages."""
@@ -97,12 +99,16 @@ class Value:
           ValueError: for an unknown field or a value out of range.
           TypeError: for a value of the wrong kind, or ``None`` where that has no meaning.
         """
+        stored: dict[str, Any] = {}
         for name, value in values.items():
             if name not in cls.kinds:
                 raise ValueError(f"{cls.name} has no field {name!r}; it has {', '.join(cls.kinds) or 'none'}")
-            if value is None and cls.kinds[name].data and name not in cls.optional:
+            kind = cls.kinds[name]
+            is_absent = value is None and kind.data
+            if is_absent and name not in cls.optional:
                 raise TypeError(f"{cls.name}: {name} can't be None")
-        return {name: cls.kinds[name].normalize(f"{cls.name}: {name}", value) for name, value in values.items()}
+            stored[name] = kind.absent if is_absent else kind.normalize(f"{cls.name}: {name}", value)
+        return stored
 
     def _identity(self) -> tuple[Any, ...]:
         return (type(self), *(comparable(value) for _, _, value in self.fields()))

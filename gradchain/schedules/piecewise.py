@@ -58,6 +58,7 @@ class Table(Kind):
 
     data = True
     label = "Mapping[Steps, NonNegative]"
+    absent = Breakpoints((), ())
 
     def normalize(self, where: str, value: Any) -> Any:
         if isinstance(value, Breakpoints):
@@ -72,7 +73,7 @@ class Table(Kind):
 def _rows(where: str, table: Any) -> list[Any]:
     if isinstance(table, Mapping):
         return sorted(table.items(), key=lambda row: row[0])
-    rows: list[Any] = [] if table is None else list(table) if isinstance(table, Iterable) else [table]
+    rows: list[Any] = list(table) if isinstance(table, Iterable) else [table]
     if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         raise TypeError(f"{where} must be a dict or pairs (boundary, scale), got {table!r}")
     return rows

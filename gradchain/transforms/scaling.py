@@ -36,18 +36,23 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 
 @elementwise()
-def scale_by_learning_rate(
-    g: Array, slot: Slots, at: At, learning_rate: NonNegative | None = None, *, flip_sign: bool = True
-):
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative, *, flip_sign: bool = True):
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 
+    A negative rate is an error. To maximise, negate the gradients before all else:
+    ``chain(scale(-1.0), adamw(1e-3))``. ``flip_sign=False`` isn't enough where a stage before this one decays the
+    weights: the decay's sign would flip as well, and the weights would grow.
+
+    Against Optax: the rate can't be ``None``, which there leaves the updates as they are, so that they lead uphill.
+
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule. For ascent set ``flip_sign=False``; a negative rate is an error.
-        ``None`` leaves the updates as they are, sign included, as in Optax.
-      flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`.
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`, where another stage turns the updates
+        downhill.
+
+    Raises:
+      TypeError: if the rate is ``None``; :func:`scale` with -1 turns updates downhill without one.
     """
-    if learning_rate is None:
-        return g
     return (-learning_rate if flip_sign else learning_rate) * g
 
 

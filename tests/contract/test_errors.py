@@ -1,13 +1,16 @@
 """Bad input is an error that names the transform, the leaf's path, what was expected and what came."""
 
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from gradchain.core.hyper import Number
+import gradchain as gc
+from gradchain.core.hyper import KeyKind, Number
 from gradchain.core.hyperparams import walk
+from gradchain.introspect.catalogue import constructors
 from tests import trees
 from tests.contract.cases import each
 from tests.registry import ROWS
@@ -96,3 +99,49 @@ def test_values_that_are_no_number_in_range(row):
             message = rf"\w+: {field} must be in {re.escape(kind.interval)}, got {value}"
             with pytest.raises(ValueError, match=message):
                 tx.replace(**{name: value})
+
+
+MAY_BE_ABSENT = {"beta3", "clip_threshold", "clip_value_fn", "consistent_rms", "growth_interval", "init_estim_sq_dist"}
+"""The numbers of the rows' parts for which None has a meaning, beside the decay of an average of parameters."""
+
+
+@each()
+def test_a_number_that_is_needed_cant_be_taken_away(row):
+    tx = row.build()
+    for name, _ in numeric_fields(tx):
+        field = name.split(".")[-1]
+        if field not in MAY_BE_ABSENT and not name.endswith("average_params.decay"):
+            with pytest.raises(TypeError, match=rf"\w+: {field} can't be None"):
+                tx.replace(**{name: None})
+
+
+PARTS = {
+    **dict.fromkeys(
+        ("inner", "outer", "tx", "base_optimizer", "fast_optimizer", "optimizer", "adv_optimizer"), gc.sgd(0.1)
+    ),
+    "measure": gc.global_norm,
+    "interpolate_type": "linear",
+}
+"""Arguments that aren't numbers and that some constructor can't do without."""
+
+
+def numbers_in(constructor):
+    """Return the numbers and keys among a constructor's arguments for which the signature doesn't allow None."""
+    hints = typing.get_type_hints(constructor.function, include_extras=True)
+    declared = {name: kind for name, kind in constructor.kinds.items() if isinstance(kind, Number | KeyKind)}
+    return {k: kind for k, kind in declared.items() if type(None) not in typing.get_args(hints.get(k))}
+
+
+def some(kind):
+    """Return a number that ``kind`` allows."""
+    return 1 if isinstance(kind, KeyKind) or kind.whole else max(kind.low, 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name, made in constructors().items() if numbers_in(made)])
+def test_a_constructor_takes_no_none_for_a_number(name):
+    constructor = constructors()[name]
+    kinds = numbers_in(constructor)
+    given = {key: some(kinds[key]) if key in kinds else PARTS[key] for key in constructor.required}
+    for key in kinds:
+        with pytest.raises(TypeError, match=r"^\w+: \w+ (can't be None|must be .*, got None)$"):
+            constructor.function(**given | {key: None})

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import gradchain as gc
+from gradchain.training import grid
 from tests import public
 
 PARAMS = jnp.ones(3)
@@ -134,3 +135,50 @@ def test_equal_arguments_make_equal_values():
     assert make(0.1) == make(0.1)
     assert hash(make(0.1)) == hash(make(0.1))
     assert make(0.1) != make(0.2)
+
+
+def with_state_changed(tx, name):
+    """Run an update from a state in which a number is missing."""
+    state = tx.init(PARAMS)
+    state.hyperparams[name] = None
+    return tx.update(GRADS, state, PARAMS)
+
+
+@pytest.mark.parametrize(
+    "without_rate",
+    [
+        lambda: gc.adam(0.1).replace(learning_rate=None),
+        lambda: gc.set_hyperparams(gc.chain(gc.clip(1.0), gc.lion(0.1)), {RATE: None}),
+        lambda: gc.from_config({"version": 1, "name": "sgd", "learning_rate": None}),
+        lambda: gc.inject_hyperparams(gc.adam)(None),
+        lambda: gc.inject_hyperparams(gc.adam)(0.1).replace(learning_rate=None),
+        lambda: with_state_changed(gc.inject_hyperparams(gc.adam)(0.1), "learning_rate"),
+        lambda: with_state_changed(gc.hyperparams_in_state(gc.adam(0.1)), RATE),
+        lambda: jax.jit(lambda: with_state_changed(gc.inject_hyperparams(gc.adam)(0.1), "learning_rate"))(),
+        lambda: grid(gc.adam(0.1), {"learning_rate": [0.1, None]}),
+    ],
+)
+def test_a_missing_rate_is_refused_wherever_it_is_set(without_rate):
+    with pytest.raises((TypeError, ValueError), match=r"learning_rate.* None"):
+        without_rate()
+
+
+def test_a_missing_number_is_refused_when_it_is_injected_and_a_rate_that_may_be_missing_is_not():
+    with pytest.raises(TypeError, match=r"inject_hyperparams: arguments\.b1 must be .*, got None"):
+        gc.inject_hyperparams(gc.adam)(0.1, b1=None)
+    tx = gc.inject_hyperparams(gc.adadelta)()
+    assert tx.build(tx.arguments) == gc.adadelta()
+
+
+def test_a_pair_of_numbers_is_handed_on_as_it_is():
+    tx = gc.inject_hyperparams(gc.prodigy)(betas=(0.8, 0.9))
+    assert "betas" not in tx.init(PARAMS).hyperparams
+    assert tx.build(tx.arguments) == gc.prodigy(betas=(0.8, 0.9))
+
+
+@pytest.mark.parametrize("optimizer", [gc.adamw, gc.lion, gc.galore, gc.schedule_free_adamw])
+def test_negated_gradients_climb_and_weight_decay_still_shrinks_the_weights(optimizer):
+    tx = gc.chain(gc.scale(-1.0), optimizer(0.1, weight_decay=0.5))
+    params = jnp.array([[0.0, 2.0], [0.0, -2.0]])
+    updates, _ = tx.update(jnp.array([[3.0, 0.0], [-3.0, 0.0]]), tx.init(params), params)
+    np.testing.assert_array_equal(jnp.sign(updates), [[1, -1], [-1, 1]])
