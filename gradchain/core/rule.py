@@ -150,8 +150,7 @@ def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
     frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
     if not isinstance(frozen, FrozenTree):
         raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
-    flags, treedef = flatten_optional(frozen.thaw())
-    return [bool(on) for on in FrozenTree(tuple(flags), treedef).broadcast(f"{where}: the mask", params)]
+    return [bool(on) for on in frozen.broadcast_to_all(f"{where}: the mask", params)]
 
 
 class Constructor(Protocol[P]):
