@@ -32,15 +32,15 @@ class Rule(Transform):
 
     def init_leaves(self, params: Tree, own: list[Own]) -> Any:
         """Return the first state, given what is declared for each leaf alone."""
-        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
-        active = self.active(params, len(leaves))
+        active = self.active(params, len(own))
+        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         hyper = Hypers(self, Own())
         state: dict[str, Any] = {}
         if self.has_count:
             state["count"] = jnp.zeros((), jnp.int32)
         if self.spec.random:
             state["key"] = first_key(*self.key_field())
-        dtype = scalar_dtype(leaves)
+        dtype = scalar_dtype([p for p, on in zip(leaves, active, strict=True) if on])
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
         for name, slot in self.spec.slots.items():

@@ -106,9 +106,9 @@ ABSENT: Any = object()
 
 
 def children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """Return a container's children with their keys, and the treedef that puts them together again."""
+    """Return a container's children with their keys, and the treedef that puts them together; a leaf has none."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
-    return [(key, child) for (key,), child in pairs], treedef
+    return [(path[0], child) for path, child in pairs if path], treedef
 
 
 def _name(key: Any) -> str:
@@ -132,19 +132,29 @@ def flatten_by_path(treedef: Any, tree: Tree, name: str, name_tree: str) -> list
     leaf of ``treedef`` is above are left out.
 
     Raises:
-      ValueError: naming the first path that only one of them has.
+      ValueError: naming the first path that ``tree`` lacks.
     """
+    return _parts(treedef, tree, name, name_tree, ends=False)
+
+
+def under(treedef: Any, tree: Tree, name: str, name_tree: str) -> list[Any]:
+    """Return ``flatten_by_path``; but ``tree`` may end above leaves of ``treedef``, which then have that leaf."""
+    return _parts(treedef, tree, name, name_tree, ends=True)
+
+
+def _parts(treedef: Any, tree: Tree, name: str, name_tree: str, ends: bool) -> list[Any]:
     try:
         return treedef.flatten_up_to(tree)
     except (ValueError, TypeError):
         numbered = treedef.unflatten(range(treedef.num_leaves))
     parts: list[Any] = [None] * treedef.num_leaves
     for node in _aligned(Node((), numbered, tree, None)):
-        deeper = node.y is ABSENT or (_is_leaf(node.y) and not _is_leaf(node.x))
-        if deeper and not _lacks(node.x):
+        above = node.y is not ABSENT and _is_leaf(node.y)
+        if not _lacks(node.x) and (node.y is ABSENT or (above and not _is_leaf(node.x) and not ends)):
             raise ValueError(_difference(node, name, name_tree))
-        if type(node.x) is int:
-            parts[node.x] = node.y
+        if above or _is_leaf(node.x):
+            for i in [] if node.x is ABSENT else jax.tree.leaves(node.x):
+                parts[i] = node.y
     return parts
 
 
@@ -179,6 +189,7 @@ def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str, prefix: bool 
     """
     nodes = list(_aligned(Node((), tree_x, tree_y, None)))
     clashes = [node for node in nodes if _clash(node, prefix)]
+    clashes = clashes or [node for node in nodes if node.x is ABSENT or node.y is ABSENT]
     for node in sorted(clashes, key=lambda node: not _has_more(node)):
         return _difference(node, name_x, name_y)
     for node in nodes:
@@ -200,13 +211,15 @@ def _clash(node: Node, prefix: bool) -> bool:
 
 def _has_more(node: Node) -> bool:
     """Return whether it is the first tree that has a path which the second lacks."""
+    if _lacks(node.x) and _lacks(node.y):
+        return node.y is ABSENT
     return _lacks(node.y) or (_is_leaf(node.y) and not _lacks(node.x))
 
 
 def _difference(node: Node, name_x: str, name_y: str) -> str:
     """Describe a node that only one of two trees has, or where one of them ends."""
     deeper, has, lacks = (node.x, name_x, name_y) if _has_more(node) else (node.y, name_y, name_x)
-    below = next(iter(jax.tree_util.tree_leaves_with_path(deeper)))[0]
+    below = next(iter(jax.tree_util.tree_leaves_with_path(deeper)), ((), None))[0]
     around = node.around if node.x is ABSENT or node.y is ABSENT else node
     more = f" ({_types(around, name_x, name_y)})" if around and type(around.x) is not type(around.y) else ""
     path = show_path((*node.path, *below))
