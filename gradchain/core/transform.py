@@ -13,7 +13,7 @@ from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_float0, is_key, without_float0
+from gradchain.tree.alignment import inexact, is_float0, is_key, without_float0
 
 
 class Part(NamedTuple):
@@ -158,7 +158,7 @@ def demand(where: str, extra: dict[str, Any], name: str) -> Any:
 
 def scalar_dtype(params: Tree) -> Any:
     """Return the real dtype in which numbers of the whole transform are computed and stored."""
-    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
+    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(inexact(params)))))
 
 
 def apply_updates(

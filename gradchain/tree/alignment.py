@@ -34,6 +34,15 @@ def without_float0(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: None if is_float0(x) else x, tree)
 
 
+def inexact(tree: Tree) -> Tree:
+    """Return a tree with ``None`` for whole numbers, bools and keys, which have no gradient."""
+
+    def leaf(x: Any) -> Any:
+        return x if not is_array_like(x) or jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None
+
+    return jax.tree.map(leaf, tree)
+
+
 def is_key(x: Any) -> bool:
     """Return whether a leaf is an array of typed PRNG keys, or what stands for one."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -85,7 +85,7 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
 
     def leaf(path: Any, x: Any, like: Any) -> Array:
         dtype = jnp.result_type(like)
-        if is_float0(x):
+        if is_float0(x) or (is_key(x) and x.dtype == dtype):
             return x
         if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
             return x
