@@ -10,11 +10,13 @@ from gradchain.core.hyper import at_scalar
 from gradchain.core.transform import Transform, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_array_like
+from gradchain.tree.alignment import inexact, is_array_like
 
 
 def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
     """Return the weights in ``dtype``, or in at least float32, in memory of their own.
+
+    What isn't of an inexact dtype gets no gradient and never moves: ``None`` stands in its place.
 
     Raises:
       TypeError: if complex weights don't fit into ``dtype``, or a leaf isn't an array.
@@ -27,7 +29,7 @@ def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
             raise TypeError(f"{where}: {target.name} can't hold the slot of a {x.dtype} parameter")
         return jnp.array(x, target, copy=True)
 
-    return jax.tree.map(leaf, params)
+    return jax.tree.map(leaf, inexact(params))
 
 
 def check_arrays(where: str, params: Tree) -> None:
@@ -48,7 +50,7 @@ def wide(tx: Transform, params: Tree | None) -> Tree:
     """
     if params is None:
         raise lacks_params(tx.name)
-    return widened(params)
+    return widened(inexact(params))
 
 
 def widened(tree: Tree) -> Tree:

@@ -17,6 +17,7 @@ from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.transforms.accumulation import accumulate_gradient
 from gradchain.tree import Tree
+from gradchain.tree.alignment import inexact
 
 
 class AccumulateState(NamedTuple):
@@ -64,8 +65,8 @@ class Accumulate(Around, Reports):
 
     def init(self, params: Tree) -> AccumulateState:
         zero = jnp.zeros((), jnp.int32)
-        acc = self._mean.init(params).acc
-        skip_state = self._skip(tree.zeros_like(params), zero, params)[1]
+        acc = self._mean.init(inexact(params)).acc
+        skip_state = self._skip(tree.zeros_like(inexact(params)), zero, params)[1]
         return AccumulateState(
             mini_step=zero,
             count=jnp.zeros_like(zero),

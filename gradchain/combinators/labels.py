@@ -12,7 +12,7 @@ from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import lacks_params
 from gradchain.core.value import Kind
-from gradchain.tree import Tree, flatten_optional, show_path
+from gradchain.tree import Placeholder, Tree, flatten_optional
 
 
 def path_name(path: Any) -> str:
@@ -225,11 +225,11 @@ class LabelsKind(Kind):
             raise TypeError(f"{where} can't be None")
         if isinstance(value, FrozenTree):
             return value
-        leaves, treedef = jax.tree.flatten(value)
+        leaves, treedef = flatten_optional(value)
         if treedef == LEAF and callable(value):
             return value
         for leaf in leaves:
-            if not isinstance(leaf, str):
+            if not isinstance(leaf, str | None):
                 raise TypeError(f"{where} must be a tree of strings or a function that returns one, found {leaf!r}")
         return FrozenTree(tuple(leaves), treedef)
 
@@ -261,30 +261,13 @@ def resolve(labels: Any, kind: Kind, where: str, params: Tree | None, updates: T
         name, _, field = where.partition(": ")
         raise lacks_params(name, f"; its {field} is a function of them")
     tree = updates if params is None else params
+    if isinstance(tree, Placeholder):
+        return []
     if isinstance(labels, Labels):  # what it must match was checked at init; later gradients may lack some of it
         found = labels.over(tree, checked=updates is None)
     else:
         found = labels(tree) if callable(labels) else labels
-    return _spread(kind.normalize(where, found), tree, where)
-
-
-def _paths(tree: Tree) -> str:
-    return listed(show_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
-
-
-def _spread(frozen: FrozenTree, tree: Tree, where: str) -> list[Any]:
-    """Return the labels of a prefix of ``tree`` for each of its leaves."""
-    if not isinstance(frozen, FrozenTree):  # pyright: ignore[reportUnnecessaryIsInstance]
+    frozen = kind.normalize(where, found)
+    if not isinstance(frozen, FrozenTree):
         raise TypeError(f"{where} must return a tree, got {frozen!r}")
-    labels, treedef = flatten_optional(frozen.thaw())
-    try:
-        parts = treedef.flatten_up_to(tree)
-    except (ValueError, TypeError):
-        have, given = _paths(tree), _paths(frozen.thaw())
-        raise ValueError(f"{where} must be a prefix of the parameters; these are {have}, and it has {given}") from None
-    spread = [label for label, part in zip(labels, parts, strict=True) for _ in flatten_optional(part)[0]]
-    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
-    for label, (path, leaf) in zip(spread, pairs, strict=True):
-        if label is None and leaf is not None:
-            raise ValueError(f"{where} says nothing about {show_path(path)}")
-    return [None if leaf is None else label for label, (_, leaf) in zip(spread, pairs, strict=True)]
+    return frozen.broadcast_to_all(where, tree)

@@ -196,7 +196,7 @@ def partition(
     if not isinstance(transforms, Mapping) or not all(isinstance(label, str) for label in transforms):  # pyright: ignore
         raise TypeError(f"partition: transforms must be a dict with strings for keys, got {transforms!r}")
     labels = Partition.kinds["param_labels"].normalize("partition: param_labels", param_labels)
-    if isinstance(labels, FrozenTree) and (unknown := sorted({*labels.leaves} - transforms.keys())):
+    if isinstance(labels, FrozenTree) and (unknown := sorted({*labels.leaves} - {*transforms, None})):
         there = listed(map(repr, transforms))
         raise ValueError(f"partition: no transform for label {listed(map(repr, unknown))}; there are {there}")
     children = {label: as_transform(transforms[label]) for label in sorted(transforms)}
@@ -236,12 +236,13 @@ def _frozen_or_trained(mask: Any) -> Any:
     if isinstance(mask, FrozenTree):
         return FrozenTree(tuple(_label(on) for on in mask.leaves), mask.treedef)
     if isinstance(mask, ByPath):
-        default = None if mask.default is None else _label(mask.default)
-        return ByPath(tuple((pattern, _label(on)) for pattern, on in mask.patterns), default)
+        return ByPath(tuple((pattern, _label(on)) for pattern, on in mask.patterns), _label(mask.default))
     return FrozenOrTrained(mask)
 
 
-def _label(frozen: Any) -> str:
+def _label(frozen: Any) -> str | None:
+    if frozen is None:
+        return None
     if not isinstance(frozen, bool):
         raise TypeError(f"selective_transform: freeze_mask must be made of bools, found {frozen!r}")
     return "freeze" if frozen else "train"

@@ -18,8 +18,8 @@ from jax.core import Tracer
 
 from gradchain.core.value import Kind, Value, register, show
 from gradchain.numerics import compute_dtype
-from gradchain.tree import flatten_optional, mismatch
-from gradchain.tree.alignment import is_key
+from gradchain.tree import Placeholder, flatten_optional, show_path
+from gradchain.tree.alignment import is_key, spread
 
 ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
 """What stands for an array without a value; it passes unchecked."""
@@ -107,13 +107,13 @@ class MaskKind(Kind):
     def normalize(self, where: str, value: Any) -> Any:
         if value is None or isinstance(value, FrozenTree):
             return value
-        leaves, treedef = jax.tree.flatten(value)
+        leaves, treedef = flatten_optional(value)
         if jax.tree_util.treedef_is_leaf(treedef) and callable(value):
             return value
         for leaf in leaves:
-            if not isinstance(leaf, bool | np.bool_):
+            if not isinstance(leaf, bool | np.bool_ | None):
                 raise TypeError(f"{where} must be a tree of bools or a function that returns one, found {leaf!r}")
-        return FrozenTree(tuple(map(bool, leaves)), treedef)
+        return FrozenTree(tuple(leaf if leaf is None else bool(leaf) for leaf in leaves), treedef)
 
 
 class PerLeafKind(Kind):
@@ -143,6 +143,8 @@ class PerLeafKind(Kind):
 
     def resolve(self, where: str, value: Any, tree: Any) -> list[Any]:
         """Return the value for each leaf of ``tree``, ``None`` counting as one."""
+        if isinstance(tree, Placeholder):
+            return []
         frozen = self.normalize(f"{where}'s result", value(tree)) if callable(value) else value
         if frozen is None:
             return [None] * len(flatten_optional(tree)[0])
@@ -163,14 +165,20 @@ class FrozenTree(typing.NamedTuple):
         return self.treedef.unflatten(self.leaves)
 
     def broadcast(self, where: str, tree: Any) -> list[Any]:
-        """Return a leaf for each leaf of ``tree``, of which this is a prefix; ``None`` counts as a leaf."""
+        """Return a leaf for each leaf of ``tree``, of which this is a prefix by path; ``None`` counts as a leaf."""
         try:
-            parts = self.treedef.flatten_up_to(tree)
-        except (ValueError, TypeError):
-            filled = self.treedef.unflatten(range(len(self.leaves)))
-            problem = mismatch(filled, tree, where.rpartition(": ")[2], "params")
-            raise ValueError(f"{where} must be a prefix of the parameters: {problem}") from None
-        return [x for x, part in zip(self.leaves, parts, strict=True) for _ in flatten_optional(part)[0]]
+            return spread(self.treedef, self.leaves, tree, where.rpartition(": ")[2], "params")
+        except ValueError as error:
+            raise ValueError(f"{where} must be a prefix of the parameters: {error}") from None
+
+    def broadcast_to_all(self, where: str, tree: Any) -> list[Any]:
+        """Return ``broadcast``, after checking that only what is ``None`` has ``None``."""
+        found = self.broadcast(where, tree)
+        pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
+        for own, (path, leaf) in zip(found, pairs, strict=True):
+            if own is None and leaf is not None:
+                raise ValueError(f"{where} says nothing about {show_path(path)}")
+        return found
 
     def __repr__(self) -> str:
         return repr(self.thaw())

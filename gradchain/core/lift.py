@@ -1,7 +1,7 @@
 """Lifting: running rules over the leaves of a tree, consecutive ones in a single cached call for each leaf."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -69,8 +69,11 @@ def step_leaves(
     """
     names = [rule.unlayered.name for rule in rules]
     name = names[0] if len(names) == 1 else f"chain ({', '.join(names)})"
-    leaves, treedef = inexact_leaves(name, updates, "update")
-    plans = [_Plan(rule, leaves, treedef, state, params, extra) for rule, state in zip(rules, states, strict=True)]
+    size = len(flatten_optional(updates)[0])
+    active = [rule.unlayered.active(params, size) for rule in rules]
+    used = [any(on) for on in zip(*active, strict=True)] if rules[0].unlayered.spec.whole is None else None
+    leaves, treedef = inexact_leaves(name, updates, "update", used)
+    plans = [_Plan(*own, leaves, treedef, extra) for own in zip(rules, states, active, strict=True)]
     param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
     arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
     call = _call_cached if any(isinstance(x, Tracer) for x in arrays) else _call_rules
@@ -92,7 +95,7 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     if rule.spec.per_example:
         batch_size(updates, rule.name)
     param = treedef.unflatten(_param_leaves([rule], treedef, params, len(leaves)))
-    plan = _Plan(rule, leaves, treedef, state, None, extra)
+    plan = _Plan(rule, state, [True] * len(leaves), leaves, treedef, extra)
     stage, spec = plan.stage, rule.spec
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
@@ -109,11 +112,18 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     return out, plan.state(_restore(spec.name, new, stored))
 
 
-def inexact_leaves(where: str, tree: Tree, what: str) -> tuple[list[Any], Any]:
-    """Flatten a tree, ``None`` counting as a leaf, into arrays that must be real or complex floating point."""
+def inexact_leaves(where: str, tree: Tree, what: str, used: Sequence[bool] | None = None) -> tuple[list[Any], Any]:
+    """Flatten a tree, ``None`` counting as a leaf, into arrays that must be real or complex floating point.
+
+    Leaves that aren't ``used``, by default all are, stay as they are.
+    """
     leaves, treedef = flatten_optional(tree)
     for i, x in enumerate(leaves):
-        if x is None or (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
+        if (
+            x is None
+            or (used is not None and not used[i])
+            or (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact))
+        ):
             continue
         dtype = getattr(x, "dtype", None) if not isinstance(x, float | complex) else jnp.result_type(x)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
@@ -132,7 +142,9 @@ def inexact_leaves(where: str, tree: Tree, what: str) -> tuple[list[Any], Any]:
 class _Plan:
     """One rule's share of a step: its inputs leaf by leaf, and its next state."""
 
-    def __init__(self, rule: "Rule", leaves: list[Any], treedef: Any, state: Any, params: Any, extra: dict[str, Any]):
+    def __init__(
+        self, rule: "Rule", state: Any, active: list[bool], leaves: list[Any], treedef: Any, extra: dict[str, Any]
+    ):
         self.own = rule.declarations(treedef.unflatten(leaves))
         rule = rule.unlayered
         spec = rule.spec
@@ -143,7 +155,7 @@ class _Plan:
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
         self.sums = self._sums()
-        self.active = rule.active(params, len(leaves))
+        self.active = active
         self.next_key: Any = None
         self.key: Any = None
         if spec.random:
@@ -176,6 +188,9 @@ class _Plan:
             if g is None or not self.active[i] or not like_param:
                 continue
             shape = getattr(slot, "shape", None)
+            if shape is None:
+                problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
+                raise ValueError(f"{spec.name}: {problem}")
             if shape != g.shape:
                 raise ValueError(f"{where} at {self._path(i)} has shape {shape}, the update {g.shape}")
             if jnp.iscomplexobj(g) and not (jnp.iscomplexobj(slot) or spec.slots[name].real):

@@ -34,15 +34,15 @@ class Rule(Transform):
 
     def init_leaves(self, params: Tree, own: list[Own]) -> Any:
         """Return the first state, given what is declared for each leaf alone."""
-        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
-        active = self.active(params, len(leaves))
+        active = self.active(params, len(own))
+        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         hyper = Hypers(self, Own())
         state: dict[str, Any] = {}
         if self.has_count:
             state["count"] = jnp.zeros((), jnp.int32)
         if self.spec.random:
             state["key"] = first_key(*self.key_field())
-        dtype = scalar_dtype(leaves)
+        dtype = scalar_dtype([p for p, on in zip(leaves, active, strict=True) if on])
         if self.spec.debiased:
             state["weight_sums"] = {name: jnp.array(0, dtype, copy=True) for name in self.spec.debiased}
         for name, initial in self.spec.scalars.items():
@@ -154,8 +154,7 @@ def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
     frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
     if not isinstance(frozen, FrozenTree):
         raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
-    flags, treedef = flatten_optional(frozen.thaw())
-    return [bool(on) for on in FrozenTree(tuple(flags), treedef).broadcast(f"{where}: the mask", params)]
+    return [bool(on) for on in frozen.broadcast_to_all(f"{where}: the mask", params)]
 
 
 class Constructor(Protocol[P]):

@@ -13,6 +13,7 @@ from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.tree import Tree
+from gradchain.tree.alignment import inexact, is_float0, is_key, without_float0
 
 
 class Part(NamedTuple):
@@ -35,7 +36,8 @@ class Transform(Value):
         """Return the state before the first update.
 
         Args:
-          params: a tree of inexact arrays; only shapes, dtypes and (for few rules) values matter.
+          params: a tree of inexact arrays; only shapes, dtypes and (for few rules) values matter. Leaves that are
+            masked out or frozen may be of any dtype.
         """
         raise TypeError(f"{type(self).__name__} must define init")
 
@@ -47,7 +49,8 @@ class Transform(Value):
         """Return the transformed updates and the next state.
 
         Args:
-          updates: gradients, or updates from an earlier transform: a tree like ``params``.
+          updates: gradients, or updates from an earlier transform: a tree like ``params``; ``None`` where there is
+            none. What JAX gives for the derivative by a whole number, of dtype ``float0``, counts as ``None``.
           state: from ``init`` or the last ``update``.
           params: the current parameters; may be missing where no rule needs them.
           **extra: further arguments, such as ``value=loss``; what no rule asks for is ignored.
@@ -60,6 +63,7 @@ class Transform(Value):
           ValueError: if ``updates``, ``state`` or ``params`` don't fit each other, or params are needed and missing.
           TypeError: if an array isn't of an inexact dtype.
         """
+        updates = without_float0(updates)
         params = self.matched(params, updates)
         new_updates, new_state = self.step(updates, state, params, extra)
         try:
@@ -154,7 +158,7 @@ def demand(where: str, extra: dict[str, Any], name: str) -> Any:
 
 def scalar_dtype(params: Tree) -> Any:
     """Return the real dtype in which numbers of the whole transform are computed and stored."""
-    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
+    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(inexact(params)))))
 
 
 def apply_updates(
@@ -164,7 +168,7 @@ def apply_updates(
 
     Args:
       params: a tree of arrays. Leaves where ``updates`` has ``None`` are returned as they are.
-      updates: a tree of the same structure and shapes; ``None`` where nothing changes.
+      updates: a tree of the same structure and shapes; ``None`` (or JAX's ``float0``) where nothing changes.
       rounding: how sums are rounded to parameters in half precision. To nearest, an update below a 512th of a
         bfloat16 number is lost, however often it comes. ``"stochastic"`` keeps sums right on average
         (see :func:`stochastic_round`); it needs updates that aren't rounded themselves, so put
@@ -189,8 +193,12 @@ def apply_updates(
 
     def leaf(path: Any, update: Any, param: Any) -> Any:
         seed = next(draws)
-        if update is None:
+        if update is None or is_float0(update):
             return param
+        if is_key(param):
+            raise TypeError(
+                f"apply_updates: parameter {tree.show_path(path)} is a PRNG key, expected None for its update"
+            )
         if jnp.shape(update) != jnp.shape(param):
             raise ValueError(
                 f"apply_updates: update {tree.show_path(path)} has shape {jnp.shape(update)}, "
@@ -216,6 +224,8 @@ def _draws(rounding: str, key: jax.Array | None, updates: Tree) -> Any:
 
 def _sum(param: Any, update: Any, seed: jax.Array | None) -> jax.Array:
     dtype = jnp.result_type(param)
+    if dtype == jnp.bool_:
+        return jnp.logical_or(param, update)
     if seed is None and dtype == jnp.result_type(update):
         return lax.add(param, update)
     wide = compute_dtype(dtype, jnp.result_type(update))

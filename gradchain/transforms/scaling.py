@@ -1,16 +1,21 @@
 """Rules without memory: multiply, negate, take the sign, centre; and rules from plain functions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gradchain.core.hyper import Hyper, NonNegative
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slots
-from gradchain.tree import Tree
+from gradchain.core.transform import Transform, check_state
+from gradchain.core.value import register
+from gradchain.numerics import compute_dtype
+from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_array_like
 
 
 @elementwise()
@@ -19,10 +24,47 @@ def identity(g: Array, slot: Slots, at: At):
     return g
 
 
-@elementwise()
-def set_to_zero(g: Array, slot: Slots, at: At):
-    """Return zero updates: :math:`u = 0`, also where the gradient is not finite."""
-    return jnp.zeros_like(g)
+class SetToZeroState(NamedTuple):
+    """State of :func:`set_to_zero`: nothing."""
+
+
+@register
+class SetToZero(Transform):
+    """See :func:`set_to_zero`."""
+
+    name = "set_to_zero"
+    kinds = {}
+
+    def init(self, params: Tree) -> SetToZeroState:
+        self._check(params, ".init: parameter")
+        return SetToZeroState()
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SetToZeroState._fields)
+        self._check(updates, ": update")
+        return jax.tree.map(_zero, updates), state
+
+    def _check(self, tree: Tree, what: str) -> None:
+        for path, x in jax.tree_util.tree_leaves_with_path(tree):
+            if not is_array_like(x):
+                raise TypeError(f"{self.name}{what} {show_path(path)} is {type(x).__name__}, expected an array")
+
+
+def _zero(x: Any) -> Any:
+    """Return what leaves a parameter as it is: a zero, ``float0`` where there is none."""
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_:
+        return jnp.zeros_like(x, compute_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype)
+    return np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+
+def set_to_zero() -> Transform:
+    """Return zero updates: :math:`u = 0`, also where the gradient is not finite.
+
+    Nothing is computed with what stays as it is, so that parameters may be of any dtype: whole numbers, bools, and PRNG
+    keys, whose update is of JAX's dtype ``float0``.
+    """
+    return SetToZero()
 
 
 @elementwise()

@@ -1,7 +1,7 @@
 """How trees fit each other: paths as code, ``None`` as a leaf, and errors that name the first difference."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,25 @@ def is_array(x: Any) -> bool:
 def is_array_like(x: Any) -> bool:
     """Return whether a leaf is an array, what stands for one, or a Python number."""
     return hasattr(x, "dtype") or isinstance(x, int | float | complex)
+
+
+def is_float0(x: Any) -> bool:
+    """Return whether a leaf is what JAX gives for the derivative by a whole number, a bool or a key: nothing."""
+    return getattr(x, "dtype", None) == jax.dtypes.float0
+
+
+def without_float0(tree: Tree) -> Tree:
+    """Return a tree of updates with ``None`` for derivatives that don't exist, ``float0`` to JAX."""
+    return jax.tree.map(lambda x: None if is_float0(x) else x, tree)
+
+
+def inexact(tree: Tree) -> Tree:
+    """Return a tree with ``None`` for whole numbers, bools and keys, which have no gradient."""
+
+    def leaf(x: Any) -> Any:
+        return x if not is_array_like(x) or jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None
+
+    return jax.tree.map(leaf, tree)
 
 
 def is_key(x: Any) -> bool:
@@ -65,21 +84,160 @@ def overlay(tree: Tree, base: Tree) -> Tree:
     return map_optional(lambda _, x, y: y if x is None else x, tree, base, "tree.overlay")
 
 
-def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str) -> str:
-    """Describe how two trees differ: the first path that only one of them has, or the two structures."""
-    for is_leaf in (None, _is_none):
-        x, y = (
-            {show_path(path): None for path, _ in jax.tree_util.tree_flatten_with_path(t, is_leaf=is_leaf)[0]}
-            for t in (tree_x, tree_y)
-        )
-        for mine, theirs, has, lacks in ((x, y, name_x, name_y), (y, x, name_y, name_x)):
-            extra = [path for path in mine if path not in theirs]
-            if extra:
-                return f"{name_x} and {name_y} differ in structure: {has} has {extra[0]}, which {lacks} lacks"
+class Node(NamedTuple):
+    """A node of one tree and its counterpart in another."""
+
+    path: Any
+    x: Any
+    y: Any
+    around: "Node | None"
+    """The containers that hold them."""
+
+
+def _aligned(node: Node) -> Iterator[Node]:
+    """Yield all nodes of two trees side by side, paired by the names of keys and fields, whatever holds them."""
+    yield node
+    if _is_leaf(node.x) or _is_leaf(node.y):
+        return
+    (xs, x_type), (ys, y_type) = children(node.x), children(node.y)
+    if x_type == y_type:
+        pairs = [(key, (x, y)) for (key, x), (_, y) in zip(xs, ys, strict=True)]
+    else:
+        mine, theirs = ({_name(key): (key, child) for key, child in each} for each in (xs, ys))
+        names = {name: key for name, (key, _) in {**theirs, **mine}.items()}
+        pairs = [(key, tuple(d.get(name, (key, ABSENT))[1] for d in (mine, theirs))) for name, key in names.items()]
+    for key, (x, y) in pairs:
+        yield from _aligned(Node((*node.path, key), x, y, node))
+
+
+ABSENT: Any = object()
+"""Stands for what a tree lacks."""
+
+
+def children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """Return a container's children with their keys, and the treedef that puts them together; a leaf has none."""
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return [(path[0], child) for path, child in pairs if path], treedef
+
+
+def _name(key: Any) -> str:
+    return jax.tree_util.keystr((key,), simple=True)
+
+
+def _is_leaf(x: Any) -> bool:
+    return x is ABSENT or jax.tree_util.all_leaves([x])
+
+
+def _lacks(x: Any) -> bool:
+    """Return whether there are no leaves."""
+    return x is ABSENT or not jax.tree.leaves(x)
+
+
+def flatten_by_path(treedef: Any, tree: Tree, name: str, name_tree: str) -> list[Any]:
+    """Return the parts of ``tree`` under each leaf of ``treedef``, as ``treedef.flatten_up_to(tree)`` does.
+
+    Containers of different types (a dict and a FrozenDict, a dataclass, a NamedTuple; a list and a tuple) are matched
+    by their keys. Where ``tree`` has ``None``, so have all leaves of ``treedef`` under it. Leaves of ``tree`` that no
+    leaf of ``treedef`` is above are left out.
+
+    Raises:
+      ValueError: naming the first path that ``tree`` lacks.
+    """
+    return _parts(treedef, tree, name, name_tree, ends=False)
+
+
+def under(treedef: Any, tree: Tree, name: str, name_tree: str) -> list[Any]:
+    """Return ``flatten_by_path``; but ``tree`` may end above leaves of ``treedef``, which then have that leaf."""
+    return _parts(treedef, tree, name, name_tree, ends=True)
+
+
+def _parts(treedef: Any, tree: Tree, name: str, name_tree: str, ends: bool) -> list[Any]:
+    try:
+        return treedef.flatten_up_to(tree)
+    except (ValueError, TypeError):
+        numbered = treedef.unflatten(range(treedef.num_leaves))
+    parts: list[Any] = [None] * treedef.num_leaves
+    for node in _aligned(Node((), numbered, tree, None)):
+        above = node.y is not ABSENT and _is_leaf(node.y)
+        if not _lacks(node.x) and (node.y is ABSENT or (above and not _is_leaf(node.x) and not ends)):
+            raise ValueError(_difference(node, name, name_tree))
+        if above or _is_leaf(node.x):
+            for i in [] if node.x is ABSENT else jax.tree.leaves(node.x):
+                parts[i] = node.y
+    return parts
+
+
+def spread(treedef: Any, values: Sequence[Any], tree: Tree, name: str, name_tree: str) -> list[Any]:
+    """Return for each leaf of ``tree`` the value at the leaf of ``treedef`` above it, by path.
+
+    ``None`` counts as a leaf of ``tree``, and has the value ``None``.
+
+    Raises:
+      ValueError: naming the first path that only one of them has.
+    """
+    found, treedef_tree = dict[int, Any](), jax.tree.structure(tree)
+    positions = treedef_tree.unflatten(range(treedef_tree.num_leaves))
+    for value, part in zip(values, flatten_by_path(treedef, positions, name, name_tree), strict=True):
+        found |= dict.fromkeys(jax.tree.leaves(part), value)
+    if len(found) < treedef_tree.num_leaves:
+        filled = treedef.unflatten(range(treedef.num_leaves))
+        raise ValueError(mismatch(filled, positions, name, name_tree, prefix=True))
+    ordered = (found[i] for i in range(len(found)))
+    return [None if x is None else next(ordered) for x in flatten_optional(tree)[0]]
+
+
+def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str, prefix: bool = False) -> str:
+    """Describe how two trees differ: the first path that only one of them has, or the first containers that differ.
+
+    Args:
+      tree_x: a tree.
+      tree_y: another.
+      name_x: what the first is called.
+      name_y: what the second is called.
+      prefix: whether the first may end above the second's leaves.
+    """
+    nodes = list(_aligned(Node((), tree_x, tree_y, None)))
+    clashes = [node for node in nodes if _clash(node, prefix)]
+    clashes = clashes or [node for node in nodes if node.x is ABSENT or node.y is ABSENT]
+    for node in sorted(clashes, key=lambda node: not _has_more(node)):
+        return _difference(node, name_x, name_y)
+    for node in nodes:
+        if type(node.x) is not type(node.y) and not (_is_leaf(node.x) or _is_leaf(node.y)):
+            return f"{name_x} and {name_y} differ in structure: {_types(node, name_x, name_y)}"
     return (
         f"{name_x} and {name_y} differ in structure: {name_x} is {jax.tree.structure(tree_x)}, "
         f"{name_y} is {jax.tree.structure(tree_y)}"
     )
+
+
+def _clash(node: Node, prefix: bool) -> bool:
+    """Return whether one of two trees has leaves at a node where the other ends or has nothing."""
+    if _lacks(node.x) and _lacks(node.y):
+        return False
+    x_ends, y_ends = _is_leaf(node.x), _is_leaf(node.y)
+    return node.x is ABSENT or node.y is ABSENT or (x_ends != y_ends and not (prefix and x_ends))
+
+
+def _has_more(node: Node) -> bool:
+    """Return whether it is the first tree that has a path which the second lacks."""
+    if _lacks(node.x) and _lacks(node.y):
+        return node.y is ABSENT
+    return _lacks(node.y) or (_is_leaf(node.y) and not _lacks(node.x))
+
+
+def _difference(node: Node, name_x: str, name_y: str) -> str:
+    """Describe a node that only one of two trees has, or where one of them ends."""
+    deeper, has, lacks = (node.x, name_x, name_y) if _has_more(node) else (node.y, name_y, name_x)
+    below = next(iter(jax.tree_util.tree_leaves_with_path(deeper)), ((), None))[0]
+    around = node.around if node.x is ABSENT or node.y is ABSENT else node
+    more = f" ({_types(around, name_x, name_y)})" if around and type(around.x) is not type(around.y) else ""
+    path = show_path((*node.path, *below))
+    return f"{name_x} and {name_y} differ in structure: {has} has {path}, which {lacks} lacks{more}"
+
+
+def _types(node: Node, name_x: str, name_y: str) -> str:
+    x, y = ("an array" if _is_leaf(z) else "None" if z is None else f"of type {type(z).__name__}" for z in node[1:3])
+    return f"at {show_path(node.path)} {name_x} is {x}, {name_y} {y}"
 
 
 def match(tree: Tree, like: Tree, where: str, name: str, name_like: str) -> Tree:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.tree.alignment import Tree, is_key, show_path
+from gradchain.tree.alignment import Tree, is_float0, is_key, show_path
 
 
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
@@ -77,7 +77,7 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
 
 
 def cast_like(tree: Tree, other_tree: Tree) -> Tree:
-    """Return ``tree`` with each leaf in the dtype of its counterpart.
+    """Return ``tree`` with each leaf in the dtype of its counterpart; JAX's ``float0``, for no derivative, stays.
 
     Raises:
       TypeError: where a complex leaf would lose its imaginary part.
@@ -85,6 +85,8 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
 
     def leaf(path: Any, x: Any, like: Any) -> Array:
         dtype = jnp.result_type(like)
+        if is_float0(x) or (is_key(x) and x.dtype == dtype):
+            return x
         if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
             return x
         if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):

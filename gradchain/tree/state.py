@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey, keystr
 
-from gradchain.tree.alignment import Tree
+from gradchain.tree.alignment import Tree, children, under
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -64,10 +64,10 @@ class _Around(NamedTuple):
 
 def _children(node: Any, path: Path) -> tuple[list[tuple[Path, Any]], Any]:
     """Return a node's children with their paths, and the treedef that puts them together again."""
-    pairs, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    pairs, treedef = children(node)
     if hasattr(node, "_fields"):
-        pairs = [((NamedTupleKey(type(node).__name__, key.name),), child) for (key,), child in pairs]
-    return [((*path, *own), child) for own, child in pairs], treedef
+        pairs = [(NamedTupleKey(type(node).__name__, key.name), child) for key, child in pairs]
+    return [((*path, key), child) for key, child in pairs], treedef
 
 
 def transform_name(node: Any) -> str | None:
@@ -273,7 +273,8 @@ def map_params(
       initable: the transform, or its ``init``.
       f: called as ``f(leaf, *leaves_of_rest)`` for each leaf of each such tree.
       state: the state.
-      *rest: trees shaped like the parameters: their shardings, say.
+      *rest: trees shaped like the parameters, or the upper part of them: their shardings, say. They are matched by
+        path. Where a parameter has no state, as one that is masked out, ``f`` isn't called.
       transform_non_params: called on all other leaves (counts, keys); by default they stay.
       is_leaf: as in ``jax.tree.map``, for the trees that are mapped over.
 
@@ -284,7 +285,9 @@ def map_params(
 
     def leaf(place: Any, value: Any) -> Any:
         if _is_placeholder(place):
-            return jax.tree.map(f, value, *rest, is_leaf=is_leaf)
+            leaves, treedef = jax.tree.flatten(value, is_leaf=is_leaf)
+            columns = [under(treedef, own, "the state", "the tree beside it") for own in rest]
+            return treedef.unflatten([f(*each) for each in zip(leaves, *columns, strict=True)])
         return value if transform_non_params is None else transform_non_params(value)
 
     return jax.tree.map(leaf, skeleton, state, is_leaf=_is_placeholder)

@@ -21,7 +21,7 @@ from tests.registry.row import (
 
 SCALING = [
     Row("identity", gc.identity, oracles.identity, optax.identity),
-    Row("set_to_zero", gc.set_to_zero, oracles.set_to_zero, optax.set_to_zero),
+    Row("set_to_zero", gc.set_to_zero, oracles.set_to_zero, optax.set_to_zero, any_dtype=True),
     Row("scale", lambda: gc.scale(-0.3), lambda: oracles.scale(-0.3), lambda: optax.scale(-0.3)),
     Row("scale_scheduled", lambda: gc.scale(ramp()), lambda: oracles.scale(ramp_value)),
     Row(

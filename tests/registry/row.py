@@ -51,6 +51,8 @@ class Row:
     """Whether it keeps its numbers in the state, those inside schedules included, by their names."""
     any_tree: bool = True
     """Whether it fits every parameter tree; a mask given as a tree fits only its own."""
+    any_dtype: bool = False
+    """Whether it computes nothing with parameters, so that they may be of any dtype."""
     smooth: bool = True
     """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase, and no
     number stands where the rule jumps, as SM3's ``b2 = 1`` does, bends, as Adafactor's

@@ -157,7 +157,7 @@ def test_what_cant_be_is_refused_when_it_is_built(build, error, message):
         (lambda params: "c", r"no transform for label 'c' of \['encoder'\]\['bias'\], .*; there are 'a', 'b'"),
         (
             {"encoder": "a"},
-            r"prefix of the parameters; these are .*\['lm_head'\]\['kernel'\], and it has \['encoder'\]",
+            r"prefix of the parameters: .*params has \['lm_head'\]\['bias'\], which param_labels lacks",
         ),
         ({"encoder": "a", "lm_head": None}, r"partition: param_labels says nothing about \['lm_head'\]\['bias'\]"),
         (gc.by_path([("no_such", "a")], "b"), "'no_such' matches no parameter; there are: encoder/bias"),
