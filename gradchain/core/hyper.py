@@ -205,6 +205,8 @@ class Schedule(Value):
     subtract, multiply and divide, with each other and with numbers.
     """
 
+    given = ("count",)
+
     def __call__(self, count: Any) -> Array:
         raise TypeError(f"{type(self).__name__} must define __call__")
 

@@ -1,5 +1,6 @@
 """Rules: functions on one array, lifted to transforms of trees by one of three decorators."""
 
+import inspect
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol
@@ -13,7 +14,7 @@ from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafK
 from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
-from gradchain.core.value import define
+from gradchain.core.value import define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.tree import Placeholder, Tree, flatten_optional
 
@@ -23,6 +24,7 @@ P = ParamSpec("P")
 class Rule(Transform):
     """A transform made of one rule. Its state is a NamedTuple: ``count``, ``key``, scalars, slots, as declared."""
 
+    given = ("g", "slot", "at")
     spec: ClassVar[Spec]
     State: ClassVar[Any]
     has_count: ClassVar[bool]
@@ -165,7 +167,7 @@ class Constructor(Protocol[P]):
 
 
 def _constructor(spec: Spec) -> Any:
-    constructor: Any = define(spec.function, 3, Rule, {"spec": spec})
+    constructor: Any = define(spec.function, Rule, {"spec": spec})
     cls = constructor.Value
     _check_declarations(spec, [type(kind) for kind in cls.kinds.values()])
     cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
@@ -180,6 +182,10 @@ def _constructor(spec: Spec) -> Any:
 
 def _check_declarations(spec: Spec, kinds: list[type]) -> None:
     """Raise ``TypeError`` for a rule that could not work."""
+    signature = inspect.signature(spec.function)
+    third, annotation = list(signature.parameters.items())[2]
+    if not (third == "at" or third.startswith("_") or annotation.annotation in (At, At.__name__)):
+        raise misses_given(spec.name, signature, Rule)
     reserved = {*vars(At(None, None, None, None, {}, None)), "t"}
     if taken := sorted(reserved & {*spec.extra}) or sorted({"values"} & {*spec.slots, *spec.scalars}):
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
@@ -217,6 +223,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         whole: Callable[[Any], Any] | None = None,
         per_example: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
+        if callable(slots):
+            raise TypeError(f"@{kind} is called, even where it declares nothing: write @{kind}()")
         if scalars and kind != "treewise":
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
         if per_example and kind != "treewise":
