@@ -175,10 +175,10 @@ class Label(str):
 
 
 class Shown(inspect.Parameter):
-    """A parameter that shows a function as its default by name."""
+    """A parameter that shows a function or class as its default by name."""
 
     def __str__(self) -> str:
-        return re.sub(r"<function (\S+) at 0x\w+>", r"\1", super().__str__())
+        return re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?(?: at 0x\w+)?>", r"\1", super().__str__())
 
 
 def readable(signature: inspect.Signature) -> inspect.Signature:
@@ -209,6 +209,7 @@ def spell(annotation: Any) -> str:
     if isinstance(annotation, list):
         return f"[{', '.join(map(spell, typing.cast(list[Any], annotation)))}]"
     name = getattr(origin or annotation, "__name__", None) or str(annotation)
+    name = name.rpartition(".")[2]
     return f"{name}[{', '.join(map(spell, arguments))}]" if arguments else name
 
 

@@ -11,6 +11,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import divide
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -50,6 +51,7 @@ class Parallel(Transform):
         return f"parallel({', '.join(map(repr, self.branches))}, merge={self.merge!r})"
 
 
+@public
 def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
     """Apply transforms to the same updates, each by itself, and merge what they return.
 
@@ -72,6 +74,7 @@ def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
     return Parallel(tuple(as_transform(tx) for tx in args), merge)
 
 
+@public
 def graft(magnitude: Tree, direction: Tree) -> Tree:
     r"""Return for each array the one tree's size with the other's direction: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
 
@@ -86,6 +89,7 @@ def graft(magnitude: Tree, direction: Tree) -> Tree:
     return jax.tree.map(lambda m, d: divide(tree.norm(m), tree.norm(d)) * d, magnitude, direction)
 
 
+@public
 def graft_global(magnitude: Tree, direction: Tree) -> Tree:
     r"""Return one tree's size, of all arrays together, with the other's direction: :math:`u = d \|m\| / \|d\|`.
 

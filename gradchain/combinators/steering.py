@@ -15,6 +15,7 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
@@ -61,6 +62,7 @@ class HyperparamsInState(Transform):
         return [Part("", self.current(state), state.inner_state, params)]
 
 
+@public
 def hyperparams_in_state(tx: Transform) -> Transform:
     """Keep the hyperparameters of ``tx`` in its state, for code that holds ``tx`` fixed (Flax's ``TrainState``).
 
@@ -181,6 +183,7 @@ class StaticArguments:
         return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
 
+@public
 def inject_hyperparams(
     inner_factory: Callable[P, Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
 ) -> Callable[P, Transform]:

@@ -9,6 +9,7 @@ import numpy as np
 from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
 
@@ -46,6 +47,7 @@ def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[P
     return [part for part in named_parts(tx, state, params) if part.transform.settings() or not part.transform.parts()]
 
 
+@public
 def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
     """Return the numeric hyperparameters of ``tx`` by dotted name.
 
@@ -83,6 +85,7 @@ def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
                 yield from _numbers(f"{name}.{field}", stored, count)
 
 
+@public
 def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
     """Return ``tx`` with hyperparameters changed by name.
 
@@ -156,6 +159,7 @@ def _find(name: str, parts: list[Part]) -> tuple[int, str]:
     return known[fits[0]]
 
 
+@public
 def batch_axes(tx: Transform) -> Any:
     """Return the ``in_axes`` under which ``jax.vmap`` maps over a batched transform: 0 for arrays, else ``None``.
 

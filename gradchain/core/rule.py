@@ -16,6 +16,7 @@ from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.signatures import public
 from gradchain.tree import Placeholder, Tree, flatten_optional
 
 P = ParamSpec("P")
@@ -234,7 +235,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
-            name = function.__name__
+            name = getattr(function, "__name__", "")
             needs = scalars or {}, param, random, tuple(extra), whole, per_example
             return _constructor(Spec(function, name, kind, table, *needs))
 
@@ -242,7 +243,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
 
     decorate.__name__ = decorate.__qualname__ = kind
     decorate.__doc__ = _DOCS[kind]
-    return decorate
+    return public(decorate)
 
 
 _ARGS = """

@@ -6,7 +6,10 @@ from typing import Any, Literal, NamedTuple, cast
 
 from jax import Array
 
+from gradchain.signatures import did_you_mean, public
 
+
+@public
 class Slot(NamedTuple):
     """One array (or small pytree) of state for each parameter."""
 
@@ -71,7 +74,9 @@ class At:
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
-        raise AttributeError(f"the rule reads at.{name}: {DECLARATIONS.get(name, f'declare extra=({name!r},)')}")
+        known = (*DECLARATIONS, *extra)
+        cure = DECLARATIONS.get(name) or f"declare extra=({name!r},){did_you_mean(name, known)}"
+        raise AttributeError(f"the rule reads at.{name}: {cure}")
 
     def restrict(self, spec: "Spec") -> "At":
         """Take away what the rule doesn't declare, so that reading it is an error and not ``None``."""

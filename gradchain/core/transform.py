@@ -12,9 +12,11 @@ from gradchain import tree
 from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
+@public
 class Part(NamedTuple):
     """One transform inside another, as :meth:`Transform.parts` lists it."""
 
@@ -157,6 +159,7 @@ def scalar_dtype(params: Tree) -> Any:
     return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(params))))
 
 
+@public
 def apply_updates(
     params: Tree, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
 ) -> Tree:

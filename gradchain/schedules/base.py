@@ -10,10 +10,12 @@ from jax import Array
 
 from gradchain.core.hyper import ABSTRACT, Number, Schedule, value_at
 from gradchain.core.value import Kind, define
+from gradchain.signatures import public
 
 P = ParamSpec("P")
 
 
+@public
 def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Schedule]:
     """Turn ``f(count, ...)`` into a constructor of schedules: its other parameters become the schedule's numbers.
 

@@ -6,9 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradchain.signatures import public
+
 Tree = Any
 
 
+@public
 def show_path(path: Any) -> str:
     """Return a leaf's path as ``['block']['kernel']``; "the tree itself" for an empty one."""
     return jax.tree_util.keystr(path) or "(the whole tree)"
@@ -45,11 +48,13 @@ def _is_none(x: Any) -> bool:
     return x is None
 
 
+@public
 def flatten_optional(tree: Tree) -> tuple[list[Any], Any]:
     """Flatten with ``None`` as a leaf, so that trees with ``None`` in different places still align."""
     return jax.tree.flatten(tree, is_leaf=_is_none)
 
 
+@public
 def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: str) -> Tree:
     """Map ``function(path, x, y)`` over ``tree`` and ``other``, with ``None`` in ``tree`` passed on as a leaf."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
@@ -60,11 +65,13 @@ def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: s
     return treedef.unflatten([function(path, x, y) for (path, x), y in zip(leaves, others, strict=True)])
 
 
+@public
 def overlay(tree: Tree, base: Tree) -> Tree:
     """Return ``base`` with the leaves of ``tree``; where ``tree`` has ``None``, what ``base`` has there stays."""
     return map_optional(lambda _, x, y: y if x is None else x, tree, base, "tree.overlay")
 
 
+@public
 def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str) -> str:
     """Describe how two trees differ: the first path that only one of them has, or the two structures."""
     for is_leaf in (None, _is_none):
@@ -82,6 +89,7 @@ def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str) -> str:
     )
 
 
+@public
 def match(tree: Tree, like: Tree, where: str, name: str, name_like: str) -> Tree:
     """Return ``tree`` in the structure of ``like``, after checking that structure and shapes agree.
 
@@ -115,6 +123,7 @@ def _shape_mismatch(tree: Tree, like: Tree, name: str, name_like: str) -> str:
     raise AssertionError("unreachable: shapes agree")
 
 
+@public
 def batch_size(tree: Tree, where: str = "batch_size") -> int:
     """Return the length of the first axis that all arrays share; 0 for a tree without any.
 
@@ -138,6 +147,7 @@ def batch_size(tree: Tree, where: str = "batch_size") -> int:
     return len(leaves[0][1]) if leaves else 0
 
 
+@public
 def one_example(tree: Tree, where: str) -> Tree:
     """Return the shapes and dtypes that remain without the leading batch axis, which all arrays must share."""
     batch_size(tree, where)

@@ -26,6 +26,7 @@ SHORT = ("gradchain.tree", "gradchain.numerics")
 """Modules of small helpers, where one line may say it all."""
 
 LAYERS = (
+    "signatures",
     "numerics",
     "rounding",
     "codecs",
