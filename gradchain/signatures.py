@@ -126,8 +126,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unknown_argument(where: str, name: str, signature: inspect.Signature) -> TypeError:
     """Return the error for a keyword that a function doesn't have."""
-    hint = did_you_mean(name, signature.parameters)
-    if not hint and name in REMARKS:
+    known = signature.parameters
+    hint = did_you_mean(name, known)
+    if name in REMARKS and not {*USUAL_NAMES.get(name, ())} & {*known}:
         hint = f"; {REMARKS[name]}"
     return TypeError(f"{where} has no argument {name!r}{hint or f'; its signature is {where}{signature}'}")
 
@@ -139,6 +140,14 @@ def check_keywords(where: str, names: Iterable[str], signature: inspect.Signatur
     for name in names:
         if name not in signature.parameters:
             raise unknown_argument(where, name, signature)
+
+
+def brief(value: Any) -> str:
+    """Return a value's repr for an error message: a function by its name, anything long cut off."""
+    if inspect.isroutine(value) or isinstance(value, type):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    text = re.sub(r"\s+", " ", repr(value))
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def public(function: F) -> F:
@@ -162,7 +171,13 @@ def public(function: F) -> F:
 
     result: Any = call
     result.__signature__ = signature
+    result.is_public = True
     return result
+
+
+def is_public(function: Any) -> bool:
+    """Return whether a function is one of gradchain's own."""
+    return getattr(function, "is_public", False) is True
 
 
 class Label(str):

@@ -7,11 +7,11 @@ import jax
 
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import as_transform, is_unapplied
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import divide
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.tree import Tree
 
 
@@ -86,6 +86,7 @@ def graft(magnitude: Tree, direction: Tree) -> Tree:
 
     Reference: Agarwal et al., *Disentangling Adaptive Gradient Methods from Learning Rates*, 2020, section 3.
     """
+    _check("graft", magnitude, direction)
     return jax.tree.map(lambda m, d: divide(tree.norm(m), tree.norm(d)) * d, magnitude, direction)
 
 
@@ -99,5 +100,18 @@ def graft_global(magnitude: Tree, direction: Tree) -> Tree:
       magnitude: updates :math:`m`, of which only the Euclidean norm counts.
       direction: updates :math:`d`.
     """
+    _check("graft_global", magnitude, direction)
     ratio = divide(tree.norm(magnitude), tree.norm(direction))
     return jax.tree.map(lambda d: ratio * d, direction)
+
+
+def _check(name: str, *trees: Tree) -> None:
+    """Raise unless ``trees`` are updates, in one structure."""
+    for given in trees:
+        if is_unapplied(given):
+            raise TypeError(
+                f"{name} merges the updates of transforms that run side by side: write "
+                f"parallel(first, second, merge={name}), got {brief(given)}"
+            )
+    if jax.tree.structure(trees[0]) != jax.tree.structure(trees[1]):
+        raise ValueError(f"{name}: {tree.mismatch(*trees, 'magnitude', 'direction')}")

@@ -15,7 +15,7 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
-from gradchain.signatures import public
+from gradchain.signatures import brief, check_keywords, public
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
@@ -206,6 +206,10 @@ def inject_hyperparams(
       present values in the state. Numbers may be assigned to in ``state.hyperparams``; they come from there alone, so
       that changing the transform (``tx.replace``) matters only for the next ``init``.
     """
+    if not callable(inner_factory):
+        raise TypeError(
+            f"inject_hyperparams takes a function that makes a transform, such as adam itself (not adam(0.1)), got {brief(inner_factory)}; hyperparams_in_state is for a transform"
+        )
     kinds = _declared_kinds(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
@@ -213,6 +217,7 @@ def inject_hyperparams(
         raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
 
     def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
+        check_keywords(f"inject_hyperparams({inner_factory.__name__})", kwargs, signature)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:

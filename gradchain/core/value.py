@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
-from gradchain.signatures import check_keywords, did_you_mean, readable
+from gradchain.signatures import brief, check_keywords, did_you_mean, readable
 
 
 class Kind:
@@ -32,6 +32,8 @@ class Kind:
 
     def normalize(self, where: str, value: Any) -> Any:
         """Return the stored form of ``value``; ``where`` names transform and field for error messages."""
+        if isinstance(value, Value) and not callable(value):
+            raise TypeError(f"{where} can't be a transform, got {brief(value)}")
         if isinstance(value, Value | jax.Array | np.ndarray | np.generic):
             raise TypeError(
                 f"{where} is static and can't be {value!r}; annotate a parameter that is a number with Hyper"
