@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+__version__ = "0.1.0"
+
 
 def _modules() -> dict[str, str]:
     """Return the module of each public name, as the stub imports them (parsing it properly takes ten times longer)."""

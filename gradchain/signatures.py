@@ -29,7 +29,9 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("beta3 beta_3", "b3"),
         ("b1 b2", "betas decay momentum"),
         ("beta", "b1 decay momentum delta"),
-        ("momentum", "decay b1"),
+        ("momentum", "decay b1 beta"),
+        ("weight_decay_mask decay_mask", "mask"),
+        ("mask", "weight_decay_mask"),
         ("decay", "rho decay_rate weight_decay"),
         ("rho", "decay b2"),
         ("gamma", "decay_rate decay"),
@@ -55,6 +57,7 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("seed rng key random_state rng_key prng_key", "key seed rng_key random_seed"),
         ("loss loss_function criterion fun fn f", "loss_fn function"),
         ("model weights parameters variables", "params"),
+        ("params", "param"),
         ("train_data dataset dataloader loader", "data batch"),
     )
     for usual in usuals.split()

@@ -208,7 +208,8 @@ def inject_hyperparams(
     """
     if not callable(inner_factory):
         raise TypeError(
-            f"inject_hyperparams takes a function that makes a transform, such as adam itself (not adam(0.1)), got {brief(inner_factory)}; hyperparams_in_state is for a transform"
+            "inject_hyperparams takes a function that makes a transform, such as adam and not adam(0.1), got "
+            f"{brief(inner_factory)}; for a transform there is hyperparams_in_state(tx)"
         )
     kinds = _declared_kinds(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)

@@ -58,7 +58,7 @@ def as_transform(tx: Any) -> Transform:
     """
     if isinstance(tx, Transform):
         return tx
-    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
         return Foreign(tx)
     raise TypeError(f"expected a transform (an object with init and update), got {brief(tx)}{_cure(tx)}")
 

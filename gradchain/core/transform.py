@@ -159,9 +159,11 @@ def misplaced(updates: Any, state: Any, params: Any) -> str:
     for name, value in (("updates", updates), ("state", state), ("params", params)):
         if isinstance(value, tuple) and len(value) == 2 and holds_state(value[1]) and not holds_state(value[0]):
             return f"{name} is a pair of updates and state, as update returns them: unpack it"
+    structure = jax.tree.structure
+    if isinstance(updates, tuple) and len(updates) == 2 and structure(updates[1]) == structure(params):
+        return "updates is a pair; of value_and_grad's (value, gradients), pass the gradients alone"
     if state is None or isinstance(state, Transform):
         return "the first state is tx.init(params)"
-    structure = jax.tree.structure
     if (
         holds_state(updates)
         or holds_state(params)
