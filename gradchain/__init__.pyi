@@ -164,6 +164,8 @@ from gradchain.tree import (
     update_moment_per_elem_norm,
 )
 
+__version__: str
+
 __all__ = [
     "At",
     "Codec",

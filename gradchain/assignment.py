@@ -7,6 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 
 __all__ = ["base_hungarian_algorithm", "hungarian_algorithm"]
 
@@ -37,6 +38,7 @@ class Search(NamedTuple):
     visited: Array
 
 
+@public
 def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     r"""Return the cheapest assignment of rows to columns, one to one.
 
@@ -77,6 +79,7 @@ def hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     return jnp.arange(cost.shape[0]), _assign(cost)
 
 
+@public
 def base_hungarian_algorithm(cost_matrix: ArrayLike) -> tuple[Array, Array]:
     """Return :func:`hungarian_algorithm` of ``cost_matrix``. Optax has two implementations under these names."""
     return hungarian_algorithm(cost_matrix)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from gradchain.rounding import is_half, round_at, uniform
+from gradchain.signatures import public
 
 Rounding = Literal["stochastic", "nearest"]
 Map = Literal["dynamic", "linear"]
@@ -43,6 +44,7 @@ FORMATS = {
 ALIASES = {"float8": "float8_e4m3", "float8_e4m3fn": "float8_e4m3"}
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class Codec:
     """See :func:`codec`."""
@@ -151,6 +153,7 @@ def _most(x: Array, y: Array) -> Array:
     return jnp.where(y > x, y, x)
 
 
+@public
 def codec(
     format: Any,
     block_size: int | None = None,
@@ -262,6 +265,7 @@ def unpack(codes: Array, shape: tuple[int, ...], size: int) -> Array:
     return into_blocks(jnp.concatenate([low, high])[: math.prod(shape)], size)
 
 
+@public
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["codes", "scales"], meta_fields=["codec", "shape", "is_complex"]
 )

@@ -4,8 +4,10 @@ from typing import Any
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 
 
+@public
 def to_optax(tx: Any) -> Any:
     """Return a transform as an ``optax.GradientTransformationExtraArgs``.
 
@@ -27,6 +29,7 @@ def to_optax(tx: Any) -> Any:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@public
 def from_optax(tx: Any) -> Transform:
     """Return any object with ``init`` and ``update``, optax's above all, as a gradchain transform.
 

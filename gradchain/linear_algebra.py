@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from gradchain import tree
 from gradchain.numerics import compute_dtype, divide, real_dtype
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -24,6 +25,7 @@ class Power(NamedTuple):
     steps: Array
 
 
+@public
 def power_iteration(
     matrix: ArrayLike | Callable[[Tree], Tree],
     *,
@@ -121,6 +123,7 @@ class Newton(NamedTuple):
     improves: Array
 
 
+@public
 def matrix_inverse_pth_root(
     matrix: ArrayLike,
     p: ArrayLike,
@@ -207,6 +210,7 @@ def _matrix_power(base: Array, exponent: ArrayLike, multiply: Callable[[Array, A
     return lax.while_loop(lambda carry: carry[2] > 0, body, start)[0]
 
 
+@public
 def nnls(
     A: Array,
     b: Array,

@@ -14,7 +14,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain.signatures import public
 
+
+@public
 def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     """Return the dtype that a rule computes in: the promotion of ``dtypes``, and at least float32.
 
@@ -25,11 +28,13 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
 
 
+@public
 def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Return the dtype of the real part: ``complex64`` gives ``float32``, a real dtype itself."""
     return np.dtype(jnp.finfo(dtype).dtype)
 
 
+@public
 def abs_sq(x: ArrayLike) -> Array:
     r"""Return :math:`|x|^2` elementwise, real for complex ``x``.
 
@@ -41,6 +46,7 @@ def abs_sq(x: ArrayLike) -> Array:
     return jnp.square(x)
 
 
+@public
 def magnitude(x: Array) -> Array:
     r"""Return :math:`|x|` elementwise, real for complex ``x``, with derivative 0 at 0."""
     if not jnp.iscomplexobj(x):
@@ -80,6 +86,7 @@ def _cbrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return root, jnp.where(zero, 0, 1 / (3 * jnp.where(zero, 1, root) ** 2)).astype(dx.dtype) * dx
 
 
+@public
 def ema(average: Array, value: Array, decay: Any) -> Array:
     r"""Return the exponential moving average :math:`\beta m + (1 - \beta) x`.
 
@@ -91,6 +98,7 @@ def ema(average: Array, value: Array, decay: Any) -> Array:
     return decay * average + (1 - decay) * value
 
 
+@public
 def decaying_max(maximum: Array, value: Array, decay: Any, eps: Any) -> Array:
     r"""Return the decaying maximum of magnitudes :math:`\max(\beta m, |x| + \epsilon)`.
 
@@ -103,6 +111,7 @@ def decaying_max(maximum: Array, value: Array, decay: Any, eps: Any) -> Array:
     return jnp.maximum(decay * maximum, magnitude(value) + eps)
 
 
+@public
 def one_minus_power(base: Any, exponent: Any) -> Array:
     r"""Return :math:`1 - b^t` to full relative precision, for :math:`b` in [0, 1) and :math:`t \ge 1`.
 
@@ -123,6 +132,8 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
     return jnp.where(small, 1 - jnp.where(small, b, 0) ** t, -jnp.expm1(t * log_b))
 
 
+@public
+@public
 def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
     r"""Return the sum of the weights in a moving average after ``t`` updates, what corrects it for its start at zero.
 
@@ -156,6 +167,7 @@ def _sum_of_weights_jvp(constant: float | None, primals: Any, tangents: Any) -> 
     return _sum_of_weights(constant, previous, decay, t), decay * dprevious + (previous - 1) * ddecay
 
 
+@public
 def debias_nesterov(average: Array, value: Array, decay: Any, weight: Array, weight_ahead: Array) -> Array:
     r"""Return Nesterov's look ahead from a moving average, corrected for its start at zero: NAdam's numerator.
 
@@ -174,17 +186,20 @@ def debias_nesterov(average: Array, value: Array, decay: Any, weight: Array, wei
     return ema(average / weight_ahead, value / weight, decay)
 
 
+@public
 def shrink_factor(norm: Array, bound: Any) -> Array:
     r"""Return :math:`\min(1, c / n)`, what brings a norm :math:`n` down to a bound :math:`c`; 1 for :math:`n = 0`."""
     fits = norm <= bound
     return jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
 
 
+@public
 def clamp(x: Array, bound: Any) -> Array:
     """Return ``x`` clipped to ``[-bound, bound]``; a complex number's parts each by themselves."""
     return by_parts(lambda part: jnp.clip(part, -bound, bound), x)
 
 
+@public
 def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
 
@@ -210,6 +225,7 @@ def safe_increment(count: ArrayLike) -> Array:
     return jnp.where(count < top, count + jnp.ones((), count.dtype), count)
 
 
+@public
 def safe_norm(
     x: ArrayLike,
     min_norm: ArrayLike = 0.0,
@@ -241,6 +257,7 @@ def safe_norm(
     return jnp.where(beyond.reshape(inner.shape), inner, min_norm)
 
 
+@public
 def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, m)` with a finite derivative (0) at ``x = 0``.
 
@@ -255,6 +272,7 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     return jnp.maximum(sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms)
 
 
+@public
 def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     r"""Return the Euclidean norm of each output unit's weights, broadcast to the shape of ``x``.
 
@@ -276,6 +294,7 @@ def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     return jnp.broadcast_to(safe_norm(x, axis=axis, keepdims=True), x.shape)
 
 
+@public
 def by_parts(function: Callable[..., Any], *arrays: Array) -> Any:
     """Apply a function of real arrays; to complex ones' real and imaginary parts, each by themselves.
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gradchain import tree
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 __all__ = ["Gumbel", "Normal", "make_perturbed_fun"]
@@ -24,6 +25,7 @@ class Noise(Protocol):
     def log_prob(self, inputs: Array) -> Array: ...
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class Normal:
     r"""The standard normal distribution, with density proportional to :math:`e^{-z^2 / 2}`."""
@@ -37,6 +39,7 @@ class Normal:
         return -0.5 * jnp.square(inputs)
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class Gumbel:
     r"""The standard Gumbel distribution, with density :math:`e^{-z - e^{-z}}`.
@@ -54,6 +57,7 @@ class Gumbel:
         return -inputs - jnp.exp(-inputs)
 
 
+@public
 def make_perturbed_fun(
     fun: Callable[[Tree], Tree],
     num_samples: int = 1000,

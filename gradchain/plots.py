@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.hyper import Schedule
+from gradchain.signatures import public
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.population_result import PopulationResult
@@ -27,6 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY = "#777777"
 
 
+@public
 def plot_losses(
     runs: Mapping[str, Any] | History | Sequence[float], *, columns: Sequence[str] = ("loss",), ax: Any = None,
     yscale: str = "log",
@@ -59,6 +61,7 @@ def plot_losses(
     return _legend(ax)
 
 
+@public
 def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xscale: str | None = None) -> Any:
     """Plot the score of a sweep's runs against one hyperparameter, with the diverged region and the winner marked.
 
@@ -142,6 +145,7 @@ def _mark_best(ax: Any, x: float, y: float, label: str) -> None:
     )
 
 
+@public
 def plot_halving(
     result: HalvingResult, *, column: str | None = None, ax: Any = None, xscale: str = "log", yscale: str = "log"
 ) -> Any:
@@ -176,6 +180,7 @@ def plot_halving(
     return _legend(ax)
 
 
+@public
 def plot_population(
     result: PopulationResult, *, y: str | None = None, ax: Any = None, yscale: str | None = None
 ) -> Any:
@@ -218,6 +223,7 @@ def plot_population(
     return _legend(ax)
 
 
+@public
 def plot_schedule(
     schedules: Mapping[str, Any] | Sequence[Any] | Callable[[Any], Any], steps: int, *, ax: Any = None,
     ylabel: str = "value",
@@ -246,6 +252,7 @@ def plot_schedule(
     return _legend(ax)
 
 
+@public
 def plot_path(
     function: Callable[[Any], Any], paths: Mapping[str, Any] | Any, *, ax: Any = None,
     xlim: tuple[float, float] | None = None, ylim: tuple[float, float] | None = None, levels: int = 12,

@@ -10,7 +10,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain.signatures import public
 
+
+@public
 def stochastic_round(x: ArrayLike, dtype: DTypeLike, key: Array) -> Array:
     r"""Round each number up or down to a neighbour in ``dtype`` at random, so that the mean is the number itself.
 

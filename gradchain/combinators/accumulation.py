@@ -15,6 +15,7 @@ from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.transforms.accumulation import accumulate_gradient
 from gradchain.tree import Tree
 from gradchain.tree.alignment import inexact
@@ -112,6 +113,7 @@ class Accumulate(Around, Reports):
         return {"skipped": state.skipped, "emitted": state.count}
 
 
+@public
 def accumulate(
     tx: Any,
     every: Count,
@@ -156,6 +158,7 @@ def accumulate(
     return Accumulate(as_transform(tx), **fields)
 
 
+@public
 def has_updated(state: Any) -> Array:
     """Return whether the last step emitted an update, in a ``state`` with :func:`accumulate` at any depth.
 

@@ -15,6 +15,7 @@ from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Who
 from gradchain.core.transform import Part, Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import one_minus_power, safe_increment
+from gradchain.signatures import public
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import scale
 from gradchain.tree import Tree
@@ -66,6 +67,7 @@ class AverageParams(Around):
         return jax.tree.map(lambda a, w: a + share * (w - a), average, current)
 
 
+@public
 def average_params(tx: Any, decay: Decay | None = None, start: Whole = 0) -> Transform:
     r"""Average the weights along the way; the updates stay what they are.
 
@@ -157,6 +159,7 @@ class OuterSteps(Transform):
         return [Part("", self.inner, fast_state, params), Part("outer", self.outer, slow_state, slow)]
 
 
+@public
 def outer_steps(inner: Any, outer: Any, sync_period: Count, reset_state: bool = False) -> Transform:
     r"""Let a second transform make one slow step out of every few fast ones.
 
@@ -183,6 +186,7 @@ def outer_steps(inner: Any, outer: Any, sync_period: Count, reset_state: bool = 
     return OuterSteps(as_transform(inner), as_transform(outer), **fields)
 
 
+@public
 def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
     r"""Lookahead: ``k`` steps forward, one step back. :func:`outer_steps` with a plain step of size :math:`\alpha`.
 
@@ -203,6 +207,7 @@ def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, re
     return outer_steps(fast_optimizer, scale(slow_step_size), sync_period, reset_state)
 
 
+@public
 def outer_nesterov(
     inner: Any, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
 ) -> Transform:

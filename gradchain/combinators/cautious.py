@@ -12,6 +12,7 @@ from gradchain.core.hyper import NonNegative
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import compute_dtype, divide, real_dtype, safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -52,6 +53,7 @@ class Cautious(Around):
         return jnp.where(agrees, u, 0) * divide(jnp.asarray(u.size, dtype), kept + number(self, "xi", count, dtype))
 
 
+@public
 def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transform:
     r"""Drop the updates that point uphill by the present gradient, and scale the others up for it.
 

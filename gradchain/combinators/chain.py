@@ -8,6 +8,7 @@ from gradchain.core.lift import step_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, Kind, register
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -70,6 +71,7 @@ class Chain(Transform):
         return f"chain({', '.join(map(repr, self.stages))})"
 
 
+@public
 def chain(*args: Any) -> Transform:
     """Apply transforms one after another, each to the updates that the one before returned.
 
@@ -116,6 +118,7 @@ class NamedChain(Transform):
         return f"named_chain({', '.join(map(repr, zip(self.names, self.stages, strict=True)))})"
 
 
+@public
 def named_chain(*args: tuple[str, Any]) -> Transform:
     """Apply named transforms one after another; the state is a dict by their names.
 

@@ -12,6 +12,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, register
 from gradchain.numerics import real_dtype
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import same_leaves
 
@@ -76,6 +77,7 @@ class SplitRealAndImaginary(Around):
         return params if same_leaves(weights, split) else _join(weights)
 
 
+@public
 def split_real_and_imaginary(inner: Any) -> Transform:
     r"""Let a transform see each complex array as two real ones, its real and its imaginary part.
 

@@ -12,6 +12,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -73,6 +74,7 @@ class ConditionallyMask(Conditional):
         return new
 
 
+@public
 def conditionally_transform(
     inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Transform:
@@ -92,6 +94,7 @@ def conditionally_transform(
     return ConditionallyTransform(as_transform(inner), should_transform_fn, forward_extra_args)
 
 
+@public
 def conditionally_mask(
     inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> Transform:

@@ -16,6 +16,7 @@ from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
 from gradchain.core.transform import Transform, check_state, demand
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment, sqrt
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -25,6 +26,7 @@ def count_not_finite(updates: Tree) -> Array:
     return sum((jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves), jnp.zeros((), jnp.int32))
 
 
+@public
 def skip_not_finite(updates: Tree, gradient_step: ArrayLike, params: Tree | None) -> tuple[Array, dict[str, Array]]:
     """Tell :func:`accumulate` to skip a micro-step whose gradient holds an infinity or a NaN.
 
@@ -43,6 +45,7 @@ def skip_not_finite(updates: Tree, gradient_step: ArrayLike, params: Tree | None
     return bad > 0, {"should_skip": bad > 0, "num_not_finite": bad}
 
 
+@public
 def skip_large_updates(
     updates: Tree, gradient_step: ArrayLike, params: Tree | None, max_squared_norm: ArrayLike
 ) -> tuple[Array, dict[str, Array]]:
@@ -107,6 +110,7 @@ class ApplyIfFinite(Around, Reports):
         return {"not_finite": state.total_notfinite, "not_finite_in_a_row": state.notfinite_count}
 
 
+@public
 def apply_if_finite(inner: Any, max_consecutive_errors: Whole) -> Transform:
     """Leave out updates whose gradient holds an infinity or a NaN: they are 0, and the state of ``inner`` stays.
 
@@ -198,6 +202,7 @@ def _with_value(x: Array, mean: Array, variance: Array, weight: Array) -> tuple[
     return mean + weight * difference, (1 - weight) * (variance + weight * square)
 
 
+@public
 def skip_spikes(
     inner: Any,
     k: NonNegative = 4.0,

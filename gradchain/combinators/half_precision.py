@@ -19,6 +19,7 @@ from gradchain.core.hyper import Key, first_key, next_key
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.rounding import is_half, on_grid, seeds, spacing, uniform
+from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional
 from gradchain.tree.alignment import same_leaves
 
@@ -90,6 +91,7 @@ class StochasticRounding(OneChild):
         return updates, StochasticRoundingState(kept, inner_state)
 
 
+@public
 def stochastic_rounding(tx: Any, key: Key = 0) -> Transform:
     r"""Round half-precision parameters up or down at random, so that they take steps below their spacing on average.
 
@@ -147,6 +149,7 @@ class Kahan(OneChild):
         return updates, KahanState(compensation, inner_state)
 
 
+@public
 def kahan(tx: Any) -> Transform:
     r"""Add to half-precision parameters by compensated summation: what rounding leaves out is added at the next step.
 
@@ -246,6 +249,7 @@ class MasterWeights(OneChild):
         return params if same_leaves(better, weights) else tree.cast_like(better, params)
 
 
+@public
 def master_weights(tx: Any, bits: int = 32) -> Transform:
     r"""Update float32 weights, and let half-precision parameters follow them.
 

@@ -12,6 +12,7 @@ from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import lacks_params
 from gradchain.core.value import Kind
+from gradchain.signatures import public
 from gradchain.tree import Placeholder, Tree, flatten_optional
 
 
@@ -87,6 +88,7 @@ class ByPath(Labels):
         return f"by_path({list(self.patterns)!r}, default={self.default!r})"
 
 
+@public
 def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     """Label parameters by the first pattern that their path matches.
 
@@ -133,6 +135,7 @@ class ByLeaf(Labels):
         return f"by_leaf({self.function!r})"
 
 
+@public
 def by_leaf(function: Callable[[str, Any], Any]) -> ByLeaf:
     """Label each parameter by a function of its path and the array.
 
@@ -182,6 +185,7 @@ class MatricesAndRest(Labels):
         return f"matrices_and_rest({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
 
+@public
 def matrices_and_rest(
     not_hidden: Sequence[str] = NOT_HIDDEN,
     ndims: Sequence[int] = (2,),

@@ -14,6 +14,7 @@ from gradchain.core.lift import Own
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
+from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, show_path
 
 
@@ -105,6 +106,7 @@ def _layer(leaf: Any, axis: int | None) -> Any:
     return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
 
 
+@public
 def per_layer(tx: Any, axes: Any) -> Transform:
     r"""Make rules that look at whole arrays look at each layer by itself, where arrays hold several layers.
 

@@ -16,6 +16,7 @@ from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -88,6 +89,7 @@ class LossScale(Around, Reports):
         return {"scale": state.scale, "skipped": state.skipped}
 
 
+@public
 def loss_scale(
     tx: Any,
     init_scale: Positive = 2.0**15,
@@ -135,6 +137,7 @@ def loss_scale(
     return LossScale(as_transform(tx), **LossScale.normalized(fields))
 
 
+@public
 def current_loss_scale(state: Any) -> Array | float:
     """Return what the next loss is to be multiplied by: the scale in the state of a :func:`loss_scale`, else 1.
 

@@ -14,6 +14,7 @@ from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import decaying_max, safe_increment, sqrt
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -89,6 +90,7 @@ class Mechanize(OneChild):
         return r, m, v, wealth / (sqrt(v) + eps)
 
 
+@public
 def mechanize(
     base_optimizer: Any,
     weight_decay: NonNegative = 1e-2,

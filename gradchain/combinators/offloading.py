@@ -8,6 +8,7 @@ from jax import Array
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -58,6 +59,7 @@ def check_host_memory() -> None:
         )
 
 
+@public
 def offload_state(tx: Any) -> Transform:
     """Keep a transform's state in the host's memory, and bring it to the device for each update.
 

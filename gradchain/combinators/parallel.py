@@ -7,10 +7,11 @@ import jax
 
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import as_transform, is_unapplied
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import divide
+from gradchain.signatures import brief, public
 from gradchain.tree import Tree
 
 
@@ -50,6 +51,7 @@ class Parallel(Transform):
         return f"parallel({', '.join(map(repr, self.branches))}, merge={self.merge!r})"
 
 
+@public
 def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
     """Apply transforms to the same updates, each by itself, and merge what they return.
 
@@ -72,6 +74,7 @@ def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
     return Parallel(tuple(as_transform(tx) for tx in args), merge)
 
 
+@public
 def graft(magnitude: Tree, direction: Tree) -> Tree:
     r"""Return for each array the one tree's size with the other's direction: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
 
@@ -83,9 +86,11 @@ def graft(magnitude: Tree, direction: Tree) -> Tree:
 
     Reference: Agarwal et al., *Disentangling Adaptive Gradient Methods from Learning Rates*, 2020, section 3.
     """
+    _check("graft", magnitude, direction)
     return jax.tree.map(lambda m, d: divide(tree.norm(m), tree.norm(d)) * d, magnitude, direction)
 
 
+@public
 def graft_global(magnitude: Tree, direction: Tree) -> Tree:
     r"""Return one tree's size, of all arrays together, with the other's direction: :math:`u = d \|m\| / \|d\|`.
 
@@ -95,5 +100,18 @@ def graft_global(magnitude: Tree, direction: Tree) -> Tree:
       magnitude: updates :math:`m`, of which only the Euclidean norm counts.
       direction: updates :math:`d`.
     """
+    _check("graft_global", magnitude, direction)
     ratio = divide(tree.norm(magnitude), tree.norm(direction))
     return jax.tree.map(lambda d: ratio * d, direction)
+
+
+def _check(name: str, *trees: Tree) -> None:
+    """Raise unless ``trees`` are updates, in one structure."""
+    for given in trees:
+        if is_unapplied(given):
+            raise TypeError(
+                f"{name} merges the updates of transforms that run side by side: write "
+                f"parallel(first, second, merge={name}), got {brief(given)}"
+            )
+    if jax.tree.structure(trees[0]) != jax.tree.structure(trees[1]):
+        raise ValueError(f"{name}: {tree.mismatch(*trees, 'magnitude', 'direction')}")

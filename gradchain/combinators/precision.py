@@ -5,6 +5,7 @@ from typing import Any
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -30,6 +31,7 @@ class Float32Updates(Transform):
         return [Part("", self.inner, state, params)]
 
 
+@public
 def float32_updates(tx: Any) -> Transform:
     """Return the updates as computed, in float32 for half-precision parameters, instead of in the parameters' dtype.
 

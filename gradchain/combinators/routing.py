@@ -12,6 +12,7 @@ from gradchain.core.hyper import FrozenTree
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, register
+from gradchain.signatures import public
 from gradchain.transforms.scaling import set_to_zero
 from gradchain.tree import Tree, flatten_optional, mismatch, show_path
 from gradchain.tree.alignment import is_array_like
@@ -80,6 +81,7 @@ class Masked(Transform):
         return [Part("", self.inner, None if state is None else state.inner_state, mine)]
 
 
+@public
 def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Transform:
     """Apply a transform to some parameters, and leave the other updates as they are.
 
@@ -166,6 +168,7 @@ class Partition(Transform):
         return [part(label, tx) for label, tx in self.transforms.items()]
 
 
+@public
 def partition(
     transforms: Mapping[str, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
 ) -> Transform:
@@ -203,6 +206,7 @@ def partition(
     return Partition(children, labels, mask_compatible_extra_args)
 
 
+@public
 def freeze(mask: Any) -> Transform:
     """Set the updates of some parameters to zero, and leave the others as they are.
 
@@ -215,6 +219,7 @@ def freeze(mask: Any) -> Transform:
     return masked(set_to_zero(), mask)
 
 
+@public
 def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Transform:
     """Apply a transform to some parameters, and freeze the others: they have no state, and their updates are zero.
 

@@ -14,6 +14,7 @@ from gradchain.core.hyper import Decay, DType, Fraction, NonNegative, Number
 from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import divide, safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 WEIGHT = Number("Fraction", "(0, 1]")
@@ -116,6 +117,7 @@ class ScheduleFree(OneChild):
         return schedule_free_eval_params(state, params)
 
 
+@public
 def schedule_free(
     base_optimizer: Any,
     learning_rate: NonNegative,
@@ -165,6 +167,7 @@ def schedule_free(
     return ScheduleFree(as_transform(base_optimizer), **ScheduleFree.normalized(fields))
 
 
+@public
 def schedule_free_eval_params(state: Any, params: Tree) -> Tree:
     r"""Return the average :math:`x = (y - (1 - \beta_1) z) / \beta_1` from the state of :func:`schedule_free` itself.
 
@@ -228,6 +231,7 @@ class PrimalAveraging(OneChild):
         return average_in(params, z, state.mu_y)
 
 
+@public
 def primal_averaging(
     base_optimizer: Any, mu_x: Decay = 0.995, mu_y: Fraction = 0.9, state_dtype: DType | None = None
 ) -> Transform:

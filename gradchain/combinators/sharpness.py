@@ -14,6 +14,7 @@ from gradchain.core.hyper import Count
 from gradchain.core.transform import Part, Transform, apply_updates, check_state, demand
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -127,6 +128,7 @@ class OpaqueSAM(Transform):
         return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
 
 
+@public
 def sam(
     optimizer: Any,
     adv_optimizer: Any,

@@ -15,6 +15,7 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
+from gradchain.signatures import brief, check_keywords, public
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
@@ -61,6 +62,7 @@ class HyperparamsInState(Transform):
         return [Part("", self.current(state), state.inner_state, params)]
 
 
+@public
 def hyperparams_in_state(tx: Transform) -> Transform:
     """Keep the hyperparameters of ``tx`` in its state, for code that holds ``tx`` fixed (Flax's ``TrainState``).
 
@@ -181,6 +183,7 @@ class StaticArguments:
         return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
 
+@public
 def inject_hyperparams(
     inner_factory: Callable[P, Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
 ) -> Callable[P, Transform]:
@@ -203,6 +206,11 @@ def inject_hyperparams(
       present values in the state. Numbers may be assigned to in ``state.hyperparams``; they come from there alone, so
       that changing the transform (``tx.replace``) matters only for the next ``init``.
     """
+    if not callable(inner_factory):
+        raise TypeError(
+            "inject_hyperparams takes a function that makes a transform, such as adam and not adam(0.1), got "
+            f"{brief(inner_factory)}; for a transform there is hyperparams_in_state(tx)"
+        )
     declared = _declarations(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
@@ -210,6 +218,7 @@ def inject_hyperparams(
         raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
 
     def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
+        check_keywords(f"inject_hyperparams({inner_factory.__name__})", kwargs, signature)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -18,6 +18,7 @@ from gradchain.core.spec import Slot
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.rounding import seeds
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.state import transform_name
 
@@ -193,6 +194,7 @@ def _encoded_like(old: Any, new: Any, key: jax.Array) -> Any:
     )
 
 
+@public
 def decoded(state: Any) -> Any:
     """Return a state with all arrays that :func:`store` keeps in fewer bits as float32 arrays.
 
@@ -212,6 +214,7 @@ def decoded(state: Any) -> Any:
     return _decoded(state, is_leaf=is_stored)
 
 
+@public
 def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
     r"""Keep the slots of a transform in 16, 8 or 4 bits a number instead of 32.
 

@@ -19,6 +19,7 @@ from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.transforms.momentum import ema
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
@@ -73,6 +74,7 @@ class MeasureWithEma(Transform):
         return f"measure_with_ema({self.measure!r}, {decay!r}, debias={debias!r}, accumulator_dtype={dtype!r})"
 
 
+@public
 def measure_with_ema(
     measure: Callable[[Any], Any], decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None
 ) -> Transform:
@@ -143,6 +145,7 @@ class Monitor(Reports):
         return f"monitor({dict(zip(self.names, shown, strict=True))!r})"
 
 
+@public
 def monitor(measures: Mapping[str, Any]) -> Transform:
     """Measure the updates that pass by, and keep the last measurements in the state; updates stay as they are.
 
@@ -168,6 +171,7 @@ def monitor(measures: Mapping[str, Any]) -> Transform:
     return Monitor(tuple(measures), tuple(of(name, measure) for name, measure in measures.items()))
 
 
+@public
 def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Transform:
     """Keep one measurement of the updates that pass by in the state: :func:`monitor` with one measure.
 
@@ -180,6 +184,7 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Transform:
     return monitor({measure_name: measure})
 
 
+@public
 def share_rounded_away(params: Tree, updates: Tree) -> Array:
     """Return which share of the nonzero updates changes nothing, since adding it rounds back to the parameter.
 
@@ -251,6 +256,7 @@ class Watch(Around, Reports):
         return dict(zip(state._fields[:-1], state[:-1], strict=True))
 
 
+@public
 def watch(tx: Any, label: str = "") -> Transform:
     """Keep the norms of what goes into a transform and of what comes out in the state, for :func:`metrics`.
 
@@ -268,6 +274,7 @@ def watch(tx: Any, label: str = "") -> Transform:
     return Watch(as_transform(tx), label)
 
 
+@public
 def metrics(tx: Transform, state: Any) -> dict[str, Array]:
     """Return what there is to log about a run, as one flat dict from name to number.
 

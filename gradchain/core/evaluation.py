@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Part
+from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, overlay, show_path
 from gradchain.tree.alignment import same_leaves
 
 
+@public
 def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
     """Return the weights to evaluate and to keep, however deep in ``tx`` the transform is that has them.
 

@@ -2,14 +2,16 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from gradchain import tree
+from gradchain.core.hyper import Schedule
 from gradchain.core.transform import Transform
 from gradchain.core.value import Kind, register
+from gradchain.signatures import brief, is_public
 from gradchain.tree import Tree
 
 
@@ -56,8 +58,30 @@ def as_transform(tx: Any) -> Transform:
     """
     if isinstance(tx, Transform):
         return tx
-    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
         return Foreign(tx)
-    hint = "; call it to get one" if callable(tx) else ""
-    hint = "; pass the stages as separate arguments" if isinstance(tx, list | tuple) else hint
-    raise TypeError(f"expected a transform (an object with init and update), got {tx!r}{hint}")
+    raise TypeError(f"expected a transform (an object with init and update), got {brief(tx)}{_cure(tx)}")
+
+
+def is_unapplied(x: Any) -> bool:
+    """Return whether ``x`` is a function or a transform, and no tree of arrays (as gradients of a transform are)."""
+    if isinstance(x, type) or inspect.isroutine(x):
+        return True
+    is_pair = callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
+    leaves = jax.tree.leaves(x)
+    return is_pair and not (leaves and all(isinstance(leaf, jax.Array) for leaf in leaves))
+
+
+def _cure(x: Any) -> str:
+    """Return what to write instead of something that isn't a transform."""
+    if isinstance(x, Schedule):
+        return "; a schedule is a number's value: scale_by_learning_rate(schedule)"
+    if isinstance(x, type) or hasattr(x, "Value") or is_public(x):
+        return f"; call it to get one: {x.__name__}(...)"
+    if callable(x):
+        return "; call it to get one, or stateless(f) makes one of a function of (updates, params)"
+    if isinstance(x, list | tuple) and all(isinstance(item, Transform) for item in cast(Any, x)):
+        return "; chain(first, second, ...) makes one of several"
+    if isinstance(x, int | float) and not isinstance(x, bool):
+        return "; scale(factor) and scale_by_learning_rate(rate) are transforms"
+    return ""

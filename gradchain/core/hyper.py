@@ -18,11 +18,17 @@ from jax.core import Tracer
 
 from gradchain.core.value import Kind, Value, register, show
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import brief, is_public
 from gradchain.tree import Placeholder, flatten_optional, show_path
 from gradchain.tree.alignment import is_key, spread
 
 ABSTRACT: Any = (Tracer, jax.ShapeDtypeStruct)
 """What stands for an array without a value; it passes unchecked."""
+
+
+def is_constructor(function: Any) -> bool:
+    """Return whether a callable is what makes transforms or schedules, and none of the latter itself."""
+    return isinstance(function, type) or hasattr(function, "Value") or is_public(function)
 
 
 class Number(Kind):
@@ -43,10 +49,13 @@ class Number(Kind):
             return value
         if isinstance(value, int | float | np.generic | np.ndarray | Array) and not isinstance(value, bool):
             return self._checked(where, value)
-        if callable(value):
+        if callable(value) and not is_constructor(value):
             leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
             return FunctionSchedule(value) if leaf else PytreeSchedule(value)
-        raise TypeError(f"{where} must be a number, an array or a schedule, got {value!r}")
+        hint = f"; call it: {value.__name__}(...)" if callable(value) else ""
+        hint = "; chain(...) puts transforms together" if isinstance(value, Value) else hint
+        hint = "; parameters go to tx.init(params)" if isinstance(value, dict) else hint
+        raise TypeError(f"{where} must be a number, an array or a schedule, got {brief(value)}{hint}")
 
     def _checked(self, where: str, value: Any) -> Any:
         array = np.asarray(value)
@@ -212,6 +221,8 @@ class Schedule(Value):
     ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules add,
     subtract, multiply and divide, with each other and with numbers.
     """
+
+    given = ("count",)
 
     def __call__(self, count: Any) -> Array:
         raise TypeError(f"{type(self).__name__} must define __call__")

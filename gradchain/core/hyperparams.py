@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
+from gradchain.signatures import did_you_mean, public
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
 
@@ -46,6 +48,7 @@ def walk(tx: Transform, state: Any = None, params: Tree | None = None) -> list[P
     return [part for part in named_parts(tx, state, params) if part.transform.settings() or not part.transform.parts()]
 
 
+@public
 def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
     """Return the numeric hyperparameters of ``tx`` by dotted name.
 
@@ -64,7 +67,7 @@ def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
     """
     return {
         f"{part.name}.{name}": value
-        for part in walk(tx, state)
+        for part in walk(as_transform(tx), state)
         for field, stored in part.transform.settings(part.state).items()
         for name, value in _numbers(field, stored, count_of(part.state))
     }
@@ -83,6 +86,7 @@ def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
                 yield from _numbers(f"{name}.{field}", stored, count)
 
 
+@public
 def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
     """Return ``tx`` with hyperparameters changed by name.
 
@@ -95,6 +99,7 @@ def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
       ValueError: for a name that fits none or several, listing the known ones; for a value out of range, or values
         that don't go together; for names of which one is a part of the other.
     """
+    tx = as_transform(tx)
     parts = walk(tx)
     changes: dict[int, Changes] = {}
     for name, value in values.items():
@@ -151,11 +156,14 @@ def _find(name: str, parts: list[Part]) -> tuple[int, str]:
                 known[f"{part.name}.{inner}"] = (index, inner)
     fits = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
     if len(fits) != 1:
-        problem = f"fits several: {', '.join(fits)}" if fits else f"is unknown; known are: {', '.join(known) or 'none'}"
+        hint = did_you_mean(name, dict.fromkeys((*(full.rpartition(".")[2] for full in known), *known)))
+        problem = f"is unknown{f'{hint} Known' if hint else '; known'} are: {', '.join(known) or 'none'}"
+        problem = f"fits several: {', '.join(fits)}" if fits else problem
         raise ValueError(f"hyperparameter {name!r} {problem}")
     return known[fits[0]]
 
 
+@public
 def batch_axes(tx: Transform) -> Any:
     """Return the ``in_axes`` under which ``jax.vmap`` maps over a batched transform: 0 for arrays, else ``None``.
 
@@ -170,4 +178,4 @@ def batch_axes(tx: Transform) -> Any:
       >>> tx = adam(jnp.logspace(-4, 0, 64))
       >>> losses = jax.vmap(run, in_axes=(batch_axes(tx),))(tx)
     """
-    return jax.tree.map(lambda x: 0 if np.ndim(x) else None, tx)
+    return jax.tree.map(lambda x: 0 if np.ndim(x) else None, as_transform(tx))

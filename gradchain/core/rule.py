@@ -1,5 +1,6 @@
 """Rules: functions on one array, lifted to transforms of trees by one of three decorators."""
 
+import inspect
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol
@@ -13,8 +14,9 @@ from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafK
 from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
-from gradchain.core.value import Kind, define
+from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
+from gradchain.signatures import public
 from gradchain.tree import Placeholder, Tree, flatten_optional
 
 P = ParamSpec("P")
@@ -25,6 +27,7 @@ FIELDS = ("count", "key", "weight_sums")
 class Rule(Transform):
     """A transform made of one rule. Its state is a NamedTuple: what it declares of ``FIELDS``, scalars and slots."""
 
+    given = ("g", "slot", "at")
     spec: ClassVar[Spec]
     State: ClassVar[Any]
     has_count: ClassVar[bool]
@@ -168,7 +171,7 @@ class Constructor(Protocol[P]):
 
 
 def _constructor(spec: Spec) -> Any:
-    constructor: Any = define(spec.function, 3, Rule, {"spec": spec})
+    constructor: Any = define(spec.function, Rule, {"spec": spec})
     cls = constructor.Value
     _check_declarations(spec, cls.kinds)
     cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
@@ -185,6 +188,10 @@ def _constructor(spec: Spec) -> Any:
 def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
     """Raise ``TypeError`` for a rule that could not work."""
     types = {type(kind) for kind in kinds.values()}
+    signature = inspect.signature(spec.function)
+    third, annotation = list(signature.parameters.items())[2]
+    if not (third == "at" or third.startswith("_") or annotation.annotation in (At, At.__name__)):
+        raise misses_given(spec.name, signature, Rule)
     reserved = {*vars(At(None, None, None, None, {}, None, {})), "t", "weight_sum"}
     if taken := sorted(reserved & {*spec.extra}) or sorted({"values"} & {*spec.slots, *spec.scalars}):
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
@@ -226,6 +233,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         per_example: bool = False,
         debiased: Sequence[str] = (),
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
+        if callable(slots):
+            raise TypeError(f"@{kind} is called, even where it declares nothing: write @{kind}()")
         if scalars and kind != "treewise":
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
         if per_example and kind != "treewise":
@@ -236,7 +245,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
-            name = function.__name__
+            name = getattr(function, "__name__", "")
             needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased)
             return _constructor(Spec(function, name, kind, table, *needs))
 
@@ -244,7 +253,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
 
     decorate.__name__ = decorate.__qualname__ = kind
     decorate.__doc__ = _DOCS[kind]
-    return decorate
+    return public(decorate)
 
 
 _ARGS = """

@@ -6,7 +6,10 @@ from typing import Any, Literal, NamedTuple, cast
 
 from jax import Array
 
+from gradchain.signatures import did_you_mean, public
 
+
+@public
 class Slot(NamedTuple):
     """One array (or small pytree) of state for each parameter."""
 
@@ -30,7 +33,8 @@ class Slots:
         try:
             return self.__dict__["values"][name]
         except KeyError:
-            raise AttributeError(f"no slot {name!r}; the rule declares {', '.join(self.values) or 'none'}") from None
+            known = ", ".join(self.values) or f"none; write slots=({name!r},)"
+            raise AttributeError(f"no slot {name!r}; the rule declares {known}") from None
 
     def __call__(self, **values: Any) -> "Slots":
         if values.keys() != self.values.keys():
@@ -93,14 +97,32 @@ class At:
     @functools.cached_property
     def t(self) -> Array:
         if self.count is None:
-            raise AttributeError("at.t needs a rule with at least one numeric hyperparameter")
+            raise AttributeError  # which __getattr__ explains
         return self.count.astype(self.dtype) + 1
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["extra"][name]
-        except KeyError:
-            raise AttributeError(f"the rule doesn't declare extra=({name!r},)") from None
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        known = (*DECLARATIONS, *extra)
+        cure = DECLARATIONS.get(name) or f"declare extra=({name!r},){did_you_mean(name, known)}"
+        raise AttributeError(f"the rule reads at.{name}: {cure}")
+
+    def restrict(self, spec: "Spec") -> "At":
+        """Take away what the rule doesn't declare, so that reading it is an error and not ``None``."""
+        for name, declared in (("param", spec.param), ("whole", spec.whole), ("key", spec.random)):
+            if not declared:
+                vars(self).pop(name, None)
+        return self
+
+
+DECLARATIONS = {
+    "param": "declare param=True, or param='optional' where it may be missing",
+    "whole": "declare whole=function, whose result for the whole tree of updates it is",
+    "key": "declare random=True, and annotate one of its parameters Key",
+    "t": "only rules with a number count their updates; annotate one of its parameters Hyper",
+}
+"""What a rule declares to read what is there for those that do."""
 
 
 class Spec(NamedTuple):
@@ -126,7 +148,7 @@ class Spec(NamedTuple):
 
     def call(self, g: Any, slots: Mapping[str, Any], at: At, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Call the rule and return (update, next slots and scalars), checking what it returns."""
-        result = self.function(g, Slots(slots), at, **fields)
+        result = self.function(g, Slots(slots), at.restrict(self), **fields)
         if not slots:
             return result, {}
         if not (isinstance(result, tuple) and len(cast(Any, result)) == 2 and isinstance(result[1], Slots)):

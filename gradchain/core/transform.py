@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from gradchain import tree
 from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import inexact, is_float0, is_key, without_float0
 
 
+@public
 class Part(NamedTuple):
     """One transform inside another, as :meth:`Transform.parts` lists it."""
 
@@ -24,6 +26,24 @@ class Part(NamedTuple):
     transform: "Transform"
     state: Any
     params: Any
+
+
+ELSEWHERE = {
+    usual: f"; {cure}"
+    for usuals, cure in (
+        ("learning_rate lr param_groups hyperparams", "numbers are hyperparams(tx), and tx.replace changes them"),
+        ("zero_grad", "gradients are values, with nothing to reset"),
+        (
+            "minimize apply_gradients apply",
+            "updates, state = tx.update(grads, state, params); params = apply_updates(params, updates)",
+        ),
+        ("state_dict load_state_dict", "see to_state_dict and from_state_dict"),
+        ("get_config from_config", "see to_config and from_config"),
+        ("state variables", "the state is a value of its own: state = tx.init(params)"),
+    )
+    for usual in usuals.split()
+}
+"""What other libraries' optimizers have as attributes, and where it is here."""
 
 
 class Transform(Value):
@@ -63,9 +83,16 @@ class Transform(Value):
           ValueError: if ``updates``, ``state`` or ``params`` don't fit each other, or params are needed and missing.
           TypeError: if an array isn't of an inexact dtype.
         """
+        if updates is None:
+            raise TypeError(f"{self.name}: updates is None; the order is update(updates, state, params)")
         updates = without_float0(updates)
-        params = self.matched(params, updates)
-        new_updates, new_state = self.step(updates, state, params, extra)
+        try:
+            params = self.matched(params, updates)
+            new_updates, new_state = self.step(updates, state, params, extra)
+        except ValueError as error:
+            if hint := misplaced(updates, state, params):
+                raise ValueError(f"{error}; {hint}") from None
+            raise
         try:
             return tree.cast_like(new_updates, updates if params is None else params), new_state
         except TypeError as error:
@@ -90,6 +117,11 @@ class Transform(Value):
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))
+
+    if not TYPE_CHECKING:  # where any attribute would do
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"{type(self).name} has no attribute {name!r}{ELSEWHERE.get(name, '')}")
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         """Return the transforms inside this one, in the pytree's order, with their states and parameters if given."""
@@ -124,6 +156,33 @@ class Transform(Value):
         from gradchain.core.hyperparams import set_hyperparams
 
         return cast(Self, set_hyperparams(self, changes))
+
+
+def misplaced(updates: Any, state: Any, params: Any) -> str:
+    """Return what is wrong with the arguments of an ``update`` that failed, if they are in each other's places."""
+    for name, value in (("updates", updates), ("state", state), ("params", params)):
+        if isinstance(value, tuple) and len(value) == 2 and holds_state(value[1]) and not holds_state(value[0]):
+            return f"{name} is a pair of updates and state, as update returns them: unpack it"
+    structure = jax.tree.structure
+    if isinstance(updates, tuple) and len(updates) == 2 and structure(updates[1]) == structure(params):
+        return "updates is a pair; of value_and_grad's (value, gradients), pass the gradients alone"
+    if state is None or isinstance(state, Transform):
+        return "the first state is tx.init(params)"
+    if (
+        holds_state(updates)
+        or holds_state(params)
+        or (structure(state) == structure(updates) and jax.tree.leaves(state))
+    ):
+        return "the order is update(updates, state, params)"
+    return ""
+
+
+def holds_state(x: Any) -> bool:
+    """Return whether ``x`` is a transform's state, or a container of such: NamedTuples that are called ``...State``."""
+    if isinstance(x, dict):
+        return any(map(holds_state, cast(dict[Any, Any], x).values()))
+    named = hasattr(x, "_fields") and type(x).__name__.endswith("State")
+    return named or (isinstance(x, tuple | list) and any(map(holds_state, cast(Any, x))))
 
 
 def count_of(state: Any) -> Any:
@@ -161,6 +220,7 @@ def scalar_dtype(params: Tree) -> Any:
     return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(inexact(params)))))
 
 
+@public
 def apply_updates(
     params: Tree, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
 ) -> Tree:
@@ -189,6 +249,10 @@ def apply_updates(
       >>> print(f"{params.mean(dtype=float):.3f}")
       1.001
     """
+    if isinstance(updates, tuple) and len(cast(Any, updates)) == 2 and holds_state(updates[1]):
+        raise ValueError("apply_updates: updates is the pair that update returns: updates, state = tx.update(...)")
+    if holds_state(rounding):
+        raise TypeError("apply_updates takes no state: write apply_updates(params, updates)")
     draws = iter(_draws(rounding, key, updates))
 
     def leaf(path: Any, update: Any, param: Any) -> Any:

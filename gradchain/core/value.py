@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
+from gradchain.signatures import brief, check_keywords, did_you_mean, readable
+
 
 class Kind:
     """How one field is stored: as static data (this class) or, in subclasses, as a pytree child or another form."""
@@ -27,8 +29,13 @@ class Kind:
     absent: Any = None
     """What an optional ``data`` field stores if it is given as ``None``."""
 
+    def __repr__(self) -> str:
+        return self.label or type(self).__name__
+
     def normalize(self, where: str, value: Any) -> Any:
         """Return the stored form of ``value``; ``where`` names transform and field for error messages."""
+        if isinstance(value, Value) and not callable(value):
+            raise TypeError(f"{where} can't be a transform, got {brief(value)}")
         if isinstance(value, Value | jax.Array | np.ndarray | np.generic):
             raise TypeError(
                 f"{where} is static and can't be {value!r}; annotate a parameter that is a number with Hyper"
@@ -69,6 +76,8 @@ class Value:
     numbers and it holds no bare callable.
     """
 
+    given: ClassVar[tuple[str, ...]] = ()
+    """What a function that defines one is given first, by position; its other parameters are the fields."""
     name: ClassVar[str]
     """The constructor's name, as ``repr`` prints it and ``hyperparams`` lists it."""
     kinds: ClassVar[Mapping[str, Kind]]
@@ -102,7 +111,8 @@ class Value:
         stored: dict[str, Any] = {}
         for name, value in values.items():
             if name not in cls.kinds:
-                raise ValueError(f"{cls.name} has no field {name!r}; it has {', '.join(cls.kinds) or 'none'}")
+                hint = did_you_mean(name, cls.kinds) or f"; it has {', '.join(cls.kinds) or 'none'}"
+                raise ValueError(f"{cls.name} has no field {name!r}{hint}")
             kind = cls.kinds[name]
             is_absent = value is None and kind.data
             if is_absent and name not in cls.optional:
@@ -155,24 +165,26 @@ def register(cls: C) -> C:
     return cls
 
 
-def define(function: Callable[..., Any], skip: int, base: type[Value], namespace: dict[str, Any]) -> Callable[..., Any]:
-    """Build a value class and its constructor from ``function``'s signature, less its first ``skip`` parameters.
+def define(function: Callable[..., Any], base: type[Value], namespace: dict[str, Any]) -> Callable[..., Any]:
+    """Build a value class and its constructor from ``function``'s signature, less what ``base.given`` names.
 
     Args:
       function: its parameters' annotations give the fields' kinds, its defaults theirs.
-      skip: how many leading parameters are not fields.
       base: the class to derive from.
       namespace: class attributes.
 
     Returns:
       A function with the remaining signature and ``function``'s name and docstring, which returns a new value.
       The class hangs on it as ``.Value``, so that instances pickle.
+
+    Raises:
+      TypeError: for a function that can't define a value.
     """
+    name = _plain_name(function, base)
     signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())[skip:]
     hints = typing.get_type_hints(function, include_extras=True)
+    parameters = _fields_of(name, signature, hints, base)
     kinds = {p.name: kind_of(hints.get(p.name)) for p in parameters}
-    name = function.__name__
     if taken := [field for field in kinds if hasattr(base, field)]:
         raise TypeError(f"{name}: a parameter can't be called {taken[0]!r}, which {base.__name__} uses itself")
     cls: Any = type(
@@ -191,15 +203,16 @@ def define(function: Callable[..., Any], skip: int, base: type[Value], namespace
         },
     )
     cls = register(cls)
-    shown = [p.replace(annotation=Label(kinds[p.name].label or p.annotation)) for p in parameters]
-    signature = signature.replace(parameters=shown, return_annotation=Label(base.__name__))
+    shown = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in parameters]
+    signature = readable(signature.replace(parameters=shown, return_annotation=base))
 
     @functools.wraps(function)
     def constructor(*args: Any, **kwargs: Any) -> Any:
+        check_keywords(name, kwargs, signature)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{name}: {error}; its signature is {signature}") from None
+            raise TypeError(f"{name}: {error}; its signature is {name}{signature}") from None
         bound.apply_defaults()
         return cls(**cls.normalized(bound.arguments)).checked()
 
@@ -211,13 +224,44 @@ def define(function: Callable[..., Any], skip: int, base: type[Value], namespace
     return result
 
 
-class Label(str):
-    """A type's name as shown in signatures, without quotes."""
+def _plain_name(function: Any, base: type[Value]) -> str:
+    """Return the name of a function that can define a value: one with a name that returns when it is called."""
+    name, what = getattr(function, "__name__", ""), base.__name__.lower()
+    if not callable(function) or isinstance(function, type) or not name.isidentifier():
+        raise TypeError(f"a {what} is written as a function with a name (def), got {function!r}")
+    if any(test(function) for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction)):
+        raise TypeError(f"{name}: a {what} is an ordinary function, without async and yield")
+    return name
 
-    def __new__(cls, annotation: Any) -> Self:
-        return super().__new__(cls, annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
 
-    __repr__ = str.__str__
+def _fields_of(
+    name: str, signature: inspect.Signature, hints: Mapping[str, Any], base: type[Value]
+) -> list[inspect.Parameter]:
+    """Return the parameters that are fields, after checking that the first ones can be what ``base.given`` names."""
+    parameters, size = list(signature.parameters.values()), len(base.given)
+    first, rest = parameters[:size], parameters[size:]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    fits = all(p.kind in positional and p.default is p.empty and not is_number(hints.get(p.name)) for p in first)
+    if len(first) < size or not fits:
+        raise misses_given(name, signature, base)
+    for p in rest:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
+            raise TypeError(f"{name}: parameter {str(p).partition(':')[0]} must be one that can be given by name")
+    return rest
+
+
+def misses_given(name: str, signature: inspect.Signature, base: type[Value]) -> TypeError:
+    """Return the error for a function that doesn't take what it is given."""
+    given = ", ".join(base.given)
+    return TypeError(
+        f"{name}: a {base.__name__.lower()} is called with ({given}) and then its own parameters by name; write "
+        f"def {name}({given}, ...), got {name}({', '.join(map(str, signature.parameters))})"
+    )
+
+
+def is_number(annotation: Any) -> bool:
+    """Whether an annotation declares what a field may be, as ``Hyper`` does."""
+    return kind_of(annotation) is not STATIC
 
 
 def kind_of(annotation: Any) -> Kind:

@@ -23,12 +23,14 @@ from gradchain.core.value import Value
 from gradchain.introspect.catalogue import Constructor, constructors, function_names
 from gradchain.introspect.parse import ConfigError, as_tree, parse
 from gradchain.schedules.piecewise import Breakpoints
+from gradchain.signatures import public
 from gradchain.transforms.matrices import MuonDimensionNumbers
 from gradchain.tree.alignment import is_key
 
 VERSION = 1
 
 
+@public
 def to_config(tx: Transform | Schedule) -> dict[str, Any]:
     """Return a transform or schedule as a dict that JSON can hold, from which :func:`from_config` makes it again.
 
@@ -58,6 +60,7 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
     return {"version": VERSION} | node
 
 
+@public
 def from_config(config: Mapping[str, Any]) -> Any:
     """Return the transform or schedule that a dict describes, as :func:`to_config` makes it or as written by hand.
 

@@ -14,6 +14,7 @@ from gradchain.introspect.paths import abstract_state, places
 from gradchain.introspect.stages import HyperparameterRow, SlotRow, StageRow, shardings_of, stage_rows
 from gradchain.introspect.survey import ParameterRow, Survey
 from gradchain.introspect.tables import KEPT, html_table, path_table, text_table
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 By = Literal["stage", "parameter"]
@@ -123,6 +124,7 @@ class Description:
         return titles[:2] + titles[3:], [row[:2] + row[3:] for row in rows]
 
 
+@public
 def describe(
     tx: Any, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
 ) -> Description:

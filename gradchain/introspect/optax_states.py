@@ -18,6 +18,7 @@ from gradchain.core.transform import Part, Transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import Place, abstract_state, places, state_parts
 from gradchain.introspect.weight_sums import SLOT
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
 
@@ -90,6 +91,7 @@ BESIDE = ("adversary", "outer")
 """Labels of parts with counts of their own, which Optax's states don't show."""
 
 
+@public
 def from_optax_state(
     tx: Any,
     params: Tree,
@@ -141,6 +143,7 @@ def from_optax_state(
     return load(where, tx, params, entries, missing, unexpected, settled=None)
 
 
+@public
 def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
     """Return the state of an Optax optimizer that goes on where the same composition here has stopped.
 

@@ -1,6 +1,5 @@
 """Reading configs: plain data to values, by calls of the catalogue's constructors, with errors that name the field."""
 
-import difflib
 import functools
 import types
 import typing
@@ -15,6 +14,7 @@ from gradchain.core.hyper import CombinedSchedule, Number, Schedule
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC
 from gradchain.introspect.catalogue import MAPPINGS, Constructor, constructors, functions
+from gradchain.signatures import did_you_mean
 from gradchain.transforms.matrices import MuonDimensionNumbers
 
 FORMS: dict[str, tuple[set[str], set[str]]] = {
@@ -61,8 +61,7 @@ def _check_fields(
     known = sorted(known)
     for name in fields:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known) or 'none'}"
+            hint = did_you_mean(str(name), known) or f"; it has {', '.join(known) or 'none'}"
             raise ConfigError(_join(path, name), f": {what} has no such field{hint}")
     for name in required:
         if name not in fields:
@@ -78,8 +77,7 @@ def _call(fields: dict[str, Any], path: str) -> Any:
     name = fields.pop("name")
     constructor = constructors().get(name) if isinstance(name, str) else None
     if constructor is None:
-        close = difflib.get_close_matches(str(name), constructors(), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(name).lower(), constructors())
         raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {name!r}{hint}")
     _check_fields(path, name, fields, constructor.required, constructor.fields)
     values = {key: _field(constructor, key, x, _join(path, key)) for key, x in fields.items()}

@@ -12,6 +12,7 @@ from gradchain.core.foreign import Foreign, as_transform
 from gradchain.core.hyperparams import named_parts
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, check_state
+from gradchain.signatures import public
 from gradchain.tree import Tree, overlay
 from gradchain.tree.alignment import is_array
 from gradchain.tree.state import NamedTupleKey, Node, Path, nodes, numbered
@@ -54,6 +55,7 @@ def abstract_state(tx: Transform, params: Tree) -> Any:
     return jax.eval_shape(lambda arrays: tx.init(overlay(arrays, params)), arrays)
 
 
+@public
 def state_paths(tx: Any, state: Any) -> dict[str, Any]:
     """Return every array of a state by its address, ``stage/slot/parameter path``, in the state's own order.
 

@@ -11,6 +11,7 @@ from gradchain.combinators.labels import path_name
 from gradchain.core.foreign import as_transform
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.matrices import MuonDimensionNumbers, view
 from gradchain.tree import Tree, overlay
 from gradchain.tree.shardings import Layout, bytes_per_device, layout_of
@@ -18,6 +19,7 @@ from gradchain.tree.shardings import Layout, bytes_per_device, layout_of
 __all__ = ["bytes_per_device", "state_shardings", "zero_shardings"]
 
 
+@public
 def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any:
     """Return where each array of a transform's state should lie: for ``jax.jit(tx.init, out_shardings=...)``.
 
@@ -51,6 +53,7 @@ def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any
     return layout_of("state_shardings", params, shardings).of_results(as_transform(tx).init, "state_shardings")
 
 
+@public
 def zero_shardings(tx: Any, params: Tree, shardings: Tree | None = None, *, axis: str | Sequence[str] = "data") -> Any:
     """Return shardings that also spread the optimizer's state over the axis that the batch is spread over (ZeRO-1).
 

@@ -10,6 +10,7 @@ import numpy as np
 from gradchain.core.foreign import as_transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import state_paths
+from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array, is_key
 
@@ -17,6 +18,7 @@ SCHEMA = "schema_version"
 VERSION = 1
 
 
+@public
 def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:
     """Return a state as a flat dict from address to array, for a checkpoint in any format.
 
@@ -51,6 +53,7 @@ def _plain(address: str, x: Any) -> Any:
     return jax.eval_shape(jax.random.key_data, x) if isinstance(x, jax.ShapeDtypeStruct) else jax.random.key_data(x)
 
 
+@public
 def from_state_dict(
     tx: Any,
     params: Tree,

@@ -13,6 +13,7 @@ from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import abstract_state, places
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 SLOTS = {
@@ -30,6 +31,7 @@ SLOTS = {
 """What PyTorch calls a rule's slots: those of SGD, RMSprop, Adagrad, Adam and AdamW."""
 
 
+@public
 def from_torch_state(
     tx: Any,
     params: Tree,

@@ -23,8 +23,10 @@ from gradchain.losses._arguments import (
     without,
 )
 from gradchain.losses._softmax import log_total, sum_relative
+from gradchain.signatures import public
 
 
+@public
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return the cross-entropy of independent yes-or-no predictions, element by element.
 
@@ -58,6 +60,7 @@ def _yes_or_no_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) 
     return _yes_or_no(x, y), ((1 - y) * jax.nn.sigmoid(x) - y * jax.nn.sigmoid(-x)) * dx - x * dy
 
 
+@public
 def sigmoid_focal_loss(
     logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
 ) -> Array:
@@ -95,6 +98,7 @@ def sigmoid_focal_loss(
     return (weight * sigmoid_binary_cross_entropy(x, y)).astype(dtype)
 
 
+@public
 def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -123,6 +127,7 @@ def softmax_cross_entropy(
     return terms.cross_entropy().astype(terms.dtype)
 
 
+@public
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return :func:`softmax_cross_entropy` over the last axis, with :math:`0 \log 0 = 0`.
 
@@ -143,6 +148,7 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     return terms.cross_entropy().astype(terms.dtype)
 
 
+@public
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -184,6 +190,7 @@ def softmax_cross_entropy_with_integer_labels(
     return jnp.where(valid, loss, math.nan).astype(x.dtype)
 
 
+@public
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,

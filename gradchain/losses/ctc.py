@@ -11,10 +11,12 @@ from gradchain.core.hyper import Number
 from gradchain.losses._arguments import floating, number, pick, same_shape
 from gradchain.losses._softmax import log_softmax, log_sum_exp
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 
 LOG_ZERO = Number("log of zero", "[-inf, 0]")
 
 
+@public
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -54,6 +56,7 @@ def ctc_loss(
     )[0]
 
 
+@public
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,

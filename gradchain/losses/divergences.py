@@ -8,8 +8,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import Axis, axes_of, mask_of, pair
+from gradchain.signatures import public
 
 
+@public
 def kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -40,6 +42,7 @@ def kl_divergence(
     return _total(_share(jnp.where(include, t, 0), log_q), axes).astype(dtype)
 
 
+@public
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike, log_targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -64,6 +67,7 @@ def kl_divergence_with_log_targets(
     return _total(_share_of_log(jnp.where(include, log_t, -math.inf), log_q), axes).astype(dtype)
 
 
+@public
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:

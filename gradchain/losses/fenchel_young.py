@@ -9,8 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import pair
+from gradchain.signatures import public
 
 
+@public
 def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., Array]:
     r"""Return the loss :math:`L(s, y) = \Omega^*(s) - \langle y, s \rangle` of a convex function :math:`\Omega^*`.
 

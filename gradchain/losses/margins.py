@@ -10,8 +10,10 @@ from jax.typing import ArrayLike
 from gradchain.losses._arguments import class_labels, floating, pair, pick
 from gradchain.numerics import compute_dtype
 from gradchain.projections import projection_simplex
+from gradchain.signatures import public
 
 
+@public
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     r"""Return :math:`\max(0,\, -y f)`, element by element.
 
@@ -32,6 +34,7 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, -outputs * signs).astype(dtype)
 
 
+@public
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     r"""Return :math:`\max(0,\, 1 - y f)`, the loss of a support vector machine, element by element.
 
@@ -50,6 +53,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
     return jnp.maximum(0, 1 - outputs * signs).astype(dtype)
 
 
+@public
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return the sparsemax loss of yes-or-no predictions, element by element.
 
@@ -77,6 +81,7 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
     return loss.astype(jnp.result_type(logits))
 
 
+@public
 def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return by how much the highest score exceeds that of the true class, :math:`\max_j s_j - s_y`.
 
@@ -100,6 +105,7 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return s.finish(jnp.max(s.all, -1) - s.own)
 
 
+@public
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return by how much the true class fails to lead all others by 1.
 
@@ -125,6 +131,7 @@ def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     return s.finish(jnp.maximum(0, jnp.max(jnp.where(s.true, -math.inf, s.all), -1) - s.own + 1))
 
 
+@public
 def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return the loss whose derivative is the sparsemax of the scores less the one-hot label.
 

@@ -9,8 +9,10 @@ from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import ANY, mask_of, number, pair
 from gradchain.losses.classification import softmax_cross_entropy
+from gradchain.signatures import public
 
 
+@public
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,

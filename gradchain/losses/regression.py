@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, floating, mask_of, number, pair
 from gradchain.numerics import compute_dtype, divide, safe_norm, sqrt
+from gradchain.signatures import public
 
 
 def _errors(where: str, predictions: ArrayLike, targets: ArrayLike | None) -> tuple[Array, jnp.dtype]:
@@ -21,6 +22,7 @@ def _errors(where: str, predictions: ArrayLike, targets: ArrayLike | None) -> tu
     return first - second, dtype
 
 
+@public
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     r"""Return :math:`(p - t)^2`, element by element.
 
@@ -39,6 +41,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> A
     return jnp.square(errors).astype(dtype)
 
 
+@public
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     r"""Return :math:`\tfrac12 (p - t)^2`, element by element, whose derivative is the error itself.
 
@@ -57,6 +60,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     return (0.5 * jnp.square(errors)).astype(dtype)
 
 
+@public
 def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0) -> Array:
     r"""Return a loss that is quadratic for small errors and linear for large ones.
 
@@ -90,6 +94,7 @@ def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delt
     return (0.5 * jnp.square(quadratic) + delta * (size - quadratic)).astype(dtype)
 
 
+@public
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     r"""Return :math:`\log \cosh (p - t)`, a smooth relative of the Huber loss.
 
@@ -127,6 +132,7 @@ def _log_cosh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return _log_cosh(x), jnp.tanh(x) * dx
 
 
+@public
 def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -160,6 +166,7 @@ def cosine_similarity(
     return _cosine("cosine_similarity", predictions, targets, epsilon, axis, where, lambda cosine: cosine)
 
 
+@public
 def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,

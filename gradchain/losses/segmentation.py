@@ -7,10 +7,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, number, pair
+from gradchain.signatures import public
 
 EPSILON = 1e-7
 
 
+@public
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -76,6 +78,7 @@ def dice_loss(
     return _reduced(loss[..., 1:] if ignore_background and p.shape[-1] > 1 else loss, reduction).astype(dtype)
 
 
+@public
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -123,6 +126,7 @@ def multiclass_generalized_dice_loss(
     return jnp.mean(losses).astype(dtype)
 
 
+@public
 def binary_dice_loss(
     predictions: ArrayLike, targets: ArrayLike, *, smooth: ArrayLike = 1.0, apply_sigmoid: bool = True
 ) -> Array:

@@ -22,10 +22,12 @@ from gradchain.losses._arguments import (
 from gradchain.losses._softmax import log_sum_exp
 from gradchain.losses.regression import unit_vectors
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 
 DEGREE = Number("degree", "[1, inf)")
 
 
+@public
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
     r"""Return the temperature-scaled cross-entropy of finding an embedding's partners among the others.
 
@@ -66,6 +68,7 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     return (jnp.sum(jnp.where(pairs, jax.nn.softplus(gap), 0)) / jnp.maximum(count, 1)).astype(z.dtype)
 
 
+@public
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,

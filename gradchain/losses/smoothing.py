@@ -6,8 +6,10 @@ from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import FRACTION, Axis, axes_of, floating, mask_of, number
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 
 
+@public
 def smooth_labels(
     labels: ArrayLike, alpha: ArrayLike, *, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:

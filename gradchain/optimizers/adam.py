@@ -3,11 +3,13 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def adam(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -39,6 +41,7 @@ def adam(
     )
 
 
+@public
 def adamw(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -76,6 +79,7 @@ def adamw(
     )
 
 
+@public
 def nadam(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -104,6 +108,7 @@ def nadam(
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
+@public
 def nadamw(
     learning_rate: NonNegative,
     b1: Decay = 0.9,

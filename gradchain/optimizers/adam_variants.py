@@ -3,6 +3,7 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
     scale_by_adan,
@@ -17,6 +18,7 @@ from gradchain.transforms.momentum import scale_by_optimistic_gradient
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def adamax(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> Transform:
     r"""AdaMax: Adam in the infinity norm, :func:`~gradchain.scale_by_adamax`.
 
@@ -33,6 +35,7 @@ def adamax(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: 
     return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adamaxw(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -62,6 +65,7 @@ def adamaxw(
     )
 
 
+@public
 def amsgrad(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -94,6 +98,7 @@ def amsgrad(
     )
 
 
+@public
 def adabelief(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -121,6 +126,7 @@ def adabelief(
     )
 
 
+@public
 def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3) -> Transform:
     r"""Yogi: Adam whose effective rate grows back only slowly, :func:`~gradchain.scale_by_yogi`.
 
@@ -135,6 +141,7 @@ def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: No
     return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def radam(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -164,6 +171,7 @@ def radam(
     )
 
 
+@public
 def adan(
     learning_rate: NonNegative,
     b1: Decay = 0.98,
@@ -198,6 +206,7 @@ def adan(
     )
 
 
+@public
 def optimistic_adam_v2(
     learning_rate: NonNegative,
     *,

@@ -5,11 +5,13 @@ from typing import Any
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Count, Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.curvature import HUTCHINSON, scale_by_sophia
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def sophia(
     learning_rate: NonNegative,
     b1: Decay = 0.965,

@@ -3,11 +3,13 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def adopt(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -44,6 +46,7 @@ def adopt(
     )
 
 
+@public
 def acprop(
     learning_rate: NonNegative,
     b1: Decay = 0.9,

@@ -3,10 +3,12 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Fraction, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.dual_averaging import scale_by_madgrad
 
 
+@public
 def madgrad(
     learning_rate: NonNegative, momentum: Fraction = 0.9, weight_decay: NonNegative = 0.0, eps: NonNegative = 1e-6
 ) -> Transform:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.clipping import clip_by_block_rms
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
@@ -13,6 +14,7 @@ from gradchain.transforms.momentum import ema
 from gradchain.transforms.scaling import scale, scale_by_learning_rate
 
 
+@public
 def sm3(learning_rate: NonNegative, momentum: Decay = 0.9) -> Transform:
     r"""SM3: AdaGrad with one vector an axis in place of a whole array, :func:`~gradchain.scale_by_sm3`.
 
@@ -25,6 +27,7 @@ def sm3(learning_rate: NonNegative, momentum: Decay = 0.9) -> Transform:
     return chain(scale_by_sm3(momentum), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adafactor(
     learning_rate: NonNegative | None = None,
     min_dim_size_to_factor: int = 128,

@@ -3,6 +3,7 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.layerwise import descend_and_shrink, scale_by_novograd, scale_by_trust_ratio
@@ -10,6 +11,7 @@ from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def lars(
     learning_rate: NonNegative,
     weight_decay: NonNegative = 0.0,
@@ -42,6 +44,7 @@ def lars(
     )
 
 
+@public
 def lamb(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -73,6 +76,7 @@ def lamb(
     )
 
 
+@public
 def fromage(learning_rate: NonNegative, min_norm: NonNegative = 1e-6) -> Transform:
     r"""Fromage: each array turns by a given angle, :math:`\arctan\eta`, and weights don't grow without bound.
 
@@ -89,6 +93,7 @@ def fromage(learning_rate: NonNegative, min_norm: NonNegative = 1e-6) -> Transfo
     return chain(scale_by_trust_ratio(min_norm), descend_and_shrink(learning_rate))
 
 
+@public
 def novograd(
     learning_rate: NonNegative,
     b1: Fraction = 0.9,

@@ -3,11 +3,13 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def ademamix(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -45,6 +47,7 @@ def ademamix(
     )
 
 
+@public
 def simplified_ademamix(
     learning_rate: NonNegative,
     b1: Decay = 0.99,

@@ -16,6 +16,7 @@ from gradchain.core.hyper import Decay, DType, FrozenTree, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.core.value import kind_of
 from gradchain.optimizers.adam import adamw
+from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.matrices import DimensionNumbers
 from gradchain.transforms.orthogonal import PRESETS, Coefficients, scale_by_muon, scale_by_shape
@@ -23,6 +24,7 @@ from gradchain.transforms.scaling import scale_by_learning_rate
 from gradchain.tree import Tree
 
 
+@public
 def muon(
     learning_rate: NonNegative,
     ns_coeffs: Coefficients = PRESETS["standard"],

@@ -6,6 +6,7 @@ from typing import Any
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, Hyper, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.coin_betting import scale_by_cocob
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
 from gradchain.transforms.decay import add_decayed_weights
@@ -14,6 +15,7 @@ from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale
 from gradchain.transforms.scaling import scale, scale_by_learning_rate
 
 
+@public
 def polyak_sgd(
     max_learning_rate: NonNegative = 1.0,
     scaling: NonNegative = 1.0,
@@ -48,6 +50,7 @@ def polyak_sgd(
     return chain(scale_by_polyak(f_min, max_learning_rate, eps, variant), scale_by_learning_rate(scaling))
 
 
+@public
 def momo(
     learning_rate: NonNegative = 1.0,
     beta: Decay = 0.9,
@@ -71,6 +74,7 @@ def momo(
     return chain(scale_by_momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound), scale(-1.0))
 
 
+@public
 def momo_adam(
     learning_rate: NonNegative = 1e-2,
     b1: Decay = 0.9,
@@ -111,6 +115,7 @@ def _decay(weight_decay: NonNegative | None, mask: Mask | None) -> list[Transfor
     return [] if weight_decay is None else [add_decayed_weights(weight_decay, mask)]
 
 
+@public
 def dog(
     learning_rate: NonNegative = 1.0,
     init_step: tuple[str, Positive] = ("heuristic", 1e-6),
@@ -138,6 +143,7 @@ def dog(
     return chain(*_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
 
 
+@public
 def dowg(
     learning_rate: NonNegative = 1.0,
     init_estim_sq_dist: Positive | None = None,
@@ -160,6 +166,7 @@ def dowg(
     return chain(*_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
 
 
+@public
 def dadapt_adamw(
     learning_rate: NonNegative = 1.0,
     betas: tuple[Decay, Decay] = (0.9, 0.999),
@@ -182,6 +189,7 @@ def dadapt_adamw(
     return chain(scale_by_dadapt_adam(learning_rate, b1, b2, eps, estim_lr0, weight_decay), scale(-1.0))
 
 
+@public
 def prodigy(
     learning_rate: NonNegative = 1.0,
     betas: tuple[Decay, Decay] = (0.9, 0.999),
@@ -211,6 +219,7 @@ def prodigy(
     return chain(rule, scale(-1.0))
 
 
+@public
 def cocob(
     learning_rate: NonNegative = 1.0,
     alpha: Positive = 100.0,

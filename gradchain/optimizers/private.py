@@ -3,11 +3,13 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Fraction, Key, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.per_example import differentially_private_aggregate
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
+@public
 def dpsgd(
     learning_rate: NonNegative,
     l2_norm_clip: NonNegative,

@@ -3,12 +3,14 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
+@public
 def adagrad(
     learning_rate: NonNegative, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
 ) -> Transform:
@@ -26,6 +28,7 @@ def adagrad(
     return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adadelta(
     learning_rate: NonNegative | None = None,
     rho: Decay = 0.9,
@@ -51,6 +54,7 @@ def adadelta(
     )
 
 
+@public
 def rmsprop(
     learning_rate: NonNegative,
     decay: Decay = 0.9,
@@ -88,6 +92,7 @@ def rmsprop(
     )
 
 
+@public
 def rmsprop_torch(
     learning_rate: NonNegative = 0.01,
     decay: Decay = 0.99,
@@ -118,6 +123,7 @@ def rmsprop_torch(
     )
 
 
+@public
 def rmsprop_tf(
     learning_rate: NonNegative = 0.001,
     decay: Decay = 0.9,

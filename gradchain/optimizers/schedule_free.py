@@ -5,11 +5,13 @@ from gradchain.combinators.schedule_free import schedule_free
 from gradchain.core.hyper import Count, Decay, DType, Fraction, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.schedules import warmup_constant_schedule
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_rms
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
+@public
 def schedule_free_sgd(
     learning_rate: NonNegative = 1.0,
     warmup_steps: Count | None = None,
@@ -38,6 +40,7 @@ def schedule_free_sgd(
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r)
 
 
+@public
 def schedule_free_adamw(
     learning_rate: NonNegative = 0.0025,
     warmup_steps: Count | None = None,

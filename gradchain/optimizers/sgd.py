@@ -3,11 +3,13 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import DType, Fraction, Hyper, Key, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.momentum import scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
+@public
 def sgd(
     learning_rate: NonNegative,
     momentum: Fraction | None = None,
@@ -31,6 +33,7 @@ def sgd(
     )
 
 
+@public
 def noisy_sgd(learning_rate: NonNegative, eta: NonNegative = 0.01, gamma: Hyper = 0.55, key: Key = 0) -> Transform:
     r"""Gradient descent with annealed Gaussian noise on the gradients, see :func:`~gradchain.add_noise`.
 
@@ -45,6 +48,7 @@ def noisy_sgd(learning_rate: NonNegative, eta: NonNegative = 0.01, gamma: Hyper 
     return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))
 
 
+@public
 def optimistic_gradient_descent(learning_rate: NonNegative, alpha: Hyper = 1.0, beta: Hyper = 1.0) -> Transform:
     r"""Gradient descent on extrapolated gradients. It converges in games, where plain descent circles.
 

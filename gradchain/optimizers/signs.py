@@ -3,12 +3,14 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.momentum import ema
 from gradchain.transforms.scaling import scale, scale_by_learning_rate, scale_by_sign
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 
 
+@public
 def sign_sgd(learning_rate: NonNegative) -> Transform:
     r"""Step by the gradient's sign: :math:`w \leftarrow w - \eta\,\mathrm{sign}(g)`.
 
@@ -20,6 +22,7 @@ def sign_sgd(learning_rate: NonNegative) -> Transform:
     return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+@public
 def signum(learning_rate: NonNegative, beta: Decay = 0.9, accumulator_dtype: DType | None = None) -> Transform:
     r"""Step by the sign of the gradients' moving average.
 
@@ -33,6 +36,7 @@ def signum(learning_rate: NonNegative, beta: Decay = 0.9, accumulator_dtype: DTy
     return chain(ema(beta, False, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+@public
 def lion(
     learning_rate: NonNegative,
     b1: Decay = 0.9,
@@ -63,6 +67,7 @@ def lion(
     )
 
 
+@public
 def rprop(
     learning_rate: NonNegative,
     eta_minus: Fraction = 0.5,

@@ -3,12 +3,14 @@
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.scaling import scale_by_learning_rate
 from gradchain.transforms.variance_reduction import scale_by_mars
 
 
+@public
 def mars(
     learning_rate: NonNegative,
     b1: Decay = 0.95,

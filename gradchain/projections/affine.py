@@ -9,8 +9,10 @@ from jax.typing import ArrayLike
 
 from gradchain import tree as trees
 from gradchain.projections._arguments import ANY, Tree, largest, scalar, widened
+from gradchain.signatures import public
 
 
+@public
 def projection_vector(x: Tree, a: Tree) -> Tree:
     r"""Return the nearest multiple of a vector :math:`a`.
 
@@ -35,6 +37,7 @@ def projection_vector(x: Tree, a: Tree) -> Tree:
     return trees.cast_like(jax.tree.map(lambda leaf: factor * leaf, unit), x)
 
 
+@public
 def projection_hyperplane(x: Tree, a: Tree, b: ArrayLike) -> Tree:
     r"""Return the nearest point of a hyperplane.
 
@@ -60,6 +63,7 @@ def projection_hyperplane(x: Tree, a: Tree, b: ArrayLike) -> Tree:
     return trees.cast_like(trees.add_scale(x_wide, _divide(gap, unit), unit), x)
 
 
+@public
 def projection_halfspace(x: Tree, a: Tree, b: ArrayLike) -> Tree:
     r"""Return the nearest point on one side of a hyperplane.
 

@@ -9,8 +9,10 @@ from jax.typing import ArrayLike
 
 from gradchain import tree as trees
 from gradchain.projections._arguments import Tree, arrays, largest, scalar, widened
+from gradchain.signatures import public
 
 
+@public
 def projection_l2_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree of Euclidean norm :math:`s`, which is :math:`s\, x / \|x\|_2`.
 
@@ -38,6 +40,7 @@ def projection_l2_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
     return trees.cast_like(jax.tree.map(lambda leaf: jnp.where(length == 0, centre, factor * leaf), unit), tree)
 
 
+@public
 def projection_l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree of Euclidean norm at most :math:`s`, which is :math:`x \min(1, s / \|x\|_2)`.
 
@@ -61,6 +64,7 @@ def projection_l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
     return trees.cast_like(jax.tree.map(lambda leaf: jnp.where(inside, leaf, factor * leaf), x), tree)
 
 
+@public
 def projection_simplex(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree of non-negative elements with sum :math:`s`.
 
@@ -93,6 +97,7 @@ def projection_simplex(tree: Tree, scale: ArrayLike = 1) -> Tree:
     return trees.cast_like(jax.tree.map(cut.shrink, x), tree)
 
 
+@public
 def projection_l1_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree whose magnitudes add up to :math:`s`.
 
@@ -120,6 +125,7 @@ def projection_l1_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
     return trees.cast_like(jax.tree.map(lambda leaf: _sign(leaf) * cut.shrink(_sign(leaf) * leaf), x), tree)
 
 
+@public
 def projection_l1_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree whose magnitudes add up to at most :math:`s`.
 

@@ -11,8 +11,10 @@ from jax.typing import ArrayLike
 
 from gradchain import tree as trees
 from gradchain.projections._arguments import Tree, arrays, scalar
+from gradchain.signatures import public
 
 
+@public
 def projection_non_negative(tree: Tree) -> Tree:
     r"""Return the nearest tree without negative elements, :math:`\max(x, 0)` element by element.
 
@@ -28,6 +30,7 @@ def projection_non_negative(tree: Tree) -> Tree:
     return jax.tree.map(jax.nn.relu, arrays("projection_non_negative", tree))
 
 
+@public
 def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
     r"""Return the nearest tree between two bounds, :math:`\min(\max(x, l), u)` element by element.
 
@@ -48,6 +51,7 @@ def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
     return _clip("projection_box", tree, lower, upper)
 
 
+@public
 def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
     r"""Return the nearest tree of elements in :math:`[0, s]`.
 
@@ -65,6 +69,7 @@ def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
     return _clip("projection_hypercube", tree, 0.0, scale)
 
 
+@public
 def projection_linf_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
     r"""Return the nearest tree whose largest magnitude is at most :math:`s`.
 

@@ -10,10 +10,12 @@ from jax import Array
 
 from gradchain.core.hyper import ABSTRACT, Number, Schedule, value_at
 from gradchain.core.value import Kind, define
+from gradchain.signatures import public
 
 P = ParamSpec("P")
 
 
+@public
 def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Schedule]:
     """Turn ``f(count, ...)`` into a constructor of schedules: its other parameters become the schedule's numbers.
 
@@ -33,7 +35,7 @@ def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Sche
         fields = {name: value_at(value, count) if kind.data else value for name, kind, value in self.fields()}
         return jnp.asarray(function(count, **fields), count.dtype)  # pyright: ignore[reportCallIssue]
 
-    return define(function, 1, Schedule, {"__call__": call})
+    return define(function, Schedule, {"__call__": call})
 
 
 def ordered(*names: str) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:

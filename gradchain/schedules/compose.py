@@ -9,6 +9,7 @@ from jax import Array
 from gradchain.core.hyper import FunctionSchedule, Number, Schedule, value_at
 from gradchain.core.value import register
 from gradchain.schedules.base import STEPS, Numbers, check_order
+from gradchain.signatures import public
 
 
 def switch(count: Array, starts: Sequence[Any], schedules: Sequence[Any]) -> Array:
@@ -44,6 +45,7 @@ class JoinedSchedules(Schedule):
         return switch(count, starts, self.schedules)
 
 
+@public
 def join_schedules(
     schedules: Iterable[float | Callable[[Any], Any]], boundaries: Iterable[float | Array]
 ) -> JoinedSchedules:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 
+from gradchain.signatures import public
 from gradchain.training import checkpoint_files as files
 from gradchain.training.step import check_whole
 from gradchain.tree import Tree
@@ -15,6 +16,7 @@ DELETED = ".deleted"
 """Where old steps go at once, before they are deleted piece by piece."""
 
 
+@public
 class Checkpoint(NamedTuple):
     """What :func:`load_checkpoint` returns."""
 
@@ -111,6 +113,7 @@ class Checkpoints:
         self.close()
 
 
+@public
 def save_checkpoint(
     directory: str | os.PathLike[str], tree: Tree, *, step: int | None = None,
     metadata: Mapping[str, Any] | None = None, keep: int | None = 3,
@@ -146,6 +149,7 @@ def save_checkpoint(
     return step
 
 
+@public
 def load_checkpoint(
     directory: str | os.PathLike[str], like: Tree, *, step: int | None = None, partial: bool = False
 ) -> Checkpoint:

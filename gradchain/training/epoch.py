@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from gradchain.core.foreign import as_transform
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, is_numeric, step_objective
 from gradchain.tree import Tree, show_path
@@ -18,6 +19,7 @@ from gradchain.tree.alignment import is_key
 Remainder = Literal["drop", "keep", "wrap"]
 
 
+@public
 class Epoch(NamedTuple):
     """What one pass over the data gives."""
 
@@ -73,6 +75,7 @@ def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
     return n
 
 
+@public
 def scan_epoch(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: int | Array | None = None, *,
     batch_size: int, shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False,
@@ -203,6 +206,7 @@ def _append(metrics: Metrics, last: Metrics) -> Metrics:
     return jax.tree_util.tree_map_with_path(leaf, metrics, last)
 
 
+@public
 def evaluate(
     loss_fn: Callable[..., Any], params: Tree, data: Tree, *, batch_size: int | None = None, has_aux: bool = False,
     takes_key: bool = False, key: int | Array | None = None,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
@@ -20,6 +21,7 @@ from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
 
 
+@public
 class Rung(NamedTuple):
     """A stage of successive halving: how many runs are trained, and until which epoch."""
 
@@ -27,6 +29,7 @@ class Rung(NamedTuple):
     until: int
 
 
+@public
 def halving_rungs(runs: int, epochs: int, eta: int = 3, rungs: int | None = None) -> tuple[Rung, ...]:
     r"""Return the rungs of successive halving.
 
@@ -58,6 +61,7 @@ def halving_rungs(runs: int, epochs: int, eta: int = 3, rungs: int | None = None
     return tuple(Rung(max(1, runs // eta**i), epochs // eta ** (count - 1 - i)) for i in range(count))
 
 
+@public
 def hyperband_brackets(epochs: int, eta: int = 3) -> tuple[tuple[Rung, ...], ...]:
     r"""Return the brackets of Hyperband, each the rungs of one successive halving.
 
@@ -87,6 +91,7 @@ def _whole_log(x: int, base: int) -> int:
     return power
 
 
+@public
 def successive_halving(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], Tree] | None = None,
@@ -147,6 +152,7 @@ def successive_halving(
     return _run(plan, (halving_rungs(runs, epochs, eta, rungs),), tx, task, "halving")
 
 
+@public
 def hyperband(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
@@ -210,6 +216,7 @@ def hyperband(
     return _run(plan, hyperband_brackets(epochs, eta), tx, task, "hyperband")
 
 
+@public
 def hyperband_runs(epochs: int, eta: int = 3) -> int:
     """Return how many runs Hyperband needs: those of all its brackets.
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from gradchain.signatures import public
 from gradchain.training.history import History
 from gradchain.training.sweep_result import Numbers, SweepResult
 
 
+@public
 @dataclass(frozen=True, eq=False, repr=False)
 class HalvingResult(SweepResult):
     """What :func:`~gradchain.training.successive_halving` and :func:`~gradchain.training.hyperband` return.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradchain.signatures import public
 from gradchain.training.step import Metrics
 from gradchain.tree import show_path
 from gradchain.tree.alignment import is_key
@@ -17,6 +18,7 @@ from gradchain.tree.alignment import is_key
 Column = Any
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class History:
     """The course of one run.

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import (
     Remainder,
@@ -51,6 +52,7 @@ class Recipe(NamedTuple):
         }
 
 
+@public
 class FitResult(NamedTuple):
     """What :func:`fit` returns."""
 
@@ -71,6 +73,7 @@ class FitResult(NamedTuple):
     """How many epochs the state has seen: this run's, and those before."""
 
 
+@public
 def fit(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
     seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,

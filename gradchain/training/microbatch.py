@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 from gradchain.training.epoch import count_examples
 from gradchain.training.step import check_whole
 from gradchain.tree import Tree
@@ -16,6 +17,7 @@ P = ParamSpec("P")
 Combine = Literal["mean", "sum", "concatenate"]
 
 
+@public
 def microbatch(
     function: Callable[P, Any], size: int, *, batch_argnums: int | tuple[int, ...] = 1, combine: Any = "mean"
 ) -> Callable[P, Any]:

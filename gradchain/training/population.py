@@ -11,6 +11,7 @@ from jax import Array, lax
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder
 from gradchain.training.history import in_order
@@ -39,6 +40,7 @@ class Evolution(NamedTuple):
     resample: float
 
 
+@public
 def population_based_training(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, explore: Space, epochs: int, batch_size: int,
     interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25,

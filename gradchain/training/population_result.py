@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from gradchain.core.hyperparams import hyperparams
+from gradchain.signatures import public
 from gradchain.training.history import History, plain_number
 from gradchain.training.sweep_result import Numbers, SweepResult, short_name
 
 
+@public
 @dataclass(frozen=True, eq=False, repr=False)
 class PopulationResult(SweepResult):
     """What :func:`~gradchain.training.population_based_training` returns.

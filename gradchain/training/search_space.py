@@ -11,10 +11,12 @@ from jax import Array
 
 from gradchain.core.hyperparams import set_hyperparams
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.training.epoch import as_key
 from gradchain.training.step import check_whole
 
 
+@public
 @dataclass(frozen=True)
 class Uniform:
     """A range in which every number is as likely as any other.
@@ -52,6 +54,7 @@ class Uniform:
         return jnp.clip(moved, self.low, self.high)
 
 
+@public
 @dataclass(frozen=True)
 class LogUniform(Uniform):
     """A range in which the logarithm of every number is as likely as any other: for learning rates.
@@ -77,6 +80,7 @@ class LogUniform(Uniform):
         return jnp.clip(drawn, self.low, self.high)
 
 
+@public
 @dataclass(frozen=True)
 class Choice:
     """A few numbers, each as likely as any other; perturbed, a number becomes one of its neighbours.
@@ -117,6 +121,7 @@ class Choice:
 Space = Mapping[str, Uniform | Choice]
 
 
+@public
 def sample(tx: Transform, space: Space, runs: int, seed: int | Array = 0) -> Transform:
     """Return a batch of transforms with random hyperparameters.
 

@@ -12,11 +12,13 @@ from gradchain import tree
 from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import apply_updates
+from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.placement import Placement
 from gradchain.tree import Tree, show_path
 
 
+@public
 class Metrics(NamedTuple):
     """What a loss function returned: a pytree, so that ``scan`` stacks it."""
 
@@ -75,6 +77,7 @@ def step_objective(
     return apply_updates(params, updates), state, Metrics(loss, aux)
 
 
+@public
 def train_step(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None = None, *,
     has_aux: bool = False, takes_key: bool = False,
@@ -108,6 +111,7 @@ def train_step(
 _compiled_step = Compiled(step_objective, donate_argnums=(0, 2))
 
 
+@public
 def make_step(
     loss_fn: Callable[..., Any], tx: Any, *, has_aux: bool = False, takes_key: bool = False
 ) -> Callable[..., tuple[Tree, Any, Metrics]]:
@@ -140,6 +144,7 @@ def make_step(
     return step
 
 
+@public
 class Path(NamedTuple):
     """The iterates of an optimizer on a function."""
 
@@ -149,6 +154,7 @@ class Path(NamedTuple):
     """The function's values at the points, of shape ``(steps + 1,)``."""
 
 
+@public
 def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int) -> Path:
     """Return every iterate of an optimizer on a deterministic function, computed by one ``lax.scan``.
 

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gradchain.signatures import public
 
+
+@public
 class StoppingState(NamedTuple):
     """What early stopping remembers, a pytree: from :meth:`EarlyStopping.init` on it keeps shapes and dtypes."""
 
@@ -20,6 +23,7 @@ class StoppingState(NamedTuple):
     """Whether to stop now."""
 
 
+@public
 class EarlyStopping(NamedTuple):
     """When to stop before the last epoch: when the loss has stopped falling, or isn't finite.
 

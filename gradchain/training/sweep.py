@@ -15,6 +15,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
@@ -32,6 +33,7 @@ MOST_TICKS = 100
 """How often a sweep moves its progress bar; each time costs about a tenth of a millisecond."""
 
 
+@public
 def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarray[Any, Any]]) -> Transform:
     """Return a batch of transforms: every combination of several hyperparameters' values.
 
@@ -59,6 +61,7 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
     return set_hyperparams(tx, {name: axis[i] for name, axis, i in zip(values, axes, chosen, strict=True)})
 
 
+@public
 def sweep(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
     seeds: int | Sequence[int] | Array = 0, starts: Tree | None = None, init: Callable[[Array], Tree] | None = None,

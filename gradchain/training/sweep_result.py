@@ -11,12 +11,14 @@ import numpy as np
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
+from gradchain.signatures import public
 from gradchain.training.history import History, plain_number, text_table, write_csv
 from gradchain.tree.alignment import is_key
 
 Numbers = np.ndarray[Any, Any]
 
 
+@public
 def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
     r"""Tell which runs diverged: a loss that isn't finite, or a last one above the start's, :math:`l > l_0 + |l_0|`.
 
@@ -33,6 +35,7 @@ def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
     return ~xp.all(xp.isfinite(losses), -1) | (losses[..., -1] > start_loss + xp.abs(start_loss))
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class SweepResult:
     """What :func:`~gradchain.training.sweep` returns.

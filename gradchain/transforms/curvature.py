@@ -16,6 +16,7 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import by_parts, clamp, divide, ema
+from gradchain.signatures import public
 from gradchain.transforms.noise import sample_parts
 from gradchain.tree import Tree
 
@@ -151,6 +152,7 @@ class ScaleBySophia(Transform):
         return [Part("", self.hessian_diagonal_fn, own, params)]
 
 
+@public
 def scale_by_sophia(
     b1: Decay = 0.965,
     b2: Decay = 0.99,

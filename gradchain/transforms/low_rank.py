@@ -12,6 +12,7 @@ from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import compute_dtype, safe_increment
+from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
 from gradchain.tree import Tree, mismatch
@@ -133,6 +134,7 @@ def _lift(small: Array, seen: View, basis: Array) -> Array:
     return seen.array(basis @ small if seen.rows >= seen.columns else small @ jnp.conj(basis.mT))
 
 
+@public
 def scale_by_galore(
     rank: int = 128,
     update_proj_gap: Count = 200,

@@ -8,8 +8,10 @@ import jax
 from jax import Array
 
 from gradchain.core.hyper import PerLeafKind
+from gradchain.signatures import public
 
 
+@public
 class MuonDimensionNumbers(NamedTuple):
     """Say which axes of an array are the rows and which the columns of a matrix; all others are batches of matrices.
 

@@ -13,6 +13,7 @@ from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice, Kind
 from gradchain.numerics import compute_dtype, divide, ema, magnitude, safe_norm, sqrt
+from gradchain.signatures import public
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
 
 PRESETS = {
@@ -81,6 +82,7 @@ def _each_step(coefficients: Any, steps: int) -> Sequence[Any]:
     return coefficients if np.ndim(coefficients) == 2 else [coefficients] * steps
 
 
+@public
 def orthogonalize_via_newton_schulz(
     x: Array,
     ns_coeffs: Any,

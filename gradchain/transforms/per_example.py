@@ -14,10 +14,12 @@ from gradchain.core.hyper import Key, NonNegative
 from gradchain.core.rule import treewise
 from gradchain.core.spec import At, Slots
 from gradchain.numerics import compute_dtype, shrink_factor
+from gradchain.signatures import public
 from gradchain.transforms.noise import sample_parts
 from gradchain.tree import Tree
 
 
+@public
 def per_example_global_norm_clip(grads: Tree, l2_norm_clip: NonNegative) -> tuple[Tree, Array]:
     r"""Return :math:`\sum_i g_i \min(1, c / \|g_i\|_2)` over the examples, and how many of them were above the bound.
 
@@ -46,6 +48,7 @@ def per_example_global_norm_clip(grads: Tree, l2_norm_clip: NonNegative) -> tupl
     return jax.tree.map(total, grads), jnp.sum(factors < 1)
 
 
+@public
 def per_example_layer_norm_clip(
     grads: Tree, global_l2_norm_clip: NonNegative, uniform: bool = True
 ) -> tuple[Tree, Tree]:

@@ -58,6 +58,7 @@ def _zero(x: Any) -> Any:
     return np.zeros(jnp.shape(x), jax.dtypes.float0)
 
 
+@public
 def set_to_zero() -> Transform:
     """Return zero updates: :math:`u = 0`, also where the gradient is not finite.
 

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradchain.signatures import public
+
 Tree = Any
 
 
+@public
 def show_path(path: Any) -> str:
     """Return a leaf's path as ``['block']['kernel']``; "the tree itself" for an empty one."""
     return jax.tree_util.keystr(path) or "(the whole tree)"
@@ -64,11 +67,13 @@ def _is_none(x: Any) -> bool:
     return x is None
 
 
+@public
 def flatten_optional(tree: Tree) -> tuple[list[Any], Any]:
     """Flatten with ``None`` as a leaf, so that trees with ``None`` in different places still align."""
     return jax.tree.flatten(tree, is_leaf=_is_none)
 
 
+@public
 def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: str) -> Tree:
     """Map ``function(path, x, y)`` over ``tree`` and ``other``, with ``None`` in ``tree`` passed on as a leaf."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
@@ -79,6 +84,7 @@ def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: s
     return treedef.unflatten([function(path, x, y) for (path, x), y in zip(leaves, others, strict=True)])
 
 
+@public
 def overlay(tree: Tree, base: Tree) -> Tree:
     """Return ``base`` with the leaves of ``tree``; where ``tree`` has ``None``, what ``base`` has there stays."""
     return map_optional(lambda _, x, y: y if x is None else x, tree, base, "tree.overlay")
@@ -186,6 +192,7 @@ def spread(treedef: Any, values: Sequence[Any], tree: Tree, name: str, name_tree
     return [None if x is None else next(ordered) for x in flatten_optional(tree)[0]]
 
 
+@public
 def mismatch(tree_x: Tree, tree_y: Tree, name_x: str, name_y: str, prefix: bool = False) -> str:
     """Describe how two trees differ: the first path that only one of them has, or the first containers that differ.
 
@@ -240,6 +247,7 @@ def _types(node: Node, name_x: str, name_y: str) -> str:
     return f"at {show_path(node.path)} {name_x} is {x}, {name_y} {y}"
 
 
+@public
 def match(tree: Tree, like: Tree, where: str, name: str, name_like: str) -> Tree:
     """Return ``tree`` in the structure of ``like``, after checking that structure and shapes agree.
 
@@ -273,6 +281,7 @@ def _shape_mismatch(tree: Tree, like: Tree, name: str, name_like: str) -> str:
     raise AssertionError("unreachable: shapes agree")
 
 
+@public
 def batch_size(tree: Tree, where: str = "batch_size") -> int:
     """Return the length of the first axis that all arrays share; 0 for a tree without any.
 
@@ -296,6 +305,7 @@ def batch_size(tree: Tree, where: str = "batch_size") -> int:
     return len(leaves[0][1]) if leaves else 0
 
 
+@public
 def one_example(tree: Tree, where: str) -> Tree:
     """Return the shapes and dtypes that remain without the leading batch axis, which all arrays must share."""
     batch_size(tree, where)

@@ -10,35 +10,42 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain.signatures import public
 from gradchain.tree.alignment import Tree, is_float0, is_key, show_path
 
 
+@public
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
     """Return zeros of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
     return full_like(tree, 0, dtype)
 
 
+@public
 def ones_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
     """Return ones of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
     return full_like(tree, 1, dtype)
 
 
+@public
 def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
     """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes."""
     return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype or jnp.result_type(x)), tree)
 
 
+@public
 def batch_shape(tree: Tree, shape: tuple[int, ...] = ()) -> Tree:
     """Return the tree with axes of the given sizes put in front of each leaf, along which the leaf is repeated."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 
 
+@public
 def split_key_like(rng_key: Array, target_tree: Tree) -> Tree:
     """Return a tree of the target's structure with a PRNG key of its own for each leaf."""
     treedef = jax.tree.structure(target_tree)
     return treedef.unflatten(jax.random.split(rng_key, treedef.num_leaves))
 
 
+@public
 def random_like(
     rng_key: Array,
     target_tree: Tree,
@@ -60,6 +67,7 @@ def random_like(
     return jax.tree.map(leaf, target_tree, split_key_like(rng_key, target_tree))
 
 
+@public
 def unwrap_random_key_data(input_tree: Tree) -> Tree:
     """Return the tree with typed PRNG keys as arrays of raw ``uint32``, so that they can be compared or saved."""
 
@@ -69,6 +77,7 @@ def unwrap_random_key_data(input_tree: Tree) -> Tree:
     return jax.tree.map(leaf, input_tree)
 
 
+@public
 def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
     """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay."""
     if dtype is None:
@@ -76,6 +85,7 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x, tree)
 
 
+@public
 def cast_like(tree: Tree, other_tree: Tree) -> Tree:
     """Return ``tree`` with each leaf in the dtype of its counterpart; JAX's ``float0``, for no derivative, stays.
 
@@ -98,6 +108,7 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
 
 
+@public
 def dtype(tree: Tree, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None) -> np.dtype[Any]:
     """Return the dtype of a tree; the default floating-point dtype for an empty one.
 

@@ -12,10 +12,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, compute_dtype, decaying_max, ema, magnitude, one_minus_power
+from gradchain.signatures import public
 from gradchain.tree.alignment import Tree, map_optional
 from gradchain.tree.construction import cast_like
 
 
+@public
 def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
     r"""Return the moving average of a power of the updates, :math:`\beta m + (1 - \beta) g^k`.
 
@@ -28,6 +30,7 @@ def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: int) ->
     return _average(lambda g, m: ema(m, g**order, decay), updates, moments, "update_moment")
 
 
+@public
 def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
     r"""Return the moving average of a power of the updates' magnitudes, :math:`\beta m + (1 - \beta) |g|^k`.
 
@@ -46,6 +49,7 @@ def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, 
     return _average(lambda g, m: ema(m, power(g), decay), updates, moments, "update_moment_per_elem_norm")
 
 
+@public
 def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: ArrayLike) -> Tree:
     r"""Return the decaying maximum of the updates' magnitudes, :math:`\max(\beta m, |g| + \epsilon)`.
 
@@ -58,6 +62,7 @@ def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: 
     return _average(lambda g, m: decaying_max(m, g, decay, eps), updates, moments, "update_infinity_moment")
 
 
+@public
 def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
     r"""Return moving averages corrected for their start at zero, :math:`m / (1 - \beta^t)`.
 
@@ -86,6 +91,7 @@ def _average(function: Callable[[Array, Array], Array], updates: Tree, moments: 
     return map_optional(leaf, updates, moments, where)
 
 
+@public
 def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLike) -> Tree:
     r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
 
@@ -109,6 +115,7 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLik
     return map_optional(leaf, new_tensors, old_tensors, "incremental_update")
 
 
+@public
 def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, update_period: ArrayLike) -> Tree:
     """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from gradchain.signatures import public
 from gradchain.tree.alignment import Tree, is_array, overlay, show_path
 
 HOST = "pinned_host"
@@ -113,6 +114,7 @@ def _short(spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*spec[:last])
 
 
+@public
 def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
     """Return how many bytes of a tree's arrays each device holds.
 

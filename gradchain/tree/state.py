@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.tree_util import DictKey, GetAttrKey, keystr
 
+from gradchain.signatures import public
 from gradchain.tree.alignment import Tree, children, under
 
 Path = tuple[Any, ...]
@@ -20,6 +21,7 @@ OTHER_STATES = ("ApplyEvery",)
 """States of Optax that aren't called so."""
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class NamedTupleKey:
     """The step of a path into a NamedTuple's field: what a ``filtering`` function may look at.
@@ -163,6 +165,7 @@ def _unknown(where: str, key: Any, every: list[Node], filtering: Filter | None) 
     return KeyError(f"{where}: nothing is called {key!r}{passing}; {there}")
 
 
+@public
 def get_all_with_path(tree: Tree, key: Any, filtering: Filter | None = None) -> list[tuple[Path, Any]]:
     """Return all parts of a state that a key selects, as pairs of a path and a value, from the outside inward.
 
@@ -175,6 +178,7 @@ def get_all_with_path(tree: Tree, key: Any, filtering: Filter | None = None) -> 
     return [(node.path, node.value) for node in _find(tree, key, filtering)[0]]
 
 
+@public
 def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = None) -> Any:
     """Return the part of a state that a key or an address selects.
 
@@ -209,6 +213,7 @@ def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = No
     return default
 
 
+@public
 def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
     """Return a copy of a state with parts replaced.
 
@@ -258,6 +263,7 @@ def _is_placeholder(x: Any) -> bool:
     return isinstance(x, Placeholder)
 
 
+@public
 def map_params(
     initable: Any,
     f: Callable[..., Any],

@@ -206,7 +206,10 @@ def test_errors_name_the_field():
         "from_config: name: gradchain has no public constructor 'adamm'; did you mean 'adam'?"
     )
     assert error({"name": "adam", "learning_rate": 0.1, "beta1": 0.9}) == (
-        "from_config: beta1: adam has no such field; it has b1, b2, eps, eps_root, learning_rate, mu_dtype, nesterov"
+        "from_config: beta1: adam has no such field; did you mean 'b1'?"
+    )
+    assert error({"name": "adam", "learning_rate": 0.1, "bias": 0.9}) == (
+        "from_config: bias: adam has no such field; it has b1, b2, eps, eps_root, learning_rate, mu_dtype, nesterov"
     )
     assert error({"name": "adam"}) == "from_config: learning_rate is missing, which adam needs"
     labels = {"name": "by_path", "patterns": [["a", "x"]], "default": "y"}

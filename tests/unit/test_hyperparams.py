@@ -68,7 +68,10 @@ def test_set_replaces_a_number_by_a_schedule_static_fields_and_absent_numbers_to
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 1.0}, r"'lr' is unknown; known are: .*scale_by_learning_rate\.learning_rate"),
+        (
+            {"lr": 1.0},
+            r"'lr' is unknown; did you mean 'learning_rate'\? Known are: .*scale_by_learning_rate\.learning_rate",
+        ),
         ({"decay": 0.5}, r"'decay' fits several: trace\.decay, trace_2\.decay"),
         ({"learning_rate": -1}, r"scale_by_learning_rate: learning_rate must be in \[0, inf\], got -1"),
         ({"trace.decay": None}, r"trace: decay can't be None"),

@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SHORT = ("gradchain.tree", "gradchain.numerics")
 """Modules of small helpers, where one line may say it all."""
 
 LAYERS = (
+    "signatures",
     "numerics",
     "rounding",
     "codecs",
@@ -90,6 +92,17 @@ def test_the_stub_lists_the_same_names():
     assert sorted(imported) == sorted(listed) == gradchain.__all__ == dir(gradchain)
     with pytest.raises(AttributeError, match="no attribute 'adamm'"):
         gradchain.adamm  # noqa: B018
+
+
+def test_the_version_is_said_once_and_installed_from_there():
+    """Other files name the place, or agree with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gradchain.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", gradchain.__version__)
+    assert f'__version__ = "{gradchain.__version__}"' in (PACKAGE / "__init__.py").read_text()  # read without an import
+    assert "__version__: str" in (PACKAGE / "__init__.pyi").read_text()
+    assert f"\nversion: {gradchain.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_modules_load_when_they_are_used():

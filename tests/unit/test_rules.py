@@ -70,13 +70,35 @@ def test_optional_params_may_be_missing():
     np.testing.assert_array_equal(rule().update(GRADS, rule().init(PARAMS))[0]["b"], GRADS["b"])
 
 
-def test_a_rule_sees_params_only_if_it_declares_them():
-    @gc.elementwise()
+@pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("param", "declare param=True"),
+        ("whole", "declare whole=function"),
+        ("key", "declare random=True"),
+        ("t", "annotate one of its parameters Hyper"),
+        ("value", r"declare extra=\('value',\)"),
+        ("params", "did you mean 'param'"),
+    ],
+)
+def test_a_rule_that_reads_what_it_does_not_declare_is_told_to(decorator, name, message):
+    @decorator()
     def nosy(g, slot, at):
-        return g if at.param is None else g * 0
+        return getattr(at, name)
 
-    updates, _ = run(gc.chain(nosy(), gc.add_decayed_weights(0.0)))
-    np.testing.assert_array_equal(updates["b"], GRADS["b"])
+    for tx in (nosy(), gc.chain(nosy(), gc.add_decayed_weights(0.0))):
+        with pytest.raises(AttributeError, match=rf"the rule reads at\.{name}: .*{message}"):
+            run(tx, value=1.0)
+
+
+def test_an_undeclared_slot_is_named_with_its_declaration():
+    @gc.elementwise()
+    def rule(g, slot, at):
+        return g + slot.mu
+
+    with pytest.raises(AttributeError, match=r"no slot 'mu'; the rule declares none; write slots=\('mu',\)"):
+        run(rule())
 
 
 def test_whole_is_made_of_all_incoming_updates_at_its_stage():
@@ -195,6 +217,106 @@ def define(decorator, *, key=False, mask=False, **declared):
 def test_declarations_that_cannot_work_are_refused_where_the_rule_is_defined(decorator, declared, message):
     with pytest.raises(TypeError, match=message):
         define(decorator, **declared)
+
+
+def no_surroundings(g, slot, c):
+    return c * g
+
+
+def default_in_its_place(g, slot, at: NonNegative = 2.0):
+    return at * g
+
+
+def number_in_its_place(g, slot, at: NonNegative):
+    return at * g
+
+
+def swapped(g, at, slot):
+    return g
+
+
+def gradient_alone(g):
+    return g
+
+
+def by_name(g, slot, *, at):
+    return g
+
+
+def any_number(*args):
+    return args[0]
+
+
+def numbers_by_position(g, slot, at, *numbers):
+    return g
+
+
+def numbers_by_name(g, slot, at, **numbers):
+    return g
+
+
+def only_positional(g, slot, at, c: Hyper, /):
+    return c * g
+
+
+async def waits(g, slot, at):
+    return g
+
+
+def yields(g, slot, at):
+    yield g
+
+
+@pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        *((f, rf"def {f.__name__}\(g, slot, at, ...\), got {f.__name__}\(") for f in (no_surroundings, swapped)),
+        *((f, r"called with \(g, slot, at\)") for f in (default_in_its_place, number_in_its_place, gradient_alone)),
+        *((f, r"called with \(g, slot, at\)") for f in (by_name, any_number)),
+        *((f, r"numbers must be one that can be given by name") for f in (numbers_by_position, numbers_by_name)),
+        (only_positional, "c must be one that can be given by name"),
+        *((f, "an ordinary function, without async and yield") for f in (waits, yields)),
+        *((f, r"written as a function with a name \(def\)") for f in (lambda g, slot, at: g, Slot, 3, None)),
+    ],
+)
+def test_a_function_that_is_no_rule_is_refused_where_it_is_written(decorator, function, message):
+    with pytest.raises(TypeError, match=message):
+        decorator()(function)
+
+
+def test_a_rule_may_call_its_surroundings_otherwise_if_it_says_so():
+    @gc.elementwise(param=True)
+    def annotated(g, _, here: gc.At):
+        return g * here.param
+
+    @gc.elementwise()
+    def unused(g, _slot, _at, *, c: Hyper = 2.0):
+        return c * g
+
+    np.testing.assert_array_equal(run(gc.chain(annotated(), unused(c=3.0)))[0]["b"], 3 * GRADS["b"] * PARAMS["b"])
+
+
+@pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
+def test_a_bare_decorator_shows_its_parentheses(decorator):
+    with pytest.raises(TypeError, match=rf"write @{decorator.__name__}\(\)"):
+
+        @decorator
+        def half(g, slot, at):
+            return g / 2
+
+    with pytest.raises(TypeError, match="has no argument 'params'; did you mean 'param'"):
+        decorator(params=True)
+
+
+def number_first(init_value: Hyper, count):
+    return init_value * count
+
+
+@pytest.mark.parametrize("function", [number_first, any_number, waits, yields, lambda count: count, 0.1])
+def test_a_function_that_is_no_schedule_is_refused_where_it_is_written(function):
+    with pytest.raises(TypeError, match=r"a schedule is|must be one that"):
+        gc.schedules.schedule(function)
 
 
 def test_a_number_without_annotation_is_refused_with_the_cure():

@@ -1,0 +1,241 @@
+"""Public functions: signatures that read as they are written, and errors that name the argument that is meant."""
+
+import difflib
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
+
+from jax.typing import ArrayLike, DTypeLike
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ALIASES: dict[str, Any] = {"ArrayLike": ArrayLike, "DTypeLike": DTypeLike}
+"""Unions that signatures show by name."""
+
+USUAL_NAMES: dict[str, list[str]] = {
+    usual: ours.split()
+    for usuals, ours in (
+        ("lr rate lr_rate stepsize eta max_lr base_lr", "learning_rate peak_value init_value"),
+        ("step_size", "learning_rate transition_steps"),
+        ("wd weight_decay_rate decoupled_weight_decay l2 l1 lambda_", "weight_decay strength"),
+        ("alpha", "decay learning_rate"),
+        ("betas", "b1 b2 b3 b4"),
+        ("beta1 beta_1", "b1 decay momentum"),
+        ("beta2 beta_2", "b2 decay"),
+        ("beta3 beta_3", "b3"),
+        ("b1 b2", "betas decay momentum"),
+        ("beta", "b1 decay momentum delta"),
+        ("momentum", "decay b1 beta"),
+        ("weight_decay_mask decay_mask", "mask"),
+        ("mask", "weight_decay_mask"),
+        ("decay", "rho decay_rate weight_decay"),
+        ("rho", "decay b2"),
+        ("gamma", "decay_rate decay"),
+        ("epsilon", "eps"),
+        ("max_norm max_grad_norm clipnorm clip_norm global_clipnorm", "max_norm clipping l2_norm_clip"),
+        ("clipvalue clip_value max_value min_value", "max_delta"),
+        ("nesterovs use_nesterov", "nesterov"),
+        ("steps num_steps total_steps max_steps T_max", "decay_steps transition_steps steps every epochs"),
+        ("warmup num_warmup_steps warmup_length", "warmup_steps"),
+        ("eta_min min_lr end_lr final_lr final_value end_learning_rate", "end_value alpha"),
+        ("start_lr init_lr initial_value start_value initial_learning_rate start_factor", "init_value"),
+        ("peak_lr peak_learning_rate warmup_target", "peak_value"),
+        ("milestones", "boundaries boundaries_and_scales"),
+        ("accumulation_steps gradient_accumulation_steps every_k_schedule k n", "every"),
+        ("optimizer opt transform transformation optim", "tx inner optimizer inner_factory"),
+        ("input output outputs y_pred preds pred x", "predictions logits predictor_outputs data batch"),
+        ("target y_true label y", "targets labels"),
+        ("num_epochs nb_epoch max_epochs n_epochs", "epochs"),
+        ("bs batchsize", "batch_size"),
+        ("validation_data val_data eval_data test_data", "validation"),
+        ("callbacks on_epoch_end", "callback"),
+        ("verbose", "progress"),
+        ("seed rng key random_state rng_key prng_key", "key seed rng_key random_seed"),
+        ("loss loss_function criterion fun fn f", "loss_fn function"),
+        ("model weights parameters variables", "params"),
+        ("params", "param"),
+        ("train_data dataset dataloader loader", "data batch"),
+    )
+    for usual in usuals.split()
+}
+"""What other libraries call an argument, and what it is called here: the first of these that a function has is meant.
+"""
+
+REMARKS: dict[str, str] = {
+    usual: remark
+    for usuals, remark in (
+        (
+            "params parameters model weights variables",
+            "parameters are given to tx.init(params) and tx.update(grads, state, params)",
+        ),
+        (
+            "weight_decay wd l2 decoupled_weight_decay",
+            "weight decay is adamw, or a stage of its own: chain(add_decayed_weights(1e-4), ...)",
+        ),
+        ("decay lr_decay", "a learning rate that decays is a schedule: learning_rate=exponential_decay(...)"),
+        (
+            "clipnorm global_clipnorm clip_norm max_norm max_grad_norm",
+            "clipping is a stage of its own: chain(clip_by_global_norm(1.0), ...)",
+        ),
+        ("clipvalue clip_value", "clipping is a stage of its own: chain(clip(1.0), ...)"),
+        ("use_ema ema_momentum ema", "averaged weights are average_params(tx, decay)"),
+        (
+            "gradient_accumulation_steps accumulation_steps every_k_schedule",
+            "accumulation is a transform around this one: accumulate(tx, every)",
+        ),
+        ("loss_scale_factor", "loss scaling is a transform around this one: loss_scale(tx)"),
+        ("amsgrad", "it is an optimizer of its own: amsgrad(learning_rate)"),
+        ("maximize", "updates descend; for ascent, hand over the gradients of the negative objective"),
+        ("fused foreach capturable differentiable jit_compile", "jax.jit compiles the whole step; nothing to set"),
+        (
+            "reduction size_average reduce",
+            "the result has a loss for each example: take its mean",
+        ),
+        ("from_logits", "whether it takes logits or probabilities is in its docstring"),
+        ("label_smoothing", "smooth the labels themselves: smooth_labels(labels, alpha)"),
+        ("ignore_index", "leave examples out of the mean: jnp.mean(losses, where=labels != ignored)"),
+    )
+    for usual in usuals.split()
+}
+"""What to write instead of an argument that a function doesn't have by any name."""
+
+
+def meant(name: str, known: Iterable[str]) -> list[str]:
+    """Return which of the ``known`` names somebody means by ``name``: what else it is called, or how it is spelt.
+
+    Example:
+      >>> meant("lr", ["learning_rate", "momentum"])
+      ['learning_rate']
+      >>> meant("betas", ["b1", "b2", "eps"])
+      ['b1', 'b2']
+      >>> meant("nestrov", ["nesterov"])
+      ['nesterov']
+    """
+    known = list(known)
+    usual = [other for other in USUAL_NAMES.get(name, ()) if other in known]
+    if usual:
+        return usual if name == "betas" else usual[:1]
+    return difflib.get_close_matches(name, known, 1, 0.75)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the end of an error message, or nothing."""
+    return f"; did you mean {' and '.join(map(repr, found))}?" if (found := meant(name, known)) else ""
+
+
+def unknown_argument(where: str, name: str, signature: inspect.Signature) -> TypeError:
+    """Return the error for a keyword that a function doesn't have."""
+    known = signature.parameters
+    hint = did_you_mean(name, known)
+    if name in REMARKS and not {*USUAL_NAMES.get(name, ())} & {*known}:
+        hint = f"; {REMARKS[name]}"
+    return TypeError(f"{where} has no argument {name!r}{hint or f'; its signature is {where}{signature}'}")
+
+
+def check_keywords(where: str, names: Iterable[str], signature: inspect.Signature) -> None:
+    """Raise ``TypeError`` for the first of ``names`` that isn't an argument."""
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    for name in names:
+        if name not in signature.parameters:
+            raise unknown_argument(where, name, signature)
+
+
+def brief(value: Any) -> str:
+    """Return a value's repr for an error message: a function by its name, anything long cut off."""
+    if inspect.isroutine(value) or isinstance(value, type):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    text = re.sub(r"\s+", " ", repr(value))
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def public(function: F) -> F:
+    """Give a function a readable signature, and errors that name the argument that is meant; a class, its signature.
+
+    (A decorator.) Types and pickling stay as they are.
+    """
+    if isinstance(function, type):
+        own: Any = function.__init__ if "__init__" in vars(function) else function.__new__
+        _, *parameters = inspect.signature(own).parameters.values()
+        function.__signature__ = readable(inspect.Signature(parameters))
+        return function
+    signature = readable(inspect.signature(function))
+    names = frozenset(signature.parameters)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs and not names.issuperset(kwargs):
+            check_keywords(function.__name__, kwargs, signature)
+        return function(*args, **kwargs)
+
+    result: Any = call
+    result.__signature__ = signature
+    result.is_public = True
+    return result
+
+
+def is_public(function: Any) -> bool:
+    """Return whether a function is one of gradchain's own."""
+    return getattr(function, "is_public", False) is True
+
+
+class Label(str):
+    """A type's name as shown in signatures, without quotes."""
+
+    def __new__(cls, annotation: Any) -> Self:
+        return super().__new__(cls, annotation if isinstance(annotation, str) else spell(annotation))
+
+    __repr__ = str.__str__
+
+
+class Shown(inspect.Parameter):
+    """A parameter that shows a function or class as its default by name."""
+
+    def __str__(self) -> str:
+        return re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?(?: at 0x\w+)?>", r"\1", super().__str__())
+
+
+def readable(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature with annotations as somebody would write them."""
+
+    def shown(p: inspect.Parameter) -> inspect.Parameter:
+        annotation = p.annotation if p.annotation is p.empty else Label(p.annotation)
+        return Shown(p.name, p.kind, default=p.default, annotation=annotation)
+
+    made = signature.return_annotation
+    made = made if made is signature.empty else Label(made)
+    return inspect.Signature([shown(p) for p in signature.parameters.values()], return_annotation=made)
+
+
+def spell(annotation: Any) -> str:
+    """Return an annotation as somebody would write it: no modules, unions with ``|``, kinds of numbers by name."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return repr(annotation.__metadata__[0])
+    if origin in (typing.Union, types.UnionType):
+        return _spell_union(arguments)
+    if origin is typing.Literal:
+        return " | ".join(map(repr, arguments))
+    if annotation is type(None) or annotation is None:
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if isinstance(annotation, list):
+        return f"[{', '.join(map(spell, typing.cast(list[Any], annotation)))}]"
+    name = getattr(origin or annotation, "__name__", None) or str(annotation)
+    name = name.rpartition(".")[2]
+    return f"{name}[{', '.join(map(spell, arguments))}]" if arguments else name
+
+
+def _spell_union(arguments: tuple[Any, ...]) -> str:
+    rest, names = [*arguments], list[str]()
+    for name, alias in ALIASES.items():
+        options = [x for x in typing.get_args(alias) if x is not type(None)]
+        if all(x in rest for x in options):
+            names.append(name)
+            rest = [x for x in rest if x not in options]
+    return " | ".join(names + [spell(x) for x in rest])

@@ -1,0 +1,127 @@
+"""Public functions: what help() shows of them, and what a wrong keyword is told."""
+
+import copy
+import importlib
+import inspect
+import pickle
+import pydoc
+import re
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytest
+from jax.typing import ArrayLike, DTypeLike
+
+import gradchain as gc
+from gradchain import Decay, DType, Key, Mask
+from gradchain.signatures import meant, public, readable, spell
+from tests.unit.test_public_api import MODULES, public_names
+
+P = typing.ParamSpec("P")
+
+
+def functions():
+    """Return every public function, each once, by its full name."""
+    found = {}
+    for module in MODULES:
+        for name in public_names(module):
+            value = getattr(importlib.import_module(module), name)
+            if inspect.isfunction(value):
+                found.setdefault(id(value), pytest.param(value, id=f"{module}.{name}"))
+    return list(found.values())
+
+
+NOISE = re.compile(r" at 0x|\btyping\.|collections\.|Annotated|Union\[|Optional\[|jaxlib|jax\.|gradchain\.|~|<class|\n")
+
+
+@pytest.mark.parametrize("function", functions())
+def test_signatures_can_be_read_by_users(function):
+    """No addresses, no modules, no unions of ten types: one line, as somebody would write it."""
+    text = str(inspect.signature(function))
+    assert not NOISE.search(text), text
+    line = pydoc.plain(pydoc.render_doc(function)).splitlines()[2]
+    assert line == f"{function.__name__}{text}"
+
+
+@pytest.mark.parametrize("function", functions())
+def test_a_wrong_keyword_is_named_by_every_function(function):
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+        return
+    with pytest.raises(
+        TypeError, match=rf"^{function.__name__} has no argument 'no_such_word'; its signature is \w+\("
+    ):
+        function(no_such_word=1)
+
+
+@pytest.mark.parametrize("function", functions())
+def test_public_functions_are_pickled_by_name(function):
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert copy.deepcopy(function) is function
+
+
+@pytest.mark.parametrize("value", [gc.Slot, gc.Part, gc.training.FitResult, gc.training.SweepResult])
+def test_classes_have_readable_signatures_too(value):
+    assert not NOISE.search(str(inspect.signature(value)))
+
+
+def test_results_that_derive_from_others_show_their_own_fields():
+    assert "parents" in inspect.signature(gc.training.PopulationResult).parameters
+    assert "parents" not in inspect.signature(gc.training.SweepResult).parameters
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (Decay, "Decay"),
+        (Mask | None, "Mask | None"),
+        (tuple[Decay, ...], "tuple[Decay, ...]"),
+        (dict[str, DType | Key], "dict[str, DType | Key]"),
+        (Any, "Any"),
+        (None, "None"),
+        (int | None, "int | None"),
+        ("Later", "Later"),
+        (ArrayLike, "ArrayLike"),
+        (ArrayLike | None, "ArrayLike | None"),
+        (DTypeLike | None, "DTypeLike | None"),
+        (Literal["a", "b"], "'a' | 'b'"),
+        (Callable[..., Any], "Callable[..., Any]"),
+        (Callable[[int, str], float], "Callable[[int, str], float]"),
+        (Callable[P, gc.Transform], "Callable[P, Transform]"),
+        (Sequence[gc.Slot], "Sequence[Slot]"),
+    ],
+)
+def test_annotations_are_spelt_as_somebody_would_write_them(annotation, text):
+    assert str(readable(inspect.Signature(return_annotation=annotation))) == f"() -> {text}"
+    assert annotation == "Later" or spell(annotation) == text
+
+
+def test_a_function_as_a_default_is_shown_by_name():
+    assert "sampler: Callable[..., Array] = normal" in str(inspect.signature(gc.tree.random_like))
+
+
+def test_a_wrapped_function_is_called_as_it_was():
+    @public
+    def function(a: Decay, *rest: int, b: int = 2, **others: int):
+        """Return everything."""
+        return a, rest, b, others
+
+    assert function(1, 2, b=3, c=4) == (1, (2,), 3, {"c": 4})
+    assert (function.__name__, function.__doc__) == ("function", "Return everything.")
+    assert typing.get_type_hints(function, include_extras=True)["a"] == Decay
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("lr", ["learning_rate", "momentum"], ["learning_rate"]),
+        ("lr", ["init_value", "peak_value"], ["peak_value"]),
+        ("betas", ["learning_rate", "b1", "b2", "b3", "eps"], ["b1", "b2", "b3"]),
+        ("momentum", ["b1", "decay"], ["decay"]),
+        ("lerning_rate", ["learning_rate", "eps"], ["learning_rate"]),
+        ("weight_decay", ["b1", "b2", "learning_rate"], []),
+        ("lr", [], []),
+    ],
+)
+def test_what_is_meant(name, known, expected):
+    assert meant(name, known) == expected
