@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -19,7 +20,7 @@ from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
 from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule, Schedule
 from gradchain.core.transform import Transform
-from gradchain.core.value import Value
+from gradchain.core.value import STATIC, Value
 from gradchain.introspect.catalogue import Constructor, constructors, function_names
 from gradchain.introspect.parse import ConfigError, as_tree, parse
 from gradchain.schedules.piecewise import Breakpoints
@@ -241,11 +242,21 @@ def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
     if isinstance(x, MeasureWithEma):
         return {"measure": x.measure} | {name: value for name, _, value in x.average.fields()}
     if isinstance(x, InjectHyperparams):
-        return {"factory": _factory_name(x.factory), "arguments": x.arguments, "static": x.static.values} | {
-            "hyperparam_dtype": x.dtype
-        }
+        return _injected(x)
     if isinstance(x, Store):
         return {"tx": x.inner, "default": x.default, "min_size": x.min_size, "key": x.key, "slots": dict(x.slots)}
     child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
     stored = child | {name: value for name, _, value in x.fields()}
     return {name: stored[name] for name in constructor.fields if name in stored}
+
+
+def _injected(x: InjectHyperparams) -> dict[str, Any]:
+    """Return the arguments of ``inject_hyperparams`` in a config, those of its factory in the form of its fields."""
+    factory = constructors()[_factory_name(x.factory) or ""]
+    static: dict[str, Any] = {}
+    for name, value in x.static.values.items():
+        is_variadic = name in factory.parameters and factory.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+        kind = factory.kinds.get(name, STATIC)
+        plain = kind is STATIC or value is None
+        static[factory.variadic or name if is_variadic else name] = value if plain else kind.normalize(name, value)
+    return {"factory": factory.name, "arguments": x.arguments, "static": static, "hyperparam_dtype": x.dtype}

@@ -82,7 +82,9 @@ def _call(fields: dict[str, Any], path: str) -> Any:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {name!r}{hint}")
     _check_fields(path, name, fields, constructor.required, constructor.fields)
-    values = {key: _field(constructor, key, x, _join(path, key)) for key, x in fields.items()}
+    factory = fields.get("factory") if name == "inject_hyperparams" else None
+    inner = constructors().get(factory) if isinstance(factory, str) else None
+    values = {key: _field(constructor, key, x, _join(path, key), inner) for key, x in fields.items()}
     positional: list[Any] = values.pop(constructor.variadic) if constructor.variadic else []
     try:
         return constructor.function(*positional, **values)
@@ -90,12 +92,16 @@ def _call(fields: dict[str, Any], path: str) -> Any:
         raise ConfigError(path, f": {error}") from None
 
 
-def _field(constructor: Constructor, key: str, node: Any, path: str) -> Any:
-    """Return the value of one argument, checked as far as its declaration says what it may be."""
+def _field(constructor: Constructor, key: str, node: Any, path: str, inner: Constructor | None = None) -> Any:
+    """Return the value of one argument, checked as far as its declaration says what it may be.
+
+    A dict of arguments for another constructor, ``inner``, is read as that one's fields.
+    """
     if key in MAPPINGS.get(constructor.name, ()):
         if not isinstance(node, Mapping):
             raise ConfigError(path, f" must be a dict by names, got {node!r}")
-        return {name: parse(x, _join(path, name)) for name, x in cast(Any, node).items()}
+        read = functools.partial(_field, inner) if inner else lambda _, x, path: parse(x, path)
+        return {name: read(name, x, _join(path, name)) for name, x in cast(Any, node).items()}
     value = parse(node, path)
     if key == constructor.variadic:
         return _sequence(constructor.name, value, path)
@@ -124,7 +130,7 @@ def _sequence(name: str, value: Any, path: str) -> list[Any]:
         tx: Any = item[1] if name == "named_chain" else item
         if not isinstance(tx, Transform):
             raise ConfigError(f"{path}[{i}]", f" must be a transform, got {tx!r}")
-    return items
+    return [tuple(item) for item in items] if name == "named_chain" else items
 
 
 def _checked(normalize: Callable[[], Any], path: str) -> Any:
