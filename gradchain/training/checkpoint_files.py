@@ -14,6 +14,7 @@ from gradchain.training.checksums import checksums
 from gradchain.training.step import is_numeric
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, key_impl
+from gradchain.tree.shardings import in_host_memory, move
 
 FORMAT = 1
 """The version of what is written, so that a later library can tell."""
@@ -38,6 +39,8 @@ class Contents(NamedTuple):
     step: int
     leaves: dict[str, Leaf]
     metadata: dict[str, Any]
+    in_host: frozenset[str]
+    """The leaves that lay in the host's memory."""
 
 
 def orbax() -> Any:
@@ -90,8 +93,11 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
     arrays = {path: _data(leaf) for path, leaf in leaves.items()}
     sums = checksums(list(arrays.values()))
     table = {path: [*_described(leaf), sum_] for (path, leaf), sum_ in zip(leaves.items(), sums, strict=True)}
+    parts = {"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}
+    if in_host := [path for path, leaf in leaves.items() if in_host_memory(leaf)]:
+        parts["in_host"] = in_host
     try:
-        info = json.loads(json.dumps({"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}))
+        info = json.loads(json.dumps(parts))
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata must be JSON: {error}") from None
     stored = {path: x for path, x in arrays.items() if x.size}  # orbax refuses empty arrays
@@ -117,7 +123,7 @@ def contents(folder: Any, step: int) -> Contents:
     if number != step:
         raise ValueError(f"{path} was renamed: it was saved as step {number}")
     leaves = {name: Leaf(tuple(shape), *rest) for name, (shape, *rest) in info["leaves"].items()}
-    return Contents(step, leaves, info["metadata"])
+    return Contents(step, leaves, info["metadata"], frozenset(info.get("in_host", ())))
 
 
 def restored(folder: Any, saved: Contents, like: Tree, partial: bool = False) -> Tree:
@@ -134,8 +140,11 @@ def restored(folder: Any, saved: Contents, like: Tree, partial: bool = False) ->
     sums = dict(zip(arrays, checksums(list(arrays.values())), strict=True))
     if wrong := [name for name, x in sums.items() if x != saved.leaves[name].checksum]:
         raise ValueError(f"{path} is damaged: other bits than were saved in {', '.join(wrong)}")
-    found = [_as(leaf, arrays[name]) if name in arrays else _empty(leaf) for name, leaf in leaves.items()]
-    return structure.unflatten(found)
+    found = {name: _as(leaf, arrays[name]) if name in arrays else _empty(leaf) for name, leaf in leaves.items()}
+    for name in saved.in_host & found.keys():
+        if isinstance(leaves[name], jax.ShapeDtypeStruct) and leaves[name].sharding is None:
+            found[name] = move(found[name], to_host=True)
+    return structure.unflatten(found.values())
 
 
 def _named(tree: Tree) -> tuple[dict[str, Any], Any]:
