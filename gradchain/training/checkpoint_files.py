@@ -141,10 +141,14 @@ def restored(folder: Any, saved: Contents, like: Tree, partial: bool = False) ->
     if wrong := [name for name, x in sums.items() if x != saved.leaves[name].checksum]:
         raise ValueError(f"{path} is damaged: other bits than were saved in {', '.join(wrong)}")
     found = {name: _as(leaf, arrays[name]) if name in arrays else _empty(leaf) for name, leaf in leaves.items()}
-    for name in saved.in_host & found.keys():
-        if isinstance(leaves[name], jax.ShapeDtypeStruct) and leaves[name].sharding is None:
-            found[name] = move(found[name], to_host=True)
-    return structure.unflatten(found.values())
+    return structure.unflatten([_in_memory(leaf, found[name], name in saved.in_host) for name, leaf in leaves.items()])
+
+
+def _in_memory(leaf: Any, x: Any, was_in_host: bool) -> Any:
+    """Return ``x`` in the memory that ``leaf`` demands; in that which it was saved from, where that demands none."""
+    demands_none = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None
+    to_host = was_in_host if demands_none else in_host_memory(leaf)
+    return x if to_host == in_host_memory(x) else move(x, to_host)
 
 
 def _named(tree: Tree) -> tuple[dict[str, Any], Any]:

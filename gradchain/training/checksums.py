@@ -11,6 +11,7 @@ from jax import Array, lax
 
 
 from gradchain.tree.shardings import in_host_memory, move
+
 MULTIPLIERS = (2654435761, 2246822519)
 """Odd numbers that spread positions over 32 bits, one for each half of the checksum."""
 
