@@ -22,7 +22,7 @@ from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule,
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC, Value
 from gradchain.introspect.catalogue import Constructor, constructors, function_names
-from gradchain.introspect.parse import ConfigError, as_tree, parse
+from gradchain.introspect.parse import ConfigError, as_tree, check_size, parse
 from gradchain.schedules.piecewise import Breakpoints
 from gradchain.transforms.matrices import MuonDimensionNumbers
 from gradchain.tree.alignment import is_key
@@ -84,6 +84,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     """
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"from_config: a config is a dict, got {type(config).__name__}")
+    check_size(config)
     fields = dict(config)
     version = fields.pop("version", VERSION)
     if type(version) is not int or version != VERSION:
