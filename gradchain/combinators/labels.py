@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -58,6 +59,23 @@ def matches(pattern: str, path: str) -> bool:
     return fnmatch.fnmatchcase(f"/{path}/", f"{start}{pattern.rstrip('/')}/*")
 
 
+def check_pattern(where: str, pattern: Any) -> None:
+    """Raise an error that shows the pattern if it isn't one: no string, or a set of characters that nothing is in."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{where}: a pattern is a string, got {pattern!r}; write '*norm*/scale', for instance")
+    for characters in re.findall(r"\[!?(\]?[^]]*)\]", pattern):
+        for low, high in re.findall(r"(?s)(.)-(.)", characters):
+            if low > high:
+                raise ValueError(
+                    f"{where}: pattern {pattern!r} has the range {low}-{high}, which nothing is in; write "
+                    f"{high}-{low}, as in 'layers/[0-3]'"
+                )
+    try:
+        fnmatch.fnmatchcase("", pattern)
+    except (re.error, SyntaxError) as error:
+        raise ValueError(f"{where}: {pattern!r} is no pattern such as 'layers/[0-3]/*': {error}") from None
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class ByPath(Labels):
     """See :func:`by_path`."""
@@ -103,8 +121,8 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
       default: the label of what no pattern matches. Without one that is an error.
 
     Raises:
-      ValueError: when it is used, if a pattern decides for no parameter, or none matches and there is no default. The
-        message lists what there is.
+      ValueError: for a pattern with an empty range such as ``[9-0]``. When it is used, if a pattern decides for no
+        parameter, or none matches and there is no default. The message lists what there is.
 
     Example:
       >>> decayed = by_path([("bias", False), ("*norm*", False)], default=True)
@@ -113,8 +131,7 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     if isinstance(patterns, str) or not all(isinstance(p, tuple | list) and len(p) == 2 for p in patterns):  # pyright: ignore
         raise TypeError(f"by_path takes pairs of a pattern and a label, got {patterns!r}")
     for pattern, _ in patterns:
-        if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"by_path: a pattern is a string, got {pattern!r}")
+        check_pattern("by_path", pattern)
     for value in (default, *(label for _, label in patterns)):
         if not isinstance(value, str | bool | None):
             raise TypeError(f"by_path: a label is a string, or a bool for a mask; got {value!r}")
@@ -216,6 +233,8 @@ def matrices_and_rest(
             f"matrices_and_rest: not_hidden must be patterns, got {not_hidden!r}; "
             "for the labels of parameters, call what it returns: matrices_and_rest()(params)"
         )
+    for pattern in not_hidden:
+        check_pattern("matrices_and_rest", pattern)
     return MatricesAndRest(tuple(not_hidden), tuple(ndims), matrices, rest)
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators.labels import Labels, matches
+from gradchain.combinators.labels import Labels, check_pattern, matches
 from gradchain.combinators.steering import InjectHyperparams
 from gradchain.core.foreign import Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
@@ -40,7 +40,8 @@ class AxesKind(PerLeafKind):
     def normalize(self, where: str, value: Any) -> Any:
         if not (isinstance(value, list | tuple) and value and all(map(_is_pair, cast(Any, value)))):
             return super().normalize(where, value)
-        for _, axis in cast(Any, value):
+        for pattern, axis in cast(Any, value):
+            check_pattern(where, pattern)
             super().normalize(where, axis)
         return AxesByPath(tuple((pattern, axis) for pattern, axis in cast(Any, value)))
 

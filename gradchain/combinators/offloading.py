@@ -1,5 +1,6 @@
 """State that waits in the host's memory between updates."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.shardings import move
 
 
 @register
@@ -37,11 +39,25 @@ class OffloadState(Transform):
 
 def _to_host(state: Any) -> Any:
     check_host_memory()
-    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Host) if _is_large(x) else x, state)
+    return jax.tree.map(lambda x: _moved(True, x) if _is_large(x) else x, state)
 
 
 def _to_device(state: Any) -> Any:
-    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device) if _is_large(x) else x, state)
+    return jax.tree.map(lambda x: _moved(False, x) if _is_large(x) else x, state)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moved(to_host: bool, x: Any) -> Any:
+    return move(x, to_host)
+
+
+@_moved.defjvp
+def _refused(to_host: bool, primals: Any, tangents: Any) -> Any:
+    """Refuse what JAX can't do in a loop: its derivatives of such state are in another memory than the state."""
+    raise TypeError(
+        "offload_state: JAX can't differentiate through state in the host's memory; differentiate the transform "
+        "without offload_state"
+    )
 
 
 def _is_large(x: Any) -> bool:
@@ -68,9 +84,12 @@ def offload_state(tx: Any) -> Transform:
     change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
     other single numbers stay on the device.
 
-    Use it outermost. JAX can't differentiate a loop that carries such state: meta-learning does without it.
-    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding
-    go together.
+    Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state, which
+    JAX can't differentiate there: meta-learning does without ``offload_state``. :func:`~gradchain.state_shardings` knows
+    the memory's kind, so that offloading and sharding go together.
+
+    :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into the host's memory.
+    JAX's pickles don't: :func:`to_state_dict` makes a dict that does.
 
     Args:
       tx: any transform.
@@ -78,6 +97,7 @@ def offload_state(tx: Any) -> Transform:
     Raises:
       RuntimeError: from ``init`` and ``update``, if the backend has no memory of the kind ``pinned_host``. (GPUs, TPUs
         and, where it changes nothing, CPUs have it.)
+      TypeError: from ``init`` and ``update``, where a derivative would go through the state.
 
     Example:
       >>> tx = offload_state(adamw(1e-3))

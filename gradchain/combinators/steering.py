@@ -1,24 +1,26 @@
 """Hyperparameters in the state, for code that holds the transform fixed."""
 
 import inspect
+import itertools
 import typing
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, ParamSpec, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, ParamSpec, Self, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import DType, DTypeKind, Number, Schedule, value_at
+from gradchain.core.hyper import DType, DTypeKind, FrozenTree, Number, Schedule, value_at
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Kind, comparable, kind_of, register, show
+from gradchain.core.value import STATIC, Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
 from gradchain.signatures import brief, check_keywords, public
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
+ANY_NUMBER = Number("Hyper")
 
 
 class HyperparamsInStateState(NamedTuple):
@@ -91,12 +93,12 @@ def _steered(tx: Transform) -> str | None:
 
 
 class NumbersByName(Kind):
-    """A dict of numbers, arrays and schedules."""
+    """A dict of numbers, arrays and schedules, which were checked as the factory declares them."""
 
     data = True
 
     def normalize(self, where: str, value: Any) -> Any:
-        return {name: Number("Hyper").normalize(f"{where}.{name}", number) for name, number in value.items()}
+        return value
 
 
 class InjectHyperparamsState(NamedTuple):
@@ -121,14 +123,23 @@ class InjectHyperparams(Transform):
 
     def __repr__(self) -> str:
         factory = getattr(self.factory, "__name__", repr(self.factory))
-        dtype = f", hyperparam_dtype={self.dtype!r}" if self.dtype else ""
-        arguments = ", ".join(f"{k}={show(v)}" for k, v in (self.arguments | self.static.values).items())
-        return f"inject_hyperparams({factory}{dtype})({arguments})"
+        declared = _declarations(self.factory)
+        fixed = tuple(k for k, v in self.static.values.items() if _is_number(declared, k, v))
+        options = {"static_args": fixed, "hyperparam_dtype": self.dtype}
+        given = "".join(f", {k}={v!r}" for k, v in options.items() if v)
+        args, kwargs = _call(self.factory, self.arguments | self.static.values)
+        shown = [*map(show, args), *(f"{k}={show(v)}" for k, v in kwargs.items())]
+        return f"inject_hyperparams({factory}{given})({', '.join(shown)})"
 
     def init(self, params: Tree) -> InjectHyperparamsState:
         count = jnp.zeros((), jnp.int32)
-        values = {k: jnp.array(value_at(v, count), self.dtype, copy=True) for k, v in self.arguments.items()}
+        values = {k: self._stored(value_at(v, count)) for k, v in self.arguments.items()}
         return InjectHyperparamsState(count, values, self.build(values).init(params))
+
+    def _stored(self, value: Any) -> Any:
+        """Return a number as the state keeps it; whole numbers stay whole."""
+        is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer)
+        return jnp.array(value, None if is_whole else self.dtype, copy=True)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, InjectHyperparamsState._fields)
@@ -140,7 +151,8 @@ class InjectHyperparams(Transform):
 
     def build(self, values: dict[str, Any]) -> Transform:
         """Return the transform that the factory makes of these numbers."""
-        return as_transform(self.factory(**self.static.values, **values))
+        args, kwargs = _call(self.factory, values | self.static.values)
+        return as_transform(self.factory(*args, **kwargs))
 
     @property
     def per_example(self) -> bool:
@@ -152,6 +164,7 @@ class InjectHyperparams(Transform):
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}
         rest = {k: v for k, v in changes.items() if k not in numbers}
+        numbers = _checked_numbers(self.factory, numbers)
         return super().with_fields(**rest, **({"arguments": self.arguments | numbers} if numbers else {}))
 
     def settings(self, state: Any = None) -> dict[str, Any]:
@@ -165,13 +178,13 @@ class InjectHyperparams(Transform):
 
 
 class StaticArguments:
-    """Keyword arguments as one hashable object; unhashable ones compare by identity."""
+    """Arguments by name as one hashable object: trees are compared by what they hold, arrays by identity."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
 
     def _identity(self) -> tuple[Any, ...]:
-        return tuple((k, comparable(v)) for k, v in sorted(self.values.items()))
+        return tuple((k, _frozen(v)) for k, v in sorted(self.values.items()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StaticArguments) and self._identity() == other._identity()
@@ -181,6 +194,17 @@ class StaticArguments:
 
     def __repr__(self) -> str:
         return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
+
+
+def _frozen(value: Any) -> Any:
+    """Return a hashable stand-in for an argument; a tree has the same one whether frozen by a transform or not."""
+    if isinstance(value, FrozenTree):
+        return _frozen(value.thaw())
+    if isinstance(value, dict):
+        return "dict", frozenset((k, _frozen(v)) for k, v in cast(dict[Any, Any], value).items())
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_frozen, cast(Iterable[Any], value)))
+    return comparable(value)
 
 
 @public
@@ -199,7 +223,7 @@ def inject_hyperparams(
         no number (masks, keys, dtypes, flags) always is; of other factories, bools, ``None``, strings and all else that
         isn't a number, an array or a callable.
       hyperparam_dtype: dtype of the numbers in the state; by default that of each, and rules cast it to the dtype
-        that they compute in.
+        that they compute in. Whole numbers, such as ``every`` of :func:`accumulate`, stay whole.
 
     Returns:
       A function with the factory's signature. Callable arguments are schedules: evaluated at each update, their
@@ -211,7 +235,7 @@ def inject_hyperparams(
             "inject_hyperparams takes a function that makes a transform, such as adam and not adam(0.1), got "
             f"{brief(inner_factory)}; for a transform there is hyperparams_in_state(tx)"
         )
-    declared = _declarations(inner_factory)
+    declared, kinds = _declarations(inner_factory), _declared_kinds(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     if unknown := static - signature.parameters.keys():
@@ -229,13 +253,13 @@ def inject_hyperparams(
             is_variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             given |= value if is_variadic else {name: value}
         arguments = {k: v for k, v in given.items() if k not in static and _is_number(declared, k, v)}
-        rest = {k: v for k, v in given.items() if k not in arguments}
+        rest = {k: _checked_static(kinds, k, v) for k, v in given.items() if k not in arguments}
         return InjectHyperparams(
             **InjectHyperparams.normalized(
                 {
                     "factory": inner_factory,
                     "static": StaticArguments(rest),
-                    "arguments": arguments,
+                    "arguments": _checked_numbers(inner_factory, arguments),
                     "dtype": hyperparam_dtype,
                 }
             )
@@ -244,11 +268,28 @@ def inject_hyperparams(
     return constructor
 
 
+def _call(factory: Callable[..., Any], given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return a call's positional arguments, those that must be, and its keyword arguments, from all by name."""
+    parameters = inspect.signature(factory).parameters.values()
+    many = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    args: list[Any] = []
+    for p in parameters:
+        if p.name in given and (p.kind is p.POSITIONAL_ONLY or (p.kind is p.POSITIONAL_OR_KEYWORD and many)):
+            args.append(given[p.name])
+    taken = {p.name for p in itertools.islice(parameters, len(args))} | {many}
+    return [*args, *given.get(many or "", ())], {k: v for k, v in given.items() if k not in taken}
+
+
 def _declarations(factory: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a gradchain constructor; nothing for other factories."""
     if not getattr(factory, "__module__", "").startswith("gradchain"):
         return {}
     return typing.get_type_hints(factory, include_extras=True)
+
+
+def _declared_kinds(factory: Callable[..., Any]) -> dict[str, Kind]:
+    """Return the kinds that a gradchain constructor's annotations declare; nothing for other factories."""
+    return {name: kind_of(hint) for name, hint in _declarations(factory).items()}
 
 
 def _is_number(declared: dict[str, Any], name: str, value: Any) -> bool:
@@ -259,3 +300,16 @@ def _is_number(declared: dict[str, Any], name: str, value: Any) -> bool:
     return callable(value) or (
         isinstance(value, int | float | np.ndarray | np.generic | jax.Array) and not isinstance(value, bool)
     )
+
+
+def _checked_numbers(factory: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers as the factory declares them, those of other libraries' factories as real ones."""
+    kinds = _declared_kinds(factory)
+    return {k: kinds.get(k, ANY_NUMBER).normalize(f"inject_hyperparams: {k}", v) for k, v in values.items()}
+
+
+def _checked_static(kinds: Mapping[str, Kind], name: str, value: Any) -> Any:
+    """Return another argument as a gradchain constructor declares it: a mask, key or dtype as transforms keep it."""
+    kind = kinds.get(name, STATIC)
+    as_it_is = kind is STATIC or value is None or (isinstance(kind, Number) and isinstance(value, tuple))
+    return value if as_it_is else kind.normalize(f"inject_hyperparams: {name}", value)

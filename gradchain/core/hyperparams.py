@@ -65,12 +65,16 @@ def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
       >>> hyperparams(sgd(0.1, momentum=0.9))
       {'trace.decay': 0.9, 'scale_by_learning_rate.learning_rate': 0.1}
     """
-    return {
-        f"{part.name}.{name}": value
-        for part in walk(as_transform(tx), state)
-        for field, stored in part.transform.settings(part.state).items()
-        for name, value in _numbers(field, stored, count_of(part.state))
-    }
+    return {f"{part.name}.{name}": value for part in walk(as_transform(tx), state) for name, value in _present(part)}
+
+
+def _present(part: Part) -> Iterator[tuple[str, Any]]:
+    """Yield a part's numbers by name: the same names with and without a state, which may have evaluated schedules."""
+    count, now = count_of(part.state), part.transform.settings(part.state)
+    for field, declared in part.transform.settings().items():
+        is_evaluated = isinstance(declared, Schedule) and not isinstance(now[field], Schedule)
+        numbers = dict(_numbers(field, declared if is_evaluated else now[field], count))
+        yield from (numbers | {field: now[field]} if is_evaluated else numbers).items()
 
 
 def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:

@@ -93,8 +93,9 @@ def _injected(
     """Return what ``inject_hyperparams`` makes of a constructor from the table."""
     if factory not in constructors():
         raise ValueError(f"factory must be the name of a constructor, got {factory!r}")
-    inject = inject_hyperparams(constructors()[factory].function, tuple(static or ()), hyperparam_dtype)
-    return inject(**arguments, **(static or {}))
+    inner, fixed = constructors()[factory], dict(static or {})
+    positional = fixed.pop(inner.variadic, ()) if inner.variadic else ()
+    return inject_hyperparams(inner.function, tuple(fixed), hyperparam_dtype)(*positional, **arguments, **fixed)
 
 
 _ADAPTED: dict[str, Callable[..., Any]] = {"inject_hyperparams": _injected, "store": _stored}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -19,9 +20,9 @@ from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
 from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule, Schedule
 from gradchain.core.transform import Transform
-from gradchain.core.value import Value
+from gradchain.core.value import STATIC, Value
 from gradchain.introspect.catalogue import Constructor, constructors, function_names
-from gradchain.introspect.parse import ConfigError, as_tree, parse
+from gradchain.introspect.parse import ConfigError, as_tree, check_size, parse
 from gradchain.schedules.piecewise import Breakpoints
 from gradchain.signatures import public
 from gradchain.transforms.matrices import MuonDimensionNumbers
@@ -86,6 +87,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     """
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"from_config: a config is a dict, got {type(config).__name__}")
+    check_size(config)
     fields = dict(config)
     version = fields.pop("version", VERSION)
     if type(version) is not int or version != VERSION:
@@ -244,11 +246,21 @@ def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
     if isinstance(x, MeasureWithEma):
         return {"measure": x.measure} | {name: value for name, _, value in x.average.fields()}
     if isinstance(x, InjectHyperparams):
-        return {"factory": _factory_name(x.factory), "arguments": x.arguments, "static": x.static.values} | {
-            "hyperparam_dtype": x.dtype
-        }
+        return _injected(x)
     if isinstance(x, Store):
         return {"tx": x.inner, "default": x.default, "min_size": x.min_size, "key": x.key, "slots": dict(x.slots)}
     child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
     stored = child | {name: value for name, _, value in x.fields()}
     return {name: stored[name] for name in constructor.fields if name in stored}
+
+
+def _injected(x: InjectHyperparams) -> dict[str, Any]:
+    """Return the arguments of ``inject_hyperparams`` in a config, those of its factory in the form of its fields."""
+    factory = constructors()[_factory_name(x.factory) or ""]
+    static: dict[str, Any] = {}
+    for name, value in x.static.values.items():
+        is_variadic = name in factory.parameters and factory.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+        kind = factory.kinds.get(name, STATIC)
+        plain = kind is STATIC or value is None
+        static[factory.variadic or name if is_variadic else name] = value if plain else kind.normalize(name, value)
+    return {"factory": factory.name, "arguments": x.arguments, "static": static, "hyperparam_dtype": x.dtype}

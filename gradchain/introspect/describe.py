@@ -70,8 +70,9 @@ class Description:
 
         Args:
           width: by default the terminal's.
-          by: ``"stage"`` for a row for each stage: its hyperparameters (schedules now and at the end), its slots, how
-            many of the parameters it applies to, its bytes. ``"parameter"`` for a row for each parameter: its shape,
+          by: ``"stage"`` for a row for each stage: its hyperparameters (schedules now and at the end, and the least and
+            the largest value where those lie in between), its slots, how many of the parameters it applies to, its
+            bytes. ``"parameter"`` for a row for each parameter: its shape,
             its labels, the transforms that apply to it, its bytes of state.
         """
         width = max(60, width or shutil.get_terminal_size().columns)
@@ -139,7 +140,8 @@ def describe(
         row; ``tx`` must leave them out, as it must in ``init``.
       state: its state, for hyperparameters as they are now; by default as they are at the start.
       steps: the number of updates at which schedules are shown to end. By default, each at its own end; of a bare
-        callable that isn't known.
+        callable that isn't known. A value in its course, from the first update on, that is beyond both ends is shown
+        too: ``learning_rate 0 → 0 (max 0.001)`` for a warmup.
       shardings: a tree like the state, of shardings, for the bytes on each device. By default, the state's own; or
         those of the parameters, for slots that are as large.
 
@@ -182,7 +184,8 @@ def _stage_dict(stage: StageRow) -> dict[str, Any]:
     return {
         "name": stage.name,
         "hyperparameters": {
-            row.name: {"now": row.now, "end": row.end} if row.is_schedule else row.now for row in stage.hyperparameters
+            row.name: {"now": row.now, "end": row.end} | _extremes(row) if row.is_schedule else row.now
+            for row in stage.hyperparameters
         },
         "slots": {row.name: row._asdict() | {"dtypes": list(row.dtypes)} for row in stage.slots},
         "parameters": list(stage.parameters),
@@ -193,7 +196,14 @@ def _stage_dict(stage: StageRow) -> dict[str, Any]:
 
 def _number_cell(row: HyperparameterRow) -> str:
     end = f" → {'?' if row.end is None else _shown(row.end)}" if row.is_schedule else ""
-    return f"{row.name} {_shown(row.now)}{end}".replace(" ", KEPT)
+    beyond = ", ".join(f"{name} {_shown(value)}" for name, value in _extremes(row).items())
+    return f"{row.name} {_shown(row.now)}{end}{beyond and f' ({beyond})'}".replace(" ", KEPT)
+
+
+def _extremes(row: HyperparameterRow) -> dict[str, float]:
+    """Return by name how far a schedule goes beyond its ends."""
+    beyond = {"min": row.smallest, "max": row.largest}
+    return {name: value for name, value in beyond.items() if value is not None}
 
 
 def _shown(value: Any) -> str:

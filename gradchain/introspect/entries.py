@@ -14,6 +14,7 @@ from gradchain.introspect.paths import Place, abstract_state, places
 from gradchain.introspect.weight_sums import warn_of_added, weight_sums
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array, is_key, key_impl
+from gradchain.tree.shardings import in_host_memory, move
 
 Missing = Literal["error", "init"]
 Unexpected = Literal["error", "drop"]
@@ -74,7 +75,7 @@ def _read(
         if place.address in entries:
             x = entries[place.address]
             try:
-                leaf = _fitted(x, like, id(x) in seen)
+                leaf = _placed(_fitted(x, like, id(x) in seen), like)
             except _Misfit as error:
                 problems.append(f"{place.address}: expected {_shown(like)}, got {error}")
             seen.add(id(x))
@@ -158,6 +159,11 @@ def _fitted(x: Any, like: Any, again: bool) -> Any:
         _check_range(x, new, like)
     weak = like.weak_type and new.shape == () and not isinstance(x, Tracer)
     return jnp.asarray(new.item()) if weak else jnp.asarray(new, copy=None if isinstance(x, jax.Array) else True)
+
+
+def _placed(x: Any, like: Any) -> Any:
+    """Return ``x`` in the memory, the device's or the host's, that the transform keeps it in."""
+    return x if in_host_memory(x) == in_host_memory(like) else move(x, in_host_memory(like))
 
 
 def _array(x: Any) -> Any:

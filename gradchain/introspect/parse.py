@@ -1,6 +1,7 @@
 """Reading configs: plain data to values, by calls of the catalogue's constructors, with errors that name the field."""
 
 import functools
+import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -28,15 +29,65 @@ FORMS: dict[str, tuple[set[str], set[str]]] = {
 """What a dict that isn't the call of a constructor may be: by its first key, its required and its optional keys."""
 
 
+DEEPEST = 250
+"""How many lists and dicts may lie in one another."""
+LONGEST = 10_000
+"""The most characters of a string."""
+WIDEST = 4096
+"""The most bits of a whole number."""
+MOST = 2_000_000
+"""The most values in all."""
+SHOWN = 200
+"""How many characters of a value or path an error shows."""
+NUMBERS = (
+    *("bool", "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64"),
+)
+"""The dtypes of arrays."""
+KEYS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
+"""How many words the keys of JAX's algorithms have."""
+
+
 class ConfigError(ValueError):
     """A config that is wrong; the message begins with the field's path."""
 
     def __init__(self, path: str, problem: object):
-        super().__init__(f"from_config: {path or 'the config'}{problem}")
+        super().__init__(f"from_config: {_cut(path) or 'the config'}{problem}")
+
+
+def _cut(text: str) -> str:
+    """Return the beginning and the end of a long text."""
+    half = SHOWN // 2
+    return text if len(text) <= SHOWN else f"{text[:half]}…{text[-half:]}"
+
+
+def _shown(x: Any) -> str:
+    return _cut(repr(x))
+
+
+def check_size(config: Any) -> None:
+    """Raise ``ConfigError`` for what no config needs: it would cost time or memory before it is found to be wrong."""
+    stack: list[tuple[Any, str, int]] = [(config, "", 0)]
+    for count in itertools.takewhile(lambda _: stack, itertools.count()):
+        node, path, depth = stack.pop()
+        if depth > DEEPEST or count + len(stack) > MOST:
+            problem = "nested too deeply" if depth > DEEPEST else "more than can be read"
+            raise ConfigError(path, f" is {problem}: at most {DEEPEST} deep, {MOST:,} values in all")
+        if isinstance(node, str) and len(node) > LONGEST:
+            raise ConfigError(
+                path, f" is a string of {len(node):,} characters, at most {LONGEST:,} may be: {_shown(node)}"
+            )
+        if isinstance(node, int) and node.bit_length() > WIDEST:
+            raise ConfigError(path, f" is a whole number of {node.bit_length():,} bits, which no number here has")
+        if isinstance(node, Mapping):
+            for key, x in cast(Mapping[Any, Any], node).items():
+                stack += [(key, path, depth), (x, _join(path, key), depth + 1)]
+        elif isinstance(node, list | tuple):
+            stack += [(x, f"{path}[{i}]", depth + 1) for i, x in enumerate(cast(Any, node))]
 
 
 def parse(node: Any, path: str = "") -> Any:
-    """Return the value that plain data describes; ``path`` is where in the config it is."""
+    """Return the value that plain data describes, of a size that was checked; ``path`` is where in the config it is."""
     if node is None or isinstance(node, bool | int | float | str):
         return node
     if isinstance(node, list | tuple):
@@ -48,7 +99,7 @@ def parse(node: Any, path: str = "") -> Any:
         return _call(fields, path)
     form = next((form for form in FORMS if form in fields), None)
     if form is None:
-        raise ConfigError(path, f" is a dict without a name; it has {', '.join(map(repr, fields)) or 'nothing'}")
+        raise ConfigError(path, f" is a dict without a name; it has {_cut(', '.join(map(repr, fields))) or 'nothing'}")
     required, optional = FORMS[form]
     _check_fields(path, form, fields, required, required | optional)
     return READERS[form](fields, path)
@@ -69,7 +120,7 @@ def _check_fields(
 
 
 def _join(path: str, name: Any) -> str:
-    return f"{path}.{name}" if path else str(name)
+    return f"{path}.{_cut(str(name))}" if path else _cut(str(name))
 
 
 def _call(fields: dict[str, Any], path: str) -> Any:
@@ -78,28 +129,34 @@ def _call(fields: dict[str, Any], path: str) -> Any:
     constructor = constructors().get(name) if isinstance(name, str) else None
     if constructor is None:
         hint = did_you_mean(str(name).lower(), constructors())
-        raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {name!r}{hint}")
+        raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {_shown(name)}{hint}")
     _check_fields(path, name, fields, constructor.required, constructor.fields)
-    values = {key: _field(constructor, key, x, _join(path, key)) for key, x in fields.items()}
+    factory = fields.get("factory") if name == "inject_hyperparams" else None
+    inner = constructors().get(factory) if isinstance(factory, str) else None
+    values = {key: _field(constructor, key, x, _join(path, key), inner) for key, x in fields.items()}
     positional: list[Any] = values.pop(constructor.variadic) if constructor.variadic else []
     try:
         return constructor.function(*positional, **values)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(path, f": {error}") from None
+        raise ConfigError(path, f": {_told(error)}") from None
 
 
-def _field(constructor: Constructor, key: str, node: Any, path: str) -> Any:
-    """Return the value of one argument, checked as far as its declaration says what it may be."""
+def _field(constructor: Constructor, key: str, node: Any, path: str, inner: Constructor | None = None) -> Any:
+    """Return the value of one argument, checked as far as its declaration says what it may be.
+
+    A dict of arguments for another constructor, ``inner``, is read as that one's fields.
+    """
     if key in MAPPINGS.get(constructor.name, ()):
         if not isinstance(node, Mapping):
-            raise ConfigError(path, f" must be a dict by names, got {node!r}")
-        return {name: parse(x, _join(path, name)) for name, x in cast(Any, node).items()}
+            raise ConfigError(path, f" must be a dict by names, got {_shown(node)}")
+        read = functools.partial(_field, inner) if inner else lambda _, x, path: parse(x, path)
+        return {name: read(name, x, _join(path, name)) for name, x in cast(Any, node).items()}
     value = parse(node, path)
     if key == constructor.variadic:
         return _sequence(constructor.name, value, path)
     kind = constructor.kinds.get(key, STATIC)
     if isinstance(kind, Number) and callable(value) and not isinstance(value, Schedule):
-        raise ConfigError(path, f" must be a number or a schedule, got {value!r}")
+        raise ConfigError(path, f" must be a number or a schedule, got {_shown(value)}")
     if kind is STATIC or value is None:
         _check_annotation(constructor.annotations.get(key, Any), value, path)
         return _hashable(value)
@@ -113,23 +170,30 @@ def _hashable(value: Any) -> Any:
 
 def _sequence(name: str, value: Any, path: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ConfigError(path, f" must be a list, got {value!r}")
+        raise ConfigError(path, f" must be a list, got {_shown(value)}")
     items = cast(list[Any], value)
     for i, item in enumerate(items):
         pair = isinstance(item, list) and len(cast(Any, item)) == 2
         if name == "named_chain" and not pair:
-            raise ConfigError(f"{path}[{i}]", f" must be a pair of a name and a transform, got {item!r}")
+            raise ConfigError(f"{path}[{i}]", f" must be a pair of a name and a transform, got {_shown(item)}")
         tx: Any = item[1] if name == "named_chain" else item
         if not isinstance(tx, Transform):
-            raise ConfigError(f"{path}[{i}]", f" must be a transform, got {tx!r}")
-    return items
+            raise ConfigError(f"{path}[{i}]", f" must be a transform, got {_shown(tx)}")
+    return [tuple(item) for item in items] if name == "named_chain" else items
 
 
 def _checked(normalize: Callable[[], Any], path: str) -> Any:
     try:
         return normalize()
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(path, f"{error}" if str(error).startswith("[") else f" {str(error).strip()}") from None
+        told = _told(error)
+        raise ConfigError(path, told if told.startswith("[") else f" {told}") from None
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message, the beginning of one that quotes too much."""
+    text = str(error).strip()
+    return text if len(text) <= 10 * SHOWN else f"{text[: 10 * SHOWN]}…"
 
 
 def _check_annotation(annotation: Any, value: Any, path: str) -> None:
@@ -141,14 +205,14 @@ def _check_annotation(annotation: Any, value: Any, path: str) -> None:
         return  # what the constructor checks itself
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         expected = " or ".join("null" if option is type(None) else option.__name__ for option in plain)
-        raise ConfigError(path, f" must be {expected}, got {value!r}")
+        raise ConfigError(path, f" must be {expected}, got {_shown(value)}")
 
 
 def _function(fields: dict[str, Any], path: str) -> Any:
     name = fields["function"]
     function = functions().get(name) if isinstance(name, str) else None
     if function is None:
-        raise ConfigError(_join(path, "function"), f": gradchain has no public function {name!r}")
+        raise ConfigError(_join(path, "function"), f": gradchain has no public function {_shown(name)}")
     arguments, keywords = fields.get("arguments", []), fields.get("keywords", {})
     if not isinstance(arguments, list) or not isinstance(keywords, Mapping):
         raise ConfigError(path, ": arguments must be a list, and keywords a dict")
@@ -161,27 +225,45 @@ def _function(fields: dict[str, Any], path: str) -> Any:
 def _operator(fields: dict[str, Any], path: str) -> Any:
     left, right = (parse(fields[side], _join(path, side)) for side in ("left", "right"))
     if fields["operator"] not in ("+", "-", "*", "/"):
-        raise ConfigError(_join(path, "operator"), f" must be one of + - * /, got {fields['operator']!r}")
+        raise ConfigError(_join(path, "operator"), f" must be one of + - * /, got {_shown(fields['operator'])}")
     for side, value in (("left", left), ("right", right)):
         if callable(value) and not isinstance(value, Schedule):
-            raise ConfigError(_join(path, side), f" must be a number or a schedule, got {value!r}")
+            raise ConfigError(_join(path, side), f" must be a number or a schedule, got {_shown(value)}")
     return _checked(lambda: CombinedSchedule.of(fields["operator"], left, right), path)
 
 
 def _number(fields: dict[str, Any], path: str) -> float:
     if fields["number"] not in ("inf", "-inf"):
-        raise ConfigError(_join(path, "number"), f" must be 'inf' or '-inf', got {fields['number']!r}")
+        raise ConfigError(_join(path, "number"), f" must be 'inf' or '-inf', got {_shown(fields['number'])}")
     return float(fields["number"])
 
 
 def _array(fields: dict[str, Any], path: str) -> Any:
-    return _checked(lambda: jnp.asarray(np.asarray(parse(fields["array"], path), jnp.dtype(fields["dtype"]))), path)
+    dtype = fields["dtype"]
+    if not isinstance(dtype, str) or dtype not in NUMBERS:
+        raise ConfigError(path, f" is an array of dtype {_shown(dtype)}, which must be one of {', '.join(NUMBERS)}")
+    numbers = _numbers(fields["array"], path)
+    return _checked(lambda: jnp.asarray(np.asarray(numbers, jnp.dtype(dtype))), path)
+
+
+def _numbers(node: Any, path: str) -> Any:
+    """Return a number, or lists of them; ``path`` is that of all of them."""
+    if isinstance(node, list):
+        return [_numbers(x, path) for x in cast(Any, node)]
+    value = parse(node, path)
+    if not isinstance(value, int | float):
+        raise ConfigError(path, f" must hold numbers, got {_shown(value)}")
+    return value
 
 
 def _key(fields: dict[str, Any], path: str) -> Any:
-    return _checked(
-        lambda: jax.random.wrap_key_data(jnp.asarray(np.asarray(fields["key"], np.uint32)), impl=fields["impl"]), path
-    )
+    impl, words = fields["impl"], _numbers(fields["key"], path)
+    if not isinstance(impl, str) or impl not in KEYS:
+        raise ConfigError(path, f" is a key of algorithm {_shown(impl)}, which must be one of {', '.join(KEYS)}")
+    data = _checked(lambda: np.asarray(words), path)
+    if data.dtype.kind not in "iu" or data.shape[-1:] != (KEYS[impl],) or np.any((data < 0) | (data >= 2**32)):
+        raise ConfigError(path, f" must be keys of {KEYS[impl]} whole numbers of 32 bits, got {_shown(words)}")
+    return jax.random.wrap_key_data(jnp.asarray(data.astype(np.uint32)), impl=impl)
 
 
 def _tree(fields: dict[str, Any], path: str) -> Any:
@@ -195,7 +277,9 @@ def as_tree(path: str, node: Any) -> Any:
     if isinstance(node, list):
         return [as_tree(f"{path}[{i}]", x) for i, x in enumerate(cast(Any, node))]
     if not isinstance(node, dict) or not all(isinstance(key, str) for key in cast(Any, node)):
-        raise ConfigError(path, f" must be a tree of dicts with strings for keys, lists and plain values, got {node!r}")
+        raise ConfigError(
+            path, f" must be a tree of dicts with strings for keys, lists and plain values, got {_shown(node)}"
+        )
     branches: dict[str, Any] = node
     if list(branches) == ["dimensions"]:
         return _checked(lambda: MuonDimensionNumbers(*map(_axes, branches["dimensions"])), path)

@@ -15,6 +15,7 @@ from gradchain.core.transform import Part, Transform, check_state
 from gradchain.signatures import public
 from gradchain.tree import Tree, overlay
 from gradchain.tree.alignment import is_array
+from gradchain.tree.shardings import HOST, in_host_memory
 from gradchain.tree.state import NamedTupleKey, Node, Path, nodes, numbered
 
 
@@ -50,9 +51,25 @@ class Cell(jax.ShapeDtypeStruct):
 
 
 def abstract_state(tx: Transform, params: Tree) -> Any:
-    """Return shapes and dtypes of ``tx.init(params)``; parameters may be shapes themselves, or no arrays at all."""
+    """Return shapes and dtypes of ``tx.init(params)``; parameters may be shapes themselves, or no arrays at all.
+
+    What lies in the host's memory has a sharding that says so; nothing else has one.
+    """
     arrays = jax.tree.map(lambda x: x if is_array(x) else None, params)
-    return jax.eval_shape(lambda arrays: tx.init(overlay(arrays, params)), arrays)
+    spaces: list[Any] = []
+
+    def init(arrays: Tree) -> Any:
+        state = tx.init(overlay(arrays, params))
+        spaces.extend(map(in_host_memory, jax.tree.leaves(state)))
+        return state
+
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(init, arrays))
+    return treedef.unflatten(_in_host(x) if host else x for x, host in zip(leaves, spaces, strict=True))
+
+
+def _in_host(x: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind=HOST)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type)
 
 
 @public

@@ -9,16 +9,13 @@ import numpy as np
 from jax.core import Tracer
 
 from gradchain.core.foreign import Foreign
-from gradchain.core.hyper import FunctionSchedule, Schedule, value_at
+from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
-from gradchain.core.value import Value
+from gradchain.introspect.courses import ends_at, extremes
 from gradchain.introspect.paths import Place, places, state_parts
 from gradchain.introspect.survey import Survey, active, arrays_by_path
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array
-
-LAST = 2**31 - 1
-"""A count at which every schedule that ends has ended."""
 
 
 class HyperparameterRow(NamedTuple):
@@ -30,6 +27,10 @@ class HyperparameterRow(NamedTuple):
     end: Any
     """What a schedule ends at; ``None`` for a number, and where it isn't known."""
     is_schedule: bool
+    smallest: float | None = None
+    """The least value in a schedule's whole course, where that is below ``now`` and ``end``."""
+    largest: float | None = None
+    """The largest one, where it is above them: the peak of a warmup, say."""
 
 
 class SlotRow(NamedTuple):
@@ -143,22 +144,9 @@ def _numbers(part: Part, steps: int | None) -> Iterator[HyperparameterRow]:
     now = part.transform.settings(part.state) if part.state is not None else declared
     for name, value in declared.items():
         if value is not None:
-            is_schedule = isinstance(value, Schedule)
-            yield HyperparameterRow(name, _plain(value_at(now[name], count)), _end(value, steps), is_schedule)
-
-
-def _end(value: Any, steps: int | None) -> Any:
-    if not isinstance(value, Schedule) or (steps is None and _holds_function(value)):
-        return None
-    return _plain(value(jnp.asarray(LAST if steps is None else steps, jnp.int32)))
-
-
-def _holds_function(value: Any) -> bool:
-    """Whether a schedule is made of a bare callable, which need not take any count."""
-    if isinstance(value, tuple):
-        return any(map(_holds_function, cast(Any, value)))
-    inner = isinstance(value, Value) and any(_holds_function(x) for _, _, x in value.fields())
-    return inner or isinstance(value, FunctionSchedule)
+            is_schedule, end = isinstance(value, Schedule), ends_at(value, steps)
+            ends = _plain(value_at(now[name], count)), None if end is None else _plain(end)
+            yield HyperparameterRow(name, *ends, is_schedule, *extremes(value, steps, ends))
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from gradchain.training.checksums import checksums
 from gradchain.training.step import is_numeric
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, key_impl
+from gradchain.tree.shardings import in_host_memory, move
 
 FORMAT = 1
 """The version of what is written, so that a later library can tell."""
@@ -38,6 +39,8 @@ class Contents(NamedTuple):
     step: int
     leaves: dict[str, Leaf]
     metadata: dict[str, Any]
+    in_host: frozenset[str]
+    """The leaves that lay in the host's memory."""
 
 
 def orbax() -> Any:
@@ -90,8 +93,11 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
     arrays = {path: _data(leaf) for path, leaf in leaves.items()}
     sums = checksums(list(arrays.values()))
     table = {path: [*_described(leaf), sum_] for (path, leaf), sum_ in zip(leaves.items(), sums, strict=True)}
+    parts = {"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}
+    if in_host := [path for path, leaf in leaves.items() if in_host_memory(leaf)]:
+        parts["in_host"] = in_host
     try:
-        info = json.loads(json.dumps({"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}))
+        info = json.loads(json.dumps(parts))
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata must be JSON: {error}") from None
     stored = {path: x for path, x in arrays.items() if x.size}  # orbax refuses empty arrays
@@ -117,7 +123,7 @@ def contents(folder: Any, step: int) -> Contents:
     if number != step:
         raise ValueError(f"{path} was renamed: it was saved as step {number}")
     leaves = {name: Leaf(tuple(shape), *rest) for name, (shape, *rest) in info["leaves"].items()}
-    return Contents(step, leaves, info["metadata"])
+    return Contents(step, leaves, info["metadata"], frozenset(info.get("in_host", ())))
 
 
 def restored(folder: Any, saved: Contents, like: Tree, partial: bool = False) -> Tree:
@@ -134,8 +140,15 @@ def restored(folder: Any, saved: Contents, like: Tree, partial: bool = False) ->
     sums = dict(zip(arrays, checksums(list(arrays.values())), strict=True))
     if wrong := [name for name, x in sums.items() if x != saved.leaves[name].checksum]:
         raise ValueError(f"{path} is damaged: other bits than were saved in {', '.join(wrong)}")
-    found = [_as(leaf, arrays[name]) if name in arrays else _empty(leaf) for name, leaf in leaves.items()]
-    return structure.unflatten(found)
+    found = {name: _as(leaf, arrays[name]) if name in arrays else _empty(leaf) for name, leaf in leaves.items()}
+    return structure.unflatten([_in_memory(leaf, found[name], name in saved.in_host) for name, leaf in leaves.items()])
+
+
+def _in_memory(leaf: Any, x: Any, was_in_host: bool) -> Any:
+    """Return ``x`` in the memory that ``leaf`` demands; in that which it was saved from, where that demands none."""
+    demands_none = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None
+    to_host = was_in_host if demands_none else in_host_memory(leaf)
+    return x if to_host == in_host_memory(x) else move(x, to_host)
 
 
 def _named(tree: Tree) -> tuple[dict[str, Any], Any]:

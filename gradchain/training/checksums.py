@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gradchain.tree.shardings import in_host_memory, move
+
 MULTIPLIERS = (2654435761, 2246822519)
 """Odd numbers that spread positions over 32 bits, one for each half of the checksum."""
 
@@ -30,7 +32,7 @@ def checksums(arrays: Sequence[Any]) -> list[str]:
 
 @jax.jit
 def _traced_halves(x: Array) -> tuple[Any, Any]:
-    return _halves(_words(x), jnp)
+    return _halves(_words(move(x, to_host=False) if in_host_memory(x) else x), jnp)
 
 
 def _halves(words: Any, xp: Any) -> tuple[Any, Any]:

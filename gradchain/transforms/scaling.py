@@ -14,6 +14,7 @@ from gradchain.core.spec import At, Slots
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import register
 from gradchain.numerics import compute_dtype
+from gradchain.signatures import public
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_array_like
 

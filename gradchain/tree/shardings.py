@@ -14,6 +14,18 @@ HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
 
 
+def in_host_memory(x: Any) -> bool:
+    """Return whether an array, a traced one or what stands for one lies in the host's memory."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return getattr(x.sharding, "memory_kind", None) == HOST
+    return isinstance(x, jax.Array) and jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def move(x: Any, to_host: bool) -> Any:
+    """Return an array in the host's memory or the device's."""
+    return jax.device_put(x, jax.memory.Space.Host if to_host else jax.memory.Space.Device)
+
+
 class Layout(NamedTuple):
     """A tree's arrays and how each lies on one mesh."""
 

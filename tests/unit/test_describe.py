@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -232,6 +233,56 @@ def test_batches_and_bare_callables():
     assert [(row.now, row.end) for row in rows[1:]] == [("float32[64]", None), (2.0, None), (0.5, 0.5)]
     assert gc.describe(tx, PARAMS, steps=10).stages[2].hyperparameters[0].end == 2.0
     assert "step_size 2 → ?" in gc.describe(tx, PARAMS).table(160)
+
+
+WARMUP = gc.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 1000)
+CYCLES = [{"init_value": 0, "peak_value": peak, "warmup_steps": 10, "decay_steps": 50} for peak in (1, 3, 2)]
+COURSES = {
+    "warmup": (WARMUP, {"max": 1e-3}),
+    "a short warmup before three million steps": (
+        gc.warmup_cosine_decay_schedule(0.0, 0.1, 3, 3_000_000),
+        {"max": 0.1},
+    ),
+    "a late peak": (gc.cosine_onecycle_schedule(2_000_003, 0.1, pct_start=0.9), {"max": 0.1}),
+    "restarts": (gc.sgdr_schedule(CYCLES), {"max": 3.0}),
+    "up and down": (gc.piecewise_constant_schedule(0.1, {10: 5.0, 20: 0.02}), {"max": 0.5}),
+    "down and up": (gc.piecewise_constant_schedule(0.1, {10: 0.02, 20: 50.0}), {"min": 0.002}),
+    "negative": (-1.0 * WARMUP, {"min": -1e-3}),
+    "both": (
+        gc.join_schedules([0.1, gc.linear_schedule(0.5, 0.01, 1000), 0.2], [10, 50_000]),
+        {"min": 0.01, "max": 0.5},
+    ),
+    "falling": (gc.linear_schedule(0.1, 0.02, 100), {}),
+    "without an end": (gc.inverse_sqrt_schedule(0.0, 0.1, 4000), {"max": 0.1}),
+    "constant": (gc.constant_schedule(0.1), {}),
+    "its peak is a schedule": (gc.warmup_constant_schedule(0.0, gc.linear_schedule(1.0, 0.0, 20), 10), {"max": 0.5}),
+}
+
+
+@pytest.mark.parametrize("steps", [None, 4_000_000])
+@pytest.mark.parametrize("name", COURSES)
+def test_how_far_a_schedule_goes_is_shown(name, steps):
+    schedule, beyond = COURSES[name]
+    description = gc.describe(gc.scale(schedule), PARAMS, steps=steps)
+    (number,) = description.to_dict()["stages"][0]["hyperparameters"].values()
+    found = {k: number[k] for k in number if k not in ("now", "end")}
+    assert found == {k: pytest.approx(v, rel=1e-5) for k, v in beyond.items()}
+    shown = ", ".join(f"{k} {v:g}" for k, v in beyond.items())
+    assert (f"({shown})" if shown else "→") in description.table(160)
+    assert ("(" in description.table(160)) == bool(shown)
+
+
+@pytest.mark.parametrize(("steps", "beyond"), [(50, {}), (101, {"max": 1e-3}), (500, {"max": 1e-3})])
+def test_a_peak_is_looked_for_up_to_the_end_that_is_asked_for(steps, beyond):
+    row = gc.describe(gc.scale(WARMUP), PARAMS, steps=steps).stages[0].hyperparameters[0]
+    assert row.largest == (pytest.approx(1e-3) if beyond else None)
+
+
+@pytest.mark.parametrize("function", [lambda count: jnp.sin(count / 10), lambda count: math.sin(int(count) / 10)])
+def test_a_bare_callable_is_followed_as_far_as_is_asked_for(function):
+    row = gc.describe(gc.scale(function), PARAMS, steps=60).stages[0].hyperparameters[0]
+    assert (row.smallest, row.largest) == pytest.approx((math.sin(4.7), math.sin(1.6)))
+    assert gc.describe(gc.scale(function), PARAMS).stages[0].hyperparameters[0].largest is None
 
 
 @each(slow=secondary)

@@ -87,7 +87,7 @@ def test_walk_gives_each_rule_its_state():
     tx = gc.chain(gc.clip(1.0), gc.named_chain(("a", gc.adam(0.1))))
     parts = {part.name: part for part in walk(tx, tx.init(PARAMS), PARAMS)}
     assert list(parts) == ["clip", "a.scale_by_adam", "a.scale_by_learning_rate"]
-    assert parts["a.scale_by_adam"].state._fields == ("count", "mu", "nu")
+    assert parts["a.scale_by_adam"].state._fields == ("count", "weight_sums", "mu", "nu")
 
 
 def test_batch_axes_marks_arrays_only():

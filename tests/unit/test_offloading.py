@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gradchain as gc
-from tests import trees
+from gradchain import training
+from tests import states, trees
 from tests.nests import BASES
 
 
@@ -64,3 +66,36 @@ def test_a_backend_without_host_memory_is_an_error(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     with pytest.raises(RuntimeError, match=r"has no memory of kind pinned_host, only device"):
         gc.offload_state(gc.adam(0.1)).init(trees.standard())
+
+
+@pytest.mark.parametrize("inside", [gc.sgd(0.1, momentum=0.9), gc.store(gc.adam(0.1), "int8", min_size=0)])
+def test_a_state_comes_back_to_the_hosts_memory(inside, tmp_path):
+    tx, params = gc.chain(gc.clip(1.0), gc.offload_state(inside)), trees.standard()
+    state = tx.init(params)
+    saved = gc.to_state_dict(tx, state)
+    np.savez(tmp_path / "state.npz", **saved)
+    with np.load(tmp_path / "state.npz") as loaded:
+        for entries in (saved, loaded):
+            states.assert_same(gc.from_state_dict(tx, params, entries), state)
+    training.save_checkpoint(tmp_path / "run", state)
+    for like in (state, jax.eval_shape(tx.init, params)):
+        states.assert_same(training.load_checkpoint(tmp_path / "run", like).tree, state)
+
+
+def test_a_state_leaves_the_hosts_memory_with_the_transform():
+    tx, params = gc.adam(0.1), trees.standard()
+    offloaded = gc.offload_state(tx)
+    saved = gc.to_state_dict(offloaded, offloaded.init(params))
+    states.assert_same(gc.from_state_dict(tx, params, saved), tx.init(params))
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_a_derivative_through_the_state_is_refused_by_name(derivative):
+    def loss(decay, tx):
+        params, _ = descend(tx.replace(decay=decay), trees.standard())
+        return gc.tree.vdot(params, params)
+
+    tx = gc.sgd(0.1, momentum=0.9)
+    assert jnp.isfinite(jax.grad(loss)(0.9, tx))
+    with pytest.raises(TypeError, match="offload_state: JAX can't differentiate .* without offload_state"):
+        derivative(loss)(0.9, gc.offload_state(tx))

@@ -1,5 +1,7 @@
 """Hyperparameters in the state: hyperparams_in_state and inject_hyperparams."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,7 +166,7 @@ def test_a_missing_rate_is_refused_wherever_it_is_set(without_rate):
 
 
 def test_a_missing_number_is_refused_when_it_is_injected_and_a_rate_that_may_be_missing_is_not():
-    with pytest.raises(TypeError, match=r"inject_hyperparams: arguments\.b1 must be .*, got None"):
+    with pytest.raises(TypeError, match=r"inject_hyperparams: b1 must be .*, got None"):
         gc.inject_hyperparams(gc.adam)(0.1, b1=None)
     tx = gc.inject_hyperparams(gc.adadelta)()
     assert tx.build(tx.arguments) == gc.adadelta()
@@ -182,3 +184,77 @@ def test_negated_gradients_climb_and_weight_decay_still_shrinks_the_weights(opti
     params = jnp.array([[0.0, 2.0], [0.0, -2.0]])
     updates, _ = tx.update(jnp.array([[3.0, 0.0], [-3.0, 0.0]]), tx.init(params), params)
     np.testing.assert_array_equal(jnp.sign(updates), [[1, -1], [-1, 1]])
+
+
+SCHEDULE = gc.warmup_cosine_decay_schedule(0.0, 0.1, 3, 10)
+MASK = {"bias": True, "kernel": [False, {"inner": True}]}
+INJECTED = {
+    "plain": gc.inject_hyperparams(gc.adam)(1e-3, mu_dtype=jnp.bfloat16),
+    "a schedule": gc.inject_hyperparams(gc.sgd)(SCHEDULE, momentum=0.9),
+    "a table": gc.inject_hyperparams(gc.sgd)(gc.piecewise_constant_schedule(0.1, {10: 0.5})),
+    "numbers held fixed": gc.inject_hyperparams(gc.adam, static_args=("b1", "eps"), hyperparam_dtype="float32")(1e-3),
+    "a mask": gc.inject_hyperparams(gc.adamw)(1e-3, mask=MASK),
+    "labels": gc.inject_hyperparams(gc.partition)({"a": gc.adam(0.1), "b": gc.sgd(0.1)}, {"x": "a", "y": ["b"]}),
+    "a mask of a combinator": gc.inject_hyperparams(gc.masked)(gc.adam(0.1), MASK),
+    "tuples": gc.inject_hyperparams(gc.muon)(0.1, ns_coeffs=(3.0, -4.0, 2.0)),
+    "dimensions": gc.inject_hyperparams(gc.scale_by_galore)(2, weight_dimension_numbers=gc.MuonDimensionNumbers(1, 0)),
+    "layers": gc.inject_hyperparams(gc.per_layer)(gc.scale_by_lion(), {"k": 0, "b": None}),
+    "stages": gc.inject_hyperparams(gc.chain)(gc.clip(1.0), gc.adam(0.1)),
+    "named stages": gc.inject_hyperparams(gc.named_chain)(("clip", gc.clip(1.0)), ("adam", gc.adam(0.1))),
+    "in itself": gc.inject_hyperparams(gc.accumulate)(gc.inject_hyperparams(gc.adam)(SCHEDULE), 2),
+}
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_an_injected_transform_comes_back_from_its_repr_and_its_config(name):
+    tx = INJECTED[name]
+    assert eval(repr(tx), public.NAMES) == tx
+    config = json.dumps(gc.to_config(tx))
+    assert gc.from_config(json.loads(config)) == tx
+    assert json.dumps(gc.to_config(gc.from_config(json.loads(config)))) == config
+
+
+def test_an_injected_constructor_may_take_arguments_by_position_alone():
+    tx = gc.inject_hyperparams(gc.store)(gc.adam(0.1), "int8", min_size=0, mu="float32")
+    assert eval(repr(tx), public.NAMES) == tx
+    plain = gc.store(gc.adam(0.1), "int8", min_size=0, mu="float32").init(PARAMS)
+    assert jax.tree.structure(tx.init(PARAMS).inner_state) == jax.tree.structure(plain)
+
+
+@pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: gc.accumulate(gc.chain(gc.clip(1.0), tx), 2)])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        *(INJECTED[name] for name in ("plain", "a schedule", "a table", "in itself")),
+        gc.scale_by_galore(2, scale=SCHEDULE),
+        gc.hyperparams_in_state(gc.sgd(SCHEDULE)),
+    ],
+    ids=lambda x: x.name,
+)
+def test_numbers_have_the_same_names_with_and_without_a_state(tx, around):
+    tx, params = around(tx), jnp.ones((3, 4))
+    assert list(gc.hyperparams(tx, tx.init(params))) == list(gc.hyperparams(tx))
+
+
+def test_numbers_inside_an_injected_schedule_are_listed_beside_its_present_value():
+    tx = gc.inject_hyperparams(gc.sgd, hyperparam_dtype="bfloat16")(gc.linear_schedule(0.1, 0.0, 10))
+    _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    numbers = gc.hyperparams(tx, state)
+    assert numbers["inject_hyperparams.learning_rate"] == jnp.bfloat16(0.09)
+    assert numbers["inject_hyperparams.learning_rate.transition_steps"] == 10
+
+
+def test_injected_whole_numbers_stay_whole():
+    tx = gc.inject_hyperparams(gc.accumulate, hyperparam_dtype="bfloat16")(gc.sgd(0.1), 257)
+    state = tx.init(PARAMS)
+    assert repr(gc.hyperparams(tx)["inject_hyperparams.every"]) == "257"
+    assert state.hyperparams["every"].dtype == jnp.int32
+    assert state.hyperparams["every"] == 257
+    assert repr(gc.hyperparams(tx.replace(every=3.0))["inject_hyperparams.every"]) == "3"
+    many = tx.replace(every=jnp.array([2, 3]))
+    states = jax.vmap(lambda tx: tx.init(PARAMS), in_axes=(gc.batch_axes(many),))(many)
+    assert gc.hyperparams(many)["inject_hyperparams.every"].dtype == jnp.int32
+    assert states.hyperparams["every"].dtype == jnp.int32
+    for every in (0, 2.5, jnp.array([2.5, 3.0])):
+        with pytest.raises(ValueError, match=r"every must be"):
+            tx.replace(every=every)
