@@ -31,7 +31,7 @@ GREY = "#777777"
 @public
 def plot_losses(
     runs: Mapping[str, Any] | History | Sequence[float], *, columns: Sequence[str] = ("loss",), ax: Any = None,
-    yscale: str = "log",
+    yscale: str | None = None,
 ) -> Any:  # fmt: skip
     """Plot the losses of one or several runs against the epoch.
 
@@ -41,7 +41,7 @@ def plot_losses(
       columns: which columns of the histories to draw; several get lines of different thickness, ``val_`` ones
         the thinner.
       ax: the matplotlib axes to draw into; a new figure by default.
-      yscale: ``"log"`` or ``"linear"``. Values up to 0 can't be drawn on a logarithmic axis.
+      yscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0.
 
     Returns:
       The axes.
@@ -56,7 +56,7 @@ def plot_losses(
             marker = MARKERS[i % len(MARKERS)] if len(y) <= 30 else None
             y = np.where(np.isfinite(y), y, np.nan)
             ax.plot(x, y, label=name or None, **_style(i), linewidth=width, marker=marker, markersize=2 + 2 * width)
-    _scale(ax, "y", yscale)
+    _scale(ax, "y", yscale or _losses_scale(ax))
     ax.xaxis.get_major_locator().set_params(integer=True)
     return _legend(ax)
 
@@ -147,8 +147,9 @@ def _mark_best(ax: Any, x: float, y: float, label: str) -> None:
 
 @public
 def plot_halving(
-    result: HalvingResult, *, column: str | None = None, ax: Any = None, xscale: str = "log", yscale: str = "log"
-) -> Any:
+    result: HalvingResult, *, column: str | None = None, ax: Any = None, xscale: str = "log",
+    yscale: str | None = None,
+) -> Any:  # fmt: skip
     """Plot the course of every run of a successive halving or Hyperband, up to where it was dropped.
 
     Args:
@@ -157,7 +158,7 @@ def plot_halving(
       column: which column of the history to draw; by default the one that decided.
       ax: the matplotlib axes to draw into; a new figure by default.
       xscale: ``"log"`` or ``"linear"``.
-      yscale: ``"log"`` or ``"linear"``. Values up to 0 can't be drawn on a logarithmic axis.
+      yscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0.
 
     Returns:
       The axes.
@@ -174,7 +175,7 @@ def plot_halving(
             marker=MARKERS[bracket % len(MARKERS)], label=f"bracket {bracket}" if first else None,
         )  # fmt: skip
     _scale(ax, "x", xscale)
-    _scale(ax, "y", yscale)
+    _scale(ax, "y", yscale or _losses_scale(ax))
     if result.has_winner:
         _mark_best(ax, int(result.epochs[result.best]), float(result.run(result.best)[column][-1]), "best")
     return _legend(ax)
@@ -346,6 +347,11 @@ def _axes(ax: Any, xlabel: str, ylabel: str) -> Any:
     ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _losses_scale(ax: Any) -> str:
+    """Return the scale for the lines in ``ax``: logarithmic, unless that would leave out values up to 0."""
+    return "linear" if any((np.asarray(line.get_ydata()) <= 0).any() for line in ax.lines) else "log"
 
 
 def _scale(ax: Any, which: str, scale: str) -> None:

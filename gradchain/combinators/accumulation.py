@@ -12,7 +12,7 @@ from gradchain.combinators._around import Around, one_boolean
 from gradchain.combinators._reports import Reports
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
-from gradchain.core.transform import Transform, check_state
+from gradchain.core.transform import Transform, check_state, demand_number
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
@@ -81,7 +81,7 @@ class Accumulate(Around, Reports):
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AccumulateState._fields)
-        weight = jnp.asarray(extra.get("weight", 1), jnp.float32)
+        weight = jnp.asarray(demand_number(self.name, {"weight": 1} | extra, "weight"), jnp.float32)
         total = state.weight + weight
         stored = accumulate_gradient.State(state.acc_grads)
         mean, (acc,) = self._mean.step(updates, stored, params, {"weight": weight, "total": total})

@@ -13,7 +13,7 @@ from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import check_arrays
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
-from gradchain.core.transform import Transform, check_state, demand
+from gradchain.core.transform import Transform, check_state, demand_number
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment, sqrt
 from gradchain.signatures import public
@@ -188,7 +188,7 @@ class SkipSpikes(Around, Reports):
     def _watched(self, updates: Tree, extra: dict[str, Any]) -> Array:
         if not self.by_value:
             return tree.global_norm(updates)
-        return jnp.asarray(demand(self.name, extra, "value"))
+        return jnp.asarray(demand_number(self.name, extra, "value"))
 
     def report(self, state: SkipSpikesState) -> dict[str, Any]:
         return {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from gradchain.core.hyper import next_key
 from gradchain.core.spec import At, Spec, Sums
-from gradchain.core.transform import check_state, count_of, demand, lacks_params
+from gradchain.core.transform import check_state, count_of, demand, demand_number, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
@@ -239,6 +239,8 @@ def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     for name in rule.spec.extra:
         if callable(demand(rule.name, extra, name)) and rule.by_leaf:
             raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
+        if name == "value" or rule.spec.kind == "elementwise":
+            demand_number(rule.name, extra, name)
 
 
 def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: int) -> list[Any]:

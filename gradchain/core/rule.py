@@ -267,7 +267,8 @@ _ARGS = """
       scalars: (treewise) state that the whole transform has once: name to first value, or to ``f(hyper) -> value``.
       param: whether the rule reads ``at.param``: True, False, or ``"optional"`` where it may be missing.
       random: whether it draws from ``at.key``; one of its parameters is then annotated ``Key``.
-      extra: names of the extra arguments of ``update`` that it reads from ``at``.
+      extra: names of the extra arguments of ``update`` that it reads from ``at``. ``value``, and all that an
+        elementwise rule reads, must be single real numbers; only a treewise rule can take a function.
       whole: a function of the whole tree of incoming updates; the rule reads its result as ``at.whole``. So a rule that
         needs one number from all arrays, such as their norm, can still be elementwise.
       per_example: (treewise) whether incoming updates have a leading batch axis, which the rule reduces. It then stands

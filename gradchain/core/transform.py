@@ -73,14 +73,15 @@ class Transform(Value):
             none. What JAX gives for the derivative by a whole number, of dtype ``float0``, counts as ``None``.
           state: from ``init`` or the last ``update``.
           params: the current parameters; may be missing where no rule needs them.
-          **extra: further arguments, such as ``value=loss``; what no rule asks for is ignored.
+          **extra: further arguments; what no rule asks for is ignored. ``value`` is the loss, one real number.
 
         Returns:
           (updates, state): updates to *add* to the parameters, in the parameters' dtypes (in the incoming
           updates' dtypes where ``params`` is missing), and a state of unchanged structure, shapes and dtypes.
 
         Raises:
-          ValueError: if ``updates``, ``state`` or ``params`` don't fit each other, or params are needed and missing.
+          ValueError: if ``updates``, ``state`` or ``params`` don't fit each other; if params or an extra argument are
+            needed and missing; if an array is given where an extra argument stands for one number.
           TypeError: if an array isn't of an inexact dtype.
         """
         if updates is None:
@@ -213,6 +214,31 @@ def demand(where: str, extra: dict[str, Any], name: str) -> Any:
     if extra.get(name) is None:
         raise ValueError(f"{where} needs {name!r}: call update(updates, state, params, {name}=...)")
     return extra[name]
+
+
+def demand_number(where: str, extra: dict[str, Any], name: str) -> Any:
+    """Return an extra argument of ``update`` that stands for one real number, such as the loss.
+
+    Raises:
+      ValueError: if it is missing, or an array with axes.
+      TypeError: if it isn't real.
+    """
+    return one_number(f"{where}: {name}", demand(where, extra, name))
+
+
+def one_number(where: str, value: Any) -> Any:
+    """Return ``value``, after checking that it is one real number: Python's, or an array without axes."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where} must be one real number, got {value!r}") from None
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{where} must be one real number, got {array.dtype}")
+    if array.ndim:
+        raise ValueError(f"{where} must be one number, got shape {array.shape}; reduce it first, a loss to its mean")
+    return value
 
 
 def scalar_dtype(params: Tree) -> Any:

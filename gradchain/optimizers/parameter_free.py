@@ -34,9 +34,10 @@ def polyak_sgd(
     Args:
       max_learning_rate: :math:`\gamma \ge 0`.
       scaling: :math:`s \ge 0`, or a schedule.
-      f_min: :math:`f^*`, a lower bound on the loss.
+      f_min: :math:`f^*`, a lower bound on the loss, below which it stands still: a loss that may be negative needs
+        another than 0.
       eps: :math:`\epsilon \ge 0`.
-      variant: "sps", or "sps+" to stand still where the loss is below :math:`f^*`.
+      variant: "sps" or "sps+", the same here, see :func:`~gradchain.scale_by_polyak`.
 
     Example:
       >>> tx, w = polyak_sgd(), jnp.array([3.0, 4.0])
@@ -65,7 +66,7 @@ def momo(
     Args:
       learning_rate: a bound on the step size, or a schedule.
       beta: decay of the averages.
-      lower_bound: of the loss.
+      lower_bound: of the loss, below which it stands still: a loss that may be negative needs another than 0.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
       adapt_lower_bound: estimate the bound on the way.
 
@@ -93,7 +94,7 @@ def momo_adam(
       b1: decay of the first moment, the loss and the model.
       b2: decay of the second moment.
       eps: outside the root.
-      lower_bound: of the loss.
+      lower_bound: of the loss, below which it stands still: a loss that may be negative needs another than 0.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
       adapt_lower_bound: estimate the bound on the way.
 

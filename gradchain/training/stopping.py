@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gradchain.core.transform import one_number
 from gradchain.signatures import public
 
 
@@ -58,8 +59,12 @@ class EarlyStopping(NamedTuple):
         Args:
           value: the loss, one number.
           state: from ``init`` or the last ``update``.
+
+        Raises:
+          ValueError: if the value is an array with axes.
+          TypeError: if it isn't a real number.
         """
-        value = jnp.asarray(value, state.best.dtype)
+        value = jnp.asarray(one_number("EarlyStopping: value", value), state.best.dtype)
         improved = value < state.best - self.tolerance
         waited = jnp.where(improved, 0, state.waited + 1)
         stop = (waited >= self.patience) | ~jnp.isfinite(value)

@@ -17,12 +17,19 @@ from gradchain.tree.alignment import is_key
 
 Numbers = np.ndarray[Any, Any]
 
+NO_SIZE = 1e-6
+"""A loss before training up to which it says nothing about the size of losses."""
+
 
 @public
 def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
-    r"""Tell which runs diverged: a loss that isn't finite, or a last one above the start's, :math:`l > l_0 + |l_0|`.
+    r"""Tell which runs diverged: a loss that isn't finite, or a last one far above the loss before training.
 
-    For a positive loss that is more than twice the loss before training.
+    .. math:: l > l_0 + \max(|l_0|, |\min(l_0, l_1, l_2, \dots)|)
+
+    For a positive loss that is more than twice the loss before training, :math:`l_0`. For one that becomes negative,
+    the size of the lowest loss counts if it is larger. Where :math:`l_0` is negative or 0 (up to a millionth), it may
+    lie at the optimum, or near 0 by chance, and says little about the size of losses: the margin is at least 1 there.
 
     Args:
       losses: each epoch's mean training loss, of shape ``(..., epochs)``.
@@ -32,7 +39,10 @@ def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
     Returns:
       Booleans of shape ``(...)``.
     """
-    return ~xp.all(xp.isfinite(losses), -1) | (losses[..., -1] > start_loss + xp.abs(start_loss))
+    lowest = xp.minimum(start_loss, xp.min(losses, -1))
+    size = xp.maximum(xp.abs(start_loss), xp.abs(lowest))
+    margin = xp.where(start_loss > NO_SIZE, size, xp.maximum(size, 1))
+    return ~xp.all(xp.isfinite(losses), -1) | (losses[..., -1] > start_loss + margin)
 
 
 @public

@@ -29,7 +29,7 @@ def reduce_on_plateau(
     The scale starts at 1. Each mean :math:`v` of ``accumulation_size`` losses improves on the best one so far,
     :math:`v^*`, if
 
-    .. math:: v < (1 - r)\,v^* - a,
+    .. math:: v < v^* - r\,|v^*| - a,
 
     and the first one always does. After ``patience`` means in a row that don't, the scale becomes
     :math:`\max(f s, s_{\min})`, and the next ``cooldown`` means are not counted. Put it behind the optimizer, and pass
@@ -38,11 +38,12 @@ def reduce_on_plateau(
 
     Against Optax: the scale is in at least float32 for half-precision parameters too, whose own precision would round
     it. A NaN is no improvement, and spoils only the mean that it is part of. Tolerances that are both 0 are allowed.
+    The loss may be negative: Optax subtracts :math:`r\,v^*`, so that a negative loss improves by standing still.
 
     Args:
       factor: :math:`f` in [0, 1].
       patience: how many means in a row without improvement reduce the scale; 1 and 0 do so after the first.
-      rtol: :math:`r` in [0, 1], the relative improvement that counts (for a positive loss).
+      rtol: :math:`r` in [0, 1], the improvement that counts, relative to the size of the best loss.
       atol: :math:`a \ge 0`, the absolute improvement that counts.
       cooldown: how many means aren't counted after a reduction.
       accumulation_size: how many losses are averaged: 1 for a validation loss, more for noisy losses of mini-batches.
@@ -55,7 +56,7 @@ def reduce_on_plateau(
     avg_count = slot.avg_count + 1
     avg_value = slot.avg_value + (at.value - slot.avg_value) / avg_count
     full = avg_count >= accumulation_size
-    bound = jnp.where(slot.has_best > 0, (1 - rtol) * slot.best_value - atol, jnp.inf)
+    bound = jnp.where(slot.has_best > 0, (1 - rtol * jnp.sign(slot.best_value)) * slot.best_value - atol, jnp.inf)
     improved = avg_value < bound
     cooling = slot.cooldown_count > 0
     waited = jnp.where(improved | cooling, 0, slot.plateau_count + 1)

@@ -5,6 +5,7 @@ import typing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gradchain as gc
@@ -148,3 +149,30 @@ def test_a_constructor_takes_no_none_for_a_number(name):
     for key in kinds:
         with pytest.raises(TypeError, match=r"^\w+: \w+ (can't be None|must be .*, got None)$"):
             constructor.function(**given | {key: None})
+
+
+READS_THE_LOSS = [row for row in ROWS if "value" in row.extra(trees.standard())]
+
+
+@each(READS_THE_LOSS)
+def test_a_loss_that_is_no_single_number(row):
+    for shape in ((8,), (1,), (3, 2), (0,)):
+        for value in (np.ones(shape), jnp.ones(shape)):
+            with pytest.raises(ValueError, match=rf"\w+: value must be one number, got shape {re.escape(str(shape))}"):
+                updating(row, value=value, params=trees.standard())
+    for value, shown in ((1j, "complex"), (True, "bool"), (np.True_, "bool"), ("high", "'high'"), ({}, "{}")):
+        with pytest.raises(TypeError, match=rf"\w+: value must be one real number, got {shown}"):
+            updating(row, value=value, params=trees.standard())
+    with pytest.raises(ValueError, match=r"\w+ needs 'value'"):
+        updating(row, value=None, params=trees.standard())
+
+
+@each(READS_THE_LOSS)
+def test_a_loss_of_any_real_type_or_one_for_each_lane_of_a_vmap(row):
+    for value in (3, 3.0, np.float32(3), np.int64(3), jnp.float32(3), jnp.bfloat16(3), jnp.int32(3)):
+        updating(row, value=value, params=trees.standard())
+    tx, params = row.build(), trees.standard()
+    state = jax.eval_shape(lambda: tx.init(params))
+    lanes = jax.vmap(lambda loss: tx.update(GRADIENT, tx.init(params), params, value=loss))
+    after = jax.eval_shape(lanes, jnp.ones(8))[1]
+    assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)

@@ -227,3 +227,10 @@ def test_derivatives_through_a_round_with_a_skipped_nan_are_finite():
     tx = gc.accumulate(gc.adam(0.1), 2, should_skip_update_fn=gc.skip_not_finite)
     slope = gc.hyperparams(jax.grad(total, allow_int=True)(tx))["scale_by_learning_rate.learning_rate"]
     np.testing.assert_allclose(slope, -2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [jnp.ones(3), jnp.ones(1), True, 1j, "all", None])
+def test_a_weight_is_one_number(weight):
+    tx, ones = gc.accumulate(gc.sgd(1.0), 2), jnp.ones(3)
+    with pytest.raises((ValueError, TypeError), match=r"accumulate.* (weight must be one|needs 'weight')"):
+        tx.update(ones, tx.init(ones), ones, weight=weight)

@@ -238,3 +238,10 @@ def test_arguments_and_defaults_are_those_of_optax_contrib(name):
 def test_what_must_be_a_pair_is_named_where_it_is_none(name, argument, value):
     with pytest.raises(TypeError, match=f"{name}: {argument} must be a pair, got"):
         getattr(gc, name)(**{argument: value})
+
+
+@pytest.mark.parametrize("tx", [gc.polyak_sgd(), gc.polyak_sgd(variant="sps+"), gc.momo(), gc.momo_adam()], ids=str)
+def test_below_the_lower_bound_of_the_loss_an_optimizer_stands_still(tx):
+    params = jnp.array([3.0, -4.0])
+    updates, _ = updates_of(tx, [jnp.array([1.0, -2.0])] * 3, params, values=[-20.0] * 3)
+    np.testing.assert_array_equal(updates, 0)

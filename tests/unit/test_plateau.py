@@ -107,3 +107,28 @@ def test_the_scale_is_among_the_metrics():
     tx = gc.chain(gc.adam(0.1), gc.reduce_on_plateau(0.5, patience=1))
     state = run(tx, [ONES] * 3, ONES, value=[1.0] * 3)[1]
     assert gc.metrics(tx, state)["reduce_on_plateau.scale"] == 0.25
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_loss_that_stands_still_is_a_plateau_whatever_its_sign(settings):
+    of = scales(gc.reduce_on_plateau(**settings))
+    above, at, below = (np.asarray(of(np.full(60, loss, "float32"))) for loss in (2.0, 0.0, -2.0))
+    assert above[-1] < 1
+    np.testing.assert_array_equal(below, above)
+    np.testing.assert_array_equal(at, above)
+
+
+def test_the_best_of_rising_losses_is_the_first():
+    tx = gc.reduce_on_plateau(rtol=0.1, patience=5)
+    state = tx.init(ONES)
+    for loss in (-10.0, -9.5, -9.0, -10.9):
+        _, state = tx.update(ONES, state, ONES, value=loss)
+    assert float(state.best_value) == -10
+
+
+def test_an_improvement_is_relative_to_the_size_of_the_loss():
+    of = scales(gc.reduce_on_plateau(0.5, patience=1, rtol=0.1))
+    falling = np.array([2.0, 1.7, 1.4, 1.2, 0.5, 0.0, -1.0, -1.2, -1.4, -2.0], "float32")
+    np.testing.assert_array_equal(of(falling), 1)
+    creeping = np.array([-1.0, -1.05, -1.09, -1.2, -1.25], "float32")
+    np.testing.assert_array_equal(of(creeping), [1, 0.5, 0.25, 0.25, 0.125])

@@ -46,6 +46,15 @@ def test_a_single_run_needs_no_legend_and_a_given_axes_is_used():
     assert ax.get_yscale() == "linear"
 
 
+@pytest.mark.parametrize("losses", [[0.5, 0.0], [1.0, -1.0], [-1.0, -2.0], [np.nan, -1.0]])
+def test_losses_down_to_0_and_below_are_drawn(losses):
+    ax = plots.plot_losses(losses)
+    draw(ax)
+    low, high = ax.get_ylim()
+    assert all(low < loss < high for loss in losses if np.isfinite(loss))
+    assert plots.plot_losses([np.nan, 1.0]).get_yscale() == "log"
+
+
 def test_many_lines_differ_in_colour_and_form():
     ax = plots.plot_losses({str(i): [2.0, 1.0] for i in range(20)})
     looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in ax.get_lines()}

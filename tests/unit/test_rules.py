@@ -403,3 +403,31 @@ def test_a_per_example_rule_must_reduce():
         keeps().update(BATCH, keeps().init(PARAMS))
     with pytest.raises(TypeError, match="only @treewise rules can have per_example=True"):
         gc.elementwise(per_example=True)(lambda g, slot, at: g)
+
+
+@pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
+def test_the_loss_is_one_number_in_every_rule(decorator):
+    @decorator(extra=("value",))
+    def by_loss(updates, slot, at):
+        return jax.tree.map(lambda g: g * at.value, updates)
+
+    with pytest.raises(ValueError, match=r"by_loss: value must be one number, got shape \(3,\)"):
+        run(gc.chain(gc.scale(1.0), by_loss()), value=jnp.ones(3))
+    tx = by_loss()
+    with pytest.raises(ValueError, match=r"by_loss: value must be one number, got shape \(1,\)"):
+        jax.jit(lambda value: tx.update(GRADS, tx.init(PARAMS), value=value))(jnp.ones(1))
+
+
+def test_what_an_elementwise_rule_reads_is_one_number_and_other_rules_may_read_trees():
+    @gc.elementwise(extra=("strength",))
+    def by_strength(g, slot, at):
+        return g * at.strength
+
+    with pytest.raises(ValueError, match=r"by_strength: strength must be one number, got shape \(3,\)"):
+        run(by_strength(), strength=jnp.ones(3))
+
+    @gc.treewise(extra=("shift", "rows"))
+    def by_trees(updates, slot, at):
+        return gc.tree.add(updates, gc.tree.scale(jnp.sum(at.rows), at.shift))
+
+    np.testing.assert_array_equal(run(by_trees(), shift=GRADS, rows=jnp.ones(3))[0]["b"], 4 * GRADS["b"])

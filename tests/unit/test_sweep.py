@@ -141,11 +141,34 @@ def test_a_sweep_in_which_all_diverged_has_no_winner():
         ([np.inf, 0.5], 1.0, True),
         ([-1.0, -3.0], -2.0, False),
         ([-1.0, 0.5], -2.0, True),
+        ([3e-3, 2e-3], 1e-3, False),
+        ([3e-3, 2.1e-3], 1e-3, True),
+        ([0.1, 0.2], 0.0, False),
+        ([0.1, 0.2], 1e-9, False),
+        ([1e3, 1e5], 0.0, True),
+        ([-1e-3, 2e-3], -1e-3, False),
+        ([-5.0, -4.9], -5.0, False),
+        ([-3.0, 1.0], -0.1, False),
+        ([-3.0, 1e3], -0.1, True),
+        ([-3.0, 2.5], 1.0, False),
+        ([np.inf, np.inf], np.inf, True),
+        ([np.nan, np.nan], 0.0, True),
     ],
 )
 def test_the_criterion_of_divergence(losses, start, diverged):
     assert has_diverged(np.array(losses), start) == diverged
     assert has_diverged(jnp.array(losses), start, jnp) == diverged
+    several = np.array([losses, losses])
+    assert has_diverged(several, np.array([start, 1e30])).tolist() == [diverged, not np.isfinite(losses).all()]
+
+
+@pytest.mark.parametrize("offset", [0.0, -3.0])
+def test_a_sweep_that_begins_at_the_optimum_has_a_winner(offset):
+    loss_fn = lambda w, batch: jnp.mean(w**2 * batch + w * (batch - 1.5)) + offset  # noqa: E731
+    result = sweep(loss_fn, jnp.zeros(()), gc.sgd(jnp.array([0.01, 0.1])), np.array([1.0, 2.0]), epochs=3, batch_size=1)
+    assert result.start_loss.tolist() == [offset]
+    assert (result.losses[..., -1] > offset - 1).all()
+    assert not result.diverged.any()
 
 
 def test_several_seeds_are_averaged():

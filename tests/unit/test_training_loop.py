@@ -182,6 +182,13 @@ def test_tolerance_ends_a_run_that_hardly_improves():
     assert (result.history["loss"][result.best_epoch :] >= best - 0.01).all()
 
 
+@pytest.mark.parametrize("value", [jnp.ones(3), np.ones(1), True, 1j, None])
+def test_what_is_no_single_number_is_no_loss_to_stop_by(value):
+    stop = EarlyStopping()
+    with pytest.raises((TypeError, ValueError), match="EarlyStopping: value must be one"):
+        stop.update(value, stop.init())
+
+
 def test_a_loss_that_is_not_finite_stops_at_once():
     params, train, _ = problem()
     stop = EarlyStopping(patience=100)
