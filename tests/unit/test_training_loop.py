@@ -186,14 +186,14 @@ def test_a_loss_that_is_not_finite_stops_at_once():
     params, train, _ = problem()
     stop = EarlyStopping(patience=100)
     result = fit(loss_fn, params, gc.sgd(1e6), train, epochs=100, batch_size=15, early_stopping=stop)
-    assert result.stopped == "early"
+    assert result.stopped == "diverged"
     assert len(result.history) < 20
     assert jnp.isfinite(result.params["w"]).all()
 
 
 def test_monitoring_another_column():
     params, train, _ = problem()
-    stop = EarlyStopping(patience=1, monitor="largest")
+    stop = EarlyStopping(patience=1, monitor="largest", mode="min")
     result = fit(with_aux, params, gc.sgd(0.1), train, epochs=50, batch_size=15, has_aux=True, early_stopping=stop)
     assert (len(result.history), result.best_epoch) == (2, 1)
     stop = EarlyStopping(monitor="val_loss")
