@@ -16,7 +16,7 @@ from gradchain.training.epoch import (
     Remainder,
     as_key,
     check_batches,
-    count_examples,
+    count_all,
     evaluate_objective,
     scan_objective,
 )
@@ -191,7 +191,7 @@ def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int,
     if recipe.validation_batch_size is not None:
         check_whole("validation_batch_size", recipe.validation_batch_size)
     if validation is not None:
-        count_examples(validation, "validation data")
+        count_all(validation, "validation data")
     elif recipe.metrics is not None:
         raise ValueError("metrics are measured on the validation data, but validation is None")
 

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.foreign import as_transform
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
 from gradchain.training.step import as_arrays
-from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, transform_of
+from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
 from gradchain.tree import Tree
 
 
@@ -61,7 +60,7 @@ def prepare(
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
     check_task(recipe, data, validation, epochs)
-    tx, key = as_transform(tx), as_key(seed, f"{where}: seed")
+    tx, key = one_transform(where, tx), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
     if (params is None) == (init is None):
         raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")

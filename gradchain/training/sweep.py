@@ -125,7 +125,7 @@ def sweep(
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
     check_task(recipe, data, validation, epochs)
     goal = goal_of("sweep", "select", select, mode, validation is not None)
-    tx = as_transform(tx)
+    tx = one_transform("sweep", tx)
     begins, keys = _replicas(params, starts, init, _keys(seeds))
     runs, replicas = count_runs(tx, len(keys)), len(keys)
     check_chunk("sweep", chunk)
@@ -171,6 +171,23 @@ def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tupl
     if len(keys) not in (1, n):
         raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
     return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
+
+
+def one_transform(where: str, tx: Any) -> Transform:
+    """Return a transform of ours.
+
+    Raises:
+      TypeError: if ``tx`` isn't one, such as a list of optimizers to compare.
+    """
+    if type(tx) not in (list, tuple, dict):
+        return as_transform(tx)
+    over = "for name, tx in optimizers.items()" if isinstance(tx, dict) else "for tx in optimizers"
+    call = f"{where}(loss_fn, params, tx, data, ...)"
+    call = f"{{name: {call} {over}}}" if isinstance(tx, dict) else f"[{call} {over}]"
+    raise TypeError(
+        f"{where}: tx must be one transform whose numbers are arrays, got a {type(tx).__name__} of {len(tx)}; to "
+        f"compare several optimizers, call {where} for each and compare the results:\n  results = {call}"
+    )
 
 
 def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:

@@ -107,8 +107,9 @@ class SweepResult:
         """
         if not self.has_winner:
             raise ValueError(
-                "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged); "
-                "table() and losses show what happened. Try lower learning rates"
+                "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged), or "
+                f"ended with a {self.select} that isn't finite; table() and losses show what happened. If they "
+                "diverged, try lower learning rates"
             )
         return int(self.order[0])
 

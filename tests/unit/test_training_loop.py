@@ -113,10 +113,10 @@ def test_counts_and_booleans_in_aux_are_averaged():
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (jax.nn.relu, r"params .*\['f'\] is custom_jvp, expected a floating-point.*eqx.partition"),
-        ("tanh", r"params .*\['f'\] is str, expected"),
-        (np.array(["a"]), r"params .*\['f'\] is ndarray, expected"),
-        (jnp.arange(3), r"params .*\['f'\] is int32, expected"),
+        (jax.nn.relu, r"params .*\['f'\] is the function relu, expected a floating-point.*eqx.partition"),
+        ("tanh", r"params .*\['f'\] is 'tanh', expected"),
+        (np.array(["a"]), r"params .*\['f'\] is an array of shape \(1,\) of <U1, expected"),
+        (jnp.arange(3), r"params .*\['f'\] is an array of shape \(3,\) of int32, expected"),
     ],
 )
 def test_parameters_that_are_not_arrays_are_named(leaf, message):
