@@ -90,9 +90,9 @@ def fit(
 
     Training that has diverged ends at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
     finite, if some parameter isn't either, or no single step's loss is. Where only some steps' losses weren't finite
-    and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` left these steps out), training
-    goes on with a warning. There is a warning, too, if a :func:`~gradchain.loss_scale` left out every step of an epoch
-    and has stopped adapting, or the run is at its end.
+    and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` left these steps out, or divergence
+    has just begun), training goes on with a warning. There is a warning, too, if a :func:`~gradchain.loss_scale` left
+    out every step of an epoch and has stopped adapting, or the run is at its end.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called

@@ -88,8 +88,8 @@ def _problem(before: Snapshot, now: Snapshot, last: bool) -> str:
     losses = np.asarray(now.step_losses[-1])
     if bad := int((~np.isfinite(losses)).sum()):
         return (
-            f"the loss isn't finite in {bad} of {len(losses)} steps, though the parameters are; look for NaN, infinity "
-            "or an overflow in the data and in loss_fn"
+            f"the loss isn't finite in {bad} of {len(losses)} steps, though the parameters are; look for NaN "
+            "and infinity in the data and in loss_fn, or lower the learning rate"
         )
     pairs = zip(scale_states(before.state), scale_states(now.state), strict=True)
     for old, new in [[jax.device_get(x[:4]) for x in pair] for pair in pairs]:
