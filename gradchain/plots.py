@@ -93,7 +93,8 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     for i, (label, members) in enumerate(_combinations(others, len(values)).items()):
         members = members[np.argsort(values[members], kind="stable")]
         _plot_scores(ax, values[members], result.final[members], label, i)
-    if np.isfinite(result.final).any() and (result.final > 0).all():
+    finite = result.final[np.isfinite(result.final)]
+    if finite.size and (finite > 0).all():
         _scale(ax, "y", "log")
     _scale(ax, "x", xscale)
     _mark_diverged(ax, values, result.diverged.any(-1))

@@ -150,7 +150,7 @@ def current_loss_scale(state: Any) -> Array | float:
     Example:
       >>> loss = loss_fn(params, batch) * current_loss_scale(state)
     """
-    scales = [x.scale for x in _scale_states(state)]
+    scales = [x.scale for x in scale_states(state)]
     if len(scales) > 1:
         raise ValueError(
             f"current_loss_scale: {len(scales)} transforms scale the loss; let one do it, around the others"
@@ -158,9 +158,11 @@ def current_loss_scale(state: Any) -> Array | float:
     return scales[0] if scales else 1.0
 
 
-def _scale_states(state: Any) -> list[LossScaleState]:
+def scale_states(state: Any) -> list[LossScaleState]:
+    """Return the states of all loss scales in the state of a transform."""
+
     def is_scale(x: Any) -> bool:
         return isinstance(x, LossScaleState)
 
     here = [x for x in jax.tree.leaves(state, is_leaf=is_scale) if is_scale(x)]
-    return here + [x for outer in here for x in _scale_states(outer.inner_state)]
+    return here + [x for outer in here for x in scale_states(outer.inner_state)]

@@ -324,8 +324,8 @@ def at_scalar(where: str, hyper: Any, count: Any) -> Any:
     value = value_at(hyper, count)
     if np.ndim(value):
         raise ValueError(
-            f"{where} holds a batch of shape {np.shape(value)} where one number is needed; map over the transform: "
-            "jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
+            f"{where} holds a batch of shape {np.shape(value)} where one number is needed; training.sweep trains with "
+            "each of them, or map over the transform: jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
         )
     return value
 

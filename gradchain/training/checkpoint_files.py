@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.training.checksums import checksums
-from gradchain.training.step import is_numeric
+from gradchain.training.wording import described, is_numeric
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, key_impl
 from gradchain.tree.shardings import in_host_memory, move
@@ -89,7 +89,7 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
     leaves, _ = _named(tree)
     for path, leaf in leaves.items():
         if not (is_numeric(leaf) or (isinstance(leaf, jax.Array) and is_key(leaf))):
-            raise TypeError(f"can't save {path}: it is {type(leaf).__name__}, expected a number, an array or a key")
+            raise TypeError(f"can't save {path}: it is {described(leaf)}, expected a number, an array or a key")
     arrays = {path: _data(leaf) for path, leaf in leaves.items()}
     sums = checksums(list(arrays.values()))
     table = {path: [*_described(leaf), sum_] for (path, leaf), sum_ in zip(leaves.items(), sums, strict=True)}

@@ -67,6 +67,7 @@ class Checkpoints:
             todelete_subdir=DELETED,
             cleanup_tmp_directories=True,
             lightweight_initialize=True,
+            async_options=self._ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = self._ocp.CheckpointManager(self.directory, options=options, item_names=("tree", "info"))
         self._purge()
@@ -103,8 +104,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and end the threads that write."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> Self:
         return self

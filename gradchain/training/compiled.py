@@ -4,11 +4,16 @@
 """
 
 import inspect
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+_address = operator.methodcaller("unsafe_buffer_pointer")
+"""Return where an array lies in memory."""
 
 
 class Compiled:
@@ -19,14 +24,17 @@ class Compiled:
 
     Args:
       function: a pure function, not of the recipe's contents but of the arguments after it.
-      **options: of ``jax.jit``; argument numbers count without the recipe.
+      donated: the numbers of the arguments, counted without the recipe, whose memory the results may take. Arrays in
+        them that share memory with another one are copied first.
     """
 
-    def __init__(self, function: Callable[..., Any], **options: Any):
-        self._function, self._options = function, options
+    def __init__(self, function: Callable[..., Any], donated: tuple[int, ...] = ()):
+        self._function, self._donated = function, donated
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, recipe: Any, *arguments: Any) -> Any:
+        if self._donated:
+            arguments = _apart(arguments, self._donated)
         return self._program(recipe)(*arguments)
 
     def executable(self, recipe: Any, *arguments: Any) -> Any:
@@ -49,12 +57,50 @@ class Compiled:
             return self._function(structure.unflatten([part() for part in held]), *arguments)
 
         program.__name__ = self._function.__name__
-        return jax.jit(program, **self._options)
+        return jax.jit(program, donate_argnums=self._donated)
 
     def _forget_with(self, function: Any, key: Any) -> None:
         for anchor in _anchors(function):
             if _can_be_weak(anchor):
                 weakref.finalize(anchor, self._programs.pop, key, None).atexit = False
+
+
+def _apart(arguments: tuple[Any, ...], donated: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the arguments, with copies in the place of donated arrays whose memory another one has, too.
+
+    Memory can be given away only once, and nothing else may read it then: XLA refuses it, or dies of it.
+    """
+    kept = {*_places([x for i, x in enumerate(arguments) if i not in donated])} - {None}
+    places = _places([arguments[i] for i in donated])
+    if len({*places}) == len(places) and kept.isdisjoint(places):
+        return arguments
+
+    def own(x: Any) -> Any:
+        place = _place(x)
+        shared = place in kept
+        kept.update({place} - {None})
+        return jnp.copy(x) if shared else x
+
+    return tuple(jax.tree.map(own, x) if i in donated else x for i, x in enumerate(arguments))
+
+
+def _places(tree: Any) -> list[Any]:
+    """Return the :func:`_place` of each leaf; in C for what is common: arrays, each on one device."""
+    leaves = jax.tree.leaves(tree)
+    try:
+        return [*map(_address, leaves)]
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return [_place(x) for x in leaves]
+
+
+def _place(x: Any) -> Any:
+    """Return what tells whether two arrays share memory: their address; ``None`` for what isn't an array in memory."""
+    if not isinstance(x, jax.Array) or not x.size:
+        return None
+    try:
+        return _address(x)
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # several devices, or a tracer, or given away
+        return id(x) if isinstance(x, jax.core.Tracer) or x.is_deleted() else _address(x.addressable_data(0))
 
 
 def _anchors(function: Any) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from gradchain.core.foreign import as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.order import random_order
-from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, is_numeric, step_objective
+from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, step_objective
+from gradchain.training.wording import are_batches, described, how_to_feed, is_numeric, shown
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key
 
@@ -54,7 +55,8 @@ def count_examples(data: Tree, what: str = "data") -> int:
     lengths: dict[str, int] = {}
     for path, x in jax.tree_util.tree_flatten_with_path(data)[0]:
         if not is_numeric(x):
-            raise TypeError(f"{what}: {show_path(path)} is {type(x).__name__}, expected an array of numbers")
+            hint = how_to_feed(x, what)
+            raise TypeError(f"{what}: {show_path(path)} is {described(x)}, expected an array of numbers{hint}")
         if not np.ndim(x):
             raise ValueError(f"{what}: {show_path(path)} is a single number; it needs a leading axis of examples")
         lengths[show_path(path)] = np.shape(x)[0]
@@ -66,9 +68,23 @@ def count_examples(data: Tree, what: str = "data") -> int:
     return next(iter(lengths.values()))
 
 
+def count_all(data: Tree, what: str = "data") -> int:
+    """Return what :func:`count_examples` does, of data that are handed in as a whole.
+
+    Raises:
+      TypeError: if they come batch by batch.
+    """
+    if are_batches(data):
+        raise TypeError(
+            f"{what}: got {described(data)}, expected a tree of arrays, each with all examples on its leading axis"
+            f"{how_to_feed(data, what)}"
+        )
+    return count_examples(data, what)
+
+
 def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
     """Return the number of examples, after checking that a batch of this size can be drawn."""
-    n = count_examples(data, what)
+    n = count_all(data, what)
     check_whole("batch_size", batch_size)
     if batch_size > n:
         raise ValueError(f"batch_size is {batch_size}, larger than the {what}, which has {n} examples")
@@ -133,7 +149,7 @@ def as_keys(seeds: Any, where: str) -> Array:
     if seeds.size and seeds.dtype == raw.dtype and seeds.shape[-1:] == raw.shape:
         return jax.random.wrap_key_data(jnp.asarray(seeds))
     if not seeds.size or not jnp.issubdtype(seeds.dtype, jnp.integer):
-        raise ValueError(f"{where} must be whole numbers or PRNG keys, at least one, got {seeds!r}")
+        raise ValueError(f"{where} must be whole numbers or PRNG keys, at least one, got {shown(seeds)}")
     return jax.vmap(jax.random.key)(seeds.reshape(-1)).reshape(seeds.shape)
 
 
@@ -234,7 +250,7 @@ def evaluate_objective(
     objective: Objective, params: Tree, data: Tree, batch_size: int | None = None, key: Array | None = None
 ) -> Metrics:
     """Do what :func:`evaluate` does, for an ``Objective``."""
-    n = count_examples(data)
+    n = count_all(data)
     if batch_size is not None:
         check_whole("batch_size", batch_size)
     size = n if batch_size is None else min(batch_size, n)

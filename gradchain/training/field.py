@@ -15,7 +15,7 @@ from gradchain.tree import Tree
 
 RUNS, REPLICAS = "runs", "replicas"
 Found = tuple[Array, Tree, Any]
-"""Scores, the best one's result, and rows: scores and rows with a leading axis."""
+"""Costs, the result of the lowest, and rows: costs and rows with a leading axis."""
 
 
 def field_of(mesh: Mesh, runs: int, replicas: int) -> Mesh:
@@ -44,9 +44,9 @@ def over_field(
         found = function(inputs, lax.axis_index(RUNS) * share[0], lax.axis_index(REPLICAS) * share[1])
         return found[0], jax.tree.map(lambda x: x[None], found[1]), found[2]
 
-    scores, bests, rows = on_devices(inputs)
-    scores, rows = jax.tree.map(lambda x: x[:runs], (scores, rows))
-    found = scores, jax.tree.map(lambda x: x[jnp.argmin(scores) // share[0]], bests), rows
+    costs, bests, rows = on_devices(inputs)
+    costs, rows = jax.tree.map(lambda x: x[:runs], (costs, rows))
+    found = costs, jax.tree.map(lambda x: x[jnp.argmin(costs) // share[0]], bests), rows
     return lax.with_sharding_constraint(found, NamedSharding(field, P()))
 
 
@@ -54,7 +54,7 @@ def among_replicas(field: Mesh | None, found: Found, replicas: int) -> Found:
     """Return what all devices found that share one transform's replicas, from what this one found for its own."""
     if field is None or field.shape[REPLICAS] == 1:
         return found
-    scores, best, rows = lax.all_gather(found, REPLICAS)
-    winner = jnp.argmin(jnp.min(scores, 1))
-    scores, rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:replicas], (scores, rows))
-    return scores, jax.tree.map(lambda x: x[winner], best), rows
+    costs, best, rows = lax.all_gather(found, REPLICAS)
+    winner = jnp.argmin(jnp.min(costs, 1))
+    costs, rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:replicas], (costs, rows))
+    return costs, jax.tree.map(lambda x: x[winner], best), rows

@@ -16,6 +16,7 @@ from gradchain.training.history import in_order
 from gradchain.training.loop import Recipe
 from gradchain.training.members import Plan, Task, begin, chunks_of, prepare, train, weights
 from gradchain.training.progress import Bar
+from gradchain.training.ranking import Mode
 from gradchain.training.step import Objective, check_whole
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
@@ -96,8 +97,9 @@ def successive_halving(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], Tree] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
-    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False,
 ) -> HalvingResult:  # fmt: skip
     """Train every transform of a batch for a short time, the best third for three times as long, and so on.
 
@@ -121,8 +123,10 @@ def successive_halving(
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides after each rung, the lower the better; by default ``val_loss`` where there are
-        validation data, else ``loss``. What diverged comes last; of equals the first goes on.
+      select: the column that decides after each rung; by default ``val_loss`` where there are validation data, else
+        ``loss``. What diverged comes last; of equals the first goes on.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+        loss is best; for any other column the mode must be given.
       shuffle: draw a new order in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
@@ -147,7 +151,7 @@ def successive_halving(
     recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "successive_halving"
     tx, runs, plan, task = prepare(
-        where, recipe, params, init, tx, data, validation, epochs, seed, select, chunk, progress
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
     )
     return _run(plan, (halving_rungs(runs, epochs, eta, rungs),), tx, task, "halving")
 
@@ -157,8 +161,9 @@ def hyperband(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
-    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False,
 ) -> HalvingResult:  # fmt: skip
     """Run several successive halvings in one compiled call, from many short runs to a few long ones.
 
@@ -181,8 +186,9 @@ def hyperband(
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides, the lower the better; by default ``val_loss`` where there are validation data,
-        else ``loss``.
+      select: the column that decides; by default ``val_loss`` where there are validation data, else ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+        loss is best; for any other column the mode must be given.
       shuffle: draw a new order in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
@@ -206,7 +212,7 @@ def hyperband(
     objective = Objective(loss_fn, has_aux, takes_key)
     recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
     tx, runs, plan, task = prepare(
-        "hyperband", recipe, params, init, tx, data, validation, epochs, seed, select, chunk, progress
+        "hyperband", recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
     )
     if runs != hyperband_runs(epochs, eta):
         raise ValueError(
@@ -234,20 +240,20 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
     ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
     with Bar(plan.progress, ticks, title, "part") as bar:
         best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))
-        scores, epochs, history, start_loss = jax.device_get(numbers)
+        costs, epochs, history, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
-    found = bool(np.isfinite(scores[epochs == epochs.max()]).any())
+    found = bool(np.isfinite(costs[epochs == epochs.max()]).any())
     sizes = [bracket[0].runs for bracket in brackets]
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     return HalvingResult(
-        tx, best if found else None, scores, history, start_loss[:, None], plan.select, epochs, numbers
+        tx, best if found else None, plan.goal.signed(costs), history, start_loss[:, None], *plan.goal, epochs, numbers
     )
 
 
 def _all_brackets(
     recipe: tuple[Plan, Brackets], tx: Any, task: Task
 ) -> tuple[Tree, Array, Array, dict[str, Array], Array]:
-    """Return the winner's weights, and for each run its score, its epochs, its history and its loss at the start."""
+    """Return the winner's weights, and for each run its cost, its epochs, its history and its loss at the start."""
     plan, brackets = recipe
     results, first = [], 0
     for rungs in brackets:
@@ -257,30 +263,30 @@ def _all_brackets(
     ends = jnp.stack([end for _, end, *_ in results])
     params = jax.tree.map(lambda *xs: jnp.stack(xs)[jnp.argmin(ends)], *(best for best, *_ in results))
     numbers = [numbers for _, _, *numbers in results]
-    scores, epochs, history, start_loss = jax.tree.map(lambda *xs: jnp.concatenate(xs), *numbers)
-    return params, scores, epochs, history, start_loss
+    costs, epochs, history, start_loss = jax.tree.map(lambda *xs: jnp.concatenate(xs), *numbers)
+    return params, costs, epochs, history, start_loss
 
 
 _compiled_brackets = Compiled(_all_brackets)
 
 
 def _one_bracket(plan: Plan, rungs: tuple[Rung, ...], tx: Any, task: Task, places: Array) -> tuple[Any, ...]:
-    """Return the winner's weights and score, and each run's score, epochs, history and loss at the start."""
+    """Return the winner's weights and cost, and each run's cost, epochs, history and loss at the start."""
     members = begin(plan, tx, task._replace(begins=jax.tree.map(lambda x: x[places], task.begins)))
     start_loss, alive, done = members.start_loss, jnp.arange(rungs[0].runs), 0
-    scores, epochs = jnp.full(len(alive), jnp.inf), jnp.zeros(len(alive), int)
+    costs, epochs = jnp.full(len(alive), jnp.inf), jnp.zeros(len(alive), int)
     history: dict[str, Array] = {}
-    now = scores
+    now = costs
     for rung in rungs:
         if len(alive) > rung.runs:
             on = jnp.argsort(now)[: rung.runs]
             members, alive = members.take(on), alive[on]
         members, now, rows = train(plan, members, task, done, rung.until - done)
-        scores, epochs = scores.at[alive].set(now), epochs.at[alive].set(rung.until)
-        history = _written(history, rows, alive, len(scores), done, rungs[-1].until)
+        costs, epochs = costs.at[alive].set(now), epochs.at[alive].set(rung.until)
+        history = _written(history, rows, alive, len(costs), done, rungs[-1].until)
         done = rung.until
     best = jnp.argmin(now)
-    return weights(members, best), now[best], scores, epochs, history, start_loss
+    return weights(members, best), now[best], costs, epochs, history, start_loss
 
 
 def _written(

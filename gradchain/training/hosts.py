@@ -7,7 +7,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gradchain.training.epoch import count_examples
+from gradchain.training.epoch import count_all
 from gradchain.training.placement import along_first, automatic
 from gradchain.tree import Tree
 
@@ -49,7 +49,7 @@ def check_shares(data: Tree, what: str) -> int:
     Raises:
       ValueError: if they don't, listing the numbers.
     """
-    n = count_examples(data, what)
+    n = count_all(data, what)
     if jax.process_count() > 1:
         counts = np.ravel(multihost_utils.process_allgather(np.int32(n))).tolist()
         if len({*counts}) > 1:

@@ -7,27 +7,26 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import (
     Remainder,
     as_key,
     check_batches,
-    count_examples,
+    count_all,
     evaluate_objective,
     scan_objective,
 )
-from gradchain.training.history import History, in_order, named_numbers
+from gradchain.training.history import History, named_numbers
 from gradchain.training.hosts import spread_data
 from gradchain.training.placement import check_divides, place
 from gradchain.training.progress import Bar
-from gradchain.training.resuming import SavedRun, Snapshot, configuration
+from gradchain.training.record import Record, history_of
+from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.step import Objective, as_arrays, check_whole
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
@@ -67,8 +66,9 @@ class FitResult(NamedTuple):
     """Losses and metrics by epoch."""
     best_epoch: int
     """The last epoch that improved on the best one before (by the tolerance), counted from 1; 0 if none did."""
-    stopped: Literal["epochs", "early", "callback", "interrupted"]
-    """Why training ended: all epochs done, early stopping, ``on_epoch`` returned True, or Ctrl-C."""
+    stopped: Literal["epochs", "early", "diverged", "callback", "interrupted"]
+    """Why training ended: all epochs done; early stopping; the training loss isn't finite and won't be again, see
+    :func:`fit`; ``on_epoch`` returned True; or Ctrl-C."""
     epochs_done: int
     """How many epochs the state has seen: this run's, and those before."""
 
@@ -91,6 +91,12 @@ def fit(
     own over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
     running epoch and returns what there is, with ``stopped="interrupted"``.
 
+    Training that has diverged ends at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
+    finite, if some parameter isn't either, or no single step's loss is. Where only some steps' losses weren't finite
+    and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` left these steps out, or divergence
+    has just begun), training goes on with a warning. There is a warning, too, if a :func:`~gradchain.loss_scale` left
+    out every step of an epoch and has stopped adapting, or the run is at its end.
+
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called
         with ``key=None`` on the validation data: leave dropout out there.
@@ -107,7 +113,8 @@ def fit(
       validation: held-out data, a tree like ``data``; measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: mean over the batch}``, measured on the validation data too.
-      early_stopping: when to stop early; never by default.
+      early_stopping: when to stop early, ``EarlyStopping(patience=3)`` say; never by default. To monitor an accuracy,
+        write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
       shuffle: draw a new order in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
@@ -128,7 +135,7 @@ def fit(
       checkpoint_keep: how many of the last checkpoints to keep.
 
     Raises:
-      TypeError: for parameters or data that aren't arrays (naming the paths).
+      TypeError: for parameters or data that aren't arrays (naming the paths), or another ``early_stopping``.
       ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or holds
         anything else than this run (saying what differs), and nothing is overwritten.
 
@@ -145,39 +152,38 @@ def fit(
     check_task(recipe, data, validation, epochs, epochs_done)
     tx, params = as_transform(tx), as_arrays(params)
     key = as_key(seed, "seed")
-    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": early_stopping}
     if mesh is not None:
         check_divides(mesh, batch_size)
         placement, tx, params, state = place(mesh, tx, params, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    record = _Record(early_stopping, validation is not None, tx)
-    start = record.snapshot((params, tx.init(params) if state is None else state), "epochs")
+    record = Record(early_stopping, validation is not None, tx, epochs)
+    start = record.begin(params, tx.init(params) if state is None else state)
+    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": record.stopping}
     told = functools.partial(configuration, options, tx, params, data, validation)
+    interrupted = False
     with (
         SavedRun(checkpoint, checkpoint_every, checkpoint_keep, epochs, told, start) as saved,
         Bar(progress, epochs, saved.title, "epoch") as bar,
     ):
-        carry, stopped = record.resume(saved.start)
-        bar.advance(len(record.rows))
+        bar.advance(len(saved.run.rows))
         try:
-            for epoch in range(epochs_done + len(record.rows), epochs_done + epochs):
-                if stopped != "epochs":
-                    break
-                new = _compiled_epoch(recipe, carry[0], tx, carry[1], data, validation, jax.random.fold_in(key, epoch))
-                row = record.add(*new)
-                carry = new[:2]
-                bar.advance(1, f"{record.monitor} {row[record.monitor]:.4g}")
-                stopped = "early" if record.should_stop() else "epochs"
-                saved.note(record.snapshot(carry, stopped))
-                if on_epoch is not None and on_epoch(epoch + 1, row, *carry):
-                    stopped = "callback"
-                saved.save(stopped)
+            while saved.run.stopped == "epochs" and len(saved.run.rows) < epochs:
+                run, epoch = saved.run, epochs_done + len(saved.run.rows)
+                new = _compiled_epoch(
+                    recipe, run.params, tx, run.state, data, validation, jax.random.fold_in(key, epoch)
+                )
+                saved.run = run = record.after(run, *new)  # one assignment: Ctrl-C finds the epoch noted, or not
+                bar.advance(1, f"{record.goal.column} {run.rows[-1][record.goal.column]:.4g}")
+                if on_epoch is not None and on_epoch(epoch + 1, run.rows[-1], run.params, run.state):
+                    saved.run = run._replace(stopped="callback")
+                saved.save()
         except KeyboardInterrupt:
-            stopped = "interrupted"
+            interrupted = True
         saved.finish()
-    done = epochs_done + len(record.rows)
-    params, weights = record.chosen(*carry)
-    return FitResult(params, weights, carry[1], record.history(), record.best_epoch, stopped, done)
+    run = saved.run
+    stopped: Any = "interrupted" if interrupted and run.stopped == "epochs" else run.stopped
+    done = epochs_done + len(run.rows)
+    return FitResult(*record.chosen(run), run.state, history_of(run), run.best_epoch, stopped, done)
 
 
 def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
@@ -188,7 +194,7 @@ def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int,
     if recipe.validation_batch_size is not None:
         check_whole("validation_batch_size", recipe.validation_batch_size)
     if validation is not None:
-        count_examples(validation, "validation data")
+        count_all(validation, "validation data")
     elif recipe.metrics is not None:
         raise ValueError("metrics are measured on the validation data, but validation is None")
 
@@ -235,58 +241,3 @@ def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]
             raise ValueError(f"metrics and aux have the same names: {', '.join(sorted(taken))}")
         row |= further
     return row
-
-
-class _Record:
-    """The history as it grows, and the best epoch so far."""
-
-    def __init__(self, stopping: EarlyStopping | None, validates: bool, tx: Transform):
-        if stopping is not None:
-            check_whole("EarlyStopping: patience", stopping.patience)
-        self.stopping, self.tx = stopping, tx
-        self.monitor = (stopping and stopping.monitor) or ("val_loss" if validates else "loss")
-        self.rows: list[dict[str, float]] = []
-        self.step_losses: list[Any] = []
-        self.rule = stopping or EarlyStopping()
-        self.progress, self.best_epoch = self.rule.init(), 0
-        self.best: tuple[Tree, Tree] | None = None
-
-    def add(self, params: Tree, state: Any, row: dict[str, Array], step_loss: Array) -> dict[str, float]:
-        """Append an epoch and return its row as Python numbers."""
-        numbers = {name: float(x) for name, x in jax.device_get(row).items()}
-        if self.monitor not in numbers:
-            raise ValueError(f"EarlyStopping: no column {self.monitor!r}; there are {', '.join(numbers)}")
-        self.rows.append(numbers)
-        self.step_losses.append(step_loss)
-        self.progress = self.rule.update(numbers[self.monitor], self.progress)
-        if self.progress.improved:
-            self.best_epoch = len(self.rows)
-            if self.stopping and self.stopping.restore_best:
-                self.best = params, self.tx.eval_params(state, params)
-        return numbers
-
-    def should_stop(self) -> bool:
-        return self.stopping is not None and bool(self.progress.should_stop)
-
-    def chosen(self, params: Tree, state: Any) -> tuple[Tree, Tree]:
-        """Return the parameters to return, and their evaluation weights."""
-        return self.best or (params, self.tx.eval_params(state, params))
-
-    def snapshot(self, carry: tuple[Tree, Any], stopped: Any) -> Snapshot:
-        """Return all that is known now, which later epochs don't change."""
-        rows, losses = tuple(self.rows), tuple(self.step_losses)
-        return Snapshot(*carry, rows, losses, self.progress, self.best_epoch, self.best, stopped)
-
-    def resume(self, snapshot: Snapshot) -> tuple[tuple[Tree, Any], Any]:
-        """Go back to a snapshot; return its parameters and state, and why training ended there."""
-        params, state, rows, losses, self.progress, self.best_epoch, self.best, stopped = snapshot
-        self.rows, self.step_losses = list(rows), list(losses)
-        return (params, state), stopped
-
-    def history(self) -> History:
-        names = in_order(self.rows[0]) if self.rows else []
-        steps = [np.asarray(x) for x in self.step_losses]
-        return History(
-            {name: np.array([row[name] for row in self.rows]) for name in names},
-            np.concatenate(steps) if steps else np.zeros(0),
-        )

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.foreign import as_transform
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
+from gradchain.training.ranking import Goal, goal_of
 from gradchain.training.step import as_arrays
-from gradchain.training.sweep import count_runs, last_score, loss_at_start, member_of, transform_of
+from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
 from gradchain.tree import Tree
 
 
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     recipe: Recipe
     chunk: int
-    select: str
+    goal: Goal
     progress: bool
 
 
@@ -55,11 +55,12 @@ class Members(NamedTuple):
 
 def prepare(
     where: str, recipe: Recipe, params: Tree, init: Callable[[Array], Tree] | None, tx: Any, data: Tree,
-    validation: Tree | None, epochs: int, seed: int | Array, select: str | None, chunk: int | None, progress: bool,
+    validation: Tree | None, epochs: int, seed: int | Array, select: str | None, mode: str | None, chunk: int | None,
+    progress: bool,
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
     check_task(recipe, data, validation, epochs)
-    tx, key = as_transform(tx), as_key(seed, f"{where}: seed")
+    tx, key = one_transform(where, tx), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
     if (params is None) == (init is None):
         raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")
@@ -67,10 +68,10 @@ def prepare(
         begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), as_arrays(params))
     else:
         begins = as_arrays(jax.vmap(init)(jax.random.split(key, runs)), "init(key)")
-    select = select or ("loss" if validation is None else "val_loss")
+    goal = goal_of(where, "select", select, mode, validation is not None)
     check_chunk(where, chunk)
     chunk = fastest_chunk(runs, begins) if chunk is None else chunk
-    return tx, runs, Plan(recipe, chunk, select, progress), Task(begins, key, data, validation, 0)
+    return tx, runs, Plan(recipe, chunk, goal, progress), Task(begins, key, data, validation, 0)
 
 
 def begin(plan: Plan, tx: Any, task: Task) -> Members:
@@ -86,7 +87,7 @@ def begin(plan: Plan, tx: Any, task: Task) -> Members:
 
 
 def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> tuple[Members, Array, dict[str, Array]]:
-    """Train every member for some epochs; return them, their scores, and rows of shape (members, epochs).
+    """Train every member for some epochs; return them, their costs, and rows of shape (members, epochs).
 
     Args:
       plan: how.
@@ -101,12 +102,12 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
         params, state, rows = run_epochs(
             plan.recipe, start[0], tx, start[1], task.data, task.validation, task.key, first + jnp.arange(epochs)
         )
-        return params, state, last_score(rows, plan.select, members.start_loss[i]), rows
+        return params, state, last_cost(rows, plan.goal, members.start_loss[i]), rows
 
     size = len(members.start_loss)
     after = (lambda: tick(task.bar, 1)) if plan.progress else None
-    params, state, scores, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
-    return members._replace(params=params, state=state), scores, rows
+    params, state, costs, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
+    return members._replace(params=params, state=state), costs, rows
 
 
 def chunks_of(plan: Plan, size: int) -> int:

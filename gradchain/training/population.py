@@ -19,6 +19,7 @@ from gradchain.training.loop import Recipe
 from gradchain.training.members import Members, Plan, Task, begin, chunks_of, prepare, train, weights
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.progress import Bar
+from gradchain.training.ranking import Mode
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
 from gradchain.training.step import Objective, check_whole
 from gradchain.tree import Tree
@@ -46,8 +47,9 @@ def population_based_training(
     interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25,
     seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
-    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False,
 ) -> PopulationResult:  # fmt: skip
     r"""Train a population that finds its hyperparameters, and how they should change, while it learns.
 
@@ -81,8 +83,9 @@ def population_based_training(
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides, the lower the better; by default ``val_loss`` where there are validation data,
-        else ``loss``.
+      select: the column that decides; by default ``val_loss`` where there are validation data, else ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+        loss is best; for any other column the mode must be given.
       shuffle: draw a new order in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
@@ -109,18 +112,19 @@ def population_based_training(
     recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "population_based_training"
     tx, runs, plan, task = prepare(
-        where, recipe, params, init, tx, data, validation, epochs, seed, select, chunk, progress
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
     )
     tx, spans = _explored(tx, explore, runs)
     replaced = _check_evolution(runs, epochs, interval, truncation, factors, resample)
     evolution = Evolution(spans, epochs // interval, interval, replaced, (factors[0], factors[1]), resample)
     with Bar(progress, evolution.rounds * chunks_of(plan, runs), "population", "part") as bar:
         best, tx, *numbers = _compiled_evolution((plan, evolution), tx, task._replace(bar=bar.number))
-        scores, history, parents, values, start_loss = jax.device_get(numbers)
+        costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
     values = {name: values[name] for name, _ in spans}
-    best = best if np.isfinite(scores).any() else None
-    return PopulationResult(tx, best, scores, history, start_loss[:, None], plan.select, parents, values, interval)
+    best = best if np.isfinite(costs).any() else None
+    scores = plan.goal.signed(costs)
+    return PopulationResult(tx, best, scores, history, start_loss[:, None], *plan.goal, parents, values, interval)
 
 
 def _explored(tx: Transform, explore: Space, runs: int) -> tuple[Transform, tuple[tuple[str, Uniform | Choice], ...]]:
@@ -160,49 +164,49 @@ def _check_evolution(
 
 
 def _evolve(recipe: tuple[Plan, Evolution], tx: Any, task: Task) -> tuple[Any, ...]:
-    """Return the winner's weights, the last transforms, scores, history, parents, explored values, start losses."""
+    """Return the winner's weights, the last transforms, costs, history, parents, explored values, start losses."""
     plan, evolution = recipe
     members = begin(plan, tx, task)
     start_loss, size = members.start_loss, len(members.start_loss)
     key = jax.random.fold_in(task.key, EVOLUTION)
 
     def body(carry: tuple[Members, Array], number: Array) -> tuple[tuple[Members, Array], Any]:
-        members, scores = carry
+        members, costs = carry
         exploit_key, explore_key = jax.random.split(jax.random.fold_in(key, number))
-        parents = jnp.where(number > 0, exploit(scores, evolution.replaced, exploit_key), jnp.arange(size))
+        parents = jnp.where(number > 0, exploit(costs, evolution.replaced, exploit_key), jnp.arange(size))
         members = members.take(parents)
         copied = parents != jnp.arange(size)
         members = members._replace(tx=_vary(evolution, members.tx, copied, explore_key))
         values = {name: x for name, x in hyperparams(members.tx).items() if name in dict(evolution.spans)}
-        members, scores, rows = train(plan, members, task, number * evolution.interval, evolution.interval)
-        return (members, scores), (rows, parents, values)
+        members, costs, rows = train(plan, members, task, number * evolution.interval, evolution.interval)
+        return (members, costs), (rows, parents, values)
 
     rounds = jnp.arange(evolution.rounds)
-    (members, scores), (rows, parents, values) = lax.scan(body, (members, jnp.zeros_like(start_loss)), rounds)
+    (members, costs), (rows, parents, values) = lax.scan(body, (members, jnp.zeros_like(start_loss)), rounds)
     history = {name: jnp.moveaxis(x, 0, 1).reshape(size, -1) for name, x in rows.items()}
-    return weights(members, jnp.argmin(scores)), members.tx, scores, history, parents, values, start_loss
+    return weights(members, jnp.argmin(costs)), members.tx, costs, history, parents, values, start_loss
 
 
 _compiled_evolution = Compiled(_evolve)
 
 
-def exploit(scores: Array, replaced: int, key: Array) -> Array:
+def exploit(costs: Array, replaced: int, key: Array) -> Array:
     """Return whom each member copies, by truncation selection; itself where it stays.
 
-    The worst ``replaced`` members, and those whose score isn't finite, copy one of the ``replaced`` best, drawn at
-    random among those with a finite score.
+    The worst ``replaced`` members, and those whose cost isn't finite, copy one of the ``replaced`` best, drawn at
+    random among those with a finite cost.
 
     Args:
-      scores: of each member, the lower the better.
+      costs: of each member: its score, or its negative if the highest is best.
       replaced: how many copy.
       key: a PRNG key.
     """
-    size = len(scores)
-    order = jnp.argsort(scores)
+    size = len(costs)
+    order = jnp.argsort(costs)
     rank = jnp.zeros(size, int).at[order].set(jnp.arange(size))
-    good = jnp.minimum(replaced, jnp.sum(jnp.isfinite(scores)))
+    good = jnp.minimum(replaced, jnp.sum(jnp.isfinite(costs)))
     drawn = order[jnp.floor(jax.random.uniform(key, (size,)) * good).astype(int)]
-    copies = ((rank >= size - replaced) | ~jnp.isfinite(scores)) & (good > 0)
+    copies = ((rank >= size - replaced) | ~jnp.isfinite(costs)) & (good > 0)
     return jnp.where(copies, drawn, jnp.arange(size))
 
 

@@ -57,10 +57,9 @@ class SavedRun:
     ):  # fmt: skip
         check_whole("checkpoint_every", every)
         check_whole("checkpoint_keep", keep)
-        self.start = start
-        """The run as it was saved last, or before its first epoch."""
+        self.run = start
+        """The run as it is now: as it was saved last, or before its first epoch, until it is set anew."""
         self._every, self._epochs, self._saved = every, epochs, 0
-        self._latest: Snapshot | None = None
         self._checkpoints: Checkpoints | None = None
         if directory is not None:
             self._folder, self._configuration = files.folder_of(directory), configuration()
@@ -83,7 +82,7 @@ class SavedRun:
     def _resume(self) -> None:
         saved = read_contents(self._folder)
         self._check(saved)
-        self.start = _restored(self._folder, saved, self.start)
+        self.run = _restored(self._folder, saved, self.run)
         self._saved = saved.step
 
     def _check(self, saved: files.Contents) -> None:
@@ -104,24 +103,22 @@ class SavedRun:
         if saved.step > self._epochs:
             raise ValueError(f"{path} has {saved.step} epochs, but epochs is {self._epochs}")
 
-    def note(self, snapshot: Snapshot) -> None:
-        """Take note of a finished epoch."""
-        self._latest = snapshot
-
-    def save(self, stopped: str) -> None:
-        """Begin to write the noted epoch, if it is due or the last; ``stopped`` is why training ends, if it does."""
-        assert self._latest is not None
-        self._latest, done = self._latest._replace(stopped=stopped), len(self._latest.rows)
-        if done % self._every == 0 or done == self._epochs or stopped != "epochs":
+    def save(self) -> None:
+        """Begin to write the run, if that is due or this is its end."""
+        done = len(self.run.rows)
+        if done % self._every == 0 or done == self._epochs or self.run.stopped != "epochs":
             self.finish()
 
     def finish(self) -> None:
-        """Begin to write the noted epoch, unless that is done."""
-        if self._checkpoints is None or self._latest is None or len(self._latest.rows) <= self._saved:
+        """Begin to write the run, unless that is done."""
+        done = len(self.run.rows)
+        if self._checkpoints is None or done <= self._saved:
             return
-        tree, metadata = _packed(self._latest)
-        self._checkpoints.save(len(self._latest.rows), tree, {"configuration": self._configuration, **metadata})
-        self._saved = len(self._latest.rows)
+        self._checkpoints.wait()
+        if done not in self._checkpoints.steps():  # Ctrl-C may have come when it was on its way
+            tree, metadata = _packed(self.run)
+            self._checkpoints.save(done, tree, {"configuration": self._configuration, **metadata})
+        self._saved = done
 
 
 def _packed(snapshot: Snapshot) -> tuple[Tree, dict[str, Any]]:

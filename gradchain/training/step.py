@@ -15,6 +15,7 @@ from gradchain.core.transform import apply_updates
 from gradchain.signatures import public
 from gradchain.training.compiled import Compiled
 from gradchain.training.placement import Placement
+from gradchain.training.wording import described, how_to_train, is_numeric, shown
 from gradchain.tree import Tree, show_path
 
 
@@ -44,15 +45,14 @@ class Objective(NamedTuple):
         result: Any = self.loss_fn(*arguments)
         pair = isinstance(result, tuple) and len(result) == 2  # pyright: ignore[reportUnknownArgumentType]
         if pair != self.has_aux:
-            found = "a pair" if pair else f"{type(result).__name__}"
+            found = "a pair" if pair else described(result)
             wanted = "a pair (loss, aux)" if self.has_aux else "the loss alone (has_aux=True allows a pair (loss, aux))"
             raise TypeError(f"loss_fn must return {wanted}, got {found}")
         loss, aux = cast(tuple[Any, Any], result if self.has_aux else (result, None))
-        if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-            raise TypeError(
-                f"loss_fn must return one real number, got shape {jnp.shape(loss)} of {jnp.result_type(loss)}; "
-                "take the mean over the batch"
-            )
+        if not is_numeric(loss) or np.ndim(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            several = is_numeric(loss) and np.ndim(loss)
+            hint = "take the mean over the batch" if several else "return a floating-point number"
+            raise TypeError(f"loss_fn must return one real number, got {described(loss)}; {hint}")
         return jnp.asarray(loss), aux
 
 
@@ -108,7 +108,7 @@ def train_step(
     return step_objective(Objective(loss_fn, has_aux, takes_key), params, as_transform(tx), state, batch, key)
 
 
-_compiled_step = Compiled(step_objective, donate_argnums=(0, 2))
+_compiled_step = Compiled(step_objective, donated=(0, 2))
 
 
 @public
@@ -118,8 +118,9 @@ def make_step(
     """Return a compiled :func:`train_step` that reuses the memory of the parameters and state it is given.
 
     ``step(params, state, batch, key=None, tx=tx)`` returns ``(params, state, Metrics(loss, aux))``. The ``params`` and
-    ``state`` passed in are donated: use those that come back. Other hyperparameters of the same transform
-    don't recompile: ``step(params, state, batch, tx=tx.replace(learning_rate=0.01))``.
+    ``state`` passed in are donated: use those that come back. (An array that occurs twice, under two names or in the
+    batch as well, is copied first.) Other hyperparameters of the same transform don't recompile:
+    ``step(params, state, batch, tx=tx.replace(learning_rate=0.01))``.
 
     Args:
       loss_fn: see :func:`train_step`. Steps for the same function share their compiled code.
@@ -198,23 +199,15 @@ def as_arrays(tree: Tree, what: str = "params") -> Tree:
     def leaf(path: Any, x: Any) -> Array:
         if not is_numeric(x) or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             raise TypeError(
-                f"{what} {show_path(path)} is {jnp.result_type(x) if is_numeric(x) else type(x).__name__}, expected a "
-                "floating-point or complex array; train the arrays alone: split the model by params, rest = "
-                "eqx.partition(model, eqx.is_inexact_array), and use eqx.combine(params, rest) in loss_fn"
+                f"{what} {show_path(path)} is {described(x)}, expected a floating-point or complex array; "
+                f"{how_to_train(tree)}"
             )
         return jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def is_numeric(x: Any) -> bool:
-    """Tell whether ``x`` is a number or an array that JAX takes."""
-    if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.kind not in "OSUMm"
-    return isinstance(x, Array | int | float | complex)
-
-
 def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Raise ValueError unless ``value`` is a whole number, not below ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {shown(value)}")

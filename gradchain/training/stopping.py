@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from gradchain.core.transform import one_number
 from gradchain.signatures import public
+from gradchain.training.ranking import Goal, Mode, goal_of
 
 
 @public
@@ -15,18 +16,18 @@ class StoppingState(NamedTuple):
     """What early stopping remembers, a pytree: from :meth:`EarlyStopping.init` on it keeps shapes and dtypes."""
 
     best: Array
-    """The lowest loss so far that was an improvement; infinite before the first."""
+    """The best value so far that was an improvement; before the first the worst, an infinity."""
     waited: Array
-    """How many losses came after it."""
+    """How many values came after it."""
     improved: Array
-    """Whether the last loss was an improvement."""
+    """Whether the last value was an improvement."""
     should_stop: Array
     """Whether to stop now."""
 
 
 @public
 class EarlyStopping(NamedTuple):
-    """When to stop before the last epoch: when the loss has stopped falling, or isn't finite.
+    """When to stop before the last epoch: when the monitored value has stopped improving, or isn't finite.
 
     Hand it to :func:`~gradchain.training.fit`, or call ``init`` and ``update`` in a loop of your own; they are pure,
     and may be traced.
@@ -36,36 +37,55 @@ class EarlyStopping(NamedTuple):
       >>> state = stopping.init()
       >>> state = stopping.update(loss, state)  # inside jit, scan or vmap as well
       >>> state.should_stop
+
+    An accuracy is best where it is highest:
+
+      >>> EarlyStopping(patience=3, monitor="val_accuracy", mode="max")
     """
 
     patience: int = 5
     """Stop after this many epochs in a row without improvement; at least 1."""
     tolerance: float = 0.0
-    """An epoch improves if its loss is below the best one so far by more than this, in the loss's own unit."""
+    """An epoch improves if its value is better than the best one so far by more than this, in the value's own unit."""
     monitor: str | None = None
     """The column to watch; by default ``val_loss`` where there are validation data, else ``loss`` (which is measured
-    during the epoch, each batch before its step). Read by ``fit`` alone."""
+    during the epoch, each batch before its step)."""
+    mode: Mode | None = None
+    """Which value is best: ``"min"``, the lowest, or ``"max"``, the highest. The lowest loss is best; for any other
+    column the mode must be given."""
     restore_best: bool = True
     """Return the parameters of the best epoch instead of the last one's. Read by ``fit`` alone."""
+
+    def goal(self, validates: bool = False) -> Goal:
+        """Return the column to watch and which value of it is best.
+
+        Args:
+          validates: whether there are validation data.
+
+        Raises:
+          ValueError: if the mode is missing, unknown, or doesn't fit the column.
+        """
+        return goal_of("EarlyStopping", "monitor", self.monitor, self.mode, validates)
 
     def init(self) -> StoppingState:
         """Return the state before the first loss."""
         no, never = jnp.zeros((), bool), jnp.zeros((), bool)
-        return StoppingState(jnp.full((), jnp.inf, float), jnp.zeros((), jnp.int32), no, never)
+        worst = self.goal().signed(jnp.full((), jnp.inf, float))
+        return StoppingState(worst, jnp.zeros((), jnp.int32), no, never)
 
     def update(self, value: ArrayLike, state: StoppingState) -> StoppingState:
-        """Return the state after one more loss.
+        """Return the state after one more value.
 
         Args:
-          value: the loss, one number.
+          value: the loss, or whatever is monitored; one number. One that isn't finite is no improvement.
           state: from ``init`` or the last ``update``.
 
         Raises:
           ValueError: if the value is an array with axes.
           TypeError: if it isn't a real number.
         """
-        value = jnp.asarray(one_number("EarlyStopping: value", value), state.best.dtype)
-        improved = value < state.best - self.tolerance
+        goal, value = self.goal(), jnp.asarray(one_number("EarlyStopping: value", value), state.best.dtype)
+        improved = goal.cost(value) < goal.signed(state.best) - self.tolerance
         waited = jnp.where(improved, 0, state.waited + 1)
         stop = (waited >= self.patience) | ~jnp.isfinite(value)
         return StoppingState(jnp.where(improved, value, state.best), waited, improved, stop)

@@ -25,6 +25,7 @@ from gradchain.training.hosts import gather_data
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
+from gradchain.training.ranking import Goal, Mode, goal_of
 from gradchain.training.step import Objective, as_arrays
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
@@ -66,9 +67,9 @@ def sweep(
     loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
     seeds: int | Sequence[int] | Array = 0, starts: Tree | None = None, init: Callable[[Array], Tree] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, shuffle: bool = True,
-    remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False, progress: bool = False,
-    mesh: Mesh | None = None,
+    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, mesh: Mesh | None = None,
 ) -> SweepResult:  # fmt: skip
     """Train with every transform of a batch, and from every seed or start, in one compiled call.
 
@@ -95,8 +96,10 @@ def sweep(
       validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples measured at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column whose last value decides, the lower the better; by default ``val_loss`` where there are
-        validation data, else ``loss``.
+      select: the column whose last value decides; by default ``val_loss`` where there are validation data, else
+        ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+        loss is best; for any other column the mode must be given.
       shuffle: draw a new order in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
@@ -124,7 +127,8 @@ def sweep(
     if mesh is not None:
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
     check_task(recipe, data, validation, epochs)
-    tx = as_transform(tx)
+    goal = goal_of("sweep", "select", select, mode, validation is not None)
+    tx = one_transform("sweep", tx)
     begins, keys = _replicas(params, starts, init, _keys(seeds))
     runs, replicas = count_runs(tx, len(keys)), len(keys)
     check_chunk("sweep", chunk)
@@ -134,8 +138,7 @@ def sweep(
     else:
         share = shares(field, runs, replicas)
         layout = Layout(share, ((0, 0),), chunk_sizes(*share, chunk, begins))
-    select = select or ("loss" if validation is None else "val_loss")
-    plan = _Plan(recipe, epochs, runs, layout.share, layout.chunks, select, progress, field)
+    plan = _Plan(recipe, epochs, runs, layout.share, layout.chunks, goal, progress, field)
     inputs = tx, begins, keys, data, validation
     inputs = inputs if field is None else on_mesh(field, inputs)
     start_loss = _compiled_start(recipe, *inputs[1:4])
@@ -144,10 +147,11 @@ def sweep(
         program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
         found = in_threads(program, layout.firsts)
     start_loss = jax.device_get(start_loss)
-    best, scores, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
-    scores, history = jax.device_get((scores, history))
+    best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
+    costs, history = jax.device_get((costs, history))
     history = {name: history[name] for name in in_order(history)}
-    return SweepResult(tx, best if np.isfinite(scores).any() else None, scores, history, start_loss, select)
+    best = best if np.isfinite(costs).any() else None
+    return SweepResult(tx, best, goal.signed(costs), history, start_loss, *goal)
 
 
 def _keys(seeds: Any) -> Array:
@@ -170,6 +174,23 @@ def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tupl
     if len(keys) not in (1, n):
         raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
     return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
+
+
+def one_transform(where: str, tx: Any) -> Transform:
+    """Return a transform of ours.
+
+    Raises:
+      TypeError: if ``tx`` isn't one, such as a list of optimizers to compare.
+    """
+    if type(tx) not in (list, tuple, dict):
+        return as_transform(tx)
+    over = "for name, tx in optimizers.items()" if isinstance(tx, dict) else "for tx in optimizers"
+    call = f"{where}(loss_fn, params, tx, data, ...)"
+    call = f"{{name: {call} {over}}}" if isinstance(tx, dict) else f"[{call} {over}]"
+    raise TypeError(
+        f"{where}: tx must be one transform whose numbers are arrays, got a {type(tx).__name__} of {len(tx)}; to "
+        f"compare several optimizers, call {where} for each and compare the results:\n  results = {call}"
+    )
 
 
 def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:
@@ -205,7 +226,7 @@ class _Plan(NamedTuple):
     share: tuple[int, int]
     """How many transforms, and how many replicas of each, one thread or device has to train."""
     chunks: tuple[int, int]
-    select: str
+    goal: Goal
     progress: bool
     field: Mesh | None
 
@@ -233,21 +254,21 @@ def _sweep(
     plan: _Plan, tx: Any, begins: Tree, keys: Array, data: Tree, validation: Tree | None, start_loss: Array,
     bar: Array, first_run: Array, first_replica: Array,
 ) -> tuple[Tree, Array, dict[str, Array]]:  # fmt: skip
-    """Return the winner's parameters, scores (runs,) and history (runs, replicas, epochs), of one thread's share."""
+    """Return the winner's parameters, costs (runs,) and history (runs, replicas, epochs), of one thread's share."""
     inputs = tx, begins, keys, data, validation, start_loss, bar
     share = functools.partial(_share, plan)
     if plan.field is None:
-        scores, best, rows = share(inputs, first_run, first_replica)
+        costs, best, rows = share(inputs, first_run, first_replica)
     else:
-        scores, best, rows = over_field(plan.field, share, inputs, plan.share, plan.runs)
-    return best, scores, rows
+        costs, best, rows = over_field(plan.field, share, inputs, plan.share, plan.runs)
+    return best, costs, rows
 
 
 _compiled_sweep = Compiled(_sweep)
 
 
 def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: Any) -> tuple[Array, Tree, Any]:
-    """Return scores, the winner's parameters and rows of one device's share of the runs."""
+    """Return costs, the winner's parameters and rows of one device's share of the runs."""
     tx, begins, keys, data, validation, start_loss, bar = inputs
     replicas = len(keys)
 
@@ -257,11 +278,11 @@ def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: 
         def one(k: Array) -> tuple[Array, Tree, dict[str, Array]]:
             k = (first_replica + k) % replicas
             weights, rows = _train(plan, transform, member_of(begins, k), keys[k], data, validation)
-            return last_score(rows, plan.select, start_loss[k]), weights, rows
+            return last_cost(rows, plan.goal, start_loss[k]), weights, rows
 
         found = _map_keeping_best(one, plan.share[1], plan.chunks[1])
-        scores, best, rows = among_replicas(plan.field, found, replicas)
-        return jnp.mean(scores), best, rows
+        costs, best, rows = among_replicas(plan.field, found, replicas)
+        return jnp.mean(costs), best, rows
 
     def report(first: Array) -> None:
         due = (first // plan.chunks[0] % plan.chunks_a_tick == 0) & (first_run == 0) & (first_replica == 0)
@@ -273,20 +294,20 @@ def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: 
 def _put_together(
     found: list[tuple[Tree, Array, dict[str, Array]]], start_loss: np.ndarray[Any, Any], plan: _Plan
 ) -> tuple[Tree, np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
-    """Return the winner's parameters, scores and history from those of several threads.
+    """Return the winner's parameters, costs and history from those of several threads.
 
     A last share that reaches past the end repeats runs from the beginning; repetitions are left out.
     """
-    bests, scores, rows = zip(*((best, *jax.device_get(numbers)) for best, *numbers in found), strict=True)
+    bests, costs, rows = zip(*((best, *jax.device_get(numbers)) for best, *numbers in found), strict=True)
     axis = 0 if plan.runs > 1 else 1  # threads share the transforms, or the replicas of a single one
     size = (plan.runs, len(start_loss))[axis]
     history = jax.tree.map(lambda *parts: np.concatenate(parts, axis).take(range(size), axis), *rows)
     if axis == 0:
-        each = scores = np.concatenate(scores)[:size]
+        each = costs = np.concatenate(costs)[:size]
     else:
-        each = last_score({name: x[0] for name, x in history.items()}, plan.select, start_loss, np)
-        scores = each.mean(keepdims=True)
-    return bests[int(np.argmin(each)) // plan.share[axis]], scores, history
+        each = last_cost({name: x[0] for name, x in history.items()}, plan.goal, start_loss, np)
+        costs = each.mean(keepdims=True)
+    return bests[int(np.argmin(each)) // plan.share[axis]], costs, history
 
 
 def _train(
@@ -308,19 +329,19 @@ def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array
     return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
 
 
-def last_score(rows: dict[str, Any], select: str, start_loss: Any, xp: Any = jnp) -> Any:
-    """Return the last value of the selected column; infinity for a run that diverged.
+def last_cost(rows: dict[str, Any], goal: Goal, start_loss: Any, xp: Any = jnp) -> Any:
+    """Return the cost of the last value of the column that decides; infinity for a run that diverged.
 
     Args:
       rows: columns by name, of shape ``(..., epochs)``.
-      select: the column's name.
+      goal: which column that is, and which value is best.
       start_loss: the loss before training, of shape ``(...)``.
       xp: ``numpy`` or ``jax.numpy``.
     """
-    if select not in rows:
-        raise ValueError(f"select is {select!r}, but the columns are {', '.join(rows)}")
-    last = rows[select][..., -1]
-    return xp.where(has_diverged(rows["loss"], start_loss, xp) | ~xp.isfinite(last), xp.inf, last)
+    if goal.column not in rows:
+        raise ValueError(f"select is {goal.column!r}, but the columns are {', '.join(rows)}")
+    cost = goal.cost(rows[goal.column][..., -1], xp)
+    return xp.where(has_diverged(rows["loss"], start_loss, xp), xp.inf, cost)
 
 
 def _map_keeping_best(
@@ -329,21 +350,21 @@ def _map_keeping_best(
     chunk: int,
     after_chunk: Callable[[Array], None] | None = None,
 ) -> tuple[Array, Tree, Any]:
-    """Map over ``range(size)``, ``chunk`` at a time side by side; keep all scores and rows, but only the best result.
+    """Map over ``range(size)``, ``chunk`` at a time side by side; keep all costs and rows, but only the best result.
 
-    ``function(i)`` returns (score, result, rows); ``after_chunk`` is told each chunk's first ``i``.
+    ``function(i)`` returns (cost, result, rows); ``after_chunk`` is told each chunk's first ``i``.
     """
     shapes = jax.eval_shape(function, jnp.zeros((), int))
     worst = (jnp.asarray(jnp.inf, shapes[0].dtype), jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]))
 
     def keep(best: tuple[Array, Tree], members: Array, found: Any) -> tuple[tuple[Array, Tree], tuple[Array, Any]]:
-        scores, results, rows = found
-        first = jnp.argmin(scores)
-        better = (scores[first] < best[0]) | (members[0] == 0)
-        best = jax.tree.map(lambda new, old: jnp.where(better, new[first], old), (scores, results), best)
+        costs, results, rows = found
+        first = jnp.argmin(costs)
+        better = (costs[first] < best[0]) | (members[0] == 0)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new[first], old), (costs, results), best)
         if after_chunk is not None:
             after_chunk(members[0])
-        return best, (scores, rows)
+        return best, (costs, rows)
 
-    (_, best), (scores, rows) = fold_in_chunks(function, size, chunk, keep, worst)
-    return scores, best, rows
+    (_, best), (costs, rows) = fold_in_chunks(function, size, chunk, keep, worst)
+    return costs, best, rows

@@ -13,6 +13,7 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import History, plain_number, text_table, write_csv
+from gradchain.training.ranking import Goal, Mode
 from gradchain.tree.alignment import is_key
 
 Numbers = np.ndarray[Any, Any]
@@ -59,14 +60,21 @@ class SweepResult:
     """The winner's parameters after the last epoch, its best replica's: those to evaluate and to keep (see
     :func:`gradchain.eval_params`). ``None`` if there is no winner."""
     scores: Numbers
-    """What decides, of shape ``(runs,)``: the last value of the selected column, averaged over the replicas; infinite
-    if one of them diverged."""
+    """What decides, of shape ``(runs,)``: the last value of the selected column, averaged over the replicas; if one
+    of them diverged, infinity, or minus infinity where the highest is best."""
     history: Mapping[str, Numbers]
     """By name as in a :class:`~gradchain.training.History`, each of shape ``(runs, replicas, epochs)``."""
     start_loss: Numbers
     """The training loss before the first step, of shape ``(replicas,)``."""
     select: str
     """The selected column."""
+    mode: Mode
+    """Which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest."""
+
+    @property
+    def goal(self) -> Goal:
+        """The column that decides, and which of its values are best."""
+        return Goal(self.select, self.mode)
 
     @property
     def losses(self) -> Numbers:
@@ -75,9 +83,9 @@ class SweepResult:
 
     @property
     def final(self) -> Numbers:
-        """The last value of the selected column, of shape ``(runs, replicas)``; infinite for what diverged."""
-        last = self.course(self.select)[..., -1]
-        return np.where(self.diverged | ~np.isfinite(last), np.inf, last)
+        """The last value of the selected column, of shape ``(runs, replicas)``; infinitely bad for what diverged."""
+        cost = self.goal.cost(self.course(self.select)[..., -1], np)
+        return self.goal.signed(np.where(self.diverged, np.inf, cost))
 
     @property
     def spread(self) -> Numbers:
@@ -96,7 +104,7 @@ class SweepResult:
     @property
     def order(self) -> Numbers:
         """The runs, the best first."""
-        return np.argsort(self.scores, kind="stable")
+        return np.argsort(self.goal.cost(self.scores, np), kind="stable")
 
     @property
     def has_winner(self) -> bool:
@@ -105,15 +113,16 @@ class SweepResult:
 
     @property
     def best(self) -> int:
-        """The run with the lowest score.
+        """The run with the best score; of equals the first.
 
         Raises:
           ValueError: if there is none, because every run diverged.
         """
         if not self.has_winner:
             raise ValueError(
-                "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged); "
-                "table() and losses show what happened. Try lower learning rates"
+                "sweep: there is no winner: every run diverged, from one of its seeds at least (see has_diverged), or "
+                f"ended with a {self.select} that isn't finite; table() and losses show what happened. If they "
+                "diverged, try lower learning rates"
             )
         return int(self.order[0])
 

@@ -158,7 +158,7 @@ BAD = {
     "no batch": ({"tx": gc.adam(0.1)}, "successive_halving: there is nothing to compare"),
     "two starts": ({"init": lambda key: PARAMS}, "successive_halving: give params or init, got both"),
     "no start": ({"params": None}, "successive_halving: give params or init, got neither"),
-    "column": ({"select": "accuracy"}, "select is 'accuracy', but the columns are loss"),
+    "column": ({"select": "accuracy", "mode": "max"}, "select is 'accuracy', but the columns are loss"),
 }
 
 

@@ -93,7 +93,7 @@ def test_select_decides():
     by_training = run(tx=gc.sgd(jnp.array(RATES)), validation=HELD_OUT, select="loss")
     assert by_training.best == int(np.argmin(by_training.history["loss"][:4, 0, -1]))
     with pytest.raises(ValueError, match="select is 'accuracy', but the columns are loss"):
-        run(tx=gc.sgd(jnp.array(RATES)), select="accuracy")
+        run(tx=gc.sgd(jnp.array(RATES)), select="accuracy", mode="max")
 
 
 def test_other_numbers_do_not_trace_again():

@@ -199,7 +199,7 @@ def test_a_seed_or_an_old_key_is_the_key_of_that_seed():
 
 def test_data_that_are_not_arrays_are_named():
     tx, w = gc.sgd(0.1), jnp.zeros(())
-    for leaf, kind in (("a", "str"), (np.array(["a", "b"]), "ndarray"), (len, "builtin")):
+    for leaf, kind in (("a", "'a'"), (np.array(["a", "b"]), "an array"), (len, "the function len")):
         with pytest.raises(TypeError, match=rf"data: \['name'\] is {kind}"):
             scan_epoch(quadratic, w, tx, tx.init(w), {"x": np.zeros(2), "name": leaf}, KEY, batch_size=1)
 

@@ -82,7 +82,7 @@ def test_aux_and_key_reach_the_loss_and_come_back():
     [
         (lambda w: (w.sum(), {}), False, "has_aux=True allows"),
         (lambda w: w.sum(), True, r"pair \(loss, aux\)"),
-        (lambda w: w, False, r"one real number, got shape \(3,\)"),
+        (lambda w: w, False, r"one real number, got an array of shape \(3,\)"),
         (lambda w: w.sum() + 1j, False, "complex64"),
     ],
 )
