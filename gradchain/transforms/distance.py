@@ -10,8 +10,10 @@ from gradchain.core.hyper import DType, Hyper, NonNegative, Positive
 from gradchain.core.rule import leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice
-from gradchain.numerics import abs_sq, divide, safe_norm, sqrt
+from gradchain.numerics import abs_sq, bounded, divide, safe_norm, sqrt
+from gradchain.transforms.adaptive import SUMMED
 from gradchain.tree import Tree
+from gradchain.tree.arithmetic import bounded_together
 
 
 def _start(p: Array, hyper: Any) -> Array:
@@ -59,6 +61,7 @@ def scale_by_distance_over_gradients(
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (L-DoG).
     """
     r = jnp.maximum(slot.max_dist, safe_norm(at.param - slot.init_params))
+    g = bounded(g, SUMMED * g.size)
     total = slot.grad_sum_of_squares + jnp.sum(abs_sq(g))
     update = global_scale * divide(r, sqrt(total + eps), eps == 0) * g
     return update, slot(max_dist=r, grad_sum_of_squares=total, init_params=slot.init_params)
@@ -95,6 +98,7 @@ def scale_by_dog(
         r = jnp.maximum(r, init_value)
     if init_kind == "heuristic":  # r never falls, so that the start's norm is needed once
         r = lax.cond(at.t == 1, lambda: jnp.maximum(r, init_value * (1 + tree.norm(slot.init_params))), lambda: r)
+    updates = bounded_together(updates, SUMMED)
     total = slot.grad_sum_of_squares + tree.norm(updates, squared=True)
     rate = divide(r, sqrt(total + eps), eps == 0)
     if init_kind == "learning_rate":
@@ -130,6 +134,7 @@ def scale_by_dowg(
     algorithm 1.
     """
     r2 = jnp.maximum(slot.estim_sq_dist, tree.norm(tree.sub(at.param, slot.init_params), squared=True))
+    updates = bounded_together(updates, SUMMED)
     v = slot.weighted_sq_norm_grads + r2 * tree.norm(updates, squared=True)
     rate = divide(r2, sqrt(v) + eps, eps == 0)
     return tree.scale(rate, updates), slot(init_params=slot.init_params, estim_sq_dist=r2, weighted_sq_norm_grads=v)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradchain.numerics import abs_sq, compute_dtype, real_dtype, root_in_range
+from gradchain.numerics import abs_sq, bounded, compute_dtype, real_dtype, root_in_range
 from gradchain.tree.alignment import Tree
 
 _SMALL = 2**14
@@ -241,6 +241,12 @@ def global_norm(updates: Tree) -> Array:
     It has derivative 0 at zero, and is 0 for an empty tree.
     """
     return norm(updates)
+
+
+def bounded_together(updates: Tree, times: int = 1) -> Tree:
+    """Return a tree with finite numbers clipped so that all their squares, ``times`` over, have a finite sum."""
+    terms = times * size(updates)
+    return jax.tree.map(lambda x: bounded(x, terms), updates)
 
 
 def size(tree: Tree) -> int:
