@@ -42,25 +42,44 @@ def abs_sq(x: ArrayLike) -> Array:
     return jnp.square(x)
 
 
-def bounded(x: Array, terms: int = 1) -> Array:
+def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
     r"""Return ``x`` with finite numbers clipped to a bound below which squares stay finite; the rest as it is.
 
-    .. math:: |x| \le 2^{62} / \sqrt{n} \;\text{ in float32} \qquad (2^{510} / \sqrt n \text{ in float64})
+    .. math:: |x| \le b = (2^{124} / n)^{1 / p} \;\text{ in float32}, \qquad (2^{1020} / n)^{1 / p} \;\text{ in float64}
 
     So that one huge gradient doesn't make a second moment infinite, and its weight stand still for ever: up to
-    16 :math:`n` squares of such numbers can be added. Infinities and NaNs are left for guards to see. A complex
-    number's parts are clipped each by themselves.
+    8 :math:`n` of the powers can be added. Infinities and NaNs are left for guards to see. A complex number's parts are
+    clipped each by themselves.
 
     Args:
       x: an array, of float32 or wider.
-      terms: :math:`n`, how many squares are added up; it counts as the next power of 4.
+      terms: :math:`n`, how many powers are added up; :math:`b` is rounded down to a power of 2.
+      power: :math:`p`, 2 for squares.
     """
 
     def part(x: Array) -> Array:
-        bound = 2.0 ** (_exponent(x.dtype) // 2 - 2 - math.ceil(math.log2(max(terms, 1)) / 2))
+        bound = _bound(x.dtype, terms, power)
         return jnp.where(jnp.isfinite(x), jnp.clip(x, -bound, bound), x)
 
     return by_parts(part, x)
+
+
+def bounded_square(norm: Array, square: Array, terms: int = 1) -> tuple[Array, Array]:
+    r"""Return (factor, square): what shrinks a vector to a norm whose square is finite, and that square.
+
+    As :func:`bounded`, but the direction stays what it is. The factor is 1 up to :math:`(2^{124} / n)^{1/2}`.
+
+    Args:
+      norm: the vector's norm.
+      square: its square, as far as that is finite.
+      terms: :math:`n`, how many such squares are added up.
+    """
+    bound = _bound(norm.dtype, terms, 2)
+    return shrink_factor(norm, bound), jnp.where(norm > bound, bound * bound, square)
+
+
+def _bound(dtype: DTypeLike, terms: int, power: int) -> float:
+    return 2.0 ** ((_exponent(dtype) - 4 - math.ceil(math.log2(max(terms, 1)))) // power)
 
 
 def _exponent(dtype: DTypeLike) -> int:

@@ -135,6 +135,7 @@ def scale_by_stddev(
 
     Reference: Graves, *Generating Sequences With Recurrent Neural Networks*, 2013, equations 38-40.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, decay)
     nu = ema(slot.nu, abs_sq(g), decay)
     mu_hat, nu_hat = (debias(mu, decay, at.t), debias(nu, decay, at.t)) if bias_correction else (mu, nu)

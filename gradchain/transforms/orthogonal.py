@@ -174,6 +174,7 @@ def scale_by_muon(
       Bernstein and Newhouse, *Old Optimizer, New Norm: An Anthology*, 2024 (``adaptive``).
       Ahn et al., *Dion: Distributed Orthonormalized Updates*, 2025 (the preset).
     """
+    g = numerics.bounded(g, power=1)
     mu = ema(slot.mu, g, beta)
     mu_hat = numerics.debias_nesterov(mu, g, beta, at.t) if nesterov else numerics.debias(mu, beta, at.t)
     seen = view("scale_by_muon", g.shape, weight_dimension_numbers)

@@ -243,10 +243,10 @@ def global_norm(updates: Tree) -> Array:
     return norm(updates)
 
 
-def bounded_together(updates: Tree, times: int = 1) -> Tree:
-    """Return a tree with finite numbers clipped so that all their squares, ``times`` over, have a finite sum."""
-    terms = times * size(updates)
-    return jax.tree.map(lambda x: bounded(x, terms), updates)
+def bounded_together(updates: Tree, power: int = 2) -> Tree:
+    """Return a tree with finite numbers clipped so that the sum of all their squares is finite."""
+    terms = size(updates)
+    return jax.tree.map(lambda x: bounded(x, terms, power), updates)
 
 
 def size(tree: Tree) -> int:
