@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gradchain.signatures import public
@@ -44,6 +45,51 @@ def abs_sq(x: ArrayLike) -> Array:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
+
+
+def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
+    r"""Return ``x`` with finite numbers clipped to a bound below which squares stay finite; the rest as it is.
+
+    .. math:: |x| \le b = (2^{124} / n)^{1 / p} \;\text{ in float32}, \qquad (2^{1020} / n)^{1 / p} \;\text{ in float64}
+
+    So that one huge gradient doesn't make a second moment infinite, and its weight stand still for ever: up to
+    8 :math:`n` of the powers can be added. Infinities and NaNs are left for guards to see. A complex number's parts are
+    clipped each by themselves.
+
+    Args:
+      x: an array, of float32 or wider.
+      terms: :math:`n`, how many powers are added up; :math:`b` is rounded down to a power of 2.
+      power: :math:`p`, 2 for squares.
+    """
+
+    def part(x: Array) -> Array:
+        bound = _bound(x.dtype, terms, power)
+        return jnp.where(jnp.isfinite(x), jnp.clip(x, -bound, bound), x)
+
+    return by_parts(part, x)
+
+
+def bounded_square(norm: Array, square: Array, terms: int = 1) -> tuple[Array, Array]:
+    r"""Return (factor, square): what shrinks a vector to a norm whose square is finite, and that square.
+
+    As :func:`bounded`, but the direction stays what it is. The factor is 1 up to :math:`(2^{124} / n)^{1/2}`.
+
+    Args:
+      norm: the vector's norm.
+      square: its square, as far as that is finite.
+      terms: :math:`n`, how many such squares are added up.
+    """
+    bound = _bound(norm.dtype, terms, 2)
+    return shrink_factor(norm, bound), jnp.where(norm > bound, bound * bound, square)
+
+
+def _bound(dtype: DTypeLike, terms: int, power: int) -> float:
+    return 2.0 ** ((_exponent(dtype) - 4 - math.ceil(math.log2(max(terms, 1)))) // power)
+
+
+def _exponent(dtype: DTypeLike) -> int:
+    """Return the binary exponent of a dtype's largest number: 128 for float32."""
+    return int(jnp.finfo(dtype).maxexp)
 
 
 @public
@@ -235,7 +281,8 @@ def safe_norm(
 ) -> Array:
     r"""Return :math:`\max(\|x\|, m)` with a finite derivative (0) where :math:`\|x\|` is smaller.
 
-    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite.
+    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite. The Euclidean norm
+    is right between 1e-30 and 1e34 in float32, though squares of such numbers vanish or overflow.
 
     Args:
       x: an array, real or complex.
@@ -247,7 +294,7 @@ def safe_norm(
     x = jnp.asarray(x)
     x = x.astype(compute_dtype(x.dtype))
     if ord is None:
-        return jnp.maximum(sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)), min_norm)
+        return jnp.maximum(_root_of_squares(x, axis, keepdims, 1), min_norm)
 
     def norm(y: Array, keepdims: bool) -> Array:
         return jnp.linalg.norm(y, ord=ord, axis=axis, keepdims=keepdims)
@@ -261,7 +308,8 @@ def safe_norm(
 def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     r"""Return :math:`\max(\sqrt{\tfrac1n \sum_i |x_i|^2}, m)` with a finite derivative (0) at ``x = 0``.
 
-    It is computed in at least float32, where Optax's mean of float16 numbers above 256 is infinite.
+    It is computed in at least float32, where Optax's mean of float16 numbers above 256 is infinite, and is right from
+    1e-30 to 1e34 there.
 
     Args:
       x: an array, real or complex; without elements its root mean square is 0.
@@ -269,7 +317,59 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     """
     x = jnp.asarray(x)
     x = x.astype(compute_dtype(x.dtype))
-    return jnp.maximum(sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms)
+    return jnp.maximum(_root_of_squares(x, None, False, max(x.size, 1)), min_rms)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
+    """Return the root of the sum of squares over some axes, divided by ``count``."""
+
+    def total(x: Array, keepdims: bool = keepdims) -> Array:
+        return jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)
+
+    def again(scale: Array) -> Array:
+        return total(x * scale.reshape(jax.eval_shape(functools.partial(total, keepdims=True), x).shape))
+
+    return root_in_range(total(x), again, x.size, x.dtype, count)
+
+
+@_root_of_squares.defjvp
+def _root_of_squares_jvp(
+    axis: Any, keepdims: bool, count: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """Divide by the root before multiplying, so that nothing overflows; the derivative at 0 is 0."""
+    (x,), (dx,) = primals, tangents
+    root = _root_of_squares(x, axis, True, count)
+    slope = jnp.conj(x / jnp.where(root == 0, 1, root)) * (dx / count)
+    return root if keepdims else jnp.squeeze(root, axis), jnp.sum(jnp.real(slope), axis=axis, keepdims=keepdims)
+
+
+def root_in_range(total: Array, again: Callable[[Array], Array], size: int, dtype: DTypeLike, count: int = 1) -> Array:
+    r"""Return :math:`\sqrt{s / n}` for a sum of squares that may have overflowed or nearly vanished.
+
+    Such a sum is taken once more, of the elements multiplied by a power of two. That is a loop of one turn or none:
+    where all sums are in range nothing is read twice, under ``vmap`` neither, where both sides of a condition would
+    be computed.
+
+    Args:
+      total: :math:`s`, a sum of squares, or an array of them.
+      again: returns the sums of the elements that are multiplied by given scales, of the shape of ``total``.
+      size: how many squares were added up.
+      dtype: the dtype they were computed in.
+      count: :math:`n`.
+    """
+    info = jnp.finfo(dtype)
+    least = max(size, 1) * float(info.tiny) / float(info.eps)
+    power = 2.0 ** (_exponent(dtype) * 5 // 8)
+    # A sum that really is 0 is below the least one, too, and stays 0.
+    scale = jnp.where(total < least, power, jnp.where(total > float(info.max), 1 / power, 1)).astype(total.dtype)
+    if isinstance(total, Tracer):
+        total = lax.while_loop(
+            lambda state: jnp.any(state[1]), lambda state: (again(scale), state[1] & False), (total, scale != 1)
+        )[0]
+    elif jnp.any(scale != 1):
+        total = again(scale)
+    return jnp.sqrt(total / count) / scale
 
 
 @public

@@ -13,9 +13,10 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import decaying_max, safe_increment, sqrt
+from gradchain.numerics import bounded, decaying_max, safe_increment, sqrt
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.arithmetic import bounded_together
 
 
 class MechanicState(NamedTuple):
@@ -66,7 +67,8 @@ class Mechanize(OneChild):
         eps = number(self, "eps", state.count, state.s.dtype)
         back = tree.sub(x0, x)
         old = jnp.sum(state.s)
-        h = self._slope(wide(self, updates), x, back, old, state.count) / (old + eps)
+        g = bounded_together(wide(self, updates), power=1)
+        h = bounded(self._slope(g, x, back, old, state.count) / (old + eps), 2**24)
         r, m, v, s = self._tune(h, state)
         new = jnp.sum(s)
         shrink = 1 - new / (old + eps)

@@ -12,7 +12,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias_nesterov, decaying_max, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, decaying_max, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
@@ -73,6 +73,7 @@ def scale_by_amsgrad(
 
     Reference: Reddi et al., *On the Convergence of Adam and Beyond*, 2018, algorithm 2.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     nu_max = jnp.maximum(slot.nu_max, nu / at.weight_sum("b2") if bias_correction_nu else nu)
@@ -112,6 +113,7 @@ def scale_by_belief(
     Reference: Zhuang et al., *AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients*, 2020,
     algorithm 2.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g - mu), b2) + eps_root
     weight = at.weight_sum("b1")
@@ -160,6 +162,7 @@ def scale_by_yogi(
 
     Reference: Zaheer et al., *Adaptive Methods for Nonconvex Optimization*, 2018, algorithm 2.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, b1)
     size = abs_sq(g)
     nu = slot.nu - (1 - b2) * jnp.sign(slot.nu - size) * size
@@ -233,6 +236,7 @@ def scale_by_radam(
 
     Reference: Liu et al., *On the Variance of the Adaptive Learning Rate and Beyond*, 2020, algorithm 2.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     weight = at.weight_sum("b1")
@@ -273,6 +277,7 @@ def scale_by_adan(
     Reference: Xie et al., *Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models*, 2022,
     algorithm 1.
     """
+    g = bounded(g)
     difference = jnp.where(at.t == 1, 0, g - slot.g)
     m = ema(slot.m, g, b1)
     v = ema(slot.v, difference, b2)

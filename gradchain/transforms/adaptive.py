@@ -9,9 +9,11 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, debias_nesterov, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
+SUMMED = 2**24
+"""For how many gradients too large to be squared there is room in a sum over all updates."""
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
     init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_scale),
 )
@@ -42,6 +44,7 @@ def scale_by_rss(g: Array, slot: Slots, at: At, initial_accumulator_value: NonNe
     Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011,
     figure 1 (diagonal).
     """
+    g = bounded(g, SUMMED)
     s = slot.sum_of_squares + abs_sq(g)
     return divide(g, sqrt(s + eps), eps == 0), slot(sum_of_squares=s)
 
@@ -74,6 +77,7 @@ def scale_by_rms(
 
     Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
     """
+    g = bounded(g)
     nu = ema(slot.nu, abs_sq(g), decay)
     nu_hat = nu / at.weight_sum("decay") if bias_correction else nu
     return divide(g, _root(nu_hat, eps, eps_in_sqrt), eps == 0), slot(nu=nu)
@@ -96,6 +100,7 @@ def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonN
 
     Reference: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012, algorithm 1.
     """
+    g = bounded(g)
     e_g = ema(slot.e_g, abs_sq(g), rho)
     update = sqrt(slot.e_x + eps) * divide(g, sqrt(e_g + eps), eps == 0)
     return update, slot(e_g=e_g, e_x=ema(slot.e_x, abs_sq(update), rho))
@@ -130,6 +135,7 @@ def scale_by_stddev(
 
     Reference: Graves, *Generating Sequences With Recurrent Neural Networks*, 2013, equations 38-40.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, decay)
     nu = ema(slot.nu, abs_sq(g), decay)
     mu_hat, nu_hat = (mu / at.weight_sum("decay"), nu / at.weight_sum("decay")) if bias_correction else (mu, nu)
@@ -173,6 +179,7 @@ def scale_by_adam(
       Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 1.
       Dozat, *Incorporating Nesterov Momentum into Adam*, 2016, algorithm 2.
     """
+    g = bounded(g)
     mu = ema(slot.mu, g, b1)
     nu = ema(slot.nu, abs_sq(g), b2)
     weight = at.weight_sum("b1")

@@ -14,6 +14,7 @@ from gradchain.numerics import abs_sq, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 from gradchain.transforms.distance import START
 from gradchain.tree import Tree
+from gradchain.tree.arithmetic import bounded_together
 
 ESTIMATE: dict[str, Any] = {"d": lambda hyper: hyper.estim_lr0, "r": 0.0}
 
@@ -56,6 +57,7 @@ def scale_by_dadapt_adam(
 
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023, algorithm 5.
     """
+    updates = bounded_together(updates)
     b3 = b2**0.5
     rate = learning_rate * slot.d * (sqrt(at.weight_sum("b2")) / at.weight_sum("b1"))
     scaled = jax.tree.map(lambda s, v: divide(s, sqrt(v) + eps, eps == 0), slot.s, slot.v)
@@ -120,6 +122,7 @@ def scale_by_prodigy(
 
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024, algorithm 4.
     """
+    updates = bounded_together(updates)
     b3 = b2**0.5 if beta3 is None else beta3
     rate = learning_rate * slot.d * (sqrt(at.weight_sum("b2")) / at.weight_sum("b1"))
     growth = slot.d / estim_lr0

@@ -10,7 +10,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, clamp, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, clamp, divide, ema, magnitude, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
@@ -50,6 +50,7 @@ def scale_by_adopt(
     Reference: Taniguchi et al., *ADOPT: Modified Adam Can Converge with Any* :math:`\beta_2` *with the Optimal Rate*,
     2024.
     """
+    g = bounded(g)
     first = at.t == 1
     normed = divide(g, jnp.maximum(sqrt(slot.nu), eps), eps == 0)
     if use_clipping:
@@ -81,6 +82,9 @@ def scale_by_acprop(
     before, as in Optax; from :math:`\mu_k`, as in the paper, it is :math:`\beta_1` times as large, which amounts to
     another learning rate. There is no momentum in the numerator.
 
+    The root is at least :math:`\sqrt{1 - \beta_2}\,|g_k - \mu_{k-1}|`: a weight whose gradients were 0 so far makes a
+    step of at most :math:`1 / \sqrt{1 - \beta_2}` when it wakes, and not one of :math:`g_k / \epsilon`.
+
     Args:
       b1: :math:`\beta_1` in [0, 1), of the average that gradients are foreseen by.
       b2: :math:`\beta_2` in [0, 1), of the squared surprise.
@@ -89,7 +93,10 @@ def scale_by_acprop(
 
     Reference: Zhuang et al., *Momentum Centering and Asynchronous Update for Adaptive Gradient Methods*, 2021.
     """
+    g = bounded(g)
+    surprise = g - slot.mu
     first = at.t == 1
     nu_hat = jnp.where(first, 1, slot.nu / jnp.where(first, 1, at.weight_sum("b2", ahead=-1)))
-    nu = ema(slot.nu, abs_sq(g - slot.mu), b2) + eps_root
-    return divide(g, sqrt(nu_hat) + eps, eps == 0), slot(mu=ema(slot.mu, g, b1), nu=nu)
+    root = jnp.maximum(sqrt(nu_hat), jnp.where(first, 0, (1 - b2) ** 0.5 * magnitude(surprise)))
+    nu = ema(slot.nu, abs_sq(surprise), b2) + eps_root
+    return divide(g, root + eps, eps == 0), slot(mu=ema(slot.mu, g, b1), nu=nu)

@@ -10,7 +10,8 @@ from gradchain.core.hyper import DType, Hyper, NonNegative, Positive
 from gradchain.core.rule import leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice
-from gradchain.numerics import abs_sq, divide, safe_norm, sqrt
+from gradchain.numerics import abs_sq, bounded_square, divide, safe_norm, sqrt
+from gradchain.transforms.adaptive import SUMMED
 from gradchain.tree import Tree
 
 
@@ -59,8 +60,9 @@ def scale_by_distance_over_gradients(
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (L-DoG).
     """
     r = jnp.maximum(slot.max_dist, safe_norm(at.param - slot.init_params))
-    total = slot.grad_sum_of_squares + jnp.sum(abs_sq(g))
-    update = global_scale * divide(r, sqrt(total + eps), eps == 0) * g
+    factor, square = bounded_square(safe_norm(g), jnp.sum(abs_sq(g)), SUMMED)
+    total = slot.grad_sum_of_squares + square
+    update = global_scale * divide(r, sqrt(total + eps), eps == 0) * (g * factor)
     return update, slot(max_dist=r, grad_sum_of_squares=total, init_params=slot.init_params)
 
 
@@ -95,11 +97,17 @@ def scale_by_dog(
         r = jnp.maximum(r, init_value)
     if init_kind == "heuristic":  # r never falls, so that the start's norm is needed once
         r = lax.cond(at.t == 1, lambda: jnp.maximum(r, init_value * (1 + tree.norm(slot.init_params))), lambda: r)
-    total = slot.grad_sum_of_squares + tree.norm(updates, squared=True)
+    updates, square = _bounded_square(updates)
+    total = slot.grad_sum_of_squares + square
     rate = divide(r, sqrt(total + eps), eps == 0)
     if init_kind == "learning_rate":
         rate = jnp.where(at.t == 1, init_value, rate)
     return tree.scale(rate, updates), slot(max_dist=r, grad_sum_of_squares=total, init_params=slot.init_params)
+
+
+def _bounded_square(updates: Tree) -> tuple[Tree, Array]:
+    factor, square = bounded_square(tree.norm(updates), tree.norm(updates, squared=True), SUMMED)
+    return tree.scale(factor, updates), square
 
 
 def _first_square(hyper: Any) -> Any:
@@ -130,6 +138,7 @@ def scale_by_dowg(
     algorithm 1.
     """
     r2 = jnp.maximum(slot.estim_sq_dist, tree.norm(tree.sub(at.param, slot.init_params), squared=True))
-    v = slot.weighted_sq_norm_grads + r2 * tree.norm(updates, squared=True)
+    updates, square = _bounded_square(updates)
+    v = slot.weighted_sq_norm_grads + r2 * square
     rate = divide(r2, sqrt(v) + eps, eps == 0)
     return tree.scale(rate, updates), slot(init_params=slot.init_params, estim_sq_dist=r2, weighted_sq_norm_grads=v)

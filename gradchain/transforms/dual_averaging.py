@@ -5,8 +5,8 @@ from jax import Array
 from gradchain.core.hyper import Fraction, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, cbrt, divide, sqrt
-from gradchain.transforms.adaptive import SECOND_MOMENT
+from gradchain.numerics import abs_sq, bounded, cbrt, divide, sqrt
+from gradchain.transforms.adaptive import SECOND_MOMENT, SUMMED
 
 
 @elementwise(
@@ -38,6 +38,7 @@ def scale_by_madgrad(
     Reference: Defazio and Jelassi, *Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged Gradient
     Method for Stochastic Optimization*, 2021, algorithm 1.
     """
+    g = bounded(g, SUMMED)
     weight = (learning_rate + eps) * sqrt(at.t)
     s = slot.s + weight * g
     nu = slot.grad_sum_sq + weight * abs_sq(g)

@@ -10,7 +10,8 @@ from jax import Array
 from gradchain.core.hyper import Decay, Fraction, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
+from gradchain.transforms.adaptive import SUMMED
 
 
 def _cover(x: Array, reduce: Callable[..., Array]) -> tuple[Array, ...]:
@@ -50,6 +51,7 @@ def scale_by_sm3(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Fraction = 
 
     Reference: Anil et al., *Memory-Efficient Adaptive Optimization*, 2019, algorithm SM3-II.
     """
+    g = bounded(g, SUMMED)
     vectors = slot.mu if g.ndim < 2 else [_along(v, i, g.ndim) for i, v in enumerate(slot.mu)]
     s = jnp.where(b2 == 1, 1, 1 - b2) * abs_sq(g) + b2 * functools.reduce(jnp.minimum, vectors)
     nu = ema(slot.nu, divide(g, sqrt(s + eps), eps == 0), b1)
@@ -115,6 +117,7 @@ def scale_by_factored_rms(
     """
     t = jnp.maximum(at.t - step_offset, 1)
     fresh = t**-decay_rate if decay_rate_fn is None else 1 - decay_rate_fn(t - 1, decay_rate)
+    g = bounded(g, g.size)
     size = abs_sq(g) + epsilon
     axes = _factored_axes(g.shape, factored, min_dim_size_to_factor)
     if axes is None:

@@ -6,7 +6,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, divide, ema, safe_norm, safe_root_mean_squares, sqrt
+from gradchain.numerics import abs_sq, bounded_square, divide, ema, safe_norm, safe_root_mean_squares, sqrt
 
 
 @leafwise(param=True)
@@ -117,7 +117,8 @@ def scale_by_novograd(
     Reference: Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep
     Networks*, 2019, algorithm 1.
     """
-    size = jnp.sum(abs_sq(g))
+    factor, size = bounded_square(safe_norm(g), jnp.sum(abs_sq(g)))
+    g = g * factor
     nu = jnp.where(at.t == 1, size, ema(slot.nu, size, b2))
     mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0) + weight_decay * at.param
     return mu, slot(mu=mu, nu=nu)

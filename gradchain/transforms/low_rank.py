@@ -11,7 +11,7 @@ from gradchain.core.hyper import Count, FrozenTree, Hyper, at_scalar
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import compute_dtype, safe_increment
+from gradchain.numerics import bounded, compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
@@ -116,7 +116,7 @@ def _basis(x: Array, seen: View, old: Array, due: Array) -> Array:
     """Return the leading singular vectors of the longer side, turned towards the old ones; the old ones until due."""
 
     def fresh() -> Array:
-        g = seen.whole(seen.matrices(lax.stop_gradient(x).astype(old.dtype)))
+        g = seen.whole(_matrices(lax.stop_gradient(x), seen, old.dtype))
         u, _, _ = jnp.linalg.svd(g if seen.rows >= seen.columns else jnp.conj(g.mT), full_matrices=False)
         u = u[..., : old.shape[-1]]
         overlap = jnp.sum(jnp.conj(u) * old, axis=-2, keepdims=True)
@@ -125,8 +125,12 @@ def _basis(x: Array, seen: View, old: Array, due: Array) -> Array:
     return lax.cond(due, fresh, lambda: old)
 
 
+def _matrices(x: Array, seen: View, dtype: Any) -> Array:
+    return seen.matrices(bounded(x.astype(dtype), x.size, power=1))
+
+
 def _project(x: Array, seen: View, basis: Array) -> Array:
-    g = seen.matrices(x.astype(basis.dtype))
+    g = _matrices(x, seen, basis.dtype)
     return jnp.conj(basis.mT) @ g if seen.rows >= seen.columns else g @ basis
 
 

@@ -8,7 +8,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Hyper, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 FIRST_MOMENT = Slot(dtype="mu_dtype")
@@ -51,6 +51,7 @@ def scale_by_ademamix(
 
     Reference: Pagliardini et al., *The AdEMAMix Optimizer: Better, Faster, Older*, 2024, algorithm 1.
     """
+    g = bounded(g)
     m1 = ema(slot.m1, g, b1)
     m2 = ema(slot.m2, g, b3)
     nu = ema(slot.nu, abs_sq(g), b2)
@@ -89,6 +90,7 @@ def scale_by_simplified_ademamix(
     Reference: Morwani et al., *Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants*,
     2025.
     """
+    g = bounded(g)
     m = b1 * slot.m + g
     n = ema(slot.n, abs_sq(g), b2)
     return divide(m + alpha * g, sqrt(n / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(m=m, n=n)

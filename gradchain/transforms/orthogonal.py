@@ -176,6 +176,7 @@ def scale_by_muon(
       Bernstein and Newhouse, *Old Optimizer, New Norm: An Anthology*, 2024 (``adaptive``).
       Ahn et al., *Dion: Distributed Orthonormalized Updates*, 2025 (the preset).
     """
+    g = numerics.bounded(g, power=1)
     mu = ema(slot.mu, g, beta)
     weight = at.weight_sum("beta")
     mu_hat = numerics.debias_nesterov(mu, g, beta, weight, at.weight_sum("beta", ahead=1)) if nesterov else mu / weight

@@ -14,6 +14,7 @@ from gradchain.core.value import Choice
 from gradchain.numerics import abs_sq, divide, ema, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 from gradchain.tree import Tree
+from gradchain.tree.arithmetic import bounded_together
 
 
 def _squared_norm(updates: Tree) -> Array:
@@ -133,6 +134,7 @@ def scale_by_momo(
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1; the weight
     decay and the estimated bound as in the authors' code.
     """
+    updates = bounded_together(updates)
     beta = jnp.where(at.t == 1, 0, beta)
     d = jax.tree.map(lambda d, g: ema(d, g, beta), slot.d, updates)
     f = ema(slot.f, jnp.asarray(at.value, at.dtype), beta)
@@ -187,6 +189,7 @@ def scale_by_momo_adam(
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """
+    updates = bounded_together(updates)
     d = jax.tree.map(lambda d, g: ema(d, g, b1), slot.d, updates)
     v = jax.tree.map(lambda v, g: ema(v, abs_sq(g), b2), slot.v, updates)
     f = ema(slot.f, jnp.asarray(at.value, at.dtype), b1)

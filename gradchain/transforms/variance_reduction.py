@@ -6,7 +6,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slots
-from gradchain.numerics import safe_norm, shrink_factor
+from gradchain.numerics import bounded, safe_norm, shrink_factor
 
 
 @leafwise(slots=("previous_gradient",))
@@ -35,6 +35,7 @@ def scale_by_mars(
     Reference: Yuan et al., *MARS: Unleashing the Power of Variance Reduction for Training Large Models*, 2024,
     algorithm 2.
     """
+    g = bounded(g, power=1)
     previous = jnp.where(at.t == 1, g, slot.previous_gradient)
     c = g + gamma * b1 / (1 - b1) * (g - previous)
     return c * shrink_factor(safe_norm(c), max_norm), slot(previous_gradient=jnp.array(g, copy=True))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradchain.numerics import abs_sq, compute_dtype, sqrt
+from gradchain.numerics import abs_sq, bounded, compute_dtype, real_dtype, root_in_range
 from gradchain.signatures import public
 from gradchain.tree.alignment import Tree
 
@@ -161,14 +161,19 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
     Args:
       tree: the tree; an empty one has norm 0.
       ord: 1 (sum of magnitudes), 2 (Euclidean, as is ``None``) or ``inf`` (largest magnitude).
-      squared: return the square of the norm. For ``ord=2`` no root is taken.
+      squared: return the square of the norm. For ``ord=2`` no root is taken, and from 1.8e19 on the square is infinite
+        in float32. The Euclidean norm itself is right wherever it is a number: if the sum of squares vanishes or
+        overflows, it is taken once more of the elements scaled by a power of two.
 
     Raises:
       ValueError: for any other ``ord``.
     """
     if ord is None or ord == 2:
-        total = _total(_abs_sq, [(jnp.asarray(x),) for x in jax.tree.leaves(tree)])
-        return total if squared else sqrt(total)
+        arrays = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+        if squared:
+            return _total(_abs_sq, [(x,) for x in arrays])
+        inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in arrays]
+        return _euclidean([x if ok else x.astype(jnp.float32) for x, ok in zip(arrays, inexact, strict=True)])
     leaves = [jnp.asarray(x, compute_dtype(jnp.result_type(x))) for x in jax.tree.leaves(tree)]
     if ord == 1:
         result = jnp.zeros((), jnp.float32) + sum([jnp.abs(x) for x in leaves])
@@ -179,8 +184,43 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
     return jnp.square(result) if squared else result
 
 
+@jax.custom_jvp
+def _euclidean(arrays: list[Array]) -> Array:
+    total = _total(_abs_sq, [(x,) for x in arrays])
+    dtype = functools.reduce(_narrower, [compute_dtype(x.dtype) for x in arrays], total.dtype)
+
+    def again(scale: Array) -> Array:
+        return _total(_scaled_abs_sq, [(x, scale) for x in arrays]).astype(total.dtype)
+
+    return root_in_range(total, again, size(arrays), dtype)
+
+
+@_euclidean.defjvp
+def _euclidean_jvp(primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[Array, Array]:
+    """Divide by the norm before multiplying, so that nothing overflows; the derivative at 0 is 0."""
+    (arrays,), (steps,) = primals, tangents
+    root = _euclidean(arrays)
+    inverse = 1 / jnp.where(root == 0, 1, root)
+    slope = _total(_share, [(x, dx, inverse) for x, dx in zip(arrays, steps, strict=True)])
+    return root, slope.astype(root.dtype)
+
+
+def _narrower(a: Any, b: Any) -> Any:
+    return a if jnp.finfo(a).maxexp <= jnp.finfo(b).maxexp else b
+
+
 def _abs_sq(x: Array) -> Array:
     return abs_sq(x.astype(compute_dtype(x.dtype)))
+
+
+def _scaled_abs_sq(x: Array, scale: Array) -> Array:
+    dtype = compute_dtype(x.dtype)
+    return abs_sq(x.astype(dtype) * scale.astype(real_dtype(dtype)))
+
+
+def _share(x: Array, dx: Array, inverse: Array) -> Array:
+    dtype = compute_dtype(x.dtype)
+    return jnp.real(jnp.conj(x.astype(dtype) * inverse) * dx)
 
 
 def _product(x: Array, y: Array) -> Array:
@@ -219,6 +259,12 @@ def global_norm(updates: Tree) -> Array:
     It has derivative 0 at zero, and is 0 for an empty tree.
     """
     return norm(updates)
+
+
+def bounded_together(updates: Tree, power: int = 2) -> Tree:
+    """Return a tree with finite numbers clipped so that the sum of all their squares is finite."""
+    terms = size(updates)
+    return jax.tree.map(lambda x: bounded(x, terms, power), updates)
 
 
 @public
