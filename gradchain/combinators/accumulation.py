@@ -12,11 +12,12 @@ from gradchain.combinators._around import Around, one_boolean
 from gradchain.combinators._reports import Reports
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
-from gradchain.core.transform import Transform, check_state
+from gradchain.core.transform import Transform, both, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import safe_increment
+from gradchain.numerics import compute_dtype, safe_increment
 from gradchain.transforms.accumulation import accumulate_gradient
 from gradchain.tree import Tree
+from gradchain.tree.alignment import same_leaves
 
 
 class AccumulateState(NamedTuple):
@@ -28,11 +29,13 @@ class AccumulateState(NamedTuple):
     """How many updates were emitted; what a schedule of ``every`` sees."""
     weight: Array
     """The total weight in the running mean."""
+    value: Array
+    """The running mean, or sum, of the extra argument ``value``; 0 where there is none."""
     acc_grads: Any
     """The running mean, or sum."""
     inner_state: Any
     emitted: Array
-    """Whether the last step emitted."""
+    """Whether the last step emitted an update, which a guard inside may have left out."""
     skipped: Array
     """How many micro-steps were skipped."""
     skip_state: Any
@@ -70,6 +73,7 @@ class Accumulate(Around, Reports):
             mini_step=zero,
             count=jnp.zeros_like(zero),
             weight=jnp.zeros((), jnp.float32),
+            value=jnp.zeros((), scalar_dtype(params)),
             acc_grads=acc,
             inner_state=self.inner.init(params),
             emitted=jnp.zeros((), bool),
@@ -79,33 +83,87 @@ class Accumulate(Around, Reports):
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AccumulateState._fields)
-        weight = jnp.asarray(extra.get("weight", 1), jnp.float32)
+        weight = self._weight(extra)
         total = state.weight + weight
-        stored = accumulate_gradient.State(state.acc_grads)
-        mean, (acc,) = self._mean.step(updates, stored, params, {"weight": weight, "total": total})
+        numbers = {"weight": weight, "total": total}
+        mean, (acc,) = self._mean.step(updates, accumulate_gradient.State(state.acc_grads), params, numbers)
+        value, extra = self._of_the_round(updates, mean, state.value, extra, numbers)
         skip, skip_state = self._skip(updates, state.count, params)
         full = state.mini_step + 1 >= at_scalar(f"{self.name}: every", self.every, state.count)
         emit = full & ~skip
         new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
-        sums = (safe_increment(state.mini_step), total, acc)
-        sums = tree.where(skip, (state.mini_step, state.weight, state.acc_grads), sums)
-        mini_step, weight, acc = tree.where(emit, tree.zeros_like(sums), sums)
-        return new, AccumulateState(
-            mini_step=mini_step,
-            count=jnp.where(emit, safe_increment(state.count), state.count),
-            weight=weight,
-            acc_grads=acc,
-            inner_state=inner_state,
-            emitted=emit,
+        sums = (safe_increment(state.mini_step), total, value, acc)
+        sums = tree.where(skip, (state.mini_step, state.weight, state.value, state.acc_grads), sums)
+        return new, self._next(state, emit, sums, inner_state)._replace(
             skipped=jnp.where(skip, safe_increment(state.skipped), state.skipped),
             skip_state=jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), skip_state, state.skip_state),
         )
+
+    def finish(
+        self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]
+    ) -> tuple[Tree, AccumulateState]:
+        """Return the update of the round so far, and the state after it; zeros, and the state, before its first step.
+
+        ``updates`` are zeros; what comes in isn't counted.
+        """
+        check_state(self.name, state, AccumulateState._fields)
+        emit = state.mini_step > 0
+        sums = (state.mini_step, state.weight, state.value, state.acc_grads)
+        mean = jax.tree.map(lambda x, like: x.astype(compute_dtype(like.dtype)), state.acc_grads, updates)
+        extra = {"value": state.value, **extra, "weight": state.weight}
+        new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
+        return new, self._next(state, emit, sums, inner_state)
+
+    def _next(self, state: AccumulateState, emit: Array, sums: Any, inner_state: Any) -> AccumulateState:
+        """Return the next state, in which a round begins anew if this one was handed on."""
+        mini_step, weight, value, acc = tree.where(emit, tree.zeros_like(sums), sums)
+        return state._replace(
+            mini_step=mini_step,
+            count=jnp.where(emit, safe_increment(state.count), state.count),
+            weight=weight,
+            value=value,
+            acc_grads=acc,
+            inner_state=inner_state,
+            emitted=jnp.asarray(both(emit, self.inner.emitted(state.inner_state, inner_state))),
+        )
+
+    def _weight(self, extra: dict[str, Any]) -> Array:
+        """Return the weight of a micro-step. Training loops count ``examples``, by which a sum isn't weighted."""
+        counts = self.use_grad_mean or "examples" not in extra
+        return jnp.asarray(extra.get("weight", 1) if counts else 1, jnp.float32)
+
+    def _of_the_round(
+        self, updates: Tree, mean: Tree, value: Array, extra: dict[str, Any], numbers: dict[str, Array]
+    ) -> tuple[Array, dict[str, Any]]:
+        """Return the round's ``value`` so far, and the extra arguments as those of the whole round."""
+        extra = extra | ({"weight": numbers["total"]} if "weight" in extra else {})
+        if "grad" in extra and jax.tree.structure(extra["grad"]) == jax.tree.structure(updates):
+            extra["grad"] = mean if same_leaves(extra["grad"], updates) else None
+        if extra.get("value") is None:
+            return value, extra
+        if jnp.shape(extra["value"]) != ():
+            shape = jnp.shape(extra["value"])
+            raise ValueError(f"{self.name}: value must be one number, the mean loss, got an array of shape {shape}")
+        now = jnp.asarray(extra["value"], value.dtype)
+        value, _ = self._mean.step(now, accumulate_gradient.State(value), None, numbers)
+        return value, extra | {"value": value}
 
     def _skip(self, updates: Tree, count: Array, params: Tree | None) -> tuple[Array, Any]:
         if self.should_skip_update_fn is None:
             return jnp.zeros((), bool), ()
         skip, skip_state = self.should_skip_update_fn(updates, count, params)
         return one_boolean(f"{self.name}: should_skip_update_fn", skip), skip_state
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    @property
+    def collects(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return after.emitted
 
     def report(self, state: AccumulateState) -> dict[str, Any]:
         return {"skipped": state.skipped, "emitted": state.count}
@@ -152,7 +210,14 @@ def accumulate(
             "accumulator_dtype": accumulator_dtype,
         }
     )
-    return Accumulate(as_transform(tx), **fields)
+    inner = as_transform(tx)
+    if inner.per_example:
+        raise ValueError(
+            f"accumulate: {inner!r} takes per-example gradients, each of which it bounds by itself, so that no means of "
+            "them can be collected; give it those of the whole batch, in slices if need be: training.microbatch("
+            "per_example_gradients, size, combine='concatenate')"
+        )
+    return Accumulate(inner, **fields)
 
 
 def has_updated(state: Any) -> Array:

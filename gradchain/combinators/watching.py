@@ -16,7 +16,7 @@ from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
-from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
+from gradchain.core.transform import Part, Transform, apply_updates, both, check_state, lacks_params
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import safe_increment
 from gradchain.transforms.momentum import ema
@@ -130,6 +130,14 @@ class Monitor(Reports):
         results = [measure.step(updates, state, params, extra) for measure, state in pairs]
         return dict(zip(self.names, (x for x, _ in results), strict=True)), tuple(state for _, state in results)
 
+    @property
+    def skips(self) -> bool:
+        return False
+
+    @property
+    def collects(self) -> bool:
+        return False
+
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         states = [None] * len(self.measures) if state is None else state.measure_states
         return [Part(n, m, s, params) for n, m, s in zip(self.names, self.measures, states, strict=True)]
@@ -242,7 +250,8 @@ class Watch(Around, Reports):
             raise lacks_params(self.name)
         new, inner_state = self.inner.step(updates, state.inner_state, params, extra)
         same = [jnp.all(x == y) for x, y in zip(jax.tree.leaves(updates), jax.tree.leaves(new), strict=True)]
-        changed = jnp.where(jnp.all(jnp.array(same, bool)), state.changed, safe_increment(state.changed))
+        differs = both(~jnp.all(jnp.array(same, bool)), self.inner.emitted(state.inner_state, inner_state))
+        changed = jnp.where(differs, safe_increment(state.changed), state.changed)
         measured = tree.norm(updates), tree.norm(new), share_rounded_away(params, new)
         before, after, lost = tree.cast_like(measured, tuple(state[:3]))
         return new, WatchState(before, after, lost, changed, inner_state)
@@ -256,7 +265,8 @@ def watch(tx: Any, label: str = "") -> Transform:
 
     Besides ``gradient_norm`` and ``update_norm`` these are ``rounded_away``, the share of the last update that was too
     small to change parameters of their dtype (:func:`share_rounded_away`), and ``changed``, how many updates the
-    transform has changed at all: around a clipping rule, how many were clipped.
+    transform has changed at all: around a clipping rule, how many were clipped. Steps on which it emits nothing, as
+    :func:`accumulate` does between its rounds, aren't among them.
 
     Args:
       tx: any transform; the whole optimizer or one stage.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.core.evaluation import constraint
 from gradchain.core.hyper import Hyper, NonNegative
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slots
@@ -19,6 +20,7 @@ def identity(g: Array, slot: Slots, at: At):
     return g
 
 
+@constraint("freezes")
 @elementwise()
 def set_to_zero(g: Array, slot: Slots, at: At):
     """Return zero updates: :math:`u = 0`, also where the gradient is not finite."""
