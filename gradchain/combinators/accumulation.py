@@ -110,7 +110,8 @@ class Accumulate(Around, Reports):
         emit = state.mini_step > 0
         sums = (state.mini_step, state.weight, state.value, state.acc_grads)
         mean = jax.tree.map(lambda x, like: x.astype(compute_dtype(like.dtype)), state.acc_grads, updates)
-        extra = {"value": state.value, **extra, "weight": state.weight}
+        weight = jnp.where(state.weight == state.mini_step, 1, state.weight)
+        extra = {"value": state.value, **extra, "weight": weight}
         new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
         return new, self._next(state, emit, sums, inner_state)
 
@@ -182,8 +183,16 @@ def accumulate(
     move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
 
     Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
-    ``update(grads, state, params, weight=len(batch))``. Other extra arguments reach ``tx`` as the round's last
-    micro-step brings them.
+    ``update(grads, state, params, weight=len(batch))``. Training loops hand it on; where it is their number of
+    ``examples``, a sum isn't weighted by it.
+
+    ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
+    ``weight`` is the total, and ``grad`` is what the gradient is, if that is what came in (else it isn't handed on).
+    Functions of the parameters, such as ``value_fn``, and other extra arguments can't be averaged: they reach ``tx`` as
+    the last micro-step brings them, and are of its micro-batch.
+
+    A round that isn't full when training ends is lost, unless :func:`flush` makes a step of it. What stands *behind* it
+    in a chain sees zeros between the rounds, and counts them as updates; put it inside.
 
     Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
     with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
@@ -199,6 +208,9 @@ def accumulate(
         micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
       accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
 
+    Raises:
+      ValueError: if ``tx`` takes per-example gradients (:func:`dpsgd`).
+
     Example:
       >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
     """
@@ -213,9 +225,9 @@ def accumulate(
     inner = as_transform(tx)
     if inner.per_example:
         raise ValueError(
-            f"accumulate: {inner!r} takes per-example gradients, each of which it bounds by itself, so that no means of "
-            "them can be collected; give it those of the whole batch, in slices if need be: training.microbatch("
-            "per_example_gradients, size, combine='concatenate')"
+            f"accumulate: {inner!r} takes per-example gradients, each of which it bounds by itself, so that "
+            "no means of them can be collected; give it those of the whole batch, in slices if need be: "
+            "training.microbatch(per_example_gradients, size, combine='concatenate')"
         )
     return Accumulate(inner, **fields)
 
@@ -230,10 +242,16 @@ def has_updated(state: Any) -> Array:
       ValueError: if there is no :func:`accumulate` in the state.
     """
 
-    def is_accumulate(x: Any) -> bool:
-        return isinstance(x, AccumulateState)
-
-    found = [x.emitted for x in jax.tree.leaves(state, is_leaf=is_accumulate) if is_accumulate(x)]
+    found = [x.emitted for x in accumulations(state)]
     if not found:
         raise ValueError("has_updated: there is no accumulate in this state")
     return jnp.any(jnp.stack(found), axis=0)
+
+
+def accumulations(state: Any) -> list[AccumulateState]:
+    """Return the states of accumulations in a state, without those inside them."""
+
+    def is_accumulate(x: Any) -> bool:
+        return isinstance(x, AccumulateState)
+
+    return [x for x in jax.tree.leaves(state, is_leaf=is_accumulate) if is_accumulate(x)]

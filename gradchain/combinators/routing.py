@@ -102,8 +102,9 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
       mask: a tree of bools, the parameters' own or a prefix of it; :func:`by_path`, :func:`by_leaf`, or a function from
         parameters to such a tree. Functions (but for :func:`by_path`) need ``params`` in every update. Anything that
         is a container to JAX, such as an Equinox module, is a tree, also if it can be called.
-      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way. The functions
-        ``value_fn`` and ``grad_fn`` become functions of ``inner``'s parameters in any case, with the others as they are.
+      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
+        with the others as they are.
 
     Raises:
       ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
@@ -198,8 +199,9 @@ def partition(
         :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions, :func:`by_leaf` among them,
         need ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also
         if it can be called.
-      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way. The functions
-        ``value_fn`` and ``grad_fn`` become functions of each part's parameters in any case, with the others as they are.
+      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
+        with the others as they are.
 
     Raises:
       ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are

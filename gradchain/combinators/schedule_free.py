@@ -55,7 +55,7 @@ def move(y: Tree, z: Tree, updates: Tree, betas: tuple[Any, Any], share: Any) ->
 
 
 def if_emitted(base_optimizer: Transform, u: Tree, updates: Tree, old: Any, new: Any) -> tuple[Tree, Any]:
-    """Return ``updates`` and the ``new`` state, if the base optimizer emitted an update, else only what it made of it."""
+    """Return ``updates`` and the ``new`` state, if the base optimizer emitted an update, else ``u`` as it is."""
     emitted = base_optimizer.emitted(old.base_optimizer_state, new.base_optimizer_state)
     rested = old._replace(base_optimizer_state=new.base_optimizer_state)
     return where(emitted, (updates, new), (u, rested))

@@ -16,7 +16,7 @@ from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
-from gradchain.core.transform import Part, Transform, apply_updates, both, check_state, lacks_params
+from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import safe_increment
 from gradchain.transforms.momentum import ema
@@ -250,8 +250,7 @@ class Watch(Around, Reports):
             raise lacks_params(self.name)
         new, inner_state = self.inner.step(updates, state.inner_state, params, extra)
         same = [jnp.all(x == y) for x, y in zip(jax.tree.leaves(updates), jax.tree.leaves(new), strict=True)]
-        differs = both(~jnp.all(jnp.array(same, bool)), self.inner.emitted(state.inner_state, inner_state))
-        changed = jnp.where(differs, safe_increment(state.changed), state.changed)
+        changed = jnp.where(jnp.all(jnp.array(same, bool)), state.changed, safe_increment(state.changed))
         measured = tree.norm(updates), tree.norm(new), share_rounded_away(params, new)
         before, after, lost = tree.cast_like(measured, tuple(state[:3]))
         return new, WatchState(before, after, lost, changed, inner_state)
@@ -265,8 +264,7 @@ def watch(tx: Any, label: str = "") -> Transform:
 
     Besides ``gradient_norm`` and ``update_norm`` these are ``rounded_away``, the share of the last update that was too
     small to change parameters of their dtype (:func:`share_rounded_away`), and ``changed``, how many updates the
-    transform has changed at all: around a clipping rule, how many were clipped. Steps on which it emits nothing, as
-    :func:`accumulate` does between its rounds, aren't among them.
+    transform has changed at all: around a clipping rule, how many were clipped.
 
     Args:
       tx: any transform; the whole optimizer or one stage.
