@@ -16,6 +16,7 @@ from gradchain.combinators.cautious import cautious
 from gradchain.combinators.chain import chain, named_chain
 from gradchain.combinators.complex_parts import split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
+from gradchain.combinators.flushing import flush
 from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
 from gradchain.combinators.half_precision import kahan, master_weights, stochastic_rounding
 from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
@@ -243,6 +244,7 @@ __all__ = [
     "eval_params",
     "exponential_decay",
     "float32_updates",
+    "flush",
     "freeze",
     "from_config",
     "from_optax",

@@ -47,6 +47,7 @@ def abs_sq(x: ArrayLike) -> Array:
     return jnp.square(x)
 
 
+@public
 def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
     r"""Return ``x`` with finite numbers clipped to a bound below which squares stay finite; the rest as it is.
 
@@ -69,6 +70,7 @@ def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
     return by_parts(part, x)
 
 
+@public
 def bounded_square(norm: Array, square: Array, terms: int = 1) -> tuple[Array, Array]:
     r"""Return (factor, square): what shrinks a vector to a norm whose square is finite, and that square.
 
@@ -344,6 +346,7 @@ def _root_of_squares_jvp(
     return root if keepdims else jnp.squeeze(root, axis), jnp.sum(jnp.real(slope), axis=axis, keepdims=keepdims)
 
 
+@public
 def root_in_range(total: Array, again: Callable[[Array], Array], size: int, dtype: DTypeLike, count: int = 1) -> Array:
     r"""Return :math:`\sqrt{s / n}` for a sum of squares that may have overflowed or nearly vanished.
 

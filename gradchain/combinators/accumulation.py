@@ -12,13 +12,13 @@ from gradchain.combinators._around import Around, one_boolean
 from gradchain.combinators._reports import Reports
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
-from gradchain.core.transform import Transform, check_state, demand_number
+from gradchain.core.transform import Transform, both, check_state, demand_number, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import safe_increment
+from gradchain.numerics import compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.accumulation import accumulate_gradient
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact
+from gradchain.tree.alignment import inexact, same_leaves
 
 
 class AccumulateState(NamedTuple):
@@ -30,11 +30,13 @@ class AccumulateState(NamedTuple):
     """How many updates were emitted; what a schedule of ``every`` sees."""
     weight: Array
     """The total weight in the running mean."""
+    value: Array
+    """The running mean, or sum, of the extra argument ``value``; 0 where there is none."""
     acc_grads: Any
     """The running mean, or sum."""
     inner_state: Any
     emitted: Array
-    """Whether the last step emitted."""
+    """Whether the last step emitted an update, which a guard inside may have left out."""
     skipped: Array
     """How many micro-steps were skipped."""
     skip_state: Any
@@ -72,6 +74,7 @@ class Accumulate(Around, Reports):
             mini_step=zero,
             count=jnp.zeros_like(zero),
             weight=jnp.zeros((), jnp.float32),
+            value=jnp.zeros((), scalar_dtype(params)),
             acc_grads=acc,
             inner_state=self.inner.init(params),
             emitted=jnp.zeros((), bool),
@@ -81,33 +84,85 @@ class Accumulate(Around, Reports):
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AccumulateState._fields)
-        weight = jnp.asarray(demand_number(self.name, {"weight": 1} | extra, "weight"), jnp.float32)
+        weight = self._weight(extra)
         total = state.weight + weight
-        stored = accumulate_gradient.State(state.acc_grads)
-        mean, (acc,) = self._mean.step(updates, stored, params, {"weight": weight, "total": total})
+        numbers = {"weight": weight, "total": total}
+        mean, (acc,) = self._mean.step(updates, accumulate_gradient.State(state.acc_grads), params, numbers)
+        value, extra = self._of_the_round(updates, mean, state.value, extra, numbers)
         skip, skip_state = self._skip(updates, state.count, params)
         full = state.mini_step + 1 >= at_scalar(f"{self.name}: every", self.every, state.count)
         emit = full & ~skip
         new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
-        sums = (safe_increment(state.mini_step), total, acc)
-        sums = tree.where(skip, (state.mini_step, state.weight, state.acc_grads), sums)
-        mini_step, weight, acc = tree.where(emit, tree.zeros_like(sums), sums)
-        return new, AccumulateState(
-            mini_step=mini_step,
-            count=jnp.where(emit, safe_increment(state.count), state.count),
-            weight=weight,
-            acc_grads=acc,
-            inner_state=inner_state,
-            emitted=emit,
+        sums = (safe_increment(state.mini_step), total, value, acc)
+        sums = tree.where(skip, (state.mini_step, state.weight, state.value, state.acc_grads), sums)
+        return new, self._next(state, emit, sums, inner_state)._replace(
             skipped=jnp.where(skip, safe_increment(state.skipped), state.skipped),
             skip_state=jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), skip_state, state.skip_state),
         )
+
+    def finish(
+        self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]
+    ) -> tuple[Tree, AccumulateState]:
+        """Return the update of the round so far, and the state after it; zeros, and the state, before its first step.
+
+        ``updates`` are zeros; what comes in isn't counted.
+        """
+        check_state(self.name, state, AccumulateState._fields)
+        emit = state.mini_step > 0
+        sums = (state.mini_step, state.weight, state.value, state.acc_grads)
+        mean = jax.tree.map(lambda x, like: x.astype(compute_dtype(like.dtype)), state.acc_grads, updates)
+        weight = jnp.where(state.weight == state.mini_step, 1, state.weight)
+        extra = {"value": state.value, **extra, "weight": weight}
+        new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
+        return new, self._next(state, emit, sums, inner_state)
+
+    def _next(self, state: AccumulateState, emit: Array, sums: Any, inner_state: Any) -> AccumulateState:
+        """Return the next state, in which a round begins anew if this one was handed on."""
+        mini_step, weight, value, acc = tree.where(emit, tree.zeros_like(sums), sums)
+        return state._replace(
+            mini_step=mini_step,
+            count=jnp.where(emit, safe_increment(state.count), state.count),
+            weight=weight,
+            value=value,
+            acc_grads=acc,
+            inner_state=inner_state,
+            emitted=jnp.asarray(both(emit, self.inner.emitted(state.inner_state, inner_state))),
+        )
+
+    def _weight(self, extra: dict[str, Any]) -> Array:
+        """Return the weight of a micro-step. Training loops count ``examples``, by which a sum isn't weighted."""
+        counts = self.use_grad_mean or "examples" not in extra
+        return jnp.asarray(demand_number(self.name, {"weight": 1} | extra, "weight") if counts else 1, jnp.float32)
+
+    def _of_the_round(
+        self, updates: Tree, mean: Tree, value: Array, extra: dict[str, Any], numbers: dict[str, Array]
+    ) -> tuple[Array, dict[str, Any]]:
+        """Return the round's ``value`` so far, and the extra arguments as those of the whole round."""
+        extra = extra | ({"weight": numbers["total"]} if "weight" in extra else {})
+        if "grad" in extra and jax.tree.structure(extra["grad"]) == jax.tree.structure(updates):
+            extra["grad"] = mean if same_leaves(extra["grad"], updates) else None
+        if extra.get("value") is None:
+            return value, extra
+        now = jnp.asarray(demand_number(self.name, extra, "value"), value.dtype)
+        value, _ = self._mean.step(now, accumulate_gradient.State(value), None, numbers)
+        return value, extra | {"value": value}
 
     def _skip(self, updates: Tree, count: Array, params: Tree | None) -> tuple[Array, Any]:
         if self.should_skip_update_fn is None:
             return jnp.zeros((), bool), ()
         skip, skip_state = self.should_skip_update_fn(updates, count, params)
         return one_boolean(f"{self.name}: should_skip_update_fn", skip), skip_state
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    @property
+    def collects(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return after.emitted
 
     def report(self, state: AccumulateState) -> dict[str, Any]:
         return {"skipped": state.skipped, "emitted": state.count}
@@ -127,8 +182,16 @@ def accumulate(
     move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
 
     Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
-    ``update(grads, state, params, weight=len(batch))``. Other extra arguments reach ``tx`` as the round's last
-    micro-step brings them.
+    ``update(grads, state, params, weight=len(batch))``. Training loops hand it on; where it is their number of
+    ``examples``, a sum isn't weighted by it.
+
+    ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
+    ``weight`` is the total, and ``grad`` is what the gradient is, if that is what came in (else it isn't handed on).
+    Functions of the parameters, such as ``value_fn``, and other extra arguments can't be averaged: they reach ``tx`` as
+    the last micro-step brings them, and are of its micro-batch.
+
+    A round that isn't full when training ends is lost, unless :func:`flush` makes a step of it. What stands *behind* it
+    in a chain sees zeros between the rounds, and counts them as updates; put it inside.
 
     Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
     with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
@@ -144,6 +207,9 @@ def accumulate(
         micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
       accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
 
+    Raises:
+      ValueError: if ``tx`` takes per-example gradients (:func:`dpsgd`).
+
     Example:
       >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
     """
@@ -155,7 +221,14 @@ def accumulate(
             "accumulator_dtype": accumulator_dtype,
         }
     )
-    return Accumulate(as_transform(tx), **fields)
+    inner = as_transform(tx)
+    if inner.per_example:
+        raise ValueError(
+            f"accumulate: {inner!r} takes per-example gradients, each of which it bounds by itself, so that "
+            "no means of them can be collected; give it those of the whole batch, in slices if need be: "
+            "training.microbatch(per_example_gradients, size, combine='concatenate')"
+        )
+    return Accumulate(inner, **fields)
 
 
 @public
@@ -169,10 +242,16 @@ def has_updated(state: Any) -> Array:
       ValueError: if there is no :func:`accumulate` in the state.
     """
 
-    def is_accumulate(x: Any) -> bool:
-        return isinstance(x, AccumulateState)
-
-    found = [x.emitted for x in jax.tree.leaves(state, is_leaf=is_accumulate) if is_accumulate(x)]
+    found = [x.emitted for x in accumulations(state)]
     if not found:
         raise ValueError("has_updated: there is no accumulate in this state")
     return jnp.any(jnp.stack(found), axis=0)
+
+
+def accumulations(state: Any) -> list[AccumulateState]:
+    """Return the states of accumulations in a state, without those inside them."""
+
+    def is_accumulate(x: Any) -> bool:
+        return isinstance(x, AccumulateState)
+
+    return [x for x in jax.tree.leaves(state, is_leaf=is_accumulate) if is_accumulate(x)]

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._around import Around
+from gradchain.combinators._around import Around, counted, where
 from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.combinators.chain import chain
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Whole
-from gradchain.core.transform import Part, Transform, check_state, scalar_dtype
+from gradchain.core.transform import Part, Transform, both, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
-from gradchain.numerics import one_minus_power, safe_increment
+from gradchain.numerics import sum_of_weights
 from gradchain.signatures import public
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import scale
@@ -25,6 +25,11 @@ class AverageParamsState(NamedTuple):
     """State of :func:`average_params`."""
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    """How many updates were emitted."""
+    moved: jax.Array
+    """Whether the last step emitted one, so that the present weights aren't in the average yet."""
+    weight: jax.Array
+    """The sum of the weights in the moving average, before it is corrected for its beginning."""
     average: Tree
     """Of the weights before the last update; :func:`gradchain.eval_params` adds the present ones."""
     inner_state: Any
@@ -44,27 +49,37 @@ class AverageParams(Around):
 
     def init(self, params: Tree) -> AverageParamsState:
         inner = self.inner.init(params)
-        return AverageParamsState(jnp.zeros((), jnp.int32), copies(self.name, params), inner)
+        count, moved, weight = jnp.zeros((), jnp.int32), jnp.ones((), bool), jnp.zeros((), scalar_dtype(params))
+        return AverageParamsState(count, moved, weight, copies(self.name, params), inner)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AverageParamsState._fields)
-        average = self._average(state, wide(self, params))
+        weight, average = self._average(state, wide(self, params))
         updates, inner = self.inner.step(updates, state.inner_state, params, extra)
-        return updates, AverageParamsState(safe_increment(state.count), stored(average, state.average), inner)
+        emitted = self.inner.emitted(state.inner_state, inner)
+        return updates, AverageParamsState(
+            counted(emitted, state.count), jnp.asarray(emitted), weight, stored(average, state.average), inner
+        )
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
-        return tree.cast_like(self._average(state, wide(self, params)), params)
+        now = wide(self, params)
+        average = self.inner.constrained(self._average(state, now)[1], state.inner_state, now)
+        return tree.cast_like(average, params)
 
-    def _average(self, state: AverageParamsState, params: Tree) -> Tree:
-        """Return the average up to ``params``, the weights after ``count`` updates."""
+    def _average(self, state: AverageParamsState, params: Tree) -> tuple[jax.Array, Tree]:
+        """Return the sum of the weights, and the average up to ``params``, the weights after ``count`` updates."""
         dtype = scalar_dtype(params)
         start = number(self, "start", state.count, dtype)
         n = jnp.maximum((state.count - start).astype(dtype), 1)
-        decay = None if self.decay is None else number(self, "decay", state.count, dtype)
-        share = 1 / n if decay is None else (1 - decay) / one_minus_power(decay, n)
+        weight, share = state.weight, 1 / n
+        if self.decay is not None:
+            decay = number(self, "decay", state.count, dtype)
+            weight = sum_of_weights(jnp.where(n > 1, state.weight, 0), decay, n)
+            share = (1 - decay) / weight
         current = self.inner.eval_params(state.inner_state, params)
         average = tree.match(state.average, params, self.name, "the state's average", "params")
-        return jax.tree.map(lambda a, w: a + share * (w - a), average, current)
+        new = weight, jax.tree.map(lambda a, w: a + share * (w - a), average, current)
+        return where(state.moved, new, (state.weight, average)) if self.inner.skips else new
 
 
 @public
@@ -74,14 +89,18 @@ def average_params(tx: Any, decay: Decay | None = None, start: Whole = 0) -> Tra
     With :math:`w_k` the weights after :math:`k` updates and :math:`n = k - k_0`,
 
     .. math:: \bar w_k = \bar w_{k-1} + c_n\,(w_k - \bar w_{k-1}), \qquad
-        c_n = \frac1n \;\text{ or }\; \frac{1 - \beta}{1 - \beta^n}
+        c_n = \frac1n \;\text{ or }\; \frac{1 - \beta_n}{W_n}, \qquad W_n = \beta_n W_{n-1} + 1 - \beta_n
 
     The first is the plain mean of all weights after the start, Polyak's and Ruppert's tail average, the second their
-    exponential moving average corrected for its beginning. Up to the start the average is the present weights.
+    exponential moving average corrected for its beginning: :math:`W_n = 1 - \beta^n` for a constant decay. Up to the
+    start the average is the present weights.
     ``eval_params(tx, state, params)`` returns it, in the parameters' dtypes; it is kept in float32 or wider.
 
     It averages the weights that it is given at each update and at evaluation: the real ones, whatever later stages
     or wrappers make of the updates. If ``tx`` has evaluation weights itself, it averages those.
+
+    Weights count once for each update that ``tx`` emits: around :func:`accumulate` that is once a round, and steps that
+    a guard such as :func:`apply_if_finite` leaves out don't count. In a :func:`partition` an update of any part counts.
 
     Args:
       tx: any transform.
@@ -136,12 +155,13 @@ class OuterSteps(Transform):
         move, slow_state = self.outer.step(tree.add(ahead, updates), state.slow_state, slow, extra)
         synced = tree.add(slow, move)
         period = number(self, "sync_period", state.count, jnp.float32)
-        sync = state.steps_since_sync + 1 >= period
+        emitted = self.inner.emitted(state.fast_state, fast_state)
+        sync = both(state.steps_since_sync + 1 >= period, emitted)
         if self.reset_state:
             fast_state = tree.where(sync, self.inner.init(tree.cast_like(synced, params)), fast_state)
         return tree.where(sync, tree.sub(move, ahead), updates), OuterStepsState(
-            safe_increment(state.count),
-            jnp.where(sync, 0, state.steps_since_sync + 1),
+            counted(emitted, state.count),
+            jnp.where(sync, 0, where(emitted, state.steps_since_sync + 1, state.steps_since_sync)),
             stored(tree.where(sync, synced, slow), state.slow),
             fast_state,
             tree.where(sync, slow_state, state.slow_state),
@@ -150,7 +170,17 @@ class OuterSteps(Transform):
     def eval_params(self, state: Any, params: Tree) -> Tree:
         check_plain(self.name, self.parts(state, params)[0])
         slow = tree.match(state.slow, params, self.name, "the state's slow", "params")
-        return tree.cast_like(slow, params)
+        return self.inner.constrained(tree.cast_like(slow, params), state.fast_state, params)
+
+    @property
+    def skips(self) -> bool:
+        return self.inner.skips
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return self.inner.emitted(before.fast_state, after.fast_state)
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        return self.inner.constrained(weights, state.fast_state, params, relying)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         fast_state, slow_state, slow = (
@@ -171,7 +201,9 @@ def outer_steps(inner: Any, outer: Any, sync_period: Count, reset_state: bool = 
     ``outer`` is given a sum of *updates*, which point downhill already: its last stage is :func:`scale`, not
     :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. Slow weights and slots are float32 for
     half-precision parameters. If other transforms change the updates afterwards, fast and slow weights part; let
-    this one be the outermost, or the last.
+    this one be the outermost, or the last. (Evaluation weights obey a constraint that comes later, such as
+    :func:`project`, and those of frozen parameters are the parameters.) Fast steps are the updates that ``inner``
+    emits: around :func:`accumulate` a period is :math:`k` rounds.
 
     Args:
       inner: the optimizer of the fast weights, at which gradients are taken.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators._around import Around
+from gradchain.combinators._around import Around, check_own_gradients
 from gradchain.combinators._weights import number
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative
@@ -72,6 +72,10 @@ def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transf
       downhill: whether updates of ``tx`` point downhill, as an optimizer's do. A transform without the learning rate
         points uphill; for it set False.
 
+    Raises:
+      ValueError: if ``tx`` collects gradients (:func:`accumulate`), of which it would see the last alone.
+
     Reference: Liang et al., *Cautious Optimizers: Improving Training with One Line of Code*, 2024, algorithms 1 and 2.
     """
-    return Cautious(as_transform(tx), **Cautious.normalized({"xi": xi, "downhill": downhill}))
+    check_own_gradients("cautious", inner := as_transform(tx))
+    return Cautious(inner, **Cautious.normalized({"xi": xi, "downhill": downhill}))

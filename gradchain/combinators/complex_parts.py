@@ -9,7 +9,7 @@ from jax import lax
 from gradchain.combinators._around import Around
 from gradchain.combinators._weights import check_arrays
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Part, Transform, check_state, functions_of
 from gradchain.core.value import Child, register
 from gradchain.numerics import real_dtype
 from gradchain.signatures import public
@@ -65,7 +65,9 @@ class SplitRealAndImaginary(Around):
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SplitRealAndImaginaryState._fields)
-        updates, inner_state = self.inner.step(_split(updates), state.inner_state, _split(params), extra)
+        updates, inner_state = self.inner.step(
+            _split(updates), state.inner_state, _split(params), functions_of(extra, _join, _split)
+        )
         return _join(updates), SplitRealAndImaginaryState(inner_state)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
@@ -75,6 +77,11 @@ class SplitRealAndImaginary(Around):
         split = _split(params)
         weights = self.inner.eval_params(state.inner_state, split)
         return params if same_leaves(weights, split) else _join(weights)
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        if same_leaves(weights, params):
+            return weights
+        return _join(self.inner.constrained(_split(weights), state.inner_state, _split(params), relying))
 
 
 @public

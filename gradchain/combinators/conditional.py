@@ -9,7 +9,7 @@ from jax import Array
 from gradchain import tree
 from gradchain.combinators._around import Around, one_boolean
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Transform, check_state
+from gradchain.core.transform import Transform, both, check_state
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
@@ -21,6 +21,8 @@ class ConditionalState(NamedTuple):
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     """How many updates there were, whether or not the condition held."""
+    held: Array
+    """Whether the condition held on the last one."""
     inner_state: Any
 
 
@@ -34,14 +36,14 @@ class Conditional(Around):
     forward_extra_args: bool
 
     def init(self, params: Tree) -> ConditionalState:
-        return ConditionalState(jnp.zeros((), jnp.int32), self.inner.init(params))
+        return ConditionalState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), self.inner.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, ConditionalState._fields)
         holds = self.should_transform_fn(state.count, **(extra if self.forward_extra_args else {}))
         holds = one_boolean(f"{self.name}: should_transform_fn", holds)
         new, inner_state = self.step_where(holds, updates, state.inner_state, params, extra)
-        return self.otherwise(holds, new, updates), ConditionalState(safe_increment(state.count), inner_state)
+        return self.otherwise(holds, new, updates), ConditionalState(safe_increment(state.count), holds, inner_state)
 
     def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
         """Return the updates, given those that are zeros unless the condition ``holds``, and the incoming ones."""
@@ -60,6 +62,10 @@ class ConditionallyTransform(Conditional):
     def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
         return tree.where(holds, new, updates)
 
+    def emitted(self, before: Any, after: Any) -> Any:
+        inner = super().emitted(before, after)
+        return True if inner is True else inner | ~after.held
+
 
 @register
 class ConditionallyMask(Conditional):
@@ -70,8 +76,15 @@ class ConditionallyMask(Conditional):
     should_transform_fn: Callable[..., Any]
     forward_extra_args: bool
 
+    @property
+    def skips(self) -> bool:
+        return True
+
     def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
         return new
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.held, super().emitted(before, after))
 
 
 @public

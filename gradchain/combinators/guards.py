@@ -13,7 +13,7 @@ from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import check_arrays
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
-from gradchain.core.transform import Transform, check_state, demand_number
+from gradchain.core.transform import Transform, both, check_state, demand_number
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment, sqrt
 from gradchain.signatures import public
@@ -106,6 +106,14 @@ class ApplyIfFinite(Around, Reports):
         total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
         return new, ApplyIfFiniteState(safe_increment(state.count), in_a_row, finite, total, inner_state)
 
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        most = at_scalar(f"{self.name}: max_consecutive_errors", self.max_consecutive_errors, before.count)
+        return both(after.last_finite | (after.notfinite_count > most), super().emitted(before, after))
+
     def report(self, state: ApplyIfFiniteState) -> dict[str, Any]:
         return {"not_finite": state.total_notfinite, "not_finite_in_a_row": state.notfinite_count}
 
@@ -189,6 +197,13 @@ class SkipSpikes(Around, Reports):
         if not self.by_value:
             return tree.global_norm(updates)
         return jnp.asarray(demand_number(self.name, extra, "value"))
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.skipped_in_a_row == 0, super().emitted(before, after))
 
     def report(self, state: SkipSpikesState) -> dict[str, Any]:
         return {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}

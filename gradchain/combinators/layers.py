@@ -70,6 +70,10 @@ class PerLayer(Rule):
     def unlayered(self) -> Rule:
         return self.rule.unlayered
 
+    @property
+    def constrains(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.rule.constrains
+
     def declarations(self, tree: Tree) -> list[Own]:
         axes = [
             _axis(*each) for each in zip(_paths(tree), AXES.resolve("per_layer: axes", self.axes, tree), strict=True)

@@ -13,7 +13,7 @@ from gradchain.combinators.guards import count_not_finite
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Number, Positive, at_scalar
 from gradchain.core.lift import inexact_leaves
-from gradchain.core.transform import Transform, check_state
+from gradchain.core.transform import Transform, both, check_state
 from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
@@ -84,6 +84,13 @@ class LossScale(Around, Reports):
 
     def _number(self, name: str, count: Array) -> Any:
         return at_scalar(f"{self.name}: {name}", getattr(self, name), count)
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.skipped == before.skipped, super().emitted(before, after))
 
     def report(self, state: LossScaleState) -> dict[str, Any]:
         return {"scale": state.scale, "skipped": state.skipped}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain import tree
-from gradchain.combinators._around import OneChild
+from gradchain.combinators._around import OneChild, check_own_gradients, where
 from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative, Positive
@@ -62,18 +62,20 @@ class Mechanize(OneChild):
         check_state(self.name, state, MechanicState._fields)
         x = wide(self, params)
         u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        emitted = self.base_optimizer.emitted(state.base_optimizer_state, base)
         x0 = tree.match(state.x0, x, self.name, "the state's x0", "params")
         x0 = tree.where(state.count == 0, x, x0)
         eps = number(self, "eps", state.count, state.s.dtype)
         back = tree.sub(x0, x)
         old = jnp.sum(state.s)
-        g = bounded_together(wide(self, updates), power=1)
+        g = bounded_together(wide(self, where(emitted, updates, tree.zeros_like(updates))), power=1)
         h = bounded(self._slope(g, x, back, old, state.count) / (old + eps), 2**24)
         r, m, v, s = self._tune(h, state)
         new = jnp.sum(s)
         shrink = 1 - new / (old + eps)
         updates = jax.tree.map(lambda d, u: shrink * d + new * u, back, u)
-        return updates, MechanicState(base, safe_increment(state.count), r, m, v, s, stored(x0, state.x0))
+        moved = MechanicState(base, safe_increment(state.count), r, m, v, s, stored(x0, state.x0))
+        return where(emitted, (updates, moved), (u, state._replace(base_optimizer_state=base)))
 
     def _slope(self, g: Tree, x: Tree, back: Tree, s: jax.Array, count: jax.Array) -> jax.Array:
         """Return the inner product of ``back`` with the gradient, decay included."""
@@ -122,7 +124,12 @@ def mechanize(
       s_init: :math:`s_0`, below any scale that could be right.
       num_betas: :math:`n`, the number of averages.
 
+    Raises:
+      ValueError: if ``base_optimizer`` collects gradients (:func:`accumulate`), of which the scale would see the last
+        alone.
+
     Reference: Cutkosky et al., *Mechanic: A Learning Rate Tuner*, 2023, algorithm 1.
     """
     fields = {"weight_decay": weight_decay, "eps": eps, "s_init": s_init, "num_betas": num_betas}
-    return Mechanize(as_transform(base_optimizer), **Mechanize.normalized(fields))
+    check_own_gradients("mechanize", base := as_transform(base_optimizer))
+    return Mechanize(base, **Mechanize.normalized(fields))

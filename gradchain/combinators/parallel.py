@@ -8,7 +8,7 @@ import jax
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
 from gradchain.core.foreign import as_transform, is_unapplied
-from gradchain.core.transform import Part, Transform
+from gradchain.core.transform import Part, Transform, either
 from gradchain.core.value import Child, Kind, register
 from gradchain.numerics import divide
 from gradchain.signatures import brief, public
@@ -43,6 +43,9 @@ class Parallel(Transform):
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         states = [None] * len(self.branches) if state is None else state
         return [Part("", branch, own, params) for branch, own in zip(self.branches, states, strict=True)]
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return either(*self._each_emitted(before, after))
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
         return side_by_side(self.name, self.parts(state, params), params)

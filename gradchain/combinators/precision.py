@@ -3,7 +3,7 @@
 from typing import Any
 
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Part, Transform
+from gradchain.core.transform import Part, Transform, with_value_fn
 from gradchain.core.value import Child, register
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -25,7 +25,7 @@ class Float32Updates(Transform):
         return self.inner.step(updates, state, params, extra)
 
     def update(self, updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
-        return self.step(updates, state, self.matched(params, updates), extra)
+        return self.step(updates, state, self.matched(params, updates), with_value_fn(extra))
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return [Part("", self.inner, state, params)]

@@ -10,7 +10,7 @@ from gradchain.combinators.labels import ByPath, LabelsKind, RouteKind, listed, 
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import FrozenTree
 from gradchain.core.hyperparams import LEAF
-from gradchain.core.transform import Part, Transform, check_state
+from gradchain.core.transform import Part, Transform, check_state, either, functions_of
 from gradchain.core.value import Child, Kind, register
 from gradchain.signatures import public
 from gradchain.transforms.scaling import set_to_zero
@@ -44,6 +44,13 @@ def _select_extra(extra: dict[str, Any], updates: Tree, chosen: list[bool]) -> d
     return {k: _select(v, chosen) if jax.tree.structure(v) == structure else v for k, v in extra.items()}
 
 
+def _own_functions(where: str, extra: dict[str, Any], params: Tree | None, chosen: list[bool]) -> dict[str, Any]:
+    """Return extra arguments with functions of all parameters as functions of the chosen ones, the others at rest."""
+    if params is None:
+        return extra
+    return functions_of(extra, lambda mine: _merge(where, params, mine, chosen), lambda whole: _select(whole, chosen))
+
+
 class MaskedState(NamedTuple):
     """State of :func:`masked`."""
 
@@ -69,7 +76,10 @@ class Masked(Transform):
         chosen = self._chosen(params, updates)
         if self.mask_compatible_extra_args:
             extra = _select_extra(extra, updates, chosen)
-        mine = None if params is None else _select(params, chosen)
+        mine, extra = (
+            None if params is None else _select(params, chosen),
+            _own_functions(self.name, extra, params, chosen),
+        )
         new, inner_state = self.inner.step(_select(updates, chosen), state.inner_state, mine, extra)
         return _merge(self.inner.name, updates, new, chosen), MaskedState(inner_state)
 
@@ -95,6 +105,8 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
         parameters to such a tree. Functions (but for :func:`by_path`) need ``params`` in every update. Anything that
         is a container to JAX, such as an Equinox module, is a tree, also if it can be called.
       mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
+        with the others as they are.
 
     Raises:
       ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
@@ -139,9 +151,13 @@ class Partition(Transform):
             chosen = [own == label for own in labels]
             mine = None if params is None else _select(params, chosen)
             own_extra = _select_extra(extra, updates, chosen) if self.mask_compatible_extra_args else extra
+            own_extra = _own_functions(self.name, own_extra, params, chosen)
             new, states[label] = tx.step(_select(updates, chosen), state.inner_states[label], mine, own_extra)
             merged = _merge(tx.name, merged, new, chosen)
         return merged, PartitionState(states)
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return either(*self._each_emitted(before, after))
 
     def labels(self, params: Tree | None, updates: Tree | None = None) -> list[Any]:
         """Return each leaf's label, after checking that there is a transform for it; ``None`` for what is no array."""
@@ -187,6 +203,8 @@ def partition(
         need ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also
         if it can be called.
       mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
+        with the others as they are.
 
     Raises:
       ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are

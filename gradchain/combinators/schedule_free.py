@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._around import OneChild
+from gradchain.combinators._around import OneChild, where
 from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import as_transform
@@ -55,6 +55,13 @@ def move(y: Tree, z: Tree, updates: Tree, betas: tuple[Any, Any], share: Any) ->
     return jax.tree.map(leaf, y, z, updates), tree.add(z, updates)
 
 
+def if_emitted(base_optimizer: Transform, u: Tree, updates: Tree, old: Any, new: Any) -> tuple[Tree, Any]:
+    """Return ``updates`` and the ``new`` state, if the base optimizer emitted an update, else ``u`` as it is."""
+    emitted = base_optimizer.emitted(old.base_optimizer_state, new.base_optimizer_state)
+    rested = old._replace(base_optimizer_state=new.base_optimizer_state)
+    return where(emitted, (updates, new), (u, rested))
+
+
 class ScheduleFreeState(NamedTuple):
     """State of :func:`schedule_free`."""
 
@@ -73,6 +80,7 @@ class ScheduleFree(OneChild):
 
     name = "schedule_free"
     child = "base_optimizer"
+    relies = True
     kinds = {
         "base_optimizer": Child(),
         "learning_rate": kind_of(NonNegative),
@@ -108,13 +116,15 @@ class ScheduleFree(OneChild):
         total = state.weight_sum + weight
         z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
         updates, z = move(y, z, u, (state.b1, b1), divide(weight, total))
-        return updates, ScheduleFreeState(
+        new = ScheduleFreeState(
             safe_increment(state.count), jnp.array(b1, dtype, copy=True), total, max_lr, base, stored(z, state.z)
         )
+        return if_emitted(self.base_optimizer, u, updates, state, new)
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
         check_plain(self.name, self.parts(state, params)[0])
-        return schedule_free_eval_params(state, params)
+        average = schedule_free_eval_params(state, params)
+        return self.base_optimizer.constrained(average, state.base_optimizer_state, params)
 
 
 @public
@@ -144,6 +154,11 @@ def schedule_free(
 
     Optax's evaluation weights are found only with the transform's own state in hand, so that inside a chain they are
     lost; :func:`eval_params` finds them at any depth.
+
+    Let it be the outermost transform, or the last: :math:`x` follows from the parameters only if they take its updates.
+    Evaluation weights of parameters that :func:`freeze` holds afterwards are the parameters; a constraint afterwards,
+    such as :func:`project`, makes ``eval_params`` an error. Steps on which ``base_optimizer`` emits nothing
+    (:func:`accumulate` between its rounds, guards) count for nothing.
 
     Args:
       base_optimizer: without momentum: ``sgd(rate)``, or Adam with ``b1=0``. It sees the parameters :math:`y`.
@@ -201,6 +216,7 @@ class PrimalAveraging(OneChild):
 
     name = "primal_averaging"
     child = "base_optimizer"
+    relies = True
     kinds = {"base_optimizer": Child(), "mu_x": kind_of(Decay), "mu_y": WEIGHT, "state_dtype": kind_of(DType)}
     required = frozenset({"base_optimizer"})
     base_optimizer: Transform
@@ -221,14 +237,15 @@ class PrimalAveraging(OneChild):
         u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
         z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
         updates, z = move(y, z, u, (state.mu_y, mu_y), 1 - mu_x)
-        return updates, PrimalAveragingState(
+        new = PrimalAveragingState(
             safe_increment(state.count), jnp.array(mu_y, dtype, copy=True), base, stored(z, state.z)
         )
+        return if_emitted(self.base_optimizer, u, updates, state, new)
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
         check_plain(self.name, self.parts(state, params)[0])
         z = tree.match(state.z, params, self.name, "the state's z", "params")
-        return average_in(params, z, state.mu_y)
+        return self.base_optimizer.constrained(average_in(params, z, state.mu_y), state.base_optimizer_state, params)
 
 
 @public

@@ -11,7 +11,7 @@ from gradchain import tree
 from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count
-from gradchain.core.transform import Part, Transform, apply_updates, check_state, demand
+from gradchain.core.transform import Part, Transform, apply_updates, both, check_state, demand
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
@@ -72,9 +72,24 @@ class AlternatingSAM(Transform):
         home = tree.cast_like(self._home(state, params), params)
         return self.optimizer.eval_params(state.opt_state, home)
 
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.steps_since_sync == 0, self.optimizer.emitted(before.opt_state, after.opt_state))
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        return self.optimizer.constrained(weights, state.opt_state, params, relying)
+
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         opt_state, adv_state = (None, None) if state is None else (state.opt_state, state.adv_state)
         return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
+
+
+def gradient_of(value_fn: Callable[[Tree], Any]) -> Callable[[Tree, int], Tree]:
+    """Return the gradient of a loss as a function of the parameters and of a climb's step."""
+    return lambda params, i: jax.tree.map(jnp.conj, jax.grad(value_fn)(params))
 
 
 class OpaqueSAMState(NamedTuple):
@@ -105,13 +120,18 @@ class OpaqueSAM(Transform):
     opaque_mode: bool
     batch_axis_name: str | None
 
+    def _grad_fn(self, extra: dict[str, Any]) -> Callable[[Tree, int], Tree]:
+        if extra.get("grad_fn") is None and extra.get("value_fn") is not None:
+            return gradient_of(extra["value_fn"])
+        return demand(self.name, extra, "grad_fn")
+
     def init(self, params: Tree) -> OpaqueSAMState:
         return OpaqueSAMState(self.optimizer.init(params), self.adv_optimizer.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, OpaqueSAMState._fields)
         here, adv_state = wide(self, params), state.adv_state
-        grad_fn: Callable[[Tree, int], Tree] = demand(self.name, extra, "grad_fn")
+        grad_fn = self._grad_fn(extra)
         for i in range(self.sync_period - 1):
             climb, adv_state = self.adv_optimizer.step(updates, adv_state, here, extra)
             here = apply_updates(here, jax.tree.map(jnp.negative, climb))
@@ -122,6 +142,16 @@ class OpaqueSAM(Transform):
             adv_state = self.adv_optimizer.init(params)
         updates, opt_state = self.optimizer.step(updates, state.opt_state, params, extra)
         return updates, OpaqueSAMState(opt_state, adv_state)
+
+    @property
+    def skips(self) -> bool:
+        return self.optimizer.skips
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return self.optimizer.emitted(before.opt_state, after.opt_state)
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        return self.optimizer.constrained(weights, state.opt_state, params, relying)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         opt_state, adv_state = (None, None) if state is None else state
@@ -149,8 +179,9 @@ def sam(
     two gradients make one step of ``optimizer``, and ``eval_params(tx, state, params)`` are the weights :math:`w`
     during a climb, too. In opaque mode each update is the whole of it, and is given the function to climb with:
     ``tx.update(gradient, state, params, grad_fn=lambda params, i: ...)``, ``i`` being the number of the climb's
-    step, and ``params`` the point reached, in at least float32: in bfloat16 a short climb would be lost. Choose it
-    where a step has other effects, such as batch statistics.
+    step, and ``params`` the point reached, in at least float32: in bfloat16 a short climb would be lost. Without
+    ``grad_fn`` it is the gradient of ``value_fn``, the loss as a function of the parameters, which training loops hand
+    on. Choose it where a step has other effects, such as batch statistics.
 
     Unlike Optax's, the alternating form is right for ``sync_period=1`` (there it steps from the weights of one step
     before), and both outcomes are selected, not weighted with 0 and 1, so that an infinite one that isn't wanted does
@@ -165,7 +196,7 @@ def sam(
       batch_axis_name: in opaque mode, the mapped axis over which to average the gradients of the climb.
 
     Raises:
-      ValueError: at the update, if ``grad_fn`` is missing in opaque mode.
+      ValueError: at the update, if ``grad_fn`` and ``value_fn`` are missing in opaque mode.
 
     Reference: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, 2021, algorithm 1.
     """

@@ -158,8 +158,22 @@ class InjectHyperparams(Transform):
     def per_example(self) -> bool:
         return self.build(self.arguments).per_example
 
+    @property
+    def skips(self) -> bool:
+        return self.build(self.arguments).skips
+
+    @property
+    def collects(self) -> bool:
+        return self.build(self.arguments).collects
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return self.build(after.hyperparams).emitted(before.inner_state, after.inner_state)
+
     def eval_params(self, state: Any, params: Tree) -> Tree:
         return self.build(state.hyperparams).eval_params(state.inner_state, params)
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        return self.build(state.hyperparams).constrained(weights, state.inner_state, params, relying)
 
     def with_fields(self, **changes: Any) -> Self:
         numbers = {k: v for k, v in changes.items() if k in self.arguments}

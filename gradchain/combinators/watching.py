@@ -132,6 +132,14 @@ class Monitor(Reports):
         results = [measure.step(updates, state, params, extra) for measure, state in pairs]
         return dict(zip(self.names, (x for x, _ in results), strict=True)), tuple(state for _, state in results)
 
+    @property
+    def skips(self) -> bool:
+        return False
+
+    @property
+    def collects(self) -> bool:
+        return False
+
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         states = [None] * len(self.measures) if state is None else state.measure_states
         return [Part(n, m, s, params) for n, m, s in zip(self.names, self.measures, states, strict=True)]

@@ -1,11 +1,13 @@
 """Weights for evaluation: averages, slow weights and the like, asked for in one way at any depth."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from gradchain.core.foreign import as_transform
+from gradchain.core.rule import Constructor
 from gradchain.core.transform import Part
 from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, overlay, show_path
@@ -18,7 +20,9 @@ def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
 
     Averages, slow weights, the average inside :func:`schedule_free`: whatever a transform in ``tx`` holds to be
     better than the weights that gradients are taken at. Where none does, ``params`` themselves. Several in
-    one chain take turns, in the chain's order.
+    one chain take turns, in the chain's order. They obey what comes later in the chain and constrains the parameters:
+    frozen ones have their own values, and :func:`project`, :func:`keep_params_nonnegative` and :func:`keep_norm` hold
+    for them, too.
 
     Args:
       tx: any transform. (Another library's, Optax's ``schedule_free`` for one, counts as one without such weights.)
@@ -31,7 +35,8 @@ def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
 
     Raises:
       ValueError: where two transforms side by side, or one inside the other, have such weights for the same leaf,
-        and neither is made of the other's.
+        and neither is made of the other's; where a constraint behind :func:`schedule_free` or :func:`primal_averaging`
+        changes the updates that such weights are made of.
 
     Example:
       >>> tx = chain(clip_by_global_norm(1.0), schedule_free_sgd(0.1))
@@ -44,6 +49,24 @@ def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
 def _is_inexact(x: Any) -> bool:
     dtype = getattr(x, "dtype", type(x))
     return dtype in (float, complex) or (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.inexact))
+
+
+C = TypeVar("C", bound=Constructor[Any])
+
+
+def constraint(kind: Literal["freezes", "bounds"]) -> Callable[[C], C]:
+    """Declare what a rule's updates do to the parameters whatever came in, for evaluation weights. (A decorator.)
+
+    Args:
+      kind: ``"freezes"``, leave them where they are; ``"bounds"``, lead them into a set that is always the same. The
+        rule is then applied to the move from the parameters to the evaluation weights that earlier transforms keep.
+    """
+
+    def declare(constructor: C) -> C:
+        constructor.Value.constrains = kind
+        return constructor
+
+    return declare
 
 
 def side_by_side(where: str, parts: list[Part], params: Tree) -> Tree:

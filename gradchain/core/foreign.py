@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gradchain import tree
 from gradchain.core.hyper import Schedule
-from gradchain.core.transform import Transform
+from gradchain.core.transform import Transform, both
 from gradchain.core.value import Kind, register
 from gradchain.signatures import brief, is_public
 from gradchain.tree import Tree
@@ -27,11 +27,29 @@ class Foreign(Transform):
     def init(self, params: Tree) -> Any:
         return self.foreign.init(params)
 
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        rounds = zip(_rounds(before), _rounds(after), strict=True)
+        return both(*(old != new for old, new in rounds))
+
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if params is not None:
             updates = tree.cast_like(updates, params)
+        extra = {"obj_fn": extra["value_fn"], **extra} if "value_fn" in extra else extra  # as Optax's Sophia calls it
         updates, new_state = self.foreign.update(updates, state, params, **_accepted(self.foreign.update, extra))
         return updates, jax.tree.map(_as_stored, new_state, state)
+
+
+def _rounds(state: Any) -> list[Any]:
+    """Return how many updates each of Optax's ``MultiSteps`` in a state has emitted."""
+
+    def emits(x: Any) -> bool:
+        return {"mini_step", "gradient_step"} <= {*getattr(x, "_fields", ())}
+
+    return [x.gradient_step for x in jax.tree.leaves(state, is_leaf=emits) if emits(x)]
 
 
 def _as_stored(new: Any, old: Any) -> Any:

@@ -1,8 +1,9 @@
 """``Transform``: what an optimizer is. Read this file first."""
 
+import functools
 import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact, is_float0, is_key, without_float0
+from gradchain.tree.alignment import inexact, is_float0, is_key, same_leaves, without_float0
 
 
 @public
@@ -51,6 +52,11 @@ class Transform(Value):
 
     ``init, update = tx`` unpacks it. Subclasses define ``init`` and ``step``.
     """
+
+    constrains: ClassVar[Literal["", "freezes", "bounds"]] = ""
+    """What its updates do to the parameters, whatever came in: leave them where they are, or lead them into a set."""
+    relies: ClassVar[bool] = False
+    """Whether its evaluation weights follow from the parameters, as long as these take the updates that it returns."""
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.
@@ -89,7 +95,7 @@ class Transform(Value):
         updates = without_float0(updates)
         try:
             params = self.matched(params, updates)
-            new_updates, new_state = self.step(updates, state, params, extra)
+            new_updates, new_state = self.step(updates, state, params, with_value_fn(extra))
         except ValueError as error:
             if hint := misplaced(updates, state, params):
                 raise ValueError(f"{error}; {hint}") from None
@@ -116,6 +122,32 @@ class Transform(Value):
             return tree.match(params, example, self.name, "params", "updates without their batch axis")
         return tree.match(params, updates, self.name, "params", "updates")
 
+    @property
+    def skips(self) -> bool:
+        """Whether there may be steps on which it emits nothing: updates are 0, and nothing is counted."""
+        return any(part.transform.skips for part in self.parts())
+
+    @property
+    def collects(self) -> bool:
+        """Whether an update may be made of the gradients of several steps, of which the last is only one."""
+        return any(part.transform.collects for part in self.parts())
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        """Return whether the step between two states emitted an update: one boolean, or True where it always does.
+
+        That of a combinator is true if each part emitted; where its parts work side by side, if any did. What counts
+        updates around others (averages, slow steps) counts those that are emitted.
+
+        Args:
+          before: the state that the step was given.
+          after: the state that it returned.
+        """
+        return both(*self._each_emitted(before, after)) if self.skips else True
+
+    def _each_emitted(self, before: Any, after: Any) -> list[Any]:
+        pairs = zip(self.parts(before), self.parts(after), strict=True)
+        return [new.transform.emitted(old.state, new.state) for old, new in pairs]
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))
 
@@ -132,15 +164,50 @@ class Transform(Value):
         """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
 
         The parts take turns in the order of ``parts``, each on its share of what the ones before made; leaves that a
-        part isn't given stay. Where no part keeps weights, the very leaves of ``params`` come back. Combinators inherit
-        this, unless their parts work side by side on the same leaves (see ``core.evaluation.side_by_side``) or they
-        keep weights themselves.
+        part isn't given stay. Weights of earlier parts obey the later ones (:meth:`constrained`). Where no part keeps
+        weights, the very leaves of ``params`` come back. Combinators inherit this, unless their parts work side by side
+        on the same leaves (see ``core.evaluation.side_by_side``) or they keep weights themselves.
         """
-        for index in range(len(self.parts())):
-            part = self.parts(state, params)[index]
+        weights, relying, parts = params, "", self.parts(state, params)
+        for index, part in enumerate(parts):
             if jax.tree.leaves(part.params):
-                params = tree.overlay(part.transform.eval_params(part.state, part.params), params)
-        return params
+                share = self.parts(state, weights)[index].params
+                allowed = part.transform.constrained(share, part.state, part.params, relying)
+                weights = tree.overlay(part.transform.eval_params(part.state, allowed), weights)
+            relying = relying or relied(part.transform)
+        return weights
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        """Return evaluation weights as this transform, which comes later, lets parameters be.
+
+        Only what ``constrains`` changes anything: frozen parameters have their own values, and a move from ``params``
+        out of a set is led back. The parts take turns, each on its share.
+
+        Args:
+          weights: evaluation weights that earlier transforms keep.
+          state: this transform's state.
+          params: the current parameters.
+          relying: the name of an earlier transform that relies on its updates being taken.
+
+        Raises:
+          ValueError: if the parameters were kept in a set, and an earlier transform has relied on its updates.
+        """
+        if same_leaves(weights, params):
+            return weights
+        if self.constrains:
+            if relying and self.constrains == "bounds":
+                raise ValueError(
+                    f"{self.name} behind {relying} changes the updates that its evaluation weights are made of; put it "
+                    f"inside: {relying}(chain(..., {self.name}(...)), ...)"
+                )
+            move = jax.tree.map(_difference, weights, params)
+            return apply_updates(params, self.step(move, state, params, {})[0])
+        parts, shares = self.parts(state, params), self.parts(state, weights)
+        for part, share in zip(parts, shares, strict=True):
+            if jax.tree.leaves(part.params):
+                own = part.transform.constrained(share.params, part.state, part.params, relying)
+                weights = weights if own is share.params else tree.overlay(own, weights)
+        return weights
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""
@@ -184,6 +251,47 @@ def holds_state(x: Any) -> bool:
         return any(map(holds_state, cast(dict[Any, Any], x).values()))
     named = hasattr(x, "_fields") and type(x).__name__.endswith("State")
     return named or (isinstance(x, tuple | list) and any(map(holds_state, cast(Any, x))))
+
+
+def relied(tx: Transform) -> str:
+    """Return the name of the first transform in ``tx`` that ``relies`` on its updates, or nothing."""
+    return tx.name if tx.relies else next(filter(None, (relied(part.transform) for part in tx.parts())), "")
+
+
+def both(*flags: Any) -> Any:
+    """Return whether all flags hold, each True or one boolean; True if all are."""
+    return functools.reduce(jnp.logical_and, [flag for flag in flags if flag is not True] or [True])
+
+
+def either(*flags: Any) -> Any:
+    """Return whether any flag holds, each True or one boolean; True if one is."""
+    return True if any(flag is True for flag in flags) else functools.reduce(jnp.logical_or, flags)
+
+
+def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for."""
+    return {"value_fn": extra["obj_fn"], **extra} if "obj_fn" in extra else extra
+
+
+def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Callable[[Tree], Tree]) -> dict[str, Any]:
+    """Return extra arguments for a transform that sees the parameters in another form, or a share of them.
+
+    The loss and its gradient as functions of the parameters become functions of what it sees.
+
+    Args:
+      extra: extra arguments of ``update``.
+      whole: from what it sees to the parameters.
+      own: from a tree like the parameters to what it would see of it.
+    """
+
+    def value_of(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda mine, *args: function(whole(mine), *args)
+
+    def grad_of(function: Callable[..., Tree]) -> Callable[..., Tree]:
+        return lambda mine, *args: own(function(whole(mine), *args))
+
+    ways = {"value_fn": value_of, "obj_fn": value_of, "grad_fn": grad_of}
+    return extra | {name: way(extra[name]) for name, way in ways.items() if callable(extra.get(name))}
 
 
 def count_of(state: Any) -> Any:
@@ -310,6 +418,11 @@ def _draws(rounding: str, key: jax.Array | None, updates: Tree) -> Any:
     if key is None:
         raise ValueError("apply_updates: rounding='stochastic' needs a PRNG key: pass key=jax.random.key(0)")
     return seeds(key, len(tree.flatten_optional(updates)[0]))
+
+
+def _difference(x: Any, y: Any) -> jax.Array:
+    dtype = compute_dtype(jnp.result_type(x), jnp.result_type(y))
+    return jnp.asarray(x, dtype) - jnp.asarray(y, dtype)
 
 
 def _sum(param: Any, update: Any, seed: jax.Array | None) -> jax.Array:

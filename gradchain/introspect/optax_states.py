@@ -68,6 +68,9 @@ Stage = dict[str, Any]
 ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
     ("accumulate", "weight"): lambda theirs: theirs["mini_step"],
     ("accumulate", "emitted"): lambda theirs: (theirs["mini_step"] == 0) & (theirs["gradient_step"] > 0),
+    ("accumulate", "value"): lambda theirs: jnp.zeros(()),
+    ("conditionally_mask", "held"): lambda theirs: theirs["step"] > 0,
+    ("conditionally_transform", "held"): lambda theirs: theirs["step"] > 0,
     ("accumulate", "skipped"): lambda theirs: jnp.zeros_like(theirs["mini_step"]),
     ("reduce_on_plateau", "has_best"): lambda theirs: jnp.isfinite(theirs["best_value"]),
     ("schedule_free", "count"): lambda theirs: theirs["step_count"] - 1,

@@ -47,7 +47,7 @@ def sophia(
     Example:
       >>> tx = sophia(1e-3)
       >>> objective = lambda p: loss_fn(p, batch)
-      >>> updates, state = tx.update(jax.grad(objective)(params), state, params, obj_fn=objective)
+      >>> updates, state = tx.update(jax.grad(objective)(params), state, params, value_fn=objective)
 
     Reference: Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024.
     """

@@ -17,6 +17,7 @@ from gradchain.training.compiled import Compiled
 from gradchain.training.placement import Placement
 from gradchain.training.wording import described, how_to_train, is_numeric, shown
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_array
 
 
 @public
@@ -71,10 +72,17 @@ def step_objective(
     grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
     grads = jax.tree.map(jnp.conj, grads)
     unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
-    updates, state = tx.update(
-        grads, state, params, value=loss, grad=unscaled, value_fn=lambda p: objective(p, batch, key)[0]
-    )
+    extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: objective(p, batch, key)[0]}
+    updates, state = tx.update(grads, state, params, **extra, **counted(batch))
     return apply_updates(params, updates), state, Metrics(loss, aux)
+
+
+def counted(batch: Tree) -> dict[str, int]:
+    """Return the extra arguments that tell how many examples a batch has, if its arrays agree on their first axis."""
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(batch) if is_array(x) or isinstance(x, int | float | complex)]
+    sizes = {shape[0] for shape in shapes if shape}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    return {"weight": size, "examples": size} if size else {}
 
 
 @public
@@ -91,7 +99,9 @@ def train_step(
         ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``.
       params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends.
       tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
-        this batch as a function of the parameters (for line searches).
+        this batch as a function of the parameters (for line searches, curvatures and the like). Where the batch's
+        arrays agree on the length of their first axis, it gets that, too, as ``weight`` and ``examples``: so a
+        smaller batch counts less in the mean of :func:`~gradchain.accumulate`.
       state: from ``tx.init(params)`` or the step before.
       batch: a tree of arrays, handed to ``loss_fn`` as it is.
       key: a PRNG key for ``loss_fn``.

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.core.evaluation import constraint
 from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
@@ -90,6 +91,7 @@ def adaptive_grad_clip(
     return g * shrink_factor(unitwise_norm(g, axis), bound)
 
 
+@constraint("bounds")
 @elementwise(param=True)
 def keep_params_nonnegative(g: Array, slot: Slots, at: At):
     r"""Let no parameter fall below 0: :math:`u = \max(g, -w)`. Stands last in a chain.

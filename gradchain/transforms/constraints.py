@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree as trees
+from gradchain.core.evaluation import constraint
 from gradchain.core.hyper import Mask, NonNegative
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
@@ -17,6 +18,7 @@ from gradchain.tree import Tree
 RADIUS = Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)
 
 
+@constraint("bounds")
 @leafwise(slots={"radius": RADIUS}, param=True)
 def keep_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
     r"""Keep each array on the sphere that it starts on: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
@@ -91,6 +93,7 @@ def add_cautious_decayed_weights(
     return g + weight_decay * jnp.where(agrees, at.param, 0)
 
 
+@constraint("bounds")
 @treewise(param=True)
 def project(updates: Tree, slot: Slots, at: At, projection: Callable[[Any], Any]):
     r"""Keep the parameters in a set: project the point that the update leads to. Stands last in a chain.

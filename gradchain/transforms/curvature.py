@@ -21,14 +21,15 @@ from gradchain.transforms.noise import sample_parts
 from gradchain.tree import Tree
 
 
-@treewise(param=True, random=True, extra=("obj_fn",))
+@treewise(param=True, random=True, extra=("value_fn",))
 def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random_seed: Key = 0):
     r"""Estimate the diagonal of the objective's Hessian: :math:`u = r \odot \nabla^2 f(w)\,r`, with random signs r.
 
     The mean over :math:`r` is the diagonal; a diagonal Hessian is met exactly. One estimate takes about as long as two
-    gradients. The incoming updates are ignored; ``update`` needs the parameters and ``obj_fn``, a function from
+    gradients. The incoming updates are ignored; ``update`` needs the parameters and ``value_fn``, a function from
     parameters (here in at least float32) to the loss of the present batch:
-    ``tx.update(grads, state, params, obj_fn=lambda p: loss(p, batch))``. The real and imaginary parts of complex
+    ``tx.update(grads, state, params, value_fn=lambda p: loss(p, batch))``. Training loops hand it on; Optax's name for
+    it, ``obj_fn``, will do, too. The real and imaginary parts of complex
     parameters count as two numbers.
 
     Args:
@@ -40,7 +41,7 @@ def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random
       algorithm 1 (with normal numbers in place of signs).
     """
     signs = tree.random_like(at.key, at.param, sample_parts(jax.random.rademacher))
-    _, product = jax.jvp(jax.grad(at.obj_fn), (at.param,), (signs,))
+    _, product = jax.jvp(jax.grad(at.value_fn), (at.param,), (signs,))
     return jax.tree.map(lambda r, h: by_parts(operator.mul, r, jnp.conj(h)), signs, product)
 
 
@@ -189,7 +190,7 @@ def scale_by_sophia(
       clip_threshold: :math:`c \ge 0`; ``None`` doesn't clip.
       update_interval: updates from one estimate to the next.
       hessian_diagonal_fn: a transform that turns gradients into estimates of the Hessian's diagonal. It gets the
-        parameters and all extra arguments of ``update``; the default one needs ``obj_fn``. For data-parallel training
+        parameters and all extra arguments of ``update``; the default one needs ``value_fn``. For data-parallel training
         it must average over devices.
       mu_dtype: dtype of the stored average of gradients; by default the parameter's, and at least float32.
       verbose: print the share of unclipped numbers.

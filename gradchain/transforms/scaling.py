@@ -34,6 +34,7 @@ class SetToZero(Transform):
     """See :func:`set_to_zero`."""
 
     name = "set_to_zero"
+    constrains = "freezes"
     kinds = {}
 
     def init(self, params: Tree) -> SetToZeroState:

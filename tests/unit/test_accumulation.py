@@ -234,3 +234,134 @@ def test_a_weight_is_one_number(weight):
     tx, ones = gc.accumulate(gc.sgd(1.0), 2), jnp.ones(3)
     with pytest.raises((ValueError, TypeError), match=r"accumulate.* (weight must be one|needs 'weight')"):
         tx.update(ones, tx.init(ones), ones, weight=weight)
+
+
+VALUES = [(3.0, jnp.array([2.0, 0.0])), (1.0, jnp.array([0.0, 2.0]))]
+
+
+def test_a_step_by_the_loss_sees_the_mean_loss_of_the_round():
+    """Polyak's step is f / |g|^2 with the means of f and g: by their weights, and by sums where sums are asked for."""
+    gradients, values = [g for _, g in VALUES], [v for v, _ in VALUES]
+    mean, _ = run(gc.accumulate(gc.polyak_sgd(10.0), 2), gradients, jnp.zeros(2), value=values)
+    np.testing.assert_allclose(mean[1], -(2.0 / 2.0) * np.array([1.0, 1.0]), rtol=1e-5)
+    uneven, _ = run(gc.accumulate(gc.polyak_sgd(10.0), 2), gradients, jnp.zeros(2), value=values, weight=[3, 1])
+    np.testing.assert_allclose(uneven[1], -(2.5 / 2.5) * np.array([1.5, 0.5]), rtol=1e-5)
+    summed, _ = run(gc.accumulate(gc.polyak_sgd(10.0), 2, use_grad_mean=False), gradients, jnp.zeros(2), value=values)
+    np.testing.assert_allclose(summed[1], -(4.0 / 8.0) * np.array([2.0, 2.0]), rtol=1e-5)
+
+
+def seen_by(told):
+    """Return a transform that notes its extra arguments."""
+
+    def update(updates, state, params=None, **extra):
+        told.append(extra)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def test_the_value_ends_with_its_round_and_skipped_micro_steps_have_none():
+    told, ones = [], jnp.ones(2)
+    tx = gc.accumulate(seen_by(told), 2, should_skip_update_fn=gc.skip_not_finite)
+    values = [1.0, 100.0, 3.0, float("nan"), 1.0, 5.0, 7.0]
+    run(tx, [ones, NAN, *[ones] * 5], ones, value=values)
+    emitted = [float(told[k]["value"]) for k in (2, 4, 6)]
+    np.testing.assert_allclose(emitted, [2.0, np.nan, 6.0])
+
+
+def test_inside_a_round_the_gradient_and_the_weight_are_the_rounds_too():
+    told, ones = [], jnp.ones(2)
+    tx = gc.accumulate(seen_by(told), 2)
+    state = tx.init(ones)
+    for g, weight in ((ones, 1), (5 * ones, 3)):
+        _, state = tx.update(g, state, ones, grad=g, weight=weight)
+    np.testing.assert_allclose(told[-1]["grad"], 4.0)
+    assert told[-1]["weight"] == 4
+    clipped = gc.chain(gc.clip(1.0), tx)
+    clipped.update(5 * ones, clipped.init(ones), ones, grad=5 * ones)
+    assert told[-1]["grad"] is None, "what isn't the gradient that comes in has no mean here"
+
+
+def test_a_loss_for_each_example_is_no_value():
+    tx = gc.accumulate(gc.sgd(0.1), 2)
+    with pytest.raises(ValueError, match=r"accumulate: value must be one number, .* shape \(4,\)"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)), value=jnp.ones(4))
+
+
+def test_per_example_gradients_are_refused_in_words():
+    private = gc.dpsgd(1.0, l2_norm_clip=0.5, noise_multiplier=0.0, seed=0)
+    for tx in (private, gc.chain(private, gc.scale(1.0)), gc.inject_hyperparams(gc.dpsgd)(0.1, 1.0, 0.0, 0)):
+        with pytest.raises(ValueError, match="takes per-example gradients"):
+            gc.accumulate(tx, 2)
+
+
+@pytest.mark.parametrize("around", [gc.cautious, gc.mechanize], ids=lambda f: f.__name__)
+def test_what_compares_updates_with_their_gradient_stands_inside(around):
+    with pytest.raises(ValueError, match=rf"{around.__name__}: .* put it around: accumulate\({around.__name__}"):
+        around(gc.chain(gc.clip(1.0), gc.accumulate(gc.sgd(0.1), 2)))
+
+
+def test_has_updated_is_false_where_what_is_inside_emits_nothing():
+    ones = jnp.ones(2)
+    for inner in (gc.apply_if_finite(gc.sgd(0.1), 9), optax.MultiSteps(optax.sgd(0.1), 2)):
+        _, state = run(gc.accumulate(inner, 2), [NAN, ones], ones)
+        assert not gc.has_updated(state)
+
+
+ACCUMULATED = gc.accumulate(gc.sgd(0.1, momentum=0.9), 3)
+FLUSHED = {
+    "alone": lambda tx: tx,
+    "chain": lambda tx: gc.chain(gc.trace(0.9), tx, gc.scale(0.5)),
+    "named_chain": lambda tx: gc.named_chain(("before", gc.scale_by_adam()), ("tx", tx)),
+    "average": lambda tx: gc.average_params(tx, 0.5),
+    "lookahead": lambda tx: gc.lookahead(tx, 2, 0.5),
+    "schedule_free": lambda tx: gc.schedule_free(tx, 0.1),
+    "partition": lambda tx: gc.partition({"tx": tx, "other": gc.sgd(0.1)}, {"a": "tx", "b": "other"}),
+    "inject_hyperparams": lambda tx: gc.inject_hyperparams(lambda step: gc.chain(tx, gc.scale(step)))(0.5),
+    "hyperparams_in_state": gc.hyperparams_in_state,
+    "rounds_of_rounds": lambda tx: gc.accumulate(tx, 1),
+}
+
+
+@pytest.mark.parametrize("around", FLUSHED.values(), ids=FLUSHED)
+def test_flush_is_what_micro_steps_without_weight_would_bring_about(around):
+    params = {"a": jnp.ones(2), "b": jnp.ones(())}
+    tx = around(ACCUMULATED)
+    state = tx.init(params)
+    for g in (1.0, -2.0, 0.5, 3.0):
+        updates, state = tx.update(gc.tree.scale(g, params), state, params, weight=1)
+        params = gc.apply_updates(params, updates)
+    updates, flushed = gc.flush(tx, state, params)
+    trees.assert_same_kind(flushed, state)
+    if isinstance(state, dict):
+        trees.assert_close(flushed["before"], state["before"], 0)
+    again, same = gc.flush(tx, flushed, params)
+    trees.assert_close((again, same), (gc.tree.zeros_like(params), flushed), 0)
+    for _ in range(2):
+        expected, state = tx.update(gc.tree.zeros_like(params), state, params, weight=0)
+    assert float(jnp.abs(updates["a"]).max()) > 0.01
+    trees.assert_close(updates, expected, 1e-6)
+    new = gc.apply_updates(params, updates)
+    trees.assert_close(gc.eval_params(tx, flushed, new), gc.eval_params(tx, state, new), 1e-6)
+
+
+def test_flush_of_a_half_full_round_is_the_step_on_what_there_was():
+    gradients, ones = [jnp.full(2, x) for x in (1.0, 2.0, 3.0, 5.0)], jnp.ones(2)
+    tx = gc.accumulate(gc.sgd(gc.linear_schedule(1.0, 0.0, 4)), 3)
+    _, state = run(tx, gradients, ones)
+    updates, state = jax.jit(gc.flush)(tx, state, ones)
+    np.testing.assert_allclose(updates, -0.75 * 5.0)
+    assert (state.count, state.mini_step, float(state.weight)) == (2, 0, 0)
+    _, state = run(gc.accumulate(gc.accumulate(gc.sgd(1.0), 2), 2), gradients[:3], ones)
+    np.testing.assert_allclose(gc.flush(gc.accumulate(gc.accumulate(gc.sgd(1.0), 2), 2), state, ones)[0], -2.25)
+
+
+def test_flush_says_what_it_cannot_end():
+    ones = jnp.ones(2)
+    for tx, problem in (
+        (gc.adam(0.1), "there is no accumulate in"),
+        (gc.chain(ACCUMULATED, ACCUMULATED), "of two accumulations in one chain only one can be ended"),
+        (gc.sam(ACCUMULATED, gc.sgd(0.1)), "put it around sam"),
+    ):
+        with pytest.raises(ValueError, match=f"flush: .*{problem}"):
+            gc.flush(tx, tx.init(ones), ones)

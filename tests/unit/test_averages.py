@@ -1,5 +1,7 @@
 """Averages, slow weights and their evaluation: what they mean, and where Optax differs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -248,3 +250,193 @@ def test_a_changed_b1_moves_the_parameters_and_not_the_average():
     updates, state = frozen.update(trees.at(GRADIENTS, 0), state, params)
     assert trees.relative_error(updates, gc.tree.zeros_like(updates)) > 1e-3
     trees.assert_close(gc.eval_params(frozen, state, gc.apply_updates(params, updates)), before, 1e-6)
+
+
+EMITTED = [jnp.array([1.0, -2.0]), jnp.array([0.5, 0.3]), jnp.array([-0.7, 1.1])]
+NAN = jnp.full(2, jnp.nan)
+TWICE = [g for g in EMITTED for _ in range(2)]
+BEHIND_A_NAN = [x for g in EMITTED for x in (NAN, g)]
+
+
+def is_even(count):
+    return count % 2 == 0
+
+
+SKIPPING = {
+    "accumulate": (lambda tx: gc.accumulate(tx, 2), TWICE),
+    "accumulate_what_is_finite": (
+        lambda tx: gc.accumulate(tx, 1, should_skip_update_fn=gc.skip_not_finite),
+        BEHIND_A_NAN,
+    ),
+    "apply_if_finite": (lambda tx: gc.apply_if_finite(tx, 9), BEHIND_A_NAN),
+    "skip_spikes": (lambda tx: gc.skip_spikes(tx, 9.0), BEHIND_A_NAN),
+    "loss_scale": (lambda tx: gc.loss_scale(tx, 1.0, growth_interval=None), BEHIND_A_NAN),
+    "conditionally_mask": (lambda tx: gc.conditionally_mask(tx, is_even), TWICE),
+    "conditionally_mask_in_rounds": (lambda tx: gc.accumulate(gc.conditionally_mask(tx, is_even), 1), TWICE),
+    "chain": (lambda tx: gc.chain(gc.clip(9.0), gc.named_chain(("in", gc.accumulate(tx, 2)))), TWICE),
+    "partition": (lambda tx: gc.partition({"all": gc.masked(gc.accumulate(tx, 2), True)}, "all"), TWICE),
+    "branch": (lambda tx: gc.parallel(gc.accumulate(tx, 2), gc.accumulate(gc.sgd(0.0), 2), merge=gc.tree.add), TWICE),
+    "inject_hyperparams": (lambda tx: gc.inject_hyperparams(lambda every: gc.accumulate(tx, every))(2), TWICE),
+    "hyperparams_in_state": (lambda tx: gc.hyperparams_in_state(gc.store(gc.accumulate(tx, 2), "int8")), TWICE),
+    "optax": (lambda tx: optax.MultiSteps(gc.to_optax(tx), 2), TWICE),
+    "within": (lambda tx: gc.split_real_and_imaginary(gc.watch(gc.accumulate(tx, 2))), TWICE),
+}
+COUNTING = {
+    "average": lambda tx: gc.average_params(tx, start=1),
+    "moving_average": lambda tx: gc.average_params(tx, gc.linear_schedule(0.5, 0.9, 3)),
+    "lookahead": lambda tx: gc.lookahead(tx, 3, 0.5, reset_state=True),
+    "outer_nesterov": lambda tx: gc.outer_nesterov(tx, gc.piecewise_constant_schedule(1, {2: 2.0})),
+    "schedule_free": lambda tx: gc.schedule_free(tx, 0.1, r=1.0),
+    "primal_averaging": lambda tx: gc.primal_averaging(tx, gc.linear_schedule(0.5, 0.9, 3)),
+    "mechanize": lambda tx: gc.mechanize(tx, s_init=0.1),
+}
+
+
+def course(tx, gradients, more=()):
+    """Return parameters and evaluation weights after a list of gradients, and after some more."""
+    params = jnp.array([1.0, 2.0])
+    state, seen = gc.from_optax(tx).init(params), []
+    for part in (gradients, more):
+        for gradient in part:
+            updates, state = tx.update(gradient, state, params)
+            params = gc.apply_updates(params, updates)
+        seen.append((params, gc.eval_params(tx, state, params)))
+    return seen
+
+
+@functools.cache
+def course_without_skips(around):
+    return course(COUNTING[around](gc.sgd(0.1, momentum=0.5)), EMITTED)
+
+
+WITHIN = SKIPPING.keys() - {"conditionally_mask", "conditionally_mask_in_rounds"}
+"""Where the first step of two is the one without an update, so that a look in between is worth it."""
+PAIRS = {(name, "moving_average") for name in SKIPPING}
+PAIRS |= {(name, around) for name in ("chain", "apply_if_finite") for around in COUNTING} - {("chain", "mechanize")}
+
+
+@pytest.mark.parametrize(("name", "around"), sorted(PAIRS))
+def test_steps_that_emit_nothing_count_for_nothing(name, around):
+    """Averages, slow steps and scales move once for each update, not for each call."""
+    skipping, gradients = SKIPPING[name]
+    found = course(COUNTING[around](skipping(gc.sgd(0.1, momentum=0.5))), gradients, gradients[: name in WITHIN])
+    trees.assert_close(found, course_without_skips(around), 1e-6)
+
+
+def test_an_average_of_the_weights_that_a_climb_begins_at_counts_descents():
+    sam = gc.sam(gc.sgd(0.1), gc.sgd(0.05), 2)
+    homes = []
+    params, state = jnp.array([1.0, 2.0]), sam.init(jnp.array([1.0, 2.0]))
+    for k, gradient in enumerate(TWICE, 1):
+        updates, state = sam.update(gradient, state, params)
+        params = gc.apply_updates(params, updates)
+        homes += [params] if k % 2 == 0 else []
+    np.testing.assert_allclose(
+        course(gc.average_params(sam, 0.5), TWICE)[0][1], np.average(homes, axis=0, weights=[1, 2, 4]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_moving_average_follows_the_decays_that_were_used(start):
+    """Weights 1 ... 15 by m = b m + (1 - b) w, divided by 1 - prod(b); the first decay is that of the first update."""
+    decays, one = [0.9] * 6 + [0.99] * 9, jnp.ones(1)
+    schedule = gc.join_schedules([0.9, 0.99], [7])
+    replaced, tx = [], gc.average_params(gc.sgd(1.0), schedule, start)
+    params, state = jnp.zeros(1), tx.init(jnp.zeros(1))
+    by_hand, own = gc.average_params(gc.sgd(1.0), 0.9, start), gc.average_params(gc.sgd(1.0), 0.9, start).init(params)
+    mean, left = 0.0, 1.0
+    for k in range(1, 16):
+        replaced = by_hand.replace(decay=0.9 if k <= 7 else 0.99)  # folds in the weights before it, k - 1
+        _, own = replaced.update(-one, own, params)
+        updates, state = tx.update(-one, state, params)
+        params = gc.apply_updates(params, updates)
+        if k > start:
+            b = decays[k - 1]
+            mean, left = b * mean + (1 - b) * k, left * b
+    np.testing.assert_allclose(gc.eval_params(tx, state, params), mean / (1 - left), rtol=1e-5)
+    np.testing.assert_allclose(gc.eval_params(by_hand.replace(decay=0.99), own, params), mean / (1 - left), rtol=1e-5)
+
+
+FROZEN = {"a": jnp.array(0.1), "b": jnp.array(1.0)}
+KEEPERS = {
+    "average": lambda tx: gc.average_params(tx, 0.5),
+    "lookahead": lambda tx: gc.lookahead(tx, 3, 0.5),
+    "outer_nesterov": lambda tx: gc.outer_nesterov(tx, 3),
+    "schedule_free": lambda tx: gc.schedule_free(tx, 0.05),
+    "primal_averaging": gc.primal_averaging,
+    "sam": lambda tx: gc.sam(tx, gc.sgd(0.1), 3),
+}
+
+
+def evaluated(tx, params, gradients, steps=7):
+    """Return the parameters and evaluation weights after some steps with a constant gradient."""
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(gradients, state, params)
+        params = gc.apply_updates(params, updates)
+    return params, gc.eval_params(tx, state, params)
+
+
+@pytest.mark.parametrize("keeper", KEEPERS.values(), ids=KEEPERS)
+def test_frozen_weights_have_their_own_value_for_evaluation(keeper):
+    """Wherever the freezing stands behind the weights' keeper; the others have what they have without it."""
+    gradients = {"a": jnp.array(0.5), "b": jnp.array(1.0)}
+    freeze, tx = gc.freeze({"a": True, "b": False}), keeper(gc.sgd(0.05))
+    frozen = gc.partition({"still": gc.set_to_zero(), "free": gc.identity()}, {"a": "still", "b": "free"})
+    for whole in (
+        gc.chain(tx, freeze),
+        gc.chain(gc.chain(gc.clip(9.0), tx), gc.scale(1.0), gc.named_chain(("last", frozen))),
+        gc.named_chain(("first", tx), ("last", gc.inject_hyperparams(gc.freeze)({"a": True, "b": False}))),
+    ):
+        _, weights = evaluated(whole, FROZEN, gradients)
+        np.testing.assert_allclose(weights["a"], 0.1, rtol=1e-6)
+        np.testing.assert_allclose(weights["b"], evaluated(tx, FROZEN, gradients)[1]["b"], rtol=1e-6)
+
+
+def on_the_simplex(w):
+    return gc.projections.projection_simplex(w)
+
+
+BOUNDS = {
+    "nonnegative": (gc.keep_params_nonnegative(), lambda w: w.min() >= 0),
+    "simplex": (gc.project(on_the_simplex), lambda w: abs(w.sum() - 1) < 1e-5 and w.min() >= 0),
+    "sphere": (gc.keep_norm(), lambda w: abs(np.linalg.norm(w) - np.linalg.norm([0.1, 0.6, 0.3])) < 1e-6),
+    "sphere_of_a_layer": (
+        gc.per_layer(gc.keep_norm(), 0),
+        lambda w: np.allclose(np.abs(w), [0.1, 0.6, 0.3], rtol=1e-5),
+    ),
+}
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("keeper", ["average", "outer_nesterov"])
+def test_evaluation_weights_obey_constraints_that_come_later(keeper, bound):
+    stage, holds = BOUNDS[bound]
+    start, gradients = jnp.array([0.1, 0.6, 0.3]), jnp.array([0.5, -0.2, 0.1])
+    for tx in (
+        gc.chain(KEEPERS[keeper](gc.sgd(0.05)), stage),
+        gc.chain(KEEPERS[keeper](gc.sgd(0.05)), gc.conditionally_transform(gc.masked(stage, True), lambda count: True)),
+        KEEPERS[keeper](gc.chain(gc.sgd(0.05), stage)),
+    ):
+        assert holds(np.asarray(evaluated(tx, start, gradients)[1])), tx
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("keeper", ["schedule_free", "primal_averaging"])
+def test_a_constraint_stands_inside_what_relies_on_its_updates(keeper, bound):
+    """There it holds for the evaluation weights; behind, these would be made of updates that weren't taken."""
+    stage, holds = BOUNDS[bound]
+    start, gradients = jnp.array([0.1, 0.6, 0.3]), jnp.array([0.5, -0.2, 0.1])
+    inside = KEEPERS[keeper](gc.chain(gc.sgd(0.05), stage))
+    assert holds(np.asarray(evaluated(inside, start, gradients)[1]))
+    for tx in (
+        gc.chain(KEEPERS[keeper](gc.sgd(0.05)), stage),
+        gc.chain(gc.chain(KEEPERS[keeper](gc.sgd(0.05))), gc.scale(1.0), gc.masked(stage, True)),
+    ):
+        with pytest.raises(ValueError, match=rf"behind {keeper} changes .* put it inside: {keeper}\(chain\("):
+            evaluated(tx, start, gradients)
+    apart = gc.partition({"x": KEEPERS[keeper](gc.sgd(0.05)), "y": stage}, {"x": "x", "y": "y"})
+    evaluated(gc.chain(apart, gc.masked(stage, {"x": False, "y": True})), {"x": start, "y": start}, FROZEN_PAIR)
+
+
+FROZEN_PAIR = {"x": jnp.array([0.5, -0.2, 0.1]), "y": jnp.array([0.5, -0.2, 0.1])}

@@ -176,7 +176,7 @@ def test_what_the_estimator_needs_is_asked_for():
     params = trees.standard()
     for tx in (gc.hutchinson_estimator_diag_hessian(), gc.sophia(0.1)):
         for update in (tx.update, jax.jit(tx.update)):
-            with pytest.raises(ValueError, match=r"hutchinson_estimator_diag_hessian needs 'obj_fn': call update\("):
+            with pytest.raises(ValueError, match=r"hutchinson_estimator_diag_hessian needs 'value_fn': call update\("):
                 update(params, tx.init(params), params)
     tx = gc.scale_by_sophia()
     with pytest.raises(ValueError, match="hutchinson_estimator_diag_hessian needs params"):

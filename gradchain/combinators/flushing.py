@@ -1,0 +1,133 @@
+"""The end of a round of accumulation that isn't full."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradchain import tree
+from gradchain.combinators.accumulation import Accumulate, AccumulateState, accumulations
+from gradchain.combinators.chain import Chain, NamedChain
+from gradchain.combinators.parallel import Parallel
+from gradchain.combinators.routing import Partition
+from gradchain.combinators.sharpness import AlternatingSAM
+from gradchain.combinators.steering import InjectHyperparams
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Part, Transform
+from gradchain.core.value import Child, register
+from gradchain.signatures import public
+from gradchain.tree import Tree
+
+
+@register
+class Rest(Transform):
+    """A transform that does nothing for a step: updates are 0, and its state stays."""
+
+    name = "rest"
+    kinds = {"inner": Child()}
+    inner: Transform
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        return tree.zeros_like(updates if params is None else params), state
+
+    @property
+    def skips(self) -> bool:
+        return False
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.inner, state, params)]
+
+
+@register
+class Finish(Transform):
+    """An accumulation that ends its round, and those inside it, instead of a step; see :func:`flush`."""
+
+    name = "finish"
+    kinds = {"inner": Child()}
+    inner: Accumulate
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        updates, state = self.inner.finish(updates, state, params, extra)
+        if not self.inner.inner.collects:
+            return updates, state
+        zeros, inner = tree.zeros_like(updates), finishing(self.inner.inner)
+        rest, inner_state = inner.step(zeros, state.inner_state, params, extra)
+        emitted = state.emitted | inner.emitted(state.inner_state, inner_state)
+        return tree.add(updates, rest), state._replace(inner_state=inner_state, emitted=emitted)
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return after.emitted
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.inner, state, params)]
+
+
+def finishing(tx: Transform) -> Transform:
+    """Return the transform that ends the rounds in ``tx`` instead of a step; what would come before them rests.
+
+    Raises:
+      ValueError: for one accumulation behind another in a chain.
+    """
+    if not tx.collects:
+        return Rest(tx)
+    if isinstance(tx, Accumulate):
+        return Finish(tx)
+    if isinstance(tx, InjectHyperparams):
+        factory = tx.factory
+        return dataclasses.replace(tx, factory=lambda **fields: finishing(as_transform(factory(**fields))))
+    if isinstance(tx, Chain | NamedChain):
+        first, *others = [i for i, stage in enumerate(tx.stages) if stage.collects]
+        if others:
+            raise ValueError(f"flush: of two accumulations in one chain only one can be ended, got {tx!r}")
+        stages = *map(Rest, tx.stages[:first]), finishing(tx.stages[first]), *tx.stages[first + 1 :]
+        return dataclasses.replace(tx, stages=stages)
+    if isinstance(tx, AlternatingSAM):
+        raise ValueError(f"flush: only half of the updates of {tx!r} reach the accumulation inside; put it around sam")
+    side_by_side = isinstance(tx, Partition | Parallel)
+    children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
+    new = [finishing(x) if isinstance(x, Transform) and (x.collects or side_by_side) else x for x in children]
+    return treedef.unflatten(new)
+
+
+@public
+def flush(tx: Any, state: Any, params: Tree, **extra: Any) -> tuple[Tree, Any]:
+    """Return the update of a round of :func:`accumulate` that isn't full, and the state after it.
+
+    For the end of training, when no more micro-steps come. The update is made of the micro-steps that there were, by
+    their mean (or sum), and the state is as after a full round. Transforms inside and behind the accumulation make
+    their step, those around it count it; those before it rest. Where no round has begun, updates are 0, and the state
+    is the same.
+
+    Args:
+      tx: a transform with :func:`accumulate` in it, at any depth. (Optax's ``MultiSteps`` isn't looked into.)
+      state: its state.
+      params: the current parameters.
+      **extra: further arguments that transforms inside ask for. ``value`` needn't be given: it is the round's.
+
+    Raises:
+      ValueError: if there is no :func:`accumulate` in ``tx``, or one behind another in a chain, or one inside the
+        alternating form of :func:`sam`.
+
+    Example:
+      >>> result = training.fit(loss_fn, params, tx, data, epochs=3, batch_size=32)
+      >>> updates, state = flush(tx, result.state, result.params)
+      >>> params = apply_updates(result.params, updates)
+    """
+    tx = as_transform(tx)
+    if not tx.collects:
+        raise ValueError(f"flush: there is no accumulate in {tx!r}")
+    zeros = tree.zeros_like(params)
+    updates, new = finishing(tx).update(zeros, state, params, **extra)
+    begun = jnp.any(jnp.stack([x.mini_step > 0 for x in _all_accumulations(state)]))
+    return tree.where(begun, (updates, new), (tree.zeros_like(updates), state))
+
+
+def _all_accumulations(state: Any) -> list[AccumulateState]:
+    """Return the states of all accumulations in a state."""
+    here = accumulations(state)
+    return here + [x for outer in here for x in _all_accumulations(outer.inner_state)]
