@@ -254,7 +254,7 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     return jnp.maximum(sqrt(jnp.sum(abs_sq(x)) / max(x.size, 1)), min_rms)
 
 
-def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+def unitwise_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Array:
     r"""Return the Euclidean norm of each output unit's weights, broadcast to the shape of ``x``.
 
     Args:
@@ -265,6 +265,7 @@ def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     Raises:
       ValueError: for more than 5 axes, unless ``axis`` is given.
     """
+    x = jnp.asarray(x)
     if axis is None:
         if sum(size != 1 for size in x.shape) <= 1:
             axis = tuple(range(x.ndim))
