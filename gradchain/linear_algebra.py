@@ -14,6 +14,7 @@ from gradchain import tree
 from gradchain.numerics import compute_dtype, divide, real_dtype
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.construction import narrowed
 
 
 class Power(NamedTuple):
@@ -155,7 +156,8 @@ def matrix_inverse_pth_root(
       precision: of the products.
 
     Returns:
-      ``(root, error)``: the root in the matrix's dtype, and :math:`\max_{ij} |M - I|_{ij}`.
+      ``(root, error)``: the root in the matrix's dtype (float32 for whole numbers), and
+      :math:`\max_{ij} |M - I|_{ij}`.
 
     Raises:
       ValueError: if ``matrix`` isn't a square matrix, or ``p`` (where it is known) isn't a whole number above 0.
@@ -166,7 +168,7 @@ def matrix_inverse_pth_root(
     if not isinstance(p, Tracer) and (np.any(np.asarray(p) < 1) or np.any(np.asarray(p) % 1)):
         raise ValueError(f"matrix_inverse_pth_root: p must be a whole number of at least 1, got {p!r}")
     if array.size == 0:
-        return jnp.asarray(matrix), jnp.zeros((), array.dtype)
+        return narrowed(array, jnp.asarray(matrix)), jnp.zeros((), array.dtype)
     power = jnp.asarray(p, array.dtype)
     size = jnp.maximum(power_iteration(array, precision=precision)[0], 1e-16)
     identity = jnp.eye(len(array), dtype=array.dtype)
@@ -187,7 +189,7 @@ def matrix_inverse_pth_root(
     last = lax.while_loop(
         lambda now: now.improves & (now.error > error_tolerance) & (now.steps < num_iters), body, first
     )
-    return (last.root * size ** (-1 / power)).astype(jnp.result_type(matrix)), last.error
+    return narrowed(last.root * size ** (-1 / power), jnp.asarray(matrix)), last.error
 
 
 def _newton_start(matrix: Array, p: Array) -> Newton:
@@ -246,10 +248,11 @@ def nnls(
 
     Reference: Polyak, *Projected gradient method for non-negative least square*, 2015.
     """
-    if jnp.ndim(A) != 2 or jnp.ndim(b) not in (1, 2) or jnp.shape(b)[0] != jnp.shape(A)[0]:
-        raise ValueError(f"nnls: A must be a matrix and b have as many rows, got {jnp.shape(A)} and {jnp.shape(b)}")
-    dtype = compute_dtype(jnp.result_type(A), jnp.result_type(b))
-    matrix, target = jnp.asarray(A, dtype), jnp.asarray(b, dtype)
+    A, b = jnp.asarray(A), jnp.asarray(b)
+    if A.ndim != 2 or b.ndim not in (1, 2) or len(b) != len(A):
+        raise ValueError(f"nnls: A must be a matrix and b have as many rows, got {A.shape} and {b.shape}")
+    dtype = compute_dtype(A.dtype, b.dtype)
+    matrix, target = A.astype(dtype), b.astype(dtype)
     normal = jnp.matmul(matrix.T, matrix, precision="highest")
     moment = jnp.matmul(matrix.T, target, precision="highest")
     bound = jnp.asarray(_largest_eigenvalue_bound(normal) if L is None else L, dtype)

@@ -376,7 +376,7 @@ def root_in_range(total: Array, again: Callable[[Array], Array], size: int, dtyp
 
 
 @public
-def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+def unitwise_norm(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Array:
     r"""Return the Euclidean norm of each output unit's weights, broadcast to the shape of ``x``.
 
     Args:
@@ -387,6 +387,7 @@ def unitwise_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     Raises:
       ValueError: for more than 5 axes, unless ``axis`` is given.
     """
+    x = jnp.asarray(x)
     if axis is None:
         if sum(size != 1 for size in x.shape) <= 1:
             axis = tuple(range(x.ndim))

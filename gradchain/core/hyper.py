@@ -130,12 +130,29 @@ class PerLeafKind(Kind):
 
     Given as one value for all, as a tree over (a prefix of) the parameters, frozen, or as a function from parameters to
     such a tree.
+
+    Args:
+      label: what error messages call it.
+      of: the values' type.
+      convert: makes a value hashable.
+      fits: called as ``fits(where, shape, value)`` for each array that a rule applies to, at ``init``; it raises
+        ``ValueError`` for a value that doesn't fit the shape.
     """
 
-    def __init__(self, label: str, of: type, convert: Callable[[Any], Any] = lambda x: x):
+    def __init__(
+        self,
+        label: str,
+        of: type,
+        convert: Callable[[Any], Any] = lambda x: x,
+        fits: Callable[[str, tuple[int, ...], Any], Any] = lambda where, shape, value: None,
+    ):
         self.label = label
         self.of = of
         self.convert = convert
+        self.fits = fits
+
+    def check(self, where: str, shape: tuple[int, ...], value: Any) -> None:
+        self.fits(where, shape, value)
 
     def normalize(self, where: str, value: Any) -> Any:
         if value is None or isinstance(value, FrozenTree):

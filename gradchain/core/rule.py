@@ -17,7 +17,7 @@ from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.signatures import public
-from gradchain.tree import Placeholder, Tree, flatten_optional
+from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
 
 P = ParamSpec("P")
 FIELDS = ("count", "key", "weight_sums")
@@ -39,6 +39,7 @@ class Rule(Transform):
         """Return the first state, given what is declared for each leaf alone."""
         active = self.active(params, len(own))
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
+        self._check_shapes(params, own, active)
         hyper = Hypers(self, Own())
         state: dict[str, Any] = {}
         if self.has_count:
@@ -56,6 +57,19 @@ class Rule(Transform):
             ]
             state[name] = treedef.unflatten(values)
         return self.State(**state)
+
+    def _check_shapes(self, params: Tree, own: list[Own], active: list[bool]) -> None:
+        """Raise ``ValueError`` where a field doesn't go with an array that the rule applies to."""
+        shaped = [(name, kind, value) for name, kind, value in self.fields() if type(kind).check is not Kind.check]
+        if not shaped:
+            return
+        pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
+        for (path, x), mine in ((pair, own) for pair, own, on in zip(pairs, own, active, strict=True) if on):
+            shape = list(jnp.shape(x))
+            for axis in mine.axes:
+                del shape[axis]
+            for name, kind, value in shaped:
+                kind.check(f"{self.name}: {show_path(path)}", tuple(shape), dict(mine.fields).get(name, value))
 
     def _slot(self, slot: Slot, param: Array, own: Own) -> Any:
         dtype = compute_dtype(param.dtype)

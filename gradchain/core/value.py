@@ -46,6 +46,9 @@ class Kind:
             raise TypeError(f"{where} must be hashable, got {type(value).__name__}") from None
         return value
 
+    def check(self, where: str, shape: tuple[int, ...], value: Any) -> None:
+        """Raise ``ValueError`` where a rule's field can't go with an array of this shape; asked at ``init``."""
+
 
 class Choice(Kind):
     """One of the given words; static."""

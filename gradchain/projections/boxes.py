@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from gradchain import tree as trees
 from gradchain.projections._arguments import Tree, arrays, scalar
 from gradchain.signatures import public
+from gradchain.tree.alignment import spread
 
 
 @public
@@ -36,8 +37,8 @@ def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
 
     Args:
       tree: :math:`x`, of floating-point arrays.
-      lower: :math:`l`, one number for all elements, or a tree of the same structure with, for each leaf, a number or
-        an array that broadcasts to the leaf's shape; None for no bound. (Optax takes one number only where the tree is
+      lower: :math:`l`, one number for all elements, or a tree of the same paths with, for each leaf, a number or an
+        array that broadcasts to the leaf's shape; None for no bound. (Optax takes one number only where the tree is
         a single array.)
       upper: :math:`u`, likewise.
 
@@ -108,13 +109,14 @@ def _clip(where: str, tree: Tree, lower: Any, upper: Any) -> Tree:
 
 def _bounds(where: str, tree: Tree, name: str, bound: Any) -> list[Any]:
     """Return one bound a leaf, from one for all or a tree of them."""
-    treedef = jax.tree.structure(tree)
-    if bound is None or (jax.tree_util.all_leaves([bound]) and jnp.ndim(bound) == 0):
-        return [bound] * treedef.num_leaves
+    if jax.tree_util.all_leaves([bound]) and jnp.ndim(bound) != 0 and not jax.tree_util.all_leaves([tree]):
+        raise ValueError(f"{where}: {trees.mismatch(tree, bound, 'tree', name)}")
+    bounds, treedef = trees.flatten_optional(bound)
     try:
-        return treedef.flatten_up_to(bound)
-    except (ValueError, TypeError):
+        each = spread(treedef, bounds, tree, name, "tree")
+    except ValueError:
         raise ValueError(f"{where}: {trees.mismatch(tree, bound, 'tree', name)}") from None
+    return [own for own, x in zip(each, trees.flatten_optional(tree)[0], strict=True) if x is not None]
 
 
 def _fit(where: str, x: Array, bound: Any) -> Array | None:

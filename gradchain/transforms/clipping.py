@@ -1,5 +1,8 @@
 """Bounds on updates and parameters, and the removal of what isn't a number."""
 
+from typing import Annotated, Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -7,6 +10,7 @@ from gradchain.core.evaluation import constraint
 from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Kind
 from gradchain.numerics import by_parts, clamp, divide, safe_root_mean_squares, shrink_factor, unitwise_norm
 from gradchain.tree import global_norm
 
@@ -64,6 +68,24 @@ def clip_by_block_rms(g: Array, slot: Slots, at: At, threshold: Positive):
     return g / jnp.maximum(1, safe_root_mean_squares(g) / threshold)
 
 
+class UnitAxes(Kind):
+    """Axes of an array, as :func:`~gradchain.numerics.unitwise_norm` takes them; static."""
+
+    label = "int | tuple[int, ...] | None"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        axes = value if isinstance(value, list | tuple) else (value,)
+        if value is not None and not all(type(axis) is int for axis in axes):  # pyright: ignore[reportUnknownVariableType]
+            raise TypeError(f"{where} must be an axis, a tuple of axes or None, got {value!r}")
+        return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+
+    def check(self, where: str, shape: tuple[int, ...], value: Any) -> None:
+        try:
+            jax.eval_shape(lambda x: unitwise_norm(x, value), jax.ShapeDtypeStruct(shape, jnp.float32))
+        except ValueError as error:
+            raise ValueError(f"{where} has shape {shape}, with which axis={value!r} doesn't go: {error}") from None
+
+
 @leafwise(param=True)
 def adaptive_grad_clip(
     g: Array,
@@ -71,7 +93,7 @@ def adaptive_grad_clip(
     at: At,
     clipping: NonNegative,
     eps: NonNegative = 1e-3,
-    axis: int | tuple[int, ...] | None = None,
+    axis: Annotated[int | tuple[int, ...] | None, UnitAxes()] = None,
 ):
     r"""Shrink the gradient of each output unit where its norm is above a share of the norm of the unit's weights.
 
@@ -84,6 +106,9 @@ def adaptive_grad_clip(
       eps: :math:`\epsilon \ge 0`, so that weights that start at zero can leave it.
       axis: the axes that a unit's weights extend along; by default as in
         :func:`~gradchain.numerics.unitwise_norm`.
+
+    Raises:
+      ValueError: from ``init``, if an array lacks one of these axes.
 
     Reference: Brock et al., *High-Performance Large-Scale Image Recognition Without Normalization*, 2021, equation 3.
     """

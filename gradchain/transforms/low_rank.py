@@ -15,7 +15,7 @@ from gradchain.numerics import bounded, compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
-from gradchain.tree import Tree, mismatch
+from gradchain.tree import Tree, mismatch, show_path
 
 
 class RankKind(Kind):
@@ -95,7 +95,11 @@ class ScaleByGaLore(Transform):
             each = DIMENSIONS.resolve(f"{self.name}: weight_dimension_numbers", dims, tree)
             least = 2 if isinstance(dims, FrozenTree) and jax.tree_util.treedef_is_leaf(dims.treedef) else 0
         on = [d is not None and x is not None and x.size and x.ndim >= least for x, d in zip(leaves, each, strict=True)]
-        return [view(self.name, x.shape, d) if use else None for x, d, use in zip(leaves, each, on, strict=True)]
+        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]]
+        return [
+            view(f"{self.name}: {show_path(path)}", x.shape, d) if use else None
+            for path, x, d, use in zip(paths, leaves, each, on, strict=True)
+        ]
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         numbers = super().settings(state)

@@ -37,10 +37,6 @@ def _hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
     return MuonDimensionNumbers(*(axes if isinstance(axes, int) else tuple(axes) for axes in dims))
 
 
-DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable)]
-"""Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
-
-
 class View(NamedTuple):
     """How an array is seen as matrices."""
 
@@ -91,3 +87,7 @@ def view(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) 
     order = (*batch, *axes)
     rows, columns = math.prod(sizes[:first]), math.prod(sizes[first:])
     return View(order, tuple(shape[i] for i in order), tuple(shape[i] for i in batch), rows, columns)
+
+
+DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, view)]
+"""Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""

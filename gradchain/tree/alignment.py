@@ -103,7 +103,7 @@ class Node(NamedTuple):
 def _aligned(node: Node) -> Iterator[Node]:
     """Yield all nodes of two trees side by side, paired by the names of keys and fields, whatever holds them."""
     yield node
-    if _is_leaf(node.x) or _is_leaf(node.y):
+    if _is_leaf(node.x) or _is_leaf(node.y) or node.x is None or node.y is None:
         return
     (xs, x_type), (ys, y_type) = children(node.x), children(node.y)
     if x_type == y_type:
@@ -221,8 +221,9 @@ def _clash(node: Node, prefix: bool) -> bool:
     """Return whether one of two trees has leaves at a node where the other ends or has nothing."""
     if _lacks(node.x) and _lacks(node.y):
         return False
-    x_ends, y_ends = _is_leaf(node.x), _is_leaf(node.y)
-    return node.x is ABSENT or node.y is ABSENT or (x_ends != y_ends and not (prefix and x_ends))
+    if any(z is ABSENT or z is None for z in (node.x, node.y)):
+        return not (prefix and node.y is None)
+    return _is_leaf(node.x) != _is_leaf(node.y) and not (prefix and _is_leaf(node.x))
 
 
 def _has_more(node: Node) -> bool:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from gradchain.numerics import abs_sq, bounded, compute_dtype, real_dtype, root_in_range
 from gradchain.signatures import public
 from gradchain.tree.alignment import Tree
+from gradchain.tree.construction import narrowed
 
 _SMALL = 2**14
 """The largest number of elements of arrays that are added up before they are summed."""
@@ -24,37 +25,41 @@ _AT_ONCE = 8
 @public
 def add(tree_x: Tree, tree_y: Tree, *other_trees: Tree) -> Tree:
     """Return the elementwise sum of two or more trees of equal structure."""
-    return jax.tree.map(lambda *xs: functools.reduce(operator.add, xs), tree_x, tree_y, *other_trees)
+    return jax.tree.map(lambda *xs: functools.reduce(jnp.add, xs), tree_x, tree_y, *other_trees)
 
 
 @public
 def sub(tree_x: Tree, tree_y: Tree) -> Tree:
     """Return ``tree_x - tree_y`` elementwise."""
-    return jax.tree.map(operator.sub, tree_x, tree_y)
+    return jax.tree.map(jnp.subtract, tree_x, tree_y)
 
 
 @public
 def mul(tree_x: Tree, tree_y: Tree) -> Tree:
     """Return ``tree_x * tree_y`` elementwise."""
-    return jax.tree.map(operator.mul, tree_x, tree_y)
+    return jax.tree.map(jnp.multiply, tree_x, tree_y)
 
 
 @public
 def div(tree_x: Tree, tree_y: Tree) -> Tree:
     """Return ``tree_x / tree_y`` elementwise."""
-    return jax.tree.map(operator.truediv, tree_x, tree_y)
+    return jax.tree.map(jnp.divide, tree_x, tree_y)
 
 
 @public
 def scale(scalar: ArrayLike, tree: Tree) -> Tree:
-    """Return ``scalar * tree``, each leaf in its own dtype."""
-    return jax.tree.map(lambda x: (scalar * x).astype(jnp.result_type(x)), tree)
+    """Return ``scalar * tree``, each leaf in its own dtype.
+
+    Where that can't hold the product (half of a whole number, a complex multiple of a real one), in the dtype that JAX
+    promotes to.
+    """
+    return jax.tree.map(lambda x: narrowed(jnp.multiply(scalar, x), x), tree)
 
 
 @public
 def add_scale(tree_x: Tree, scalar: ArrayLike, tree_y: Tree) -> Tree:
-    """Return ``tree_x + scalar * tree_y``, each leaf in the dtype of ``tree_x``'s."""
-    return jax.tree.map(lambda x, y: (x + scalar * y).astype(jnp.result_type(x)), tree_x, tree_y)
+    """Return ``tree_x + scalar * tree_y``, each leaf in the dtype of ``tree_x``'s; promoted as in :func:`scale`."""
+    return jax.tree.map(lambda x, y: narrowed(jnp.add(x, jnp.multiply(scalar, y)), x), tree_x, tree_y)
 
 
 @public

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gradchain.signatures import public
@@ -28,8 +29,23 @@ def ones_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
 
 @public
 def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
-    """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes."""
-    return jax.tree.map(lambda x: jnp.full_like(x, fill_value, dtype=dtype or jnp.result_type(x)), tree)
+    """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes.
+
+    Raises:
+      TypeError: where that dtype can't hold the value: a fraction among whole numbers, or a complex number.
+    """
+
+    def leaf(path: Any, x: Any) -> Array:
+        own = jnp.dtype(dtype) if dtype is not None else jnp.result_type(x)
+        if _kind(own) < _kind(jnp.result_type(fill_value)) and not _holds(own, fill_value):
+            raise TypeError(f"tree.full_like: {show_path(path)} is {own} and can't hold {fill_value}; give a dtype")
+        return jnp.full_like(x, fill_value, dtype=own)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def _holds(dtype: Any, value: ArrayLike) -> bool:
+    return not isinstance(value, Tracer) and bool(np.all(np.asarray(value).real.astype(dtype) == np.asarray(value)))
 
 
 @public
@@ -79,10 +95,18 @@ def unwrap_random_key_data(input_tree: Tree) -> Tree:
 
 @public
 def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
-    """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay."""
+    """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay.
+
+    Raises:
+      TypeError: where a complex leaf would lose its imaginary part, or any leaf its fraction.
+    """
     if dtype is None:
         return tree
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x, tree)
+
+    def leaf(path: Any, x: Any) -> Any:
+        return _converted(path, x, jnp.dtype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 @public
@@ -90,22 +114,38 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
     """Return ``tree`` with each leaf in the dtype of its counterpart; JAX's ``float0``, for no derivative, stays.
 
     Raises:
-      TypeError: where a complex leaf would lose its imaginary part.
+      TypeError: where a complex leaf would lose its imaginary part, or one of fractions would become whole numbers.
     """
 
-    def leaf(path: Any, x: Any, like: Any) -> Array:
-        dtype = jnp.result_type(like)
-        if is_float0(x) or (is_key(x) and x.dtype == dtype):
-            return x
-        if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
-            return x
-        if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"{show_path(path)} is {jnp.result_type(x)} and can't become {dtype}: it would lose its imaginary part"
-            )
-        return jnp.asarray(x).astype(dtype)
+    def leaf(path: Any, x: Any, like: Any) -> Any:
+        return _converted(path, x, jnp.result_type(like))
 
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
+
+
+def _converted(path: Any, x: Any, dtype: Any) -> Any:
+    if is_float0(x) or (is_key(x) and x.dtype == dtype):
+        return x
+    if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
+        return x
+    own = jnp.result_type(x)
+    if _kind(own) > _kind(dtype):
+        lost = "imaginary part" if jnp.issubdtype(own, jnp.complexfloating) else "fraction"
+        lost = "value" if dtype == jnp.bool_ else lost
+        raise TypeError(f"{show_path(path)} is {own} and can't become {dtype}: it would lose its {lost}")
+    return jnp.asarray(x).astype(dtype)
+
+
+def narrowed(result: Array, like: ArrayLike) -> Array:
+    """Return a result in the dtype of ``like``, unless that is of a lesser kind: whole for real, real for complex."""
+    dtype = jnp.result_type(like)
+    return result if _kind(result.dtype) > _kind(dtype) else result.astype(dtype)
+
+
+def _kind(dtype: Any) -> int:
+    """Return the place of a dtype among bools, whole numbers, real and complex ones: each can hold those before."""
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), 0)
 
 
 @public

@@ -127,7 +127,10 @@ def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, upda
       steps: the number of steps so far; at 0 the new tree is returned.
       update_period: a whole number, at least 1.
 
+    Raises:
+      TypeError: where the old arrays' dtype can't hold the new ones.
+
     Reference: Mnih et al., *Playing Atari with Deep Reinforcement Learning*, 2013.
     """
     due = jnp.asarray(steps) % update_period == 0
-    return jax.tree.map(lambda new, old: jnp.where(due, new, old).astype(old.dtype), new_tensors, old_tensors)
+    return cast_like(jax.tree.map(lambda new, old: jnp.where(due, new, old), new_tensors, old_tensors), old_tensors)

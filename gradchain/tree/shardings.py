@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, is_array, overlay, show_path
+from gradchain.tree.alignment import Tree, flatten_optional, is_array, overlay, show_path, spread
 
 HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
@@ -88,7 +88,7 @@ def layout_of(where: str, tree: Tree, shardings: Tree | None = None) -> Layout:
         raise ValueError(f"{where}: the tree has no arrays")
     own = [getattr(x, "sharding", None) for _, x in pairs]
     if shardings is not None:
-        own = jax.tree.leaves(jax.tree.broadcast(shardings, arrays, is_leaf=lambda x: x is None))
+        own = _beside(where, arrays, shardings)
     named = [_checked(where, path, x, sharding) for (path, x), sharding in zip(pairs, own, strict=True)]
     mesh = named[0].mesh
     for (path, _), sharding in zip(pairs, named, strict=True):
@@ -96,6 +96,16 @@ def layout_of(where: str, tree: Tree, shardings: Tree | None = None) -> Layout:
             raise ValueError(f"{where}: {show_path(path)} lies on {sharding.mesh}, other arrays on {mesh}")
     specs = tuple(_full(sharding.spec, x.ndim) for sharding, (_, x) in zip(named, pairs, strict=True))
     return Layout(mesh, tree, arrays, specs)
+
+
+def _beside(where: str, arrays: Tree, shardings: Tree) -> list[Any]:
+    """Return the sharding of each array from a tree of them, or its upper part, matched by path."""
+    leaves, treedef = flatten_optional(shardings)
+    try:
+        each = spread(treedef, leaves, arrays, "shardings", "the tree")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return [own for own, x in zip(each, flatten_optional(arrays)[0], strict=True) if x is not None]
 
 
 def _checked(where: str, path: Any, x: Any, sharding: Any) -> NamedSharding:
@@ -144,6 +154,7 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
       56
     """
     arrays = [x for x in jax.tree.leaves(tree) if is_array(x)]
-    own = [getattr(x, "sharding", None) for x in arrays] if shardings is None else jax.tree.leaves(shardings)
+    own = [getattr(x, "sharding", None) for x in arrays]
+    own = own if shardings is None else _beside("bytes_per_device", jax.tree.map(_shape, tree), shardings)
     shapes = [x.shape if s is None else s.shard_shape(x.shape) for x, s in zip(arrays, own, strict=True)]
     return sum(int(np.prod(shape)) * x.dtype.itemsize for shape, x in zip(shapes, arrays, strict=True))
