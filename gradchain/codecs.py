@@ -77,12 +77,15 @@ class Codec:
     def quantize(self, x: Array, seed: Array | None) -> tuple[Array, Array | None]:
         """Return (codes, scales) of a real array, rounded at random from a seed, or else to nearest."""
         if self.block_size is None:
-            return self._cast(x, None if seed is None else uniform(x.shape, seed)), None
+            most = float(jnp.finfo(self._spec.dtype).max)
+            return self._cast(_within(x, -most, most), None if seed is None else uniform(x.shape, seed)), None
         blocks = into_blocks(x, self.block_size)
         share = None if seed is None else uniform(blocks.shape, seed)
-        scales = jnp.max(jnp.abs(blocks), axis=-1)
+        scales = jnp.max(jnp.where(jnp.isfinite(blocks), jnp.abs(blocks), 0), axis=-1)
         scales = jnp.where(scales < TINY, 0, scales)
-        y = blocks * (1 / jnp.where(scales == 0, 1, scales))[..., None]
+        # The inverse of a number above 2^126 would be flushed to zero.
+        shrink = jnp.where(scales > 2.0**120, 2.0**-10, 1)[..., None]
+        y = (blocks * shrink) * (1 / (jnp.where(scales == 0, 1, scales)[..., None] * shrink))
         codes = self._codes(y, share) if self._spec.dtype == jnp.uint8 else self._floats(y, share)
         return (pack if self._spec.bits == 4 else from_blocks)(codes, x.shape), scales
 
@@ -105,23 +108,35 @@ class Codec:
         info = jnp.finfo(self._spec.dtype)
         most, least = float(info.max), float(info.smallest_subnormal)
         low = -most if self.signed else jnp.where(y > 0, least, 0)
-        return self._cast(jnp.clip(y * most, low, most), share)
+        return self._cast(_within(y * most, low, most), share)
 
     def _codes(self, y: Array, share: Array | None) -> Array:
-        """Return codes of numbers in [-1, 1]: their place on the map, and a bit for the sign if there is one."""
+        """Return codes of numbers in [-1, 1]: their place on the map, and a bit for the sign if there is one.
+
+        The code of a negative zero stands for what isn't a finite number; without a sign that is stored as 1.
+        """
         places = self._places()
+        finite = jnp.isfinite(y)
+        y = jnp.where(finite, y, 1)
         magnitude = jnp.abs(y) if self.signed else y
         place = functools.reduce(_least, (a * magnitude + b for a, b in _lines(*reversed(places))))
         code = jnp.clip((place + (0.5 if share is None else share)).astype(jnp.int32), 0, places[0][-1])
         if not self.signed:
             return jnp.where(y > 0, jnp.maximum(code, 1), 0).astype(jnp.uint8)
-        return code.astype(jnp.uint8) | ((y < 0).astype(jnp.uint8) << (self._spec.bits - 1))
+        negative = ((y < 0) & (code > 0)).astype(jnp.uint8) << (self._spec.bits - 1)
+        return jnp.where(finite, code.astype(jnp.uint8) | negative, self._not_finite)
+
+    @property
+    def _not_finite(self) -> Any:
+        return np.uint8(1 << (self._spec.bits - 1))
 
     def _values(self, codes: Array) -> Array:
-        sign = np.uint8(1 << (self._spec.bits - 1))
+        sign = self._not_finite
         place = (codes & (sign - np.uint8(1)) if self.signed else codes).astype(jnp.float32)
         value = functools.reduce(_most, (a * place + b for a, b in _lines(*self._places())))
-        return jnp.where(codes >= sign, -value, value) if self.signed else value
+        if not self.signed:
+            return value
+        return jnp.where(codes == sign, math.nan, jnp.where(codes > sign, -value, value))
 
     def _places(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Return the corners of the map from codes to [0, 1], which is convex and straight between them."""
@@ -143,6 +158,11 @@ def _lines(xs: Any, ys: Any) -> list[tuple[float, float]]:
     points = list(zip(xs, ys, strict=True))
     slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(points)]
     return [(slope, y - slope * x) for slope, (x, y) in zip(slopes, points, strict=False)]
+
+
+def _within(x: Array, low: Any, high: Any) -> Array:
+    """Return ``x`` with finite numbers clipped to a range."""
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, low, high), x)
 
 
 def _least(x: Array, y: Array) -> Array:
@@ -185,6 +205,9 @@ def codec(
     bits). It is convex and straight between its corners, so that both directions are a maximum of a few lines and no
     search. Numbers of a slot that is never negative have no sign bit, and none above zero is stored as zero:
     a second moment that vanishes beside a first one that doesn't would be a step without bounds.
+
+    A number that isn't finite has no part in the scale, so that it spoils itself alone. It comes back so, or as NaN; in
+    ``"int8"`` and ``"int4"`` without a sign, which have no code to spare, as the block's largest number.
 
     Args:
       format: one of the names above, or a dtype.

@@ -202,3 +202,26 @@ def test_stochastic_round_leaves_what_needs_no_rounding():
         np.testing.assert_array_equal(np.float32(gc.stochastic_round(x, dtype, key)), np.float32(x))
     assert gc.stochastic_round(x.astype("bfloat16"), "float32", key).dtype == jnp.float32
     assert gc.stochastic_round(jnp.ones(2, "complex64"), "bfloat16", key).dtype == jnp.complex64
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_isnt_finite_spoils_only_its_own_number(name, signed, bad):
+    codec = gc.codec(name, signed=signed, rounding="nearest")
+    x = jnp.asarray(numbers((300,), signed))
+    got = np.asarray(decode(encode(codec, x.at[7].set(bad), None)))
+    others = np.arange(300) != 7
+    np.testing.assert_array_equal(got[others], decode(encode(codec, x.at[7].set(0), None))[others])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("largest", [1e-30, 1e38, 3e38, float(np.finfo(np.float32).max)])
+def test_a_block_of_any_size_is_stored_as_it_is(name, largest):
+    for signed in (True, False):
+        x = jnp.array([1, 0.5, 0.25, 0], jnp.float32) * largest
+        got = decode(encode(gc.codec(name, signed=signed, rounding="nearest"), x, None))
+        np.testing.assert_allclose(
+            np.float64(got) / largest, [1, 0.5, 0.25, 0], atol={4: 0.12, 8: 0.04}.get(BITS[name], 0.004)
+        )
+        assert float(got[0]) == pytest.approx(largest, rel=0.004 if name == "bfloat16" else 3e-7)
