@@ -119,7 +119,7 @@ def places(where: str, tx: Transform, state: Any) -> list[Place]:
 
 
 def _written(address: str) -> str:
-    """Return an address as every file format can hold it: what ends names in zip files, or isn't Unicode, is escaped."""
+    """Return an address as all file formats can hold it: what ends a name in zip files, or isn't text, is escaped."""
     return re.sub("[\x00\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], address)
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-
 from gradchain.tree.shardings import in_host_memory, move
 
 MULTIPLIERS = (2654435761, 2246822519)

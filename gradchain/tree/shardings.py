@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from gradchain.tree.alignment import Tree, is_array, overlay, show_path
+from gradchain.tree.alignment import Tree, bytes_of, is_array, overlay, show_path
 
 HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
@@ -144,4 +143,4 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
     arrays = [x for x in jax.tree.leaves(tree) if is_array(x)]
     own = [getattr(x, "sharding", None) for x in arrays] if shardings is None else jax.tree.leaves(shardings)
     shapes = [x.shape if s is None else s.shard_shape(x.shape) for x, s in zip(arrays, own, strict=True)]
-    return sum(int(np.prod(shape)) * x.dtype.itemsize for shape, x in zip(shapes, arrays, strict=True))
+    return sum(map(bytes_of, arrays, shapes))
