@@ -151,7 +151,7 @@ def layer(draw, child):
     return Nest(combinator.build(*(child.tx for child in children)), inside)
 
 
-def nests(depth: int) -> st.SearchStrategy[Nest]:
-    """Draw combinators within combinators, ``depth`` of them around a base optimizer."""
-    leaves = st.sampled_from([Nest(tx) for tx in BASES.values()])
+def nests(depth: int, bases: dict[str, Any] = BASES) -> st.SearchStrategy[Nest]:
+    """Draw combinators within combinators, ``depth`` of them around a base optimizer, which may be a Nest itself."""
+    leaves = st.sampled_from([tx if isinstance(tx, Nest) else Nest(tx) for tx in bases.values()])
     return functools.reduce(lambda child, _: layer(child), range(depth), leaves)

@@ -84,9 +84,9 @@ def offload_state(tx: Any) -> Transform:
     change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
     other single numbers stay on the device.
 
-    Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state, which
-    JAX can't differentiate there: meta-learning does without ``offload_state``. :func:`~gradchain.state_shardings` knows
-    the memory's kind, so that offloading and sharding go together.
+    Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state,
+    which JAX can't differentiate there: meta-learning does without ``offload_state``.
+    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding go together.
 
     :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into the host's memory.
     JAX's pickles don't: :func:`to_state_dict` makes a dict that does.

@@ -27,7 +27,7 @@ class Extremes(NamedTuple):
 
 
 def ends_at(value: Any, steps: int | None) -> Any:
-    """Return the value at the end: after ``steps`` updates, or where a schedule stops by itself; ``None`` if unknown."""
+    """Return the value after ``steps`` updates, or where a schedule stops by itself; ``None`` if that isn't known."""
     if not isinstance(value, Schedule) or (steps is None and _holds_function(value)):
         return None
     return value(jnp.asarray(LAST if steps is None else steps, jnp.int32))

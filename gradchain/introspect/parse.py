@@ -1,7 +1,6 @@
 """Reading configs: plain data to values, by calls of the catalogue's constructors, with errors that name the field."""
 
 import functools
-import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +34,7 @@ LONGEST = 10_000
 """The most characters of a string."""
 WIDEST = 4096
 """The most bits of a whole number."""
-MOST = 2_000_000
+MOST = 1_000_000
 """The most values in all."""
 SHOWN = 200
 """How many characters of a value or path an error shows."""
@@ -68,22 +67,24 @@ def _shown(x: Any) -> str:
 def check_size(config: Any) -> None:
     """Raise ``ConfigError`` for what no config needs: it would cost time or memory before it is found to be wrong."""
     stack: list[tuple[Any, str, int]] = [(config, "", 0)]
-    for count in itertools.takewhile(lambda _: stack, itertools.count()):
+    count = 0
+    while stack:
         node, path, depth = stack.pop()
+        count += 1
         if depth > DEEPEST or count + len(stack) > MOST:
             problem = "nested too deeply" if depth > DEEPEST else "more than can be read"
             raise ConfigError(path, f" is {problem}: at most {DEEPEST} deep, {MOST:,} values in all")
         if isinstance(node, str) and len(node) > LONGEST:
-            raise ConfigError(
-                path, f" is a string of {len(node):,} characters, at most {LONGEST:,} may be: {_shown(node)}"
-            )
+            raise ConfigError(path, f" is a string of {len(node):,} characters, {LONGEST:,} at most: {_shown(node)}")
         if isinstance(node, int) and node.bit_length() > WIDEST:
             raise ConfigError(path, f" is a whole number of {node.bit_length():,} bits, which no number here has")
         if isinstance(node, Mapping):
             for key, x in cast(Mapping[Any, Any], node).items():
                 stack += [(key, path, depth), (x, _join(path, key), depth + 1)]
         elif isinstance(node, list | tuple):
-            stack += [(x, f"{path}[{i}]", depth + 1) for i, x in enumerate(cast(Any, node))]
+            count += len(cast(Any, node))
+            others = [(i, x) for i, x in enumerate(cast(Any, node)) if not isinstance(x, float)]
+            stack += [(x, f"{path}[{i}]", depth + 1) for i, x in others]
 
 
 def parse(node: Any, path: str = "") -> Any:
@@ -277,9 +278,8 @@ def as_tree(path: str, node: Any) -> Any:
     if isinstance(node, list):
         return [as_tree(f"{path}[{i}]", x) for i, x in enumerate(cast(Any, node))]
     if not isinstance(node, dict) or not all(isinstance(key, str) for key in cast(Any, node)):
-        raise ConfigError(
-            path, f" must be a tree of dicts with strings for keys, lists and plain values, got {_shown(node)}"
-        )
+        known = "dicts with strings for keys, lists and plain values"
+        raise ConfigError(path, f" must be a tree of {known}, got {_shown(node)}")
     branches: dict[str, Any] = node
     if list(branches) == ["dimensions"]:
         return _checked(lambda: MuonDimensionNumbers(*map(_axes, branches["dimensions"])), path)

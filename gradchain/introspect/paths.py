@@ -23,7 +23,7 @@ class Place(NamedTuple):
     """Where an array of a state belongs."""
 
     address: str
-    """As ``scale_by_adam/mu/layer/kernel``, different for each array."""
+    """As ``scale_by_adam/mu/layer/kernel``, different for each array. NUL and lone surrogates are escaped."""
     stage: str
     """The name of the transform that keeps it: that of :func:`gradchain.hyperparams`, labels in front."""
     transform: str
@@ -114,10 +114,15 @@ def places(where: str, tx: Transform, state: Any) -> list[Place]:
     for index in range(len(leaves)):
         owner = owners[index]
         steps = [_step(key) for key in owner.path]
-        address = numbered("/".join([owner.stage, *steps]), seen)
+        address = numbered(_written("/".join([owner.stage, *steps])), seen)
         seen.add(address)
         result.append(Place(address, owner.stage, owner.transform, "".join(steps[:1]), "/".join(steps[1:])))
     return result
+
+
+def _written(address: str) -> str:
+    """Return an address as all file formats can hold it: what ends a name in zip files, or isn't text, is escaped."""
+    return re.sub("[\x00\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], address)
 
 
 def _step(key: Any) -> str:

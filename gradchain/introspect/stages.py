@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from gradchain.core.foreign import Foreign
@@ -15,7 +14,7 @@ from gradchain.introspect.courses import ends_at, extremes
 from gradchain.introspect.paths import Place, places, state_parts
 from gradchain.introspect.survey import Survey, active, arrays_by_path
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import bytes_of, is_array
 
 
 class HyperparameterRow(NamedTuple):
@@ -114,13 +113,9 @@ def _slots(own: list[Kept]) -> Iterator[SlotRow]:
         fields.setdefault(item.place.slot, []).append(item)
     for name, items in fields.items():
         dtypes = tuple(sorted({str(item.shape.dtype) for item in items}))
-        sizes = [_bytes(item.shape, item.shape.shape) for item in items]
-        local = [_bytes(item.shape, _local_shape(item)) for item in items]
+        sizes = [bytes_of(item.shape) for item in items]
+        local = [bytes_of(item.shape, _local_shape(item)) for item in items]
         yield SlotRow(name or "state", dtypes, len(items), sum(sizes), sum(local))
-
-
-def _bytes(x: Any, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape)) * x.dtype.itemsize
 
 
 def _local_shape(item: Kept) -> tuple[int, ...]:

@@ -22,8 +22,9 @@ VERSION = 1
 def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:
     """Return a state as a flat dict from address to array, for a checkpoint in any format.
 
-    Addresses are those of :func:`state_paths`. PRNG keys become their raw data; everything else is the state's own
-    arrays, not copies of them. One more entry, ``schema_version``, says which form of dict this is.
+    Addresses are those of :func:`state_paths`. PRNG keys become their raw data, and :func:`from_state_dict` makes keys
+    of it again; everything else is the state's own arrays, not copies of them. One more entry, ``schema_version``, says
+    which form of dict this is.
 
     Args:
       tx: any transform.
@@ -82,8 +83,8 @@ def from_state_dict(
         ``{"scale_by_adam": ("matrices.scale_by_adam", "rest.scale_by_adam")}``.
 
     Raises:
-      ValueError: for a dict of another form, a name in ``rename`` that fits nothing, and for entries that are missing,
-        unexpected, or don't fit, with a list of all of them.
+      ValueError: for a dict of another form, an entry that can't be read, a name in ``rename`` that fits nothing, and
+        for entries that are missing, unexpected, or don't fit, with a list of all of them.
 
     Example:
       >>> tx = adamw(1e-3)
@@ -106,9 +107,9 @@ def _entries(where: str, state_dict: Any) -> dict[str, Any]:
         raise TypeError(
             f"{where}: the state dict must be a dict from address to array, got {type(state_dict).__name__}"
         )
-    entries: dict[Any, Any] = dict(state_dict)
-    if wrong := [key for key in entries if not isinstance(key, str)]:
+    if wrong := [key for key in state_dict if not isinstance(key, str)]:
         raise TypeError(f"{where}: the state dict's keys must be strings, got {wrong[0]!r}")
+    entries: dict[Any, Any] = {key: _entry(where, state_dict, key) for key in state_dict}
     if SCHEMA not in entries:
         raise ValueError(f"{where}: this is no dict from to_state_dict: it has no entry {SCHEMA!r}")
     version = np.asarray(entries.pop(SCHEMA))
@@ -117,6 +118,13 @@ def _entries(where: str, state_dict: Any) -> dict[str, Any]:
             f"{where}: {SCHEMA} must be {VERSION}, got {version}; this version of gradchain reads no other"
         )
     return entries
+
+
+def _entry(where: str, state_dict: Mapping[str, Any], key: str) -> Any:
+    try:
+        return state_dict[key]
+    except Exception as error:  # whatever a file that is read piece by piece raises where it is damaged
+        raise ValueError(f"{where}: {key} can't be read: {error}") from error
 
 
 def _renamed(

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from gradchain.combinators.labels import path_name
 from gradchain.combinators.routing import Partition
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
 from gradchain.tree import Tree, flatten_optional
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import bytes_of, is_array
 
 
 class ParameterRow(NamedTuple):
@@ -124,4 +123,4 @@ def arrays_by_path(params: Tree) -> Iterator[tuple[str, Any]]:
 
 def size_of(state: Any) -> int:
     """Return the bytes of all arrays in a tree."""
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return sum(map(bytes_of, jax.tree.leaves(state)))

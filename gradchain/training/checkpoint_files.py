@@ -98,7 +98,7 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
         parts["in_host"] = in_host
     try:
         info = json.loads(json.dumps(parts))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"metadata must be JSON: {error}") from None
     stored = {path: x for path, x in arrays.items() if x.size}  # orbax refuses empty arrays
     return stored or {"nothing": np.zeros(1)}, {**info, "digest": _digest(info)}
@@ -114,7 +114,7 @@ def contents(folder: Any, step: int) -> Contents:
     try:
         info = json.loads((path / "info" / "metadata").read_text())
         digest, version, number = info.pop("digest"), info["format"], info["step"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, incomplete, or no checkpoint of ours: {_told(error)}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of gradchain reads {FORMAT}")

@@ -1,5 +1,6 @@
 """How trees fit each other: paths as code, ``None`` as a leaf, and errors that name the first difference."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,15 @@ def key_impl(keys: Any) -> Any:
     found: list[Any] = []
     jax.eval_shape(lambda x: found.append(jax.random.key_impl(x)), keys)
     return found[0]
+
+
+def bytes_of(x: Any, shape: tuple[int, ...] | None = None) -> int:
+    """Return the bytes of an array, of PRNG keys those of their data; ``shape`` is that of a part of it."""
+    item = x.dtype.itemsize
+    if is_key(x):
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), x.dtype))
+        item = math.prod(data.shape) * data.dtype.itemsize
+    return math.prod(x.shape if shape is None else shape) * item
 
 
 def same_leaves(tree_x: Tree, tree_y: Tree) -> bool:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, flatten_optional, is_array, overlay, show_path, spread
+from gradchain.tree.alignment import Tree, bytes_of, flatten_optional, is_array, overlay, show_path, spread
 
 HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
@@ -157,4 +156,4 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
     own = [getattr(x, "sharding", None) for x in arrays]
     own = own if shardings is None else _beside("bytes_per_device", jax.tree.map(_shape, tree), shardings)
     shapes = [x.shape if s is None else s.shard_shape(x.shape) for x, s in zip(arrays, own, strict=True)]
-    return sum(int(np.prod(shape)) * x.dtype.itemsize for shape, x in zip(shapes, arrays, strict=True))
+    return sum(map(bytes_of, arrays, shapes))

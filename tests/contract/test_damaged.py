@@ -1,12 +1,15 @@
 """State dicts and configs that are corrupt, truncated, renamed or foreign: each is an error that says what is wrong."""
 
 import copy
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 
 import gradchain as gc
+from gradchain.core.transform import Transform
+from gradchain.introspect import parse
 from gradchain.introspect.paths import abstract_state
 from tests import states, trees
 
@@ -222,6 +225,126 @@ VALUES = [
 def test_damaged_values(value, problem):
     with pytest.raises(ValueError, match=problem):
         gc.from_config({"name": "adam", "learning_rate": value})
+
+
+def inside(value):
+    return {"name": "adam", "learning_rate": value}
+
+
+def within(value, times):
+    for _ in range(times):
+        value = [value]
+    return value
+
+
+TOO_MUCH = {
+    "a dtype of a gigabyte": (
+        {"array": [1.0], "dtype": "S1000000000"},
+        "learning_rate is an array of dtype 'S1000000000'",
+    ),
+    "a dtype with a shape": ({"array": [1.0], "dtype": "(100000000,)f4"}, "learning_rate is an array of dtype"),
+    "a dtype of fields": (
+        {"array": [1.0], "dtype": {"names": ["a"], "formats": ["S1000000000"]}},
+        "learning_rate is an",
+    ),
+    "objects": ({"array": [1.0], "dtype": "O"}, "learning_rate is an array of dtype 'O'"),
+    "text for numbers": ({"array": ["0.1"], "dtype": "float32"}, "learning_rate must hold numbers, got '0.1'"),
+    "nothing for a number": ({"array": [None], "dtype": "float32"}, "learning_rate must hold numbers, got None"),
+    "a long name": ({"name": "x" * 10**7}, r"learning_rate\.name is a string of 10,000,000 characters"),
+    "a long key": ({"x" * 10**7: 1}, r"learning_rate is a string of 10,000,000 characters"),
+    "a long word": ({"number": "x" * 10**7}, r"learning_rate\.number is a string"),
+    "a long number": (10**5000, "learning_rate is a whole number of 16,610 bits"),
+    "a long number in an array": (
+        {"array": [10**5000], "dtype": "int32"},
+        r"learning_rate\.array\[0\] is a whole number",
+    ),
+    "deep lists": (
+        {"array": within(0.1, 5000), "dtype": "float32"},
+        r"learning_rate\.array\[0\].* is nested too deeply",
+    ),
+    "a deep tree": ({"tree": within(True, 5000)}, r"learning_rate\.tree\[0\].* is nested too deeply"),
+    "halves of a key": (
+        {"key": [0.5, 1], "impl": "threefry2x32"},
+        "learning_rate must be keys of 2 whole numbers of 32",
+    ),
+    "too wide a key": (
+        {"key": [2**32, 1], "impl": "threefry2x32"},
+        "learning_rate must be keys of 2 whole numbers of 32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_a_config_that_asks_for_too_much_is_refused_where_it_does(name):
+    value, problem = TOO_MUCH[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"^from_config: {problem}") as caught:
+            gc.from_config(inside(value))
+        assert tracemalloc.get_traced_memory()[1] < 600e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 1000
+
+
+def test_lists_that_double_at_each_level_are_refused(monkeypatch):
+    monkeypatch.setattr(parse, "MOST", 1000)
+    value = [0.5]
+    for _ in range(60):
+        value = [value, value]
+    with pytest.raises(ValueError, match=r"^from_config: learning_rate\.array\[1\].* is more than can be read"):
+        gc.from_config(inside({"array": value, "dtype": "float32"}))
+
+
+def test_long_numbers_and_names_are_refused_everywhere():
+    for config in ({"version": 10**5000, "name": "identity"}, {"name": "chain", "stages": 10**5000}):
+        with pytest.raises(ValueError, match=r"^from_config: (version|stages) is a whole number"):
+            gc.from_config(config)
+
+
+JUNK = [
+    *(None, True, 0, -1, 2.5, float("nan"), 10**400, "", "\x00", "__class__", "__import__('os').abort()", [], {}, [[]]),
+    *([{}], {"name": "chain"}, inside(0.1), {"number": "inf"}, {"array": [1.0, 2.0], "dtype": "float32"}, (1, 2), b"x"),
+    *({"key": [0, 1], "impl": "rbg"}, {"tree": {"a": True}}, {"tree": {"dimensions": 3}}, {"function": ["x"]}, object),
+    *({"name": ["x"]}, {"operator": "/", "left": 1.0, "right": []}, {"name": "by_path", "patterns": [["[b-a]", True]]}),
+    *({"name": "inject_hyperparams", "factory": ["x"], "arguments": {}}, {"function": "tree.add"}, {1: 2}, 1j),
+]
+
+
+def changed(config, rng):
+    """Return a copy of a config with up to three nodes gone, replaced, renamed or put into a list."""
+    config = copy.deepcopy(config)
+    for _ in range(rng.integers(1, 4)):
+        nodes_ = [node for _, node in nodes(config) if isinstance(node, dict | list) and node]
+        node = nodes_[rng.integers(len(nodes_))]
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key, kind = keys[rng.integers(len(keys))], rng.integers(4)
+        if kind == 0:
+            del node[key]
+        elif kind == 1 and isinstance(node, dict):
+            node[["name", "tx", "stages", "learning_rate", "static"][rng.integers(5)]] = node.pop(key)
+        else:
+            node[key] = [node[key]] if kind == 2 else copy.deepcopy(JUNK[rng.integers(len(JUNK))])
+    return config
+
+
+@pytest.mark.parametrize("number", [300, pytest.param(6000, marks=pytest.mark.slow)])
+def test_a_config_changed_at_random_is_read_or_refused_by_its_path(number):
+    injected = gc.inject_hyperparams(gc.adamw)(gc.linear_schedule(0.1, 0.0, 3), mask={"a": True})
+    configs = [gc.to_config(tx) for tx in (*OPTIMIZERS.values(), injected)]
+    rng, read, refusals = np.random.default_rng(0), 0, []
+    for i in range(number):
+        config = changed(configs[i % len(configs)], rng)
+        try:
+            tx = gc.from_config(config)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            read += 1
+            assert isinstance(tx, Transform)
+            hash(tx), repr(tx), gc.hyperparams(tx)
+    assert 0 < read < len(refusals)
+    assert all(refusal.startswith("from_config: ") for refusal in refusals)
 
 
 def test_a_config_nested_without_end():

@@ -97,5 +97,5 @@ def test_a_derivative_through_the_state_is_refused_by_name(derivative):
 
     tx = gc.sgd(0.1, momentum=0.9)
     assert jnp.isfinite(jax.grad(loss)(0.9, tx))
-    with pytest.raises(TypeError, match="offload_state: JAX can't differentiate .* without offload_state"):
+    with pytest.raises(TypeError, match=r"offload_state: JAX can't differentiate .* without offload_state"):
         derivative(loss)(0.9, gc.offload_state(tx))

@@ -472,3 +472,65 @@ def test_leaves_that_are_no_arrays_belong_to_no_transform():
         trees.assert_close(updates["frozen"], jnp.zeros(2), 0)
         trees.assert_close(updates["w"], jnp.full(3, -0.1), 1e-5)
         assert gc.apply_updates(params, updates)["act"] is jax.nn.relu
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pattern: gc.by_path([("bias", True), (pattern, True)], False),
+        lambda pattern: gc.matrices_and_rest(("bias", pattern)),
+        lambda pattern: gc.per_layer(gc.scale_by_lion(), [(pattern, 0)]),
+        lambda pattern: gc.from_config({"name": "by_path", "patterns": [[pattern, True]]}),
+    ],
+    ids=["by_path", "matrices_and_rest", "per_layer", "config"],
+)
+def test_a_pattern_that_nothing_can_match_is_refused_where_it_is_written(use):
+    with pytest.raises(ValueError, match=r"pattern 'layers/\[!9-0\]' has the range 9-0, .* write 0-9, as in 'layers/"):
+        use("layers/[!9-0]")
+
+
+CHARACTERS = [
+    "[",
+    "]",
+    "!",
+    "-",
+    "^",
+    "\\",
+    "&&",
+    "~~",
+    "||",
+    "*",
+    "?",
+    "/",
+    "(",
+    "{",
+    "+",
+    "\n",
+    "\0",
+    "a",
+    "z",
+    "kernel",
+]
+
+
+@pytest.mark.parametrize("number", [200, pytest.param(3000, marks=pytest.mark.slow)])
+def test_any_text_is_a_pattern_or_a_name_or_is_refused_by_name(number):
+    params, rng = {"kernel": jnp.ones((2, 2)), "[a": jnp.ones(2)}, np.random.default_rng(0)
+    tx = gc.named_chain(("first", gc.sgd(0.1, momentum=0.9)), ("second", gc.sgd(0.1)))
+    saved, state = gc.to_state_dict(tx, tx.init(params)), tx.init(params)
+    uses = (
+        lambda text: gc.by_path([(text, True)], False)(params),
+        lambda text: gc.masked(gc.sgd(0.1), gc.matrices_and_rest((text,), matrices="a", rest="b")),
+        lambda text: gc.per_layer(gc.scale_by_lion(), [(text, 0)]).init(params),
+        lambda text: tx.replace(**{text: 0.5}),
+        lambda text: gc.from_state_dict(tx, params, saved, rename={text: "x"}),
+        lambda text: gc.tree.set(state, **{text: 1}),
+    )
+    for _ in range(number):
+        text = "".join(rng.choice(CHARACTERS, rng.integers(1, 8)))
+        for use in uses:
+            try:
+                use(text)
+            except (ValueError, KeyError) as error:
+                quoted = ascii(text)[1:-1].replace("\\", "")[:20]
+                assert quoted in ascii(str(error)).replace("\\", ""), (text, error)  # noqa: PT017

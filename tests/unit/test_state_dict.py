@@ -1,5 +1,7 @@
 """State dicts: addresses, and what survives what people do between two runs."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -302,3 +304,55 @@ def test_a_run_goes_on_as_if_it_had_not_been_interrupted():
     half = run(params, tx.init(params), range(4))
     restored = gc.from_state_dict(tx, params, {k: np.asarray(x) for k, x in gc.to_state_dict(tx, half[1]).items()})
     states.assert_same(run(half[0], restored, range(4, 8)), run(*half, range(4, 8)))
+
+
+ODD_NAMES = [
+    "\0",
+    "a\0b",
+    "a\0",
+    "\ud800",
+    "/",
+    "a/b",
+    "\\",
+    "..",
+    ".",
+    "",
+    "a\nb",
+    "mu",
+    "schema_version",
+    "x" * 300,
+    "\\x00",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_parameter_may_have_any_name(name, tmp_path):
+    params = {name: jnp.ones(2), "a": {name: jnp.ones(3)}, "b": jnp.ones(4)}
+    tx = gc.named_chain((name, gc.adam(0.1)))
+    state = states.filled(tx, params)
+    saved = gc.to_state_dict(tx, state)
+    np.savez(tmp_path / "state.npz", **saved)
+    (tmp_path / "state.json").write_text(json.dumps({k: np.asarray(x).tolist() for k, x in saved.items()}), "utf-8")
+    with np.load(tmp_path / "state.npz") as loaded:
+        states.assert_same(gc.from_state_dict(tx, params, loaded), state)
+    back = json.loads((tmp_path / "state.json").read_text("utf-8"))
+    states.assert_same(gc.from_state_dict(tx, params, back), state)
+    for address in saved:
+        address.encode()
+        assert "\0" not in address
+
+
+def test_names_that_differ_only_in_what_is_escaped_have_different_addresses():
+    tx, params = gc.adam(0.1), {"a\0": jnp.ones(2), "a\\x00": jnp.ones(3), "a": jnp.ones(4)}
+    state = states.filled(tx, params)
+    saved = gc.to_state_dict(tx, state)
+    assert len(saved) == 1 + len(jax.tree.leaves(state))
+    states.assert_same(gc.from_state_dict(tx, params, saved), state)
+
+
+def test_an_entry_that_a_file_cant_give_is_named(tmp_path):
+    tx, params = gc.adam(0.1), {"w": jnp.ones(2)}
+    saved = gc.to_state_dict(tx, tx.init(params)) | {"scale_by_adam/mu/w": np.array([object(), object()])}
+    np.savez(tmp_path / "state.npz", **saved)
+    with np.load(tmp_path / "state.npz") as loaded, pytest.raises(ValueError, match="scale_by_adam/mu/w can't be read"):
+        gc.from_state_dict(tx, params, loaded)
