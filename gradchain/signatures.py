@@ -147,8 +147,8 @@ def check_keywords(where: str, names: Iterable[str], signature: inspect.Signatur
 
 def brief(value: Any) -> str:
     """Return a value's repr for an error message: a function by its name, anything long cut off."""
-    if inspect.isroutine(value) or isinstance(value, type):
-        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    if callable(value) and (name := getattr(value, "__name__", "")):
+        return f"the {'class' if isinstance(value, type) else 'function'} {name}"
     text = re.sub(r"\s+", " ", repr(value))
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -159,10 +159,11 @@ def public(function: F) -> F:
     (A decorator.) Types and pickling stay as they are.
     """
     if isinstance(function, type):
-        own: Any = function.__init__ if "__init__" in vars(function) else function.__new__
+        cls: Any = function
+        own = cls.__init__ if "__init__" in vars(cls) else cls.__new__
         _, *parameters = inspect.signature(own).parameters.values()
-        function.__signature__ = readable(inspect.Signature(parameters))
-        return function
+        cls.__signature__ = readable(inspect.Signature(parameters))
+        return function  # pyright: ignore[reportReturnType]
     signature = readable(inspect.signature(function))
     names = frozenset(signature.parameters)
 
