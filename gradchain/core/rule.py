@@ -231,7 +231,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         if per_example and kind != "treewise":
             raise TypeError(f"@{kind}: only @treewise rules can have per_example=True")
         if isinstance(slots, str) or isinstance(extra, str):
-            raise TypeError(f"@{kind}: slots and extra are sequences of names; write ({slots or extra!r},)")
+            name = slots if isinstance(slots, str) else extra
+            raise TypeError(f"@{kind}: slots and extra are sequences of names; write ({name!r},)")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:

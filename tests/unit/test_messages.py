@@ -141,6 +141,11 @@ CALLS = [
     (lambda: gc.sgd(gc.cosine_decay_schedule), TypeError, "got the function cosine_decay_schedule; call it"),
     (lambda: gc.scale(gc.clip), TypeError, "got the function clip; call it"),
     (lambda: gc.sgd(0.1, momentum=gc.Transform), TypeError, "got the class Transform; call it"),
+    # flags: PyTorch's SGD has dampening third
+    (lambda: gc.sgd(0.1, 0.9, 0.9), TypeError, r"trace: nesterov must be True or False, got 0\.9"),
+    (lambda: gc.adam(1e-3, nesterov="yes"), TypeError, "scale_by_adam: nesterov must be True or False, got 'yes'"),
+    (lambda: gc.trace(0.9).replace(nesterov=1), TypeError, "trace: nesterov must be True or False, got 1"),
+    (lambda: gc.exponential_decay(0.1, 10, 0.9, staircase=2), TypeError, "staircase must be True or False, got 2"),
     # merges
     (lambda: gc.graft(TX, gc.sgd(0.1)), TypeError, r"parallel\(first, second, merge=graft\)"),
     (lambda: gc.graft(TX, TX), TypeError, r"parallel\(first, second, merge=graft\)"),

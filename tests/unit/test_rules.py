@@ -1,6 +1,8 @@
 """The decorators: what a rule may declare, sees and returns, and what is refused."""
 
 import copy
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +208,7 @@ def define(decorator, *, key=False, mask=False, **declared):
     [
         (gc.elementwise, {"slots": "mu"}, r"write \('mu',\)"),
         (gc.elementwise, {"extra": "value"}, r"write \('value',\)"),
+        (gc.elementwise, {"slots": ["mu"], "extra": "value"}, r"write \('value',\)"),
         (gc.elementwise, {"extra": ("key",)}, "the name 'key' is taken"),
         (gc.elementwise, {"slots": ("values",)}, "the name 'values' is taken"),
         (gc.elementwise, {"random": True}, "random=True goes with one parameter annotated Key"),
@@ -403,3 +406,13 @@ def test_a_per_example_rule_must_reduce():
         keeps().update(BATCH, keeps().init(PARAMS))
     with pytest.raises(TypeError, match="only @treewise rules can have per_example=True"):
         gc.elementwise(per_example=True)(lambda g, slot, at: g)
+
+
+def test_only_bool_alone_declares_a_flag():
+    @gc.elementwise()
+    def rule(g, slot, at, flag: bool = False, test: Callable[[float], bool] | None = None, either: bool | str = "no"):
+        return -g if flag else g
+
+    np.testing.assert_array_equal(run(rule(np.bool_(True), math.isfinite, "yes"))[0]["b"], -GRADS["b"])
+    with pytest.raises(TypeError, match=r"rule: flag must be True or False, got \(1,\)"):
+        rule((1,))
