@@ -25,7 +25,7 @@ __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module 'gradchain' has no attribute {name!r}{_close(name)}")
+        raise _no_attribute(name)
     module = _MODULES[name]
     if module == __name__:
         value = importlib.import_module(f"{__name__}.{name}")
@@ -35,13 +35,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _close(name: str) -> str:
-    """Return a question for somebody who writes a name otherwise, as Optax, Keras and PyTorch do."""
-    import difflib  # loads when a name is wrong
+def _no_attribute(name: str) -> AttributeError:
+    if name.startswith("__"):  # looked for by Python itself
+        return AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gradchain.signatures import no_attribute
 
-    usual = {"multi_transform": "partition", "MultiSteps": "accumulate", "clip_grad_norm_": "clip_by_global_norm"}
-    close = [usual[name]] if name in usual else difflib.get_close_matches(name.lower(), _MODULES, 1, 0.75)
-    return f"; did you mean {close[0]!r}?" if close and not name.startswith("__") else ""
+    return no_attribute(__name__, name, _MODULES)
 
 
 def __dir__() -> list[str]:

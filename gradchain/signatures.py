@@ -23,7 +23,7 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("step_size", "learning_rate transition_steps"),
         ("wd weight_decay_rate decoupled_weight_decay l2 l1 lambda_", "weight_decay strength"),
         ("alpha", "decay learning_rate"),
-        ("betas", "b1 b2 b3 b4"),
+        ("betas", "b1 b2 b3"),
         ("beta1 beta_1", "b1 decay momentum"),
         ("beta2 beta_2", "b2 decay"),
         ("beta3 beta_3", "b3"),
@@ -52,7 +52,7 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("num_epochs nb_epoch max_epochs n_epochs", "epochs"),
         ("bs batchsize", "batch_size"),
         ("validation_data val_data eval_data test_data", "validation"),
-        ("callbacks on_epoch_end", "callback"),
+        ("callbacks callback on_epoch_end", "on_epoch"),
         ("verbose", "progress"),
         ("seed rng key random_state rng_key prng_key", "key seed rng_key random_seed"),
         ("loss loss_function criterion fun fn f", "loss_fn function"),
@@ -104,6 +104,51 @@ REMARKS: dict[str, str] = {
 """What to write instead of an argument that a function doesn't have by any name."""
 
 
+FUNCTION_NAMES: dict[str, str] = {
+    usual: ours
+    for usuals, ours in (
+        ("multi_transform", "partition"),
+        ("MultiSteps GradientAccumulation", "accumulate"),
+        ("clip_grad_norm_ clip_grad_norm clip_by_norm", "clip_by_global_norm"),
+        ("clip_grad_value_ clip_grad_value clip_by_value", "clip"),
+        ("StepLR ExponentialLR ExponentialDecay", "exponential_decay"),
+        ("LinearLR", "linear_schedule"),
+        ("PolynomialLR PolynomialDecay", "polynomial_schedule"),
+        ("CosineAnnealingLR CosineDecay", "cosine_decay_schedule"),
+        ("CosineAnnealingWarmRestarts CosineDecayRestarts", "sgdr_schedule"),
+        ("OneCycleLR", "cosine_onecycle_schedule"),
+        ("MultiStepLR PiecewiseConstantDecay", "piecewise_constant_schedule"),
+        ("SequentialLR ChainedScheduler", "join_schedules"),
+        ("AveragedModel ExponentialMovingAverage params_ema", "average_params"),
+        ("GradScaler LossScaleOptimizer", "loss_scale"),
+        (
+            "cross_entropy CrossEntropyLoss sparse_categorical_crossentropy SparseCategoricalCrossentropy",
+            "softmax_cross_entropy_with_integer_labels",
+        ),
+        ("categorical_crossentropy CategoricalCrossentropy", "softmax_cross_entropy"),
+        (
+            "binary_cross_entropy_with_logits BCEWithLogitsLoss binary_crossentropy BinaryCrossentropy",
+            "sigmoid_binary_cross_entropy",
+        ),
+        ("mse mse_loss MSELoss mean_squared_error MeanSquaredError", "squared_error"),
+        ("smooth_l1_loss SmoothL1Loss HuberLoss Huber huber", "huber_loss"),
+        ("kl_div KLDivLoss KLDivergence", "kl_divergence"),
+        ("cosine_embedding_loss CosineSimilarity", "cosine_similarity"),
+    )
+    for usual in usuals.split()
+}
+"""What other libraries call a function, and what it is called here."""
+
+
+def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError:
+    """Return the error for a name that a module doesn't have, with the one that is meant."""
+    known = list(known)
+    usual = FUNCTION_NAMES.get(name)
+    close = [usual] if usual in known else difflib.get_close_matches(name.lower(), known, 1, 0.75)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
+
+
 def meant(name: str, known: Iterable[str]) -> list[str]:
     """Return which of the ``known`` names somebody means by ``name``: what else it is called, or how it is spelt.
 
@@ -147,8 +192,8 @@ def check_keywords(where: str, names: Iterable[str], signature: inspect.Signatur
 
 def brief(value: Any) -> str:
     """Return a value's repr for an error message: a function by its name, anything long cut off."""
-    if inspect.isroutine(value) or isinstance(value, type):
-        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
+    if callable(value) and (name := getattr(value, "__name__", "")):
+        return f"the {'class' if isinstance(value, type) else 'function'} {name}"
     text = re.sub(r"\s+", " ", repr(value))
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -159,10 +204,11 @@ def public(function: F) -> F:
     (A decorator.) Types and pickling stay as they are.
     """
     if isinstance(function, type):
-        own: Any = function.__init__ if "__init__" in vars(function) else function.__new__
+        cls: Any = function
+        own = cls.__init__ if "__init__" in vars(cls) else cls.__new__
         _, *parameters = inspect.signature(own).parameters.values()
-        function.__signature__ = readable(inspect.Signature(parameters))
-        return function
+        cls.__signature__ = readable(inspect.Signature(parameters))
+        return function  # pyright: ignore[reportReturnType]
     signature = readable(inspect.signature(function))
     names = frozenset(signature.parameters)
 

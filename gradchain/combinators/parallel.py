@@ -108,13 +108,13 @@ def graft_global(magnitude: Tree, direction: Tree) -> Tree:
     return jax.tree.map(lambda d: ratio * d, direction)
 
 
-def _check(name: str, *trees: Tree) -> None:
-    """Raise unless ``trees`` are updates, in one structure."""
-    for given in trees:
+def _check(name: str, magnitude: Tree, direction: Tree) -> None:
+    """Raise unless both are updates, in one structure."""
+    for given in (magnitude, direction):
         if is_unapplied(given):
             raise TypeError(
                 f"{name} merges the updates of transforms that run side by side: write "
                 f"parallel(first, second, merge={name}), got {brief(given)}"
             )
-    if jax.tree.structure(trees[0]) != jax.tree.structure(trees[1]):
-        raise ValueError(f"{name}: {tree.mismatch(*trees, 'magnitude', 'direction')}")
+    if jax.tree.structure(magnitude) != jax.tree.structure(direction):
+        raise ValueError(f"{name}: {tree.mismatch(magnitude, direction, 'magnitude', 'direction')}")

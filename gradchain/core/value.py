@@ -63,6 +63,17 @@ class Choice(Kind):
         return value
 
 
+class Flag(Kind):
+    """True or False; static."""
+
+    label = "bool"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{where} must be True or False, got {brief(value)}")
+        return bool(value)
+
+
 class Child(Kind):
     """A transform, a tuple or a dict of transforms: a combinator's parts."""
 
@@ -70,6 +81,7 @@ class Child(Kind):
 
 
 STATIC = Kind()
+FLAG = Flag()
 
 
 class Value:
@@ -268,11 +280,16 @@ def is_number(annotation: Any) -> bool:
 
 
 def kind_of(annotation: Any) -> Kind:
-    """Return the ``Kind`` in an annotation such as ``Annotated[X, kind] | None``; static where there is none."""
+    """Return the ``Kind`` in an annotation such as ``Annotated[X, kind] | None``; static where there is none.
+
+    ``bool`` alone is one, too: a number in its place would pass for True.
+    """
+    if annotation is bool:
+        return FLAG
     if typing.get_origin(annotation) is typing.Annotated:
         return next((m for m in annotation.__metadata__ if isinstance(m, Kind)), STATIC)
     for part in typing.get_args(annotation):
         kind = kind_of(part)
-        if kind is not STATIC:
+        if kind not in (STATIC, FLAG):
             return kind
     return STATIC

@@ -5,6 +5,8 @@ otherwise give an ``(n, n)`` table whose mean looks like a loss. They compute in
 that their inputs promote to, as Optax does: a half-precision loss is exact until it is rounded once, at the end.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gradchain.losses.classification import (
     poly_loss_cross_entropy,
     safe_softmax_cross_entropy,
@@ -29,6 +31,7 @@ from gradchain.losses.regression import cosine_distance, cosine_similarity, hube
 from gradchain.losses.segmentation import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
 from gradchain.losses.self_supervised import ntxent, triplet_margin_loss
 from gradchain.losses.smoothing import smooth_labels
+from gradchain.signatures import no_attribute
 
 __all__ = [
     "binary_dice_loss",
@@ -63,3 +66,8 @@ __all__ = [
     "squared_error",
     "triplet_margin_loss",
 ]
+
+if not TYPE_CHECKING:  # to which any name would be one
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, __all__)

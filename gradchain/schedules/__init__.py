@@ -8,6 +8,8 @@ map over batches of their own numbers, and add, subtract, multiply and divide wi
 enabled): above 2**24 updates a boundary may act early or late by up to 6e-8 of the count.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gradchain.core.hyper import Schedule
 from gradchain.schedules.base import PositiveSteps, Steps, schedule
 from gradchain.schedules.compose import join_schedules
@@ -27,6 +29,7 @@ from gradchain.schedules.warmup import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.signatures import no_attribute
 
 __all__ = [
     "PositiveSteps",
@@ -50,3 +53,8 @@ __all__ = [
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
 ]
+
+if not TYPE_CHECKING:  # to which any name would be one
+
+    def __getattr__(name: str) -> Any:
+        raise no_attribute(__name__, name, __all__)

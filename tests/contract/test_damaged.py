@@ -122,7 +122,7 @@ def damages(node):
     yield "learnin_rate", 0.1, "has no such field"
     for key, x in node.items():
         if isinstance(x, bool):
-            yield key, "yes", f"{key} must be bool, got 'yes'"
+            yield key, "yes", f"{key} must be True or False, got 'yes'"
         elif isinstance(x, float):
             yield key, "0.1", f"{key} must be a number"
             yield key, float("nan"), f"{key} must be "

@@ -103,6 +103,7 @@ def test_the_version_is_said_once_and_installed_from_there():
     assert f'__version__ = "{gradchain.__version__}"' in (PACKAGE / "__init__.py").read_text()  # read without an import
     assert "__version__: str" in (PACKAGE / "__init__.pyi").read_text()
     assert f"\nversion: {gradchain.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"  version = {{{gradchain.__version__}}}\n" in (ROOT / "README.md").read_text()
 
 
 def test_modules_load_when_they_are_used():

@@ -1,6 +1,8 @@
 """The decorators: what a rule may declare, sees and returns, and what is refused."""
 
 import copy
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +208,7 @@ def define(decorator, *, key=False, mask=False, **declared):
     [
         (gc.elementwise, {"slots": "mu"}, r"write \('mu',\)"),
         (gc.elementwise, {"extra": "value"}, r"write \('value',\)"),
+        (gc.elementwise, {"slots": ["mu"], "extra": "value"}, r"write \('value',\)"),
         (gc.elementwise, {"extra": ("key",)}, "the name 'key' is taken"),
         (gc.elementwise, {"slots": ("values",)}, "the name 'values' is taken"),
         (gc.elementwise, {"random": True}, "random=True goes with one parameter annotated Key"),
@@ -431,3 +434,13 @@ def test_what_an_elementwise_rule_reads_is_one_number_and_other_rules_may_read_t
         return gc.tree.add(updates, gc.tree.scale(jnp.sum(at.rows), at.shift))
 
     np.testing.assert_array_equal(run(by_trees(), shift=GRADS, rows=jnp.ones(3))[0]["b"], 4 * GRADS["b"])
+
+
+def test_only_bool_alone_declares_a_flag():
+    @gc.elementwise()
+    def rule(g, slot, at, flag: bool = False, test: Callable[[float], bool] | None = None, either: bool | str = "no"):
+        return -g if flag else g
+
+    np.testing.assert_array_equal(run(rule(np.bool_(True), math.isfinite, "yes"))[0]["b"], -GRADS["b"])
+    with pytest.raises(TypeError, match=r"rule: flag must be True or False, got \(1,\)"):
+        rule((1,))

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 import gradchain as gc
 from gradchain import Decay, DType, Key, Mask
-from gradchain.signatures import meant, public, readable, spell
+from gradchain.signatures import FUNCTION_NAMES, USUAL_NAMES, meant, public, readable, spell
 from tests.unit.test_public_api import MODULES, public_names
 
 P = typing.ParamSpec("P")
@@ -109,6 +109,17 @@ def test_a_wrapped_function_is_called_as_it_was():
     assert function(1, 2, b=3, c=4) == (1, (2,), 3, {"c": 4})
     assert (function.__name__, function.__doc__) == ("function", "Return everything.")
     assert typing.get_type_hints(function, include_extras=True)["a"] == Decay
+
+
+def test_names_of_other_libraries_lead_to_names_that_there_are():
+    ours = {*gc.__all__, *gc.losses.__all__}
+    assert {*FUNCTION_NAMES.values()} <= ours
+    assert not {*FUNCTION_NAMES} & ours
+
+
+def test_arguments_of_other_libraries_lead_to_names_that_there_are():
+    ours = {name for parameter in functions() for name in inspect.signature(parameter.values[0]).parameters}
+    assert {name for names in USUAL_NAMES.values() for name in names} <= ours | {"param"}
 
 
 @pytest.mark.parametrize(
