@@ -99,7 +99,7 @@ def main(quick=False, seed=0):
 def summary(final, rates):
     """Return the best mean loss, its spread, its rate, and how many rates come within a fifth of it."""
     means = final.mean(1)
-    best = int(np.argmin(means))
+    best = int(np.nanargmin(means))
     return (
         means[best],
         final[best].std(),

@@ -133,7 +133,7 @@ def main(quick=False, seed=0):
 def row(name, strengths, columns):
     """Return the numbers at the strength with the lowest test loss."""
     means = {column: x.mean(1) for column, x in columns.items()}
-    k = int(np.argmin(means["val_loss"]))
+    k = int(np.nanargmin(means["val_loss"]))
     spread = columns["val_loss"][k].std()
     shares = (
         100 * means["val_zero"][k],

@@ -94,7 +94,7 @@ def main(quick=False, seed=0):
 
 def row(name, gap, chosen, peaks):
     last = gap[..., -1]
-    best = int(np.argmin(last.mean(1)))
+    best = int(np.nanargmin(last.mean(1)))
     return (
         name,
         last[chosen].mean(),
@@ -129,7 +129,7 @@ def picture(found, steps, epochs, peaks):
     for i, (name, gap) in enumerate(found.items()):
         schedule = schedules(1.0, steps)[name]
         left.plot(counts, jax.vmap(schedule)(counts), label=name, **style(i))
-        best = int(np.argmin(gap[..., -1].mean(1)))
+        best = int(np.nanargmin(gap[..., -1].mean(1)))
         label = f"{name}, {peaks[best]:.2g}"
         right.plot(np.arange(1, epochs + 1), gap[best].mean(0), label=label, **style(i))
     left.set(xlabel="step", ylabel="share of the highest rate", title="schedules")

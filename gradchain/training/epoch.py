@@ -53,7 +53,7 @@ def count_examples(data: Tree, what: str = "data") -> int:
       ValueError: if there is no array, one has no axis, the lengths differ (naming paths), or they are 0.
     """
     lengths: dict[str, int] = {}
-    for path, x in jax.tree_util.tree_flatten_with_path(data)[0]:
+    for path, x in jax.tree_util.tree_flatten_with_path(data, is_leaf=lambda x: hasattr(x, "__next__"))[0]:
         if not is_numeric(x):
             hint = how_to_feed(x, what)
             raise TypeError(f"{what}: {show_path(path)} is {described(x)}, expected an array of numbers{hint}")

@@ -27,7 +27,7 @@ class HalvingResult(SweepResult):
     @property
     def order(self) -> Numbers:
         """The runs, the best first: those trained longer, and of these the better score."""
-        return np.lexsort((self.goal.cost(self.scores, np), -self.epochs))
+        return np.lexsort((self._goal.cost(self.scores, np), -self.epochs))
 
     @property
     def has_winner(self) -> bool:

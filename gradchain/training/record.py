@@ -12,6 +12,7 @@ from gradchain.combinators.guards import count_not_finite
 from gradchain.combinators.loss_scaling import scale_states
 from gradchain.core.transform import Transform
 from gradchain.training.history import History, in_order
+from gradchain.training.ranking import goal_of
 from gradchain.training.resuming import Snapshot
 from gradchain.training.step import check_whole
 from gradchain.training.stopping import EarlyStopping
@@ -41,7 +42,7 @@ class Record:
                 )
             check_whole("EarlyStopping: patience", stopping.patience)
         rule = stopping or EarlyStopping()
-        self.goal = rule.goal(validates)
+        self.goal = goal_of("EarlyStopping", "monitor", rule.monitor, rule.mode, validates)
         self.rule = rule._replace(monitor=self.goal.column, mode=self.goal.mode)
         self.stopping = None if stopping is None else self.rule
         """The rule that ends the run, with all its defaults written out."""

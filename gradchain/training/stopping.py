@@ -56,21 +56,17 @@ class EarlyStopping(NamedTuple):
     restore_best: bool = True
     """Return the parameters of the best epoch instead of the last one's. Read by ``fit`` alone."""
 
-    def goal(self, validates: bool = False) -> Goal:
-        """Return the column to watch and which value of it is best.
-
-        Args:
-          validates: whether there are validation data.
-
-        Raises:
-          ValueError: if the mode is missing, unknown, or doesn't fit the column.
-        """
-        return goal_of("EarlyStopping", "monitor", self.monitor, self.mode, validates)
+    def _goal(self) -> Goal:
+        return goal_of("EarlyStopping", "monitor", self.monitor, self.mode, validates=False)
 
     def init(self) -> StoppingState:
-        """Return the state before the first loss."""
+        """Return the state before the first value.
+
+        Raises:
+          ValueError: if ``mode`` is missing for another column than the loss, or unknown.
+        """
         no, never = jnp.zeros((), bool), jnp.zeros((), bool)
-        worst = self.goal().signed(jnp.full((), jnp.inf, float))
+        worst = self._goal().signed(jnp.full((), jnp.inf, float))
         return StoppingState(worst, jnp.zeros((), jnp.int32), no, never)
 
     def update(self, value: ArrayLike, state: StoppingState) -> StoppingState:
@@ -84,7 +80,7 @@ class EarlyStopping(NamedTuple):
           ValueError: if the value is an array with axes.
           TypeError: if it isn't a real number.
         """
-        goal, value = self.goal(), jnp.asarray(one_number("EarlyStopping: value", value), state.best.dtype)
+        goal, value = self._goal(), jnp.asarray(one_number("EarlyStopping: value", value), state.best.dtype)
         improved = goal.cost(value) < goal.signed(state.best) - self.tolerance
         waited = jnp.where(improved, 0, state.waited + 1)
         stop = (waited >= self.patience) | ~jnp.isfinite(value)

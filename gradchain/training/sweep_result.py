@@ -72,7 +72,7 @@ class SweepResult:
     """Which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest."""
 
     @property
-    def goal(self) -> Goal:
+    def _goal(self) -> Goal:
         """The column that decides, and which of its values are best."""
         return Goal(self.select, self.mode)
 
@@ -84,8 +84,8 @@ class SweepResult:
     @property
     def final(self) -> Numbers:
         """The last value of the selected column, of shape ``(runs, replicas)``; infinitely bad for what diverged."""
-        cost = self.goal.cost(self.course(self.select)[..., -1], np)
-        return self.goal.signed(np.where(self.diverged, np.inf, cost))
+        cost = self._goal.cost(self.course(self.select)[..., -1], np)
+        return self._goal.signed(np.where(self.diverged, np.inf, cost))
 
     @property
     def spread(self) -> Numbers:
@@ -104,7 +104,7 @@ class SweepResult:
     @property
     def order(self) -> Numbers:
         """The runs, the best first."""
-        return np.argsort(self.goal.cost(self.scores, np), kind="stable")
+        return np.argsort(self._goal.cost(self.scores, np), kind="stable")
 
     @property
     def has_winner(self) -> bool:

@@ -74,4 +74,4 @@ def are_batches(data: Tree) -> bool:
         return bool(items) and not jax.tree_util.all_leaves(items[:1]) and len({*map(jax.tree.structure, items)}) == 1
     gives = any(hasattr(data, name) for name in ("__iter__", "__next__", "__getitem__", "__call__"))
     known = is_numeric(data) or isinstance(data, str) or hasattr(data, "__array__")
-    return gives and not known and jax.tree_util.all_leaves([data])
+    return gives and not known and (hasattr(data, "__next__") or jax.tree_util.all_leaves([data]))

@@ -1,11 +1,15 @@
 """Checkpoints through orbax: exact round trips, shardings, keeping; and what ``fit(..., checkpoint=...)`` promises."""
 
+import errno
 import functools
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -184,13 +188,18 @@ def test_every_and_keep(tmp_path):
             train(epochs=7, checkpoint=tmp_path, **{name: 0})
 
 
+def gain(params, batch):
+    return {"gain": -loss_fn(params, batch)}
+
+
+@pytest.mark.parametrize("monitored", [{}, {"monitor": "val_gain", "mode": "max"}], ids=["lowest loss", "highest gain"])
 @pytest.mark.parametrize("restore_best", [True, False])
-def test_early_stopping_is_resumed_too(tmp_path, restore_best):
+def test_early_stopping_is_resumed_too(tmp_path, restore_best, monitored):
     """The loss is measured against a moving average, so that the best weights aren't the parameters."""
     tx = gc.average_params(gc.sgd(0.9, momentum=0.95), decay=0.5)
     run = functools.partial(
         fit, loss_fn, {"w": jnp.zeros(2)}, tx, {"x": X}, epochs=12, batch_size=4, validation={"x": X[:4]},
-        early_stopping=EarlyStopping(patience=2, restore_best=restore_best),
+        metrics=gain, early_stopping=EarlyStopping(patience=2, restore_best=restore_best, **monitored),
     )  # fmt: skip
     whole = run()
     assert whole.stopped == "early"
@@ -221,6 +230,100 @@ def test_ctrl_c_leaves_the_last_epoch_whatever_every_says(tmp_path):
     train(epochs=5, checkpoint=tmp_path, checkpoint_every=100, on_epoch=stop)
     assert load_steps(tmp_path) == [3]
     assert_same_result(train(epochs=5, checkpoint=tmp_path), train(epochs=5))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_ctrl_c_while_a_checkpoint_is_begun_leaves_it_whole(tmp_path, monkeypatch, moment):
+    save, calls = Checkpoints.save, []
+
+    def interrupted(self, step, *arguments):
+        calls.append(step)
+        if moment == "after" or calls != [1, 2]:
+            save(self, step, *arguments)
+        if calls == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    cut = train(epochs=4, checkpoint=tmp_path)
+    assert (cut.stopped, cut.epochs_done, load_steps(tmp_path)) == ("interrupted", 2, [1, 2])
+    monkeypatch.undo()
+    assert_same_result(train(epochs=4, checkpoint=tmp_path), train(epochs=4))
+
+
+def test_another_way_to_be_best_is_another_run(tmp_path):
+    run = functools.partial(train, epochs=2, checkpoint=tmp_path, validation={"x": X[:4]}, metrics=gain)
+    run(early_stopping=EarlyStopping(monitor="val_gain", mode="max"))
+    run(early_stopping=EarlyStopping(monitor="val_gain", mode="max"))
+    with pytest.raises(ValueError, match=r"early_stopping: .*mode='max'.* then, .*mode='min'.* now"):
+        run(early_stopping=EarlyStopping(monitor="val_gain", mode="min"))
+
+
+def test_a_run_that_diverged_is_finished(tmp_path):
+    params, tx = {"w": jnp.zeros(2)}, gc.sgd(1e30)
+    run = functools.partial(fit, loss_fn, params, tx, {"x": X}, epochs=9, batch_size=len(X), checkpoint=tmp_path)
+    first = run()
+    assert (first.stopped, run().stopped) == ("diverged", "diverged")
+    assert len(run().history) == len(first.history) < 9
+
+
+def a_file(folder, monkeypatch):
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def no_new_folders(folder, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", refuse)
+
+
+def no_space(folder, monkeypatch):
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+
+
+def refuse(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("change", [a_file, no_new_folders, no_space])
+def test_a_folder_that_can_not_be_written_any_more_is_an_error_and_no_thread_waits_for_it(
+    tmp_path, monkeypatch, change
+):
+    folder, before = tmp_path / "run", {*threading.enumerate()}
+
+    def on_epoch(epoch, *_):
+        time.sleep(0.2)  # so that what was begun is written
+        if epoch == 2:
+            change(folder, monkeypatch)
+
+    with pytest.raises((OSError, ValueError)):
+        train(epochs=5, checkpoint=folder, on_epoch=on_epoch)
+    for _ in range(50):
+        waiting = [t for t in {*threading.enumerate()} - before if not t.daemon and "signal" in repr(t).lower()]
+        if not waiting:
+            break
+        time.sleep(0.1)
+    assert not waiting
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path):
+    folder = tmp_path / "run"
+
+    def on_epoch(epoch, *_):
+        time.sleep(0.2)
+        if epoch == 2:
+            shutil.rmtree(folder)
+
+    whole = train(epochs=4, checkpoint=folder, on_epoch=on_epoch)
+    assert_same_result(train(epochs=4, checkpoint=folder), whole)
+
+
+def test_threads_keep_runs_in_folders_of_their_own(tmp_path):
+    want = train(epochs=4)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: train(epochs=4, checkpoint=tmp_path / str(i)), range(8)))
+    for i, result in enumerate(results):
+        assert_same_result(result, want)
+        assert load_steps(tmp_path / str(i)) == [2, 3, 4]
 
 
 def load_steps(folder):

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
-from gradchain.training import fit, grid, sweep
+from gradchain.training import fit, grid, make_step, sweep
 from gradchain.training.field import field_of
 from gradchain.training.hosts import check_shares, spread_data
 from gradchain.training.loop import Recipe, run_epoch
@@ -99,6 +99,18 @@ def test_each_device_computes_on_its_part_of_a_batch():
     forward, backward = re.findall(r"= f32(\[[\d,]*\])\S* dot\(", text)
     assert {forward, backward} <= {"[2,4]", "[4,8]", "[8,4]"}
     assert "[2,4]" in (forward, backward)
+
+
+def test_sharded_arrays_that_share_memory_are_trained_apart():
+    spread = NamedSharding(mesh(), P(mesh().axis_names[0]))
+    x = jax.device_put(jnp.ones(8), spread)
+    params, tx = {"a": x, "b": jax.device_put(x, spread), "c": x}, gc.sgd(0.1, momentum=0.9)
+    step = make_step(lambda p, batch: jnp.sum(p["a"] * p["b"] * p["c"] + 0 * batch), tx)
+    new, _, _ = step(params, tx.init(params), x)
+    for name in params:
+        np.testing.assert_allclose(new[name], 0.9, rtol=1e-6)
+        assert new[name].sharding == spread
+    assert not x.is_deleted()
 
 
 def test_batches_must_divide():

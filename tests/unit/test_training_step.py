@@ -150,3 +150,59 @@ def test_trace_path_takes_trees_and_no_steps():
     path = trace_path(lambda w: w["a"] ** 2 + w["b"] ** 2, {"a": 1.0, "b": 2.0}, gc.sgd(0.1), 0)
     assert path.points["b"].shape == (1,)
     np.testing.assert_allclose(path.values, [5.0])
+
+
+def product(params, batch):
+    return (params["a"] * params["b"]).sum() ** 2 + 0 * batch.sum()
+
+
+def twin(x):
+    """Return another array in the same memory."""
+    other = jax.device_put(x, x.device)
+    assert other.unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+    return other
+
+
+SHARED = {
+    "two names": lambda x, y: ({"a": x, "b": x}, y, 0.1),
+    "two arrays in one memory": lambda x, y: ({"a": x, "b": twin(x)}, y, 0.1),
+    "the batch": lambda x, y: ({"a": x, "b": y}, twin(y), 0.1),
+    "a hyperparameter": lambda x, y: ({"a": x[0], "b": y}, y, x[0]),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_arrays_that_share_memory_are_trained_apart(name):
+    params, batch, rate = SHARED[name](jnp.ones(3), jnp.arange(3.0))
+    tx = gc.sgd(rate, momentum=0.9)
+    want, want_state = jax.tree.map(jnp.array, params), tx.init(params)
+    given, state = params, tx.init(params)
+    step = make_step(product, tx)
+    for _ in range(2):
+        want, want_state, _ = train_step(product, want, tx, want_state, batch)
+        given, state, _ = step(given, state, batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), given, want)
+    assert not any(x.is_deleted() for x in jax.tree.leaves((batch, rate)) if isinstance(x, jax.Array))
+
+
+def test_weights_tied_anew_after_each_step_and_states_that_hold_the_parameters():
+    tx = gc.trace(0.9)
+    a = jnp.ones(3)
+    params, state = {"a": a, "b": a}, tx.init({"a": a, "b": a})._replace(trace={"a": a, "b": a})
+    step = make_step(product, tx)
+    copied = jax.tree.map(jnp.array, (params, state))
+    want, want_state, _ = train_step(product, copied[0], tx, copied[1], a)
+    params, state, _ = step(params, state, jnp.zeros(3))
+    np.testing.assert_allclose(params["b"], want["b"], rtol=1e-6)
+    np.testing.assert_allclose(state.trace["a"], want_state.trace["a"], rtol=1e-6)
+    params = {"a": params["a"], "b": params["a"]}
+    params, _, _ = step(params, state, params["b"])
+    np.testing.assert_array_equal(params["a"], params["b"])
+
+
+def test_arrays_in_memory_of_their_own_are_not_copied():
+    tx, a = gc.sgd(0.1), jnp.ones(3)
+    step = make_step(product, tx)
+    params = {"a": a, "b": jnp.ones(3)}
+    step(params, tx.init(params), jnp.zeros(3))
+    assert a.is_deleted()
