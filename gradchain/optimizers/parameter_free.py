@@ -34,10 +34,10 @@ def polyak_sgd(
     Args:
       max_learning_rate: :math:`\gamma \ge 0`.
       scaling: :math:`s \ge 0`, or a schedule.
-      f_min: :math:`f^*`, a lower bound on the loss, below which it stands still: a loss that may be negative needs
-        another than 0.
+      f_min: :math:`f^*`, a lower bound on the loss: one that may be negative needs another than 0.
       eps: :math:`\epsilon \ge 0`.
-      variant: "sps" or "sps+", the same here, see :func:`~gradchain.scale_by_polyak`.
+      variant: where the loss is below :math:`f^*`, "sps" goes uphill, by steps that nothing bounds, and "sps+" stands
+        still.
 
     Example:
       >>> tx, w = polyak_sgd(), jnp.array([3.0, 4.0])

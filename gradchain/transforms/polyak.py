@@ -33,19 +33,19 @@ def scale_by_polyak(
 ):
     r"""Scale all updates by Polyak's step size: how far the loss is above its minimum, over the squared gradient norm.
 
-    .. math:: u = \min\left(\frac{\max(f(w) - f^*, 0)}{\|g\|_2^2 + \epsilon}, \gamma\right) g
+    .. math:: u = \min\left(\frac{f(w) - f^*}{\|g\|_2^2 + \epsilon}, \gamma\right) g
 
     The loss is an extra argument: ``update(updates, state, params, value=loss)``. It and the gradients must be of the
     same batch, and no stage before this one may rescale them. A zero gradient stays zero; Optax stops at all gradients
     whose norm is below 1.5e-8.
 
     Args:
-      f_min: :math:`f^*`, the least loss or a lower bound on it. Where the loss is below, the update is 0: a loss that
-        may be negative needs another bound than 0.
+      f_min: :math:`f^*`, the least loss or a lower bound on it. A loss that may be negative needs another bound than 0,
+        see ``variant``.
       max_learning_rate: :math:`\gamma \ge 0`, a bound on the step size.
       eps: :math:`\epsilon \ge 0`.
-      variant: "sps" or "sps+", which are the same here. In Optax they differ below :math:`f^*`, where "sps" has a
-        negative step size and goes uphill.
+      variant: below :math:`f^*` "sps" steps uphill, with a negative step size that nothing bounds, and "sps+" not at
+        all: there :math:`\max(f(w) - f^*, 0)` is in the place of :math:`f(w) - f^*`.
 
     References:
       Loizou et al., *Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence*, 2021
@@ -53,7 +53,9 @@ def scale_by_polyak(
       Garrigos et al., *Function Value Learning: Adaptive Learning Rates Based on the Polyak Stepsize and Function
       Splitting in ERM*, 2023 (``"sps+"``).
     """
-    gap = jnp.maximum(jnp.asarray(at.value, at.dtype) - f_min, 0)
+    gap = jnp.asarray(at.value, at.dtype) - f_min
+    if variant == "sps+":
+        gap = jnp.maximum(gap, 0)
     return g * jnp.minimum(divide(gap, at.whole + eps), max_learning_rate).astype(at.dtype)
 
 

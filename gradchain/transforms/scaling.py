@@ -81,14 +81,15 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 
 @elementwise()
-def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative, *, flip_sign: bool = True):
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 
     A negative rate is an error. To maximise, negate the gradients before all else:
     ``chain(scale(-1.0), adamw(1e-3))``. ``flip_sign=False`` isn't enough where a stage before this one decays the
     weights: the decay's sign would flip as well, and the weights would grow.
 
-    Against Optax: the rate can't be ``None``, which there leaves the updates as they are, so that they lead uphill.
+    Arguments and defaults are Optax's, but a rate has to be given: ``None`` leaves the updates as they are there, so
+    that they lead uphill, and is refused here.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.

@@ -1,5 +1,6 @@
 """Rules that estimate their step size: whole descents against Optax and the oracles, and what differs on purpose."""
 
+import functools
 import inspect
 
 import jax
@@ -240,8 +241,16 @@ def test_what_must_be_a_pair_is_named_where_it_is_none(name, argument, value):
         getattr(gc, name)(**{argument: value})
 
 
-@pytest.mark.parametrize("tx", [gc.polyak_sgd(), gc.polyak_sgd(variant="sps+"), gc.momo(), gc.momo_adam()], ids=str)
-def test_below_the_lower_bound_of_the_loss_an_optimizer_stands_still(tx):
-    params = jnp.array([3.0, -4.0])
-    updates, _ = updates_of(tx, [jnp.array([1.0, -2.0])] * 3, params, values=[-20.0] * 3)
-    np.testing.assert_array_equal(updates, 0)
+@pytest.mark.parametrize(
+    ("optimizer", "bound"),
+    [
+        (functools.partial(gc.polyak_sgd, variant="sps+"), "f_min"),
+        (gc.momo, "lower_bound"),
+        (gc.momo_adam, "lower_bound"),
+    ],
+)
+def test_a_negative_loss_needs_a_lower_bound_of_its_own(optimizer, bound):
+    params, gradients, losses = jnp.array([3.0, -4.0]), [jnp.array([1.0, -2.0])] * 3, [-20.0] * 3
+    np.testing.assert_array_equal(updates_of(optimizer(), gradients, params, losses)[0], 0)
+    downhill, _ = updates_of(optimizer(**{bound: -50.0}), gradients, params, losses)
+    np.testing.assert_array_equal(np.sign(downhill), -np.sign(gradients))

@@ -164,7 +164,6 @@ OTHER_PARAMETERS = {
     "safe_root_mean_squares",
     "scale_by_distance_over_gradients",
     "scale_by_factored_rms",
-    "scale_by_learning_rate",
     "scale_by_trust_ratio",
 }
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""
