@@ -92,8 +92,8 @@ COMBINATORS = {
     "primal_averaging": wraps(lambda tx: gc.primal_averaging(tx, 0.9), "weights", weights=True),
     "sam": wraps(lambda tx: gc.sam(tx, CLIMB), weights=True),
     "sam_opaque": wraps(lambda tx: gc.sam(tx, CLIMB, opaque_mode=True)),
-    "cautious": wraps(gc.cautious),
-    "mechanize": wraps(lambda tx: gc.mechanize(tx, s_init=1e-3, num_betas=2)),
+    "cautious": wraps(gc.cautious, "accumulate", "accumulate_finite"),
+    "mechanize": wraps(lambda tx: gc.mechanize(tx, s_init=1e-3, num_betas=2), "accumulate", "accumulate_finite"),
     "watch": wraps(gc.watch),
     "monitor": wraps(
         lambda tx: gc.chain(gc.monitor({"norm": gc.global_norm, "ema": gc.measure_with_ema(gc.global_norm, 0.9)}), tx)

@@ -114,9 +114,10 @@ def flush(tx: Any, state: Any, params: Tree, **extra: Any) -> tuple[Tree, Any]:
         alternating form of :func:`sam`.
 
     Example:
-      >>> result = training.fit(loss_fn, params, tx, data, epochs=3, batch_size=32)
-      >>> updates, state = flush(tx, result.state, result.params)
-      >>> params = apply_updates(result.params, updates)
+      >>> tx = accumulate(adam(1e-3), every=4)
+      >>> updates, state = tx.update(grads, tx.init(params), params)  # the last micro-step that there is
+      >>> updates, state = flush(tx, state, params)
+      >>> params = apply_updates(params, updates)
     """
     tx = as_transform(tx)
     if not tx.collects:

@@ -1,7 +1,7 @@
 """Weights for evaluation: averages, slow weights and the like, asked for in one way at any depth."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,10 @@ def _is_inexact(x: Any) -> bool:
     return dtype in (float, complex) or (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.inexact))
 
 
-C = TypeVar("C", bound=Constructor[Any])
+P = ParamSpec("P")
 
 
-def constraint(kind: Literal["freezes", "bounds"]) -> Callable[[C], C]:
+def constraint(kind: Literal["freezes", "bounds"]) -> Callable[[Constructor[P]], Constructor[P]]:
     """Declare what a rule's updates do to the parameters whatever came in, for evaluation weights. (A decorator.)
 
     Args:
@@ -62,7 +62,7 @@ def constraint(kind: Literal["freezes", "bounds"]) -> Callable[[C], C]:
         rule is then applied to the move from the parameters to the evaluation weights that earlier transforms keep.
     """
 
-    def declare(constructor: C) -> C:
+    def declare(constructor: Constructor[P]) -> Constructor[P]:
         constructor.Value.constrains = kind
         return constructor
 

@@ -114,7 +114,8 @@ def scan_epoch(
       shuffle: draw a new order; otherwise the data are taken as they lie.
       remainder: what to do with the last examples where ``batch_size`` doesn't divide their number. ``"drop"``: leave
         them out of this epoch (others in the next one, if shuffled). ``"keep"``: take them in a smaller last step,
-        which counts less in ``Epoch.mean()`` but is a full step of the optimizer. ``"wrap"``: fill the last batch
+        which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step of
+        the optimizer. ``"wrap"``: fill the last batch
         up with examples from the epoch's beginning, which are then seen twice.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
       takes_key: whether ``loss_fn`` takes a key; each step gets its own.

@@ -116,7 +116,9 @@ def fit(
       early_stopping: when to stop early, ``EarlyStopping(patience=3)`` say; never by default. To monitor an accuracy,
         write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
       shuffle: draw a new order in each epoch.
-      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`.
+      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`. A round of
+        :func:`~gradchain.accumulate` that isn't full goes on in the next epoch, and in the next ``fit`` with this
+        ``state``; at the end of training :func:`~gradchain.flush` makes a step of it.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).

@@ -72,9 +72,22 @@ def step_objective(
     grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
     grads = jax.tree.map(jnp.conj, grads)
     unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
+    if tx.per_example:
+        grads = _per_example(objective, params, batch, key, scale)
     extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: objective(p, batch, key)[0]}
     updates, state = tx.update(grads, state, params, **extra, **counted(batch))
     return apply_updates(params, updates), state, Metrics(loss, aux)
+
+
+def _per_example(objective: Objective, params: Tree, batch: Tree, key: Array | None, scale: Any) -> Tree:
+    """Return the gradient for each example as a batch of one, along a leading axis."""
+    alone = objective._replace(placement=None)
+
+    def gradient(example: Tree) -> Tree:
+        one = jax.tree.map(lambda x: x[None], example)
+        return jax.grad(lambda p: alone(p, one, key)[0] * scale)(params)
+
+    return jax.tree.map(jnp.conj, jax.vmap(gradient)(batch))
 
 
 def counted(batch: Tree) -> dict[str, int]:
@@ -101,7 +114,8 @@ def train_step(
       tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
         this batch as a function of the parameters (for line searches, curvatures and the like). Where the batch's
         arrays agree on the length of their first axis, it gets that, too, as ``weight`` and ``examples``: so a
-        smaller batch counts less in the mean of :func:`~gradchain.accumulate`.
+        smaller batch counts less in the mean of :func:`~gradchain.accumulate`. One that takes per-example gradients,
+        such as :func:`~gradchain.dpsgd`, gets them: those of ``loss_fn`` on batches of one.
       state: from ``tx.init(params)`` or the step before.
       batch: a tree of arrays, handed to ``loss_fn`` as it is.
       key: a PRNG key for ``loss_fn``.

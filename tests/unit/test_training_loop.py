@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import EarlyStopping, fit, scan_epoch
+from gradchain.training import EarlyStopping, fit, scan_epoch, sweep
 
 
 def loss_fn(params, batch):
@@ -308,3 +308,47 @@ def test_metrics_with_a_name_of_aux_are_refused():
             with_aux, params, gc.sgd(0.1), train, epochs=1, batch_size=5, has_aux=True, validation=held_out,
             metrics=lambda p, b: {"rmse": 0.0},
         )  # fmt: skip
+
+
+ROUND = {"x": np.random.default_rng(0).normal(size=(10, 3)).astype("float32"), "y": np.arange(10.0, dtype="float32")}
+
+
+def squares(w, batch):
+    return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+
+def descent(w):
+    return w - 0.1 * jax.grad(squares)(w, ROUND)
+
+
+def test_a_short_last_batch_counts_by_its_examples_in_a_round():
+    """Batches of 4, 4 and 2 in one round are one step of gradient descent on the 10 examples."""
+    options = {"batch_size": 4, "shuffle": False, "remainder": "keep"}
+    tx, start = gc.accumulate(gc.sgd(0.1), every=3), jnp.zeros(3)
+    result = fit(squares, start, tx, ROUND, epochs=2, **options)
+    np.testing.assert_allclose(result.params, descent(descent(start)), rtol=1e-4)
+    epoch = scan_epoch(squares, start, tx, tx.init(start), ROUND, **options)
+    np.testing.assert_allclose(epoch.params, descent(start), rtol=1e-4)
+    runs = sweep(squares, start, gc.accumulate(gc.sgd(jnp.array([0.1])), 3), ROUND, epochs=2, **options)
+    np.testing.assert_allclose(runs.params, descent(descent(start)), rtol=1e-4)
+
+
+def test_a_round_goes_on_in_the_next_epoch_and_the_next_fit_and_flush_ends_it():
+    tx, start = gc.accumulate(gc.sgd(0.1), every=4), jnp.zeros(3)
+    options = {"batch_size": 4, "shuffle": False, "remainder": "keep"}
+    first = fit(squares, start, tx, ROUND, epochs=1, **options)
+    np.testing.assert_array_equal(first.params, start)
+    whole = fit(squares, start, tx, ROUND, epochs=2, **options)
+    again = fit(squares, first.params, tx, ROUND, epochs=1, state=first.state, epochs_done=1, **options)
+    np.testing.assert_allclose(again.params, whole.params, rtol=1e-6)
+    updates, state = gc.flush(tx, first.state, first.params)
+    np.testing.assert_allclose(gc.apply_updates(first.params, updates), descent(start), rtol=1e-4)
+    assert gc.has_updated(state)
+
+
+def test_fit_and_sweep_run_sophia():
+    """The loops know the loss as a function of the parameters, from which a curvature can be had."""
+    result = fit(squares, jnp.zeros(3), gc.sophia(0.1), ROUND, epochs=2, batch_size=5)
+    assert result.history["loss"][-1] < result.history["loss"][0]
+    runs = sweep(squares, jnp.zeros(3), gc.sophia(jnp.array([0.1])), ROUND, epochs=2, batch_size=5)
+    np.testing.assert_allclose(runs.params, result.params, rtol=1e-4)

@@ -206,3 +206,122 @@ def test_arrays_in_memory_of_their_own_are_not_copied():
     params = {"a": a, "b": jnp.ones(3)}
     step(params, tx.init(params), jnp.zeros(3))
     assert a.is_deleted()
+
+
+def in_batches(params, batch, tx, sizes):
+    """Return the parameters after one step on each part of a batch."""
+    state, step, begin = tx.init(params), make_step(squared, tx), 0
+    for size in sizes:
+        part = jax.tree.map(lambda x, at=begin, n=size: x[at : at + n], batch)
+        params, state, _ = step(params, state, part)
+        begin += size
+    return params
+
+
+@pytest.mark.parametrize("around", [lambda tx, k: gc.accumulate(tx, k), lambda tx, k: gc.accumulate(gc.chain(tx), k)])
+def test_a_short_batch_counts_by_its_examples_in_a_round(around):
+    params, batch = problem()
+    expected = train_step(squared, params, gc.sgd(0.1), gc.sgd(0.1).init(params), batch)[0]
+    for sizes in ([6, 6, 4], [16], [8, 8]):
+        new = in_batches(jax.tree.map(jnp.copy, params), batch, around(gc.sgd(0.1), len(sizes)), sizes)
+        np.testing.assert_allclose(new["w"], expected["w"], rtol=1e-5)
+
+
+def test_batches_of_one_size_count_as_they_did_in_sums_too():
+    params, batch = problem()
+    twice = in_batches(
+        jax.tree.map(jnp.copy, params), batch, gc.accumulate(gc.sgd(0.1), 2, use_grad_mean=False), [8, 8]
+    )
+    once = in_batches(jax.tree.map(jnp.copy, params), batch, gc.sgd(0.2), [16])
+    np.testing.assert_allclose(twice["w"], once["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (None, None),
+        (jnp.ones(()), None),
+        ({"x": jnp.ones((5, 2)), "scale": 2.0, "key": jax.random.key(0)}, 5),
+        ({"x": np.ones((5, 2)), "table": np.ones(3)}, None),
+        ((np.ones((5, 2), bool), ["text"]), 5),
+    ],
+)
+def test_transforms_are_told_how_many_examples_a_batch_has(batch, size):
+    told = {}
+
+    def update(updates, state, params=None, **extra):
+        told.update(extra)
+        return updates, state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    train_step(lambda w, batch: w**2, jnp.ones(()), spy, spy.init(None), batch)
+    assert (told.get("weight"), told.get("examples")) == (size, size)
+
+
+def coupled(params, batch):
+    """Return a loss in which parameters act on each other, so that a share of them alone makes none."""
+    x, y = batch["x"], batch["y"]
+    return jnp.mean(jnp.abs((x @ params["w"]) * params["v"] - y) ** 2).astype(jnp.float32)
+
+
+CLIMB = gc.chain(gc.normalize_by_update_norm(eps=0.0), gc.sgd(0.05))
+OF_FUNCTIONS = {
+    "sophia": gc.sophia(0.1),
+    "sophia_in_single": gc.float32_updates(gc.sophia(0.1)),
+    "sophia_in_rounds": gc.accumulate(gc.sophia(0.1), 1),
+    "sophia_of_parts": gc.split_real_and_imaginary(gc.sophia(0.1)),
+    "sam": gc.sam(gc.sgd(0.1), CLIMB, 3, opaque_mode=True),
+    "sam_scaled": gc.loss_scale(gc.sam(gc.sgd(0.1), CLIMB, opaque_mode=True)),
+    "masked": gc.chain(gc.masked(gc.sophia(0.1), {"w": True, "v": False}), gc.freeze({"w": False, "v": True})),
+    "partition": gc.partition(
+        {"a": gc.sophia(0.1), "b": gc.sam(gc.sgd(0.1), CLIMB, opaque_mode=True)}, {"w": "a", "v": "b"}
+    ),
+    "selective": gc.selective_transform(gc.sophia(0.1), freeze_mask={"w": False, "v": True}),
+    "optax": optax.contrib.sophia(0.1),
+}
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("bfloat16", "complex64"))]
+)
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_transforms_that_need_the_loss_as_a_function_train(name, dtype):
+    """Their parts get functions of their own parameters, with the others as they are."""
+    if name == "optax" and dtype == "complex64":
+        return  # Optax's estimate isn't made for complex numbers
+    tx, (_, batch) = gc.from_optax(OF_FUNCTIONS[name]), problem()
+    params = {"w": jnp.full(3, 0.1, dtype), "v": jnp.ones((), dtype)}
+    state, losses = tx.init(params), []
+    for _ in range(4):
+        params, state, metrics = train_step(coupled, params, tx, state, batch)
+        losses.append(float(metrics.loss))
+    assert losses[-1] < losses[0]
+
+
+def test_a_parts_function_is_that_of_all_parameters():
+    """Sophia's curvature of v in (x w v - y)^2 is 2 (x w)^2, which nothing but w can tell; SAM climbs as by hand."""
+    _, batch = problem()
+    params = {"w": jnp.array([0.3, -0.2, 0.1]), "v": jnp.array(1.5)}
+    gradients = jax.grad(coupled)(params, batch)
+    value_fn, grad_fn = (lambda p: coupled(p, batch)), (lambda p, i: jax.grad(coupled)(p, batch))
+    for functions in ({"value_fn": value_fn}, {"obj_fn": value_fn}):
+        tx = gc.masked(gc.scale_by_sophia(b2=0.0), {"w": False, "v": True})
+        _, state = tx.update(gradients, tx.init(params), params, **functions)
+        np.testing.assert_allclose(state.inner_state.nu["v"], jnp.mean(2 * (batch["x"] @ params["w"]) ** 2), rtol=1e-5)
+    for functions in ({"value_fn": value_fn}, {"grad_fn": grad_fn}):
+        sam = gc.sam(gc.sgd(1.0), gc.sgd(0.05), opaque_mode=True)
+        tx = gc.partition({"climb": sam, "still": gc.set_to_zero()}, {"w": "still", "v": "climb"})
+        updates, _ = tx.update(gradients, tx.init(params), params, **functions)
+        worse = params | {"v": params["v"] + 0.05 * gradients["v"]}
+        np.testing.assert_allclose(updates["v"], -grad_fn(worse, 0)["v"], rtol=1e-5)
+
+
+def test_private_descent_gets_the_gradient_of_each_example():
+    params, batch = problem()
+    tx = gc.dpsgd(0.1, l2_norm_clip=0.5, noise_multiplier=0.0, seed=0)
+    new, _, metrics = train_step(squared, params, tx, tx.init(params), batch)
+    each = jax.vmap(lambda x, y: jax.grad(squared)(params, {"x": x[None], "y": y[None]}))(batch["x"], batch["y"])
+    norms = jnp.linalg.norm(each["w"], axis=1)
+    clipped = jnp.mean(each["w"] * jnp.minimum(1, 0.5 / norms)[:, None], 0)
+    np.testing.assert_allclose(new["w"], -0.1 * clipped, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, squared(params, batch), rtol=1e-6)
