@@ -111,7 +111,7 @@ class ScaleBySophia(Transform):
 
     def init(self, params: Tree) -> SophiaState:
         own = self.direction.init(params)
-        return SophiaState(*own, self.hessian_diagonal_fn.init(params))
+        return SophiaState(own.count, own.weight_sums, own.mu, own.nu, self.hessian_diagonal_fn.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SophiaState._fields)
@@ -120,7 +120,7 @@ class ScaleBySophia(Transform):
         nu, estimator = self._curvature(updates, state, params, extra)
         if self.verbose and self.print_win_rate_every_n_steps and self.clip_threshold is not None:
             self._report(new_updates, state.count)
-        return new_updates, SophiaState(*moments._replace(nu=nu), estimator)
+        return new_updates, SophiaState(moments.count, moments.weight_sums, moments.mu, nu, estimator)
 
     def _curvature(self, updates: Tree, state: SophiaState, params: Tree | None, extra: dict[str, Any]) -> Any:
         """Return the curvatures for the next update and the estimator's state: new ones at every interval."""
