@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 _address = operator.methodcaller("unsafe_buffer_pointer")
 """Return where an array lies in memory."""
@@ -100,7 +101,7 @@ def _place(x: Any) -> Any:
     try:
         return _address(x)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # several devices, or a tracer, or given away
-        return id(x) if isinstance(x, jax.core.Tracer) or x.is_deleted() else _address(x.addressable_data(0))
+        return id(x) if isinstance(x, Tracer) or x.is_deleted() else _address(x.addressable_data(0))
 
 
 def _anchors(function: Any) -> tuple[Any, ...]:

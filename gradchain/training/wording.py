@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from gradchain.tree import Tree
 
@@ -31,7 +32,7 @@ def described(x: Any) -> str:
 
 def shown(x: Any) -> str:
     """Return a value as it is written; what is being traced has none, and is described."""
-    return described(x) if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)) else repr(x)
+    return described(x) if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)) else repr(x)
 
 
 def how_to_train(tree: Tree) -> str:
