@@ -76,8 +76,9 @@ def from_config(config: Mapping[str, Any]) -> Any:
       A transform or schedule: ``from_config(to_config(tx)) == tx``. (Arrays and partial functions compare by identity.)
 
     Raises:
-      ValueError: for an unknown name or field, a missing one, or a value that is out of range or of the wrong type. The
-        message begins with the field's path, such as ``stages[0].b2``.
+      ValueError: for an unknown name or field, a missing one, a value that is out of range or of the wrong type, and a
+        config that asks for much memory or time (deep nests, long strings, dtypes that aren't numeric). The message
+        begins with the field's path, such as ``stages[0].b2``.
 
     Example:
       >>> import json

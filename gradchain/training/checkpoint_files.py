@@ -93,7 +93,7 @@ def packed(step: int, tree: Tree, metadata: Mapping[str, Any]) -> tuple[dict[str
     arrays = {path: _data(leaf) for path, leaf in leaves.items()}
     sums = checksums(list(arrays.values()))
     table = {path: [*_described(leaf), sum_] for (path, leaf), sum_ in zip(leaves.items(), sums, strict=True)}
-    parts = {"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}
+    parts: dict[str, Any] = {"format": FORMAT, "step": step, "leaves": table, "metadata": dict(metadata)}
     if in_host := [path for path, leaf in leaves.items() if in_host_memory(leaf)]:
         parts["in_host"] = in_host
     try:
