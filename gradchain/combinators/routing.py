@@ -90,8 +90,9 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     Args:
       inner: any transform.
       mask: a tree of bools, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
-        :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need ``params`` in every update. Anything that
-        is a container to JAX, such as an Equinox module, is a tree, also if it can be called.
+        :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need
+        ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also if
+        it can be called.
       mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
 
     Raises:
@@ -180,9 +181,9 @@ def partition(
     Args:
       transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
       param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
-        :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions, :func:`by_leaf` among them,
-        need ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also
-        if it can be called.
+        :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
+        :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
+        Equinox module, is a tree, also if it can be called.
       mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
 
     Raises:
