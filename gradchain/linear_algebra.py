@@ -248,11 +248,11 @@ def nnls(
 
     Reference: Polyak, *Projected gradient method for non-negative least square*, 2015.
     """
-    A, b = jnp.asarray(A), jnp.asarray(b)
-    if A.ndim != 2 or b.ndim not in (1, 2) or len(b) != len(A):
-        raise ValueError(f"nnls: A must be a matrix and b have as many rows, got {A.shape} and {b.shape}")
-    dtype = compute_dtype(A.dtype, b.dtype)
-    matrix, target = A.astype(dtype), b.astype(dtype)
+    matrix, target = jnp.asarray(A), jnp.asarray(b)
+    if matrix.ndim != 2 or target.ndim not in (1, 2) or len(target) != len(matrix):
+        raise ValueError(f"nnls: A must be a matrix and b have as many rows, got {matrix.shape} and {target.shape}")
+    dtype = compute_dtype(matrix.dtype, target.dtype)
+    matrix, target = matrix.astype(dtype), target.astype(dtype)
     normal = jnp.matmul(matrix.T, matrix, precision="highest")
     moment = jnp.matmul(matrix.T, target, precision="highest")
     bound = jnp.asarray(_largest_eigenvalue_bound(normal) if L is None else L, dtype)

@@ -101,9 +101,10 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
 
     Args:
       inner: any transform.
-      mask: a tree of bools, the parameters' own or a prefix of it; :func:`by_path`, :func:`by_leaf`, or a function from
-        parameters to such a tree. Functions (but for :func:`by_path`) need ``params`` in every update. Anything that
-        is a container to JAX, such as an Equinox module, is a tree, also if it can be called.
+      mask: a tree of bools, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
+        :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need
+        ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also if
+        it can be called.
       mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
         Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
         with the others as they are.
@@ -198,10 +199,10 @@ def partition(
 
     Args:
       transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
-      param_labels: a tree of labels, the parameters' own or a prefix of it; :func:`by_path`, :func:`by_leaf`,
-        :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions, :func:`by_leaf` among them,
-        need ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also
-        if it can be called.
+      param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
+        :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
+        :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
+        Equinox module, is a tree, also if it can be called.
       mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
         Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
         with the others as they are.

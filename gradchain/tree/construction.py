@@ -35,7 +35,9 @@ def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None)
       TypeError: where that dtype can't hold the value: a fraction among whole numbers, or a complex number.
     """
 
-    def leaf(path: Any, x: Any) -> Array:
+    def leaf(path: Any, x: Any) -> Any:
+        if is_float0(x):
+            return x  # as zero as it can be
         own = jnp.dtype(dtype) if dtype is not None else jnp.result_type(x)
         if _kind(own) < _kind(jnp.result_type(fill_value)) and not _holds(own, fill_value):
             raise TypeError(f"tree.full_like: {show_path(path)} is {own} and can't hold {fill_value}; give a dtype")
@@ -45,7 +47,7 @@ def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None)
 
 
 def _holds(dtype: Any, value: ArrayLike) -> bool:
-    return not isinstance(value, Tracer) and bool(np.all(np.asarray(value).real.astype(dtype) == np.asarray(value)))
+    return not isinstance(value, Tracer) and bool(np.all(np.real(np.asarray(value)).astype(dtype) == np.asarray(value)))
 
 
 @public
@@ -104,6 +106,8 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
         return tree
 
     def leaf(path: Any, x: Any) -> Any:
+        if is_float0(x):
+            return x
         return _converted(path, x, jnp.dtype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
 
     return jax.tree_util.tree_map_with_path(leaf, tree)

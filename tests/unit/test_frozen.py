@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
+from gradchain import tree
 from tests import trees
 
 LARGE = 2**24 + 1  # no float32
@@ -118,6 +119,30 @@ def test_float0_is_no_update_anywhere():
     assert gc.tree.cast_like(updates, PARAMS)["step"].dtype == jax.dtypes.float0
     found, _ = gc.masked(gc.sgd(0.1), MOVES).update(updates, gc.masked(gc.sgd(0.1), MOVES).init(PARAMS))
     assert {name for name, x in found.items() if x is not None} == {"w"}
+
+
+def test_float0_is_no_number_of_a_tree():
+    w = {"w": FLOAT0["w"]}
+    for function in (
+        gc.global_norm,
+        tree.sum,
+        tree.max,
+        tree.min,
+        lambda g: tree.norm(g, 1),
+        lambda g: tree.vdot(g, g),
+    ):
+        assert float(function(FLOAT0)) == float(function(w))
+    for function in (
+        lambda g: tree.scale(2.0, g),
+        lambda g: tree.add(g, g),
+        lambda g: tree.where(jnp.array(True), g, g),
+        lambda g: tree.clip(g, -1.0, 1.0),
+        lambda g: tree.cast(g, jnp.bfloat16),
+        tree.zeros_like,
+    ):
+        found = function(FLOAT0)
+        trees.assert_close(found["w"], function(w)["w"], 0)
+        assert all(found[name] is FLOAT0[name] for name in PARAMS if name != "w")
 
 
 def test_zero_updates_have_the_dtypes_of_what_stays():
