@@ -309,6 +309,6 @@ def test_generalized_kl_far_from_and_near_its_zero():
         exact * np.log(np.where(exact == 0, 1, exact)) - exact * np.float64(np.where(exact == 0, 0, log_q)) + q - exact,
     )
     got = jax.vmap(lambda a, b: losses.generalized_kl_divergence(a, b, axis=None))(log_q, t)
-    np.testing.assert_allclose(got, expected, rtol=2e-4)
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
     slope = jax.vmap(jax.grad(lambda a, b: losses.generalized_kl_divergence(a, b, axis=None)))(log_q, t)
     np.testing.assert_allclose(slope, q - exact, rtol=1e-5, atol=1e-6)

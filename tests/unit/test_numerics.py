@@ -157,7 +157,7 @@ NORMS = [
 ]
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1e-22, 1.0, 1e19, 1e30, 6e37])
+@pytest.mark.parametrize("factor", [1e-30, 1e-22, 1.0, 1e19, 1e30, 1e37])
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
     x = jnp.array([3.0, -1.0, 2.0, 0.5])
@@ -176,4 +176,4 @@ def test_norms_of_what_isnt_finite_arent(norm):
 def test_bounded_leaves_ordinary_numbers_and_what_isnt_finite():
     x = jnp.array([1e18, -1e20, jnp.inf, jnp.nan])
     np.testing.assert_array_equal(numerics.bounded(x), jnp.array([1e18, -(2.0**62), jnp.inf, jnp.nan]))
-    assert jnp.isfinite(16 * numerics.abs_sq(numerics.bounded(jnp.float32(3e38))) * 0.99)
+    assert jnp.isfinite(8 * numerics.abs_sq(numerics.bounded(jnp.float32(3e38))))

@@ -527,6 +527,7 @@ class TestMonotone:
 
 LATE = 20_000_000
 """Beyond the whole numbers that float32 holds one by one."""
+CYCLE = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -543,7 +544,7 @@ LATE = 20_000_000
         ),
         (gc.warmup_cosine_decay_schedule(1.0, 1.0, LATE, LATE + 4), gc.warmup_cosine_decay_schedule(1.0, 1.0, 0, 4)),
         (
-            gc.sgdr_schedule([dict(init_value=0.0, peak_value=1.0, warmup_steps=2, decay_steps=n) for n in (LATE, 4)]),
+            gc.sgdr_schedule([{**CYCLE, "decay_steps": n} for n in (LATE, 4)]),
             gc.warmup_cosine_decay_schedule(0.0, 1.0, 2, 4),
         ),
     ],
