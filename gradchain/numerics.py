@@ -248,6 +248,18 @@ def clamp(x: Array, bound: Any) -> Array:
 
 
 @public
+@jax.custom_jvp
+def into_range(x: Array, low: Any, high: Any) -> Array:
+    """Return ``x``, which lies in a range but for rounding, clipped to it; the derivative stays that of ``x``."""
+    return jnp.clip(x, low, high)
+
+
+@into_range.defjvp
+def _into_range_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    return into_range(*primals), tangents[0]
+
+
+@public
 def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     """Return ``x / y``, and 0 where ``y`` is 0, finite in value and derivative there.
 

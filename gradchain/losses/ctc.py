@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from gradchain.core.hyper import Number
 from gradchain.losses._arguments import floating, number, pick, same_shape
 from gradchain.losses._softmax import log_softmax, log_sum_exp
-from gradchain.numerics import compute_dtype
+from gradchain.numerics import compute_dtype, into_range
 from gradchain.signatures import public
 
 LOG_ZERO = Number("log of zero", "[-inf, 0]")
@@ -100,7 +100,7 @@ def ctc_loss_with_forward_probs(
     _, alpha = lax.scan(lambda a, step: (b := a.step(*step, repeats, log_zero), b), start, steps)
     last = _advance(alpha.blank[-1], alpha.label[-1])
     length = y.shape[1] - jnp.sum(absent, 1)
-    loss = -pick(last, length)
+    loss = into_range(-pick(last, length), 0, math.inf)
     loss = jnp.where(jnp.all(valid | absent, 1), loss, math.nan)
     return loss.astype(x.dtype), alpha.blank.at[-1].set(last), alpha.label
 

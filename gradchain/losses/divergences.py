@@ -115,9 +115,21 @@ def _share_of_log(log_t: Array, log_q: Array) -> Array:
     return _product(jnp.exp(log_t), log_t, log_q)
 
 
-@jax.checkpoint
+@jax.custom_jvp
 def _generalized_share(t: Array, log_q: Array) -> Array:
-    return _product(t, _log(t), log_q) + (jnp.exp(log_q) - t)
+    """Return t (r + exp(-r) - 1), r = log t - log q, without negative rounding errors near r = 0; q for t = 0."""
+    r = _log(t) - log_q
+    near = jnp.abs(r) < 1
+    small = jnp.maximum(jnp.where(near, r, 0) + jnp.expm1(-jnp.where(near, r, 0)), 0)
+    return jnp.where(near & (t != 0), t * small, _product(t, _log(t), log_q) + (jnp.exp(log_q) - t))
+
+
+@_generalized_share.defjvp
+def _generalized_share_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (t, log_q), (dt, dlog_q) = primals, tangents
+    finite = log_q != -math.inf
+    log_ratio = jnp.where(finite, _log(t) - jnp.where(finite, log_q, 0), 0)
+    return _generalized_share(t, log_q), jnp.where(t == 0, -1, log_ratio) * dt + (jnp.exp(log_q) - t) * dlog_q
 
 
 def _log(t: Array) -> Array:

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, floating, mask_of, number, pair
-from gradchain.numerics import compute_dtype, divide, safe_norm, sqrt
+from gradchain.numerics import compute_dtype, divide, into_range, safe_norm, sqrt
 from gradchain.signatures import public
 
 
@@ -211,7 +211,8 @@ def _cosine(
     (p_size, p_norm), (t_size, t_norm) = (_size_and_norm(x, axes, shortest) for x in (p, t))
     # XLA would store p / p_size, which the norm's sum needs too, and the derivative: hence doubles and a checkpoint.
     product = jax.checkpoint(lambda p, t: jnp.sum((p * (2 / p_size)) * (t * (2 / t_size)), axes) / 4)
-    return finish(divide(product(p, t), jnp.squeeze(p_norm * t_norm, axes))).astype(dtype)
+    cosine = divide(product(p, t), jnp.squeeze(p_norm * t_norm, axes))
+    return finish(into_range(cosine, -1, 1)).astype(dtype)
 
 
 def unit_vectors(x: Array, axes: tuple[int, ...], shortest: Array) -> Array:

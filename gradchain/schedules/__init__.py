@@ -4,8 +4,8 @@ Each is a callable pytree of its own numbers, lengths included: ``schedule(count
 update. All return float32 or wider, are constant past their end and finite at every step, in value and derivative,
 map over batches of their own numbers, and add, subtract, multiply and divide with each other and with numbers.
 
-``count`` is a whole number, an array of them (for a plot), or a float. It is used in float32 (float64 where JAX has x64
-enabled): above 2**24 updates a boundary may act early or late by up to 6e-8 of the count.
+``count`` is a whole number, an array of them (for a plot), or a float. Lengths and boundaries are subtracted from a
+whole count, and compared with it, as whole numbers, if they are whole: no step is lost above 2**24 updates.
 """
 
 from typing import TYPE_CHECKING, Any

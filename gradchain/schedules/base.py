@@ -29,13 +29,27 @@ def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Sche
       >>> halving(0.1, every=100)(250)
       Array(0.025, dtype=float32)
     """
+    return _defined(function, lambda count: jnp.asarray(count, float))
 
+
+def counted(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Schedule]:
+    """As :func:`schedule`, but whole counts stay whole: differences from them are taken by :func:`since`."""
+    return _defined(function, as_count)
+
+
+def _defined(function: Callable[..., Any], convert: Callable[[Any], Array]) -> Any:
     def call(self: Schedule, count: Any) -> Array:
-        count = jnp.asarray(count, float)
+        count = convert(count)
         fields = {name: value_at(value, count) if kind.data else value for name, kind, value in self.fields()}
-        return jnp.asarray(function(count, **fields), count.dtype)  # pyright: ignore[reportCallIssue]
+        return jnp.asarray(function(count, **fields), float)
 
     return define(function, Schedule, {"__call__": call})
+
+
+def as_count(count: Any) -> Array:
+    """Return a count as an array, of the widest enabled integers if it is whole, else of the widest floats."""
+    count = jnp.asarray(count)
+    return count.astype(int if jnp.issubdtype(count.dtype, jnp.integer) else float)
 
 
 def ordered(*names: str) -> Callable[[Callable[P, Schedule]], Callable[P, Schedule]]:

@@ -8,21 +8,21 @@ from jax import Array
 
 from gradchain.core.hyper import FunctionSchedule, Number, Schedule, value_at
 from gradchain.core.value import register
-from gradchain.schedules.base import STEPS, Numbers, check_order
+from gradchain.schedules.base import STEPS, Numbers, as_count, check_order
+from gradchain.schedules.curves import since
 from gradchain.signatures import public
 
 
 def switch(count: Array, starts: Sequence[Any], schedules: Sequence[Any]) -> Array:
     """Return the value of the schedule whose turn it is, at the number of updates since its start."""
-    time = jnp.asarray(count, float)
-    result = jnp.zeros_like(time)
+    result = jnp.zeros(count.shape, float)
     for start, schedule in zip(starts, schedules, strict=True):
-        begun = time >= start
-        local = jnp.where(begun, time - start, 0)
+        elapsed = since(count, start)
+        local = jnp.maximum(elapsed, 0)
         if isinstance(schedule, FunctionSchedule):
             local = local.astype(count.dtype)
-        result = jnp.where(begun, value_at(schedule, local), result)
-    return result.astype(time.dtype)
+        result = jnp.where(elapsed >= 0, value_at(schedule, local), result)
+    return jnp.asarray(result, float)
 
 
 @register
@@ -40,7 +40,7 @@ class JoinedSchedules(Schedule):
         return self
 
     def __call__(self, count: Any) -> Array:
-        count = jnp.asarray(count)
+        count = as_count(count)
         starts = (0.0, *(value_at(boundary, count) for boundary in self.boundaries))
         return switch(count, starts, self.schedules)
 

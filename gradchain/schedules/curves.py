@@ -25,19 +25,31 @@ class Weights(NamedTuple):
 Curve = Callable[[Any, Any], Weights]
 
 
+def whole(number: Any) -> Any:
+    """Return a Python number without a fraction as an int, so that whole arrays stay whole beside it."""
+    fits = isinstance(number, int | float) and abs(number) < 2**31 and number == int(number)
+    return int(number) if fits else number
+
+
+def since(count: Array, begin: Any) -> Array:
+    """Return ``count - begin``, a whole number if both are: in float32, counts above 2**24 would lose steps."""
+    return count - whole(begin)
+
+
 def progress(count: Array, begin: Any, steps: Any) -> Weights:
-    """Return the done and the left part of ``steps`` updates that start at ``begin``; of no steps, none is done."""
+    """Return the done and the left part of ``steps`` updates that start at ``begin``; no steps are done at once."""
     some = jnp.asarray(steps > 0)
-    length = jnp.where(some, steps, 1)
-    elapsed = count - begin
-    done = jnp.clip(elapsed / length, 0, 1)
-    left = jnp.clip((length - elapsed) / length, 0, 1)
-    return Weights(jnp.where(some, done, 0), jnp.where(some, left, 1))
+    length = jnp.where(some, jnp.asarray(steps, float), 1)
+    elapsed, rest = since(count, begin), -since(count, whole(begin) + whole(steps))
+    done = jnp.clip(jnp.asarray(elapsed, float) / length, 0, 1)
+    left = jnp.clip(jnp.asarray(rest, float) / length, 0, 1)
+    return Weights(jnp.where(some, done, elapsed >= 0), jnp.where(some, left, elapsed < 0))
 
 
 def mix(start: Any, end: Any, weights: Weights) -> Any:
-    """Return the weighted sum, which is exactly ``start`` or ``end`` where the other's weight is 0."""
-    return start * weights.left + end * weights.done
+    """Return the weighted sum, which is exactly ``start`` or ``end`` where the other's weight is 0, never beyond."""
+    mixed = jnp.asarray(start * weights.left + end * weights.done)
+    return numerics.into_range(mixed, jnp.minimum(start, end), jnp.maximum(start, end))
 
 
 def linear(done: Any, left: Any) -> Weights:
@@ -94,9 +106,9 @@ def exponential(
 ) -> Array:
     """Return exponential decay from ``init_value``, bounded by ``end_value`` unless that is ``None``."""
     some = jnp.asarray(transition_steps > 0)
-    elapsed = jnp.maximum(count - transition_begin, 0)
-    passed = elapsed / jnp.where(some, transition_steps, 1)
-    value = init_value * jnp.where(some, growth(decay_rate, jnp.floor(passed) if staircase else passed), 1)
+    elapsed, length = jnp.maximum(since(count, transition_begin), 0), jnp.where(some, whole(transition_steps), 1)
+    passed = elapsed // length if staircase else jnp.asarray(elapsed, float) / length
+    value = init_value * jnp.where(some, growth(decay_rate, jnp.asarray(passed, float)), 1)
     if end_value is None:
         return value
     return jnp.where(decay_rate < 1, jnp.maximum(value, end_value), jnp.minimum(value, end_value))
@@ -115,8 +127,8 @@ def through(count: Array, knots: Sequence[Knot]) -> Array:
 
     Where several knots share a step the last of them counts from there on.
     """
-    value = knots[-1].value + jnp.zeros_like(count)
+    value = knots[-1].value + jnp.zeros(count.shape, float)
     for start, end in reversed(list(itertools.pairwise(knots))):
         weights = end.curve(*progress(count, start.step, end.step - start.step))
-        value = jnp.where(count < end.step, mix(start.value, end.value, weights), value)
+        value = jnp.where(since(count, end.step) < 0, mix(start.value, end.value, weights), value)
     return value

@@ -1,5 +1,6 @@
 """One cycle up and down, and repeated cycles with warm restarts."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -9,19 +10,21 @@ from jax import Array
 from gradchain.core.hyper import Fraction, Hyper, Positive, value_at
 from gradchain.core.value import Kind
 from gradchain.schedules import curves
-from gradchain.schedules.base import PositiveSteps, ordered, schedule
+from gradchain.schedules.base import PositiveSteps, counted, ordered
 from gradchain.schedules.compose import switch
 from gradchain.schedules.curves import Knot, through
 from gradchain.schedules.warmup import warmup_cosine_decay_schedule
 
 
-def _whole_part(part: Any, steps: Any) -> Array:
+def _whole_part(part: Any, steps: Any) -> Any:
     """Return ``part * steps`` rounded down; products that miss a whole number by rounding only count as whole."""
+    if isinstance(part, int | float) and isinstance(steps, int | float):
+        return math.floor(part * steps * (1 + 2.0**-44))
     return jnp.floor(part * steps * (1 + 2.0**-22))
 
 
 @ordered("pct_start", "pct_final")
-@schedule
+@counted
 def linear_onecycle_schedule(
     count: Array,
     transition_steps: PositiveSteps,
@@ -64,7 +67,7 @@ def linear_onecycle_schedule(
     )
 
 
-@schedule
+@counted
 def cosine_onecycle_schedule(
     count: Array,
     transition_steps: PositiveSteps,
@@ -122,7 +125,7 @@ class Cycles(Kind):
         return warmup_cosine_decay_schedule(**cycle)  # pyright: ignore
 
 
-@schedule
+@counted
 def sgdr_schedule(count: Array, cosine_kwargs: Annotated[Any, Cycles()]):
     r"""Run several cycles of linear warm-up and cosine decay, one after another: warm restarts.
 

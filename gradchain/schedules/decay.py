@@ -5,21 +5,21 @@ from jax import Array
 
 from gradchain.core.hyper import Hyper, Positive
 from gradchain.schedules import curves
-from gradchain.schedules.base import PositiveSteps, Steps, schedule
+from gradchain.schedules.base import PositiveSteps, Steps, counted
 from gradchain.schedules.curves import Knot, mix, powered, progress
 
 
-@schedule
+@counted
 def constant_schedule(count: Array, value: Hyper):
     """Return ``value`` at every step.
 
     Args:
       value: any real number.
     """
-    return value + jnp.zeros_like(count)
+    return value + jnp.zeros(count.shape, float)
 
 
-@schedule
+@counted
 def linear_schedule(
     count: Array, init_value: Hyper, end_value: Hyper, transition_steps: Steps, transition_begin: Steps = 0.0
 ):
@@ -28,8 +28,8 @@ def linear_schedule(
     .. math:: a + (b - a)\,x_k, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
-    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it is ``init_value`` throughout, as in
-    Optax. Negative lengths, which Optax takes for 0, are errors.
+    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
+    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
 
     Args:
       init_value: :math:`a`, the first value.
@@ -40,7 +40,7 @@ def linear_schedule(
     return mix(init_value, end_value, progress(count, transition_begin, transition_steps))
 
 
-@schedule
+@counted
 def polynomial_schedule(
     count: Array,
     init_value: Hyper,
@@ -54,8 +54,8 @@ def polynomial_schedule(
     .. math:: b + (a - b)\,(1 - x_k)^p, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
-    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it is ``init_value`` throughout, as in
-    Optax. Negative lengths, which Optax takes for 0, are errors.
+    ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
+    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
 
     Args:
       init_value: :math:`a`, the first value.
@@ -68,7 +68,7 @@ def polynomial_schedule(
     return mix(init_value, end_value, curve(*progress(count, transition_begin, transition_steps)))
 
 
-@schedule
+@counted
 def exponential_decay(
     count: Array,
     init_value: Hyper,
@@ -103,7 +103,7 @@ def exponential_decay(
     return curves.exponential(count, init_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
 
 
-@schedule
+@counted
 def cosine_decay_schedule(
     count: Array, init_value: Hyper, decay_steps: PositiveSteps, alpha: Hyper = 0.0, exponent: Positive = 1.0
 ):
@@ -126,7 +126,7 @@ def cosine_decay_schedule(
     return mix(init_value, alpha * init_value, weights)
 
 
-@schedule
+@counted
 def inverse_sqrt_schedule(
     count: Array,
     init_value: Hyper,
@@ -154,5 +154,5 @@ def inverse_sqrt_schedule(
       Zhai et al., *Scaling Vision Transformers*, 2022, section 3.5 (with a time scale).
     """
     scale = jnp.maximum(warmup_steps, 1) if timescale is None else timescale
-    fall = 1 / jnp.sqrt(1 + jnp.maximum(count - warmup_steps, 0) / scale)
+    fall = 1 / jnp.sqrt(1 + jnp.asarray(jnp.maximum(curves.since(count, warmup_steps), 0), float) / scale)
     return curves.through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value)]) * fall

@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Hyper, Number, value_at
 from gradchain.core.value import Choice, Kind, Value, register
 from gradchain.schedules import curves
-from gradchain.schedules.base import STEPS, Numbers, check_order, schedule
+from gradchain.schedules.base import STEPS, Numbers, check_order, counted
 from gradchain.schedules.curves import Knot, through
 
 SCALE = Number("NonNegative", "[0, inf)")
@@ -83,7 +83,7 @@ Boundaries = Annotated[Any, Table()]
 """A dict from step to factor; or pairs, where steps are traced or batches and so can't be keys of a dict."""
 
 
-@schedule
+@counted
 def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_scales: Boundaries | None = None):
     r"""Multiply the value by a factor at each of some steps, and keep it in between.
 
@@ -104,13 +104,13 @@ def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_
       >>> step_decay(jnp.array([0, 999, 1000, 2000]))
       Array([0.1  , 0.1  , 0.05 , 0.025], dtype=float32)
     """
-    value = init_value + jnp.zeros_like(count)
+    value = init_value + jnp.zeros(count.shape, float)
     for boundary, scale in entries(boundaries_and_scales, count):
-        value = value * jnp.where(count >= boundary, scale, 1)
+        value = value * jnp.where(curves.since(count, boundary) >= 0, scale, 1)
     return value
 
 
-@schedule
+@counted
 def piecewise_interpolate_schedule(
     count: Array,
     interpolate_type: Annotated[Any, Choice(*CURVES)],

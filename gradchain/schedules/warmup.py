@@ -8,13 +8,13 @@ from jax import Array
 from gradchain.core.hyper import Hyper, Positive
 from gradchain.core.value import Choice
 from gradchain.schedules import curves
-from gradchain.schedules.base import Steps, ordered, schedule
+from gradchain.schedules.base import Steps, counted, ordered
 from gradchain.schedules.curves import Knot, powered, through
 
 DECAYS = {"linear": curves.linear, "cosine": curves.cosine, "1-sqrt": curves.one_minus_sqrt}
 
 
-@schedule
+@counted
 def warmup_constant_schedule(count: Array, init_value: Hyper, peak_value: Hyper, warmup_steps: Steps):
     r"""Rise on a straight line, then stay: :math:`a + (b - a) \min(k / w, 1)`.
 
@@ -30,7 +30,7 @@ def warmup_constant_schedule(count: Array, init_value: Hyper, peak_value: Hyper,
 
 
 @ordered("warmup_steps", "decay_steps")
-@schedule
+@counted
 def warmup_cosine_decay_schedule(
     count: Array,
     init_value: Hyper,
@@ -65,7 +65,7 @@ def warmup_cosine_decay_schedule(
     return through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value), Knot(decay_steps, end_value, fall)])
 
 
-@schedule
+@counted
 def warmup_exponential_decay_schedule(
     count: Array,
     init_value: Hyper,
@@ -99,10 +99,10 @@ def warmup_exponential_decay_schedule(
     begin = warmup_steps + transition_begin
     fall = curves.exponential(count, peak_value, transition_steps, decay_rate, begin, staircase, end_value)
     rise = through(count, [Knot(0.0, init_value), Knot(warmup_steps, peak_value)])
-    return jnp.where(count < warmup_steps, rise, fall)
+    return jnp.where(curves.since(count, warmup_steps) < 0, rise, fall)
 
 
-@schedule
+@counted
 def warmup_stable_decay_schedule(
     count: Array,
     init_value: Hyper,

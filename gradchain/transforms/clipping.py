@@ -31,7 +31,7 @@ def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
 
     The norm runs over all arrays, in at least float32. One scalar factor is multiplied in, so that XLA
     fuses it with what follows. A NaN anywhere makes all updates NaN. If the norm is infinite (an infinite gradient, or
-    squares that overflow, from about 1e19 in float32), finite updates become 0 and infinite ones NaN, as in Optax.
+    a norm above 3.4e38 in float32), finite updates become 0 and infinite ones NaN, as in Optax.
 
     Args:
       max_norm: :math:`c \ge 0`; with 0 all updates become 0.

@@ -287,3 +287,28 @@ class TestSmoothing:
         amounts = np.array([[0.0], [0.5], [1.0]], np.float32)
         smooth = losses.smooth_labels(jnp.eye(3), amounts)
         np.testing.assert_allclose(smooth, (1 - amounts) * np.eye(3) + amounts / 3, rtol=1e-6)
+
+
+def test_values_keep_their_range_and_slopes_at_its_ends():
+    x = jax.random.normal(jax.random.key(0), (2000, 8))
+    assert losses.cosine_similarity(x, 3 * x).max() <= 1
+    assert losses.cosine_similarity(x, -x).min() >= -1
+    assert losses.cosine_distance(x, x).min() >= 0
+    slope = jax.grad(lambda a: losses.cosine_similarity(a, jnp.array([1.0, 1e-4])))(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(slope, [0, 1e-4], atol=1e-8)
+    log_q = jax.nn.log_softmax(x)
+    assert losses.generalized_kl_divergence(log_q, jnp.exp(log_q)).min() >= 0
+
+
+def test_generalized_kl_far_from_and_near_its_zero():
+    log_q, t = jnp.array([0.0, 3.0, -50.0, 60.0, -jnp.inf, 1.0]), jnp.array([1.001, 1.0, 2.0, 1e-20, 0.0, 0.0])
+    q, exact = np.exp(np.float64(log_q)), np.float64(t)
+    expected = np.where(
+        exact == 0,
+        q,
+        exact * np.log(np.where(exact == 0, 1, exact)) - exact * np.float64(np.where(exact == 0, 0, log_q)) + q - exact,
+    )
+    got = jax.vmap(lambda a, b: losses.generalized_kl_divergence(a, b, axis=None))(log_q, t)
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    slope = jax.vmap(jax.grad(lambda a, b: losses.generalized_kl_divergence(a, b, axis=None)))(log_q, t)
+    np.testing.assert_allclose(slope, q - exact, rtol=1e-5, atol=1e-6)

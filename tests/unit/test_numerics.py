@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradchain import numerics
+from gradchain import numerics, tree
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,33 @@ def test_each_decay_has_its_own_derivative_though_all_are_equal():
     slopes = jax.grad(lambda bs: course_of_weights(list(bs))[-1])(jnp.full(4, 0.5))
     np.testing.assert_allclose(slopes, -(0.5**3), rtol=1e-6)
     assert jax.grad(lambda b: course_of_weights([b])[-1])(0.0) == -1
+
+
+NORMS = [
+    tree.norm,
+    numerics.safe_norm,
+    lambda x: 2 * numerics.safe_root_mean_squares(x),
+    lambda x: numerics.unitwise_norm(x.reshape(4, 1))[0, 0],
+]
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-22, 1.0, 1e19, 1e30, 1e37])
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
+    x = jnp.array([3.0, -1.0, 2.0, 0.5])
+    for of in (norm, jax.jit(norm), lambda y: jax.vmap(norm)(jnp.stack([x, y]))[1]):
+        np.testing.assert_allclose(of(x * factor) / factor, norm(x), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_of_what_isnt_finite_arent(norm):
+    assert norm(jnp.array([1.0, jnp.inf, 0, 0])) == jnp.inf
+    assert jnp.isnan(norm(jnp.array([1.0, jnp.nan, 0, 0])))
+    assert norm(jnp.zeros(4)) == 0
+
+
+def test_bounded_leaves_ordinary_numbers_and_what_isnt_finite():
+    x = jnp.array([1e18, -1e20, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(numerics.bounded(x), jnp.array([1e18, -(2.0**62), jnp.inf, jnp.nan]))
+    assert jnp.isfinite(8 * numerics.abs_sq(numerics.bounded(jnp.float32(3e38))))

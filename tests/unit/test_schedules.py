@@ -505,7 +505,7 @@ def check_monotone(schedule, counts, first, last):
 class TestMonotone:
     @hypothesis.given(numbers, numbers, lengths, lengths, counts)
     def test_linear(self, a, b, steps, begin, counts):
-        check_monotone(gc.linear_schedule(a, b, steps, begin), counts, a, b if steps else a)
+        check_monotone(gc.linear_schedule(a, b, steps, begin), counts, a, b)
 
     @hypothesis.given(numbers, numbers, st.floats(0.1, 8.0), st.integers(1, 200), counts)
     def test_polynomial(self, a, b, power, steps, counts):
@@ -523,3 +523,54 @@ class TestMonotone:
     def test_decays_of_warmup_stable_decay(self, a, b, steps, kind, counts):
         schedule = gc.warmup_stable_decay_schedule(0.0, a, 0, 20, steps, b, kind)
         check_monotone(schedule, counts, a, b)
+
+
+LATE = 20_000_000
+"""Beyond the whole numbers that float32 holds one by one."""
+CYCLE = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("late", "early"),
+    [
+        (gc.linear_schedule(1.0, 0.0, 4, LATE), gc.linear_schedule(1.0, 0.0, 4)),
+        (gc.polynomial_schedule(1.0, 0.0, 2.0, 4, LATE), gc.polynomial_schedule(1.0, 0.0, 2.0, 4)),
+        (gc.exponential_decay(1.0, 2, 0.5, LATE, True), gc.exponential_decay(1.0, 2, 0.5, 0, True)),
+        (gc.piecewise_constant_schedule(1.0, {LATE + 2: 0.5}), gc.piecewise_constant_schedule(1.0, {2: 0.5})),
+        (gc.join_schedules([1.0, gc.cosine_decay_schedule(1.0, 4)], [LATE]), gc.cosine_decay_schedule(1.0, 4)),
+        (
+            gc.warmup_stable_decay_schedule(1.0, 1.0, LATE, 1, 3, 0.0),
+            gc.warmup_stable_decay_schedule(1.0, 1.0, 0, 1, 3, 0.0),
+        ),
+        (gc.warmup_cosine_decay_schedule(1.0, 1.0, LATE, LATE + 4), gc.warmup_cosine_decay_schedule(1.0, 1.0, 0, 4)),
+        (
+            gc.sgdr_schedule([{**CYCLE, "decay_steps": n} for n in (LATE, 4)]),
+            gc.warmup_cosine_decay_schedule(0.0, 1.0, 2, 4),
+        ),
+    ],
+    ids=lambda schedule: schedule.name,
+)
+def test_no_step_is_lost_beyond_two_to_the_24(late, early):
+    steps = jnp.arange(6)
+    np.testing.assert_array_equal(jax.jit(late)(LATE + steps), early(steps))
+
+
+def test_whole_boundaries_may_be_traced_beyond_two_to_the_24():
+    @jax.jit
+    def value(begin, count):
+        return gc.join_schedules([0.0, lambda k: k], [begin])(count)
+
+    assert [int(value(jnp.int32(LATE + 1), jnp.int32(LATE + k))) for k in range(4)] == [0, 0, 1, 2]
+
+
+def test_a_piece_of_no_steps_is_a_jump():
+    for schedule in (gc.linear_schedule(1.0, 0.25, 0, 3), gc.polynomial_schedule(1.0, 0.25, 2.0, 0, 3)):
+        np.testing.assert_array_equal(schedule(jnp.arange(6)), [1, 1, 1, 0.25, 0.25, 0.25])
+        np.testing.assert_array_equal(schedule(jnp.arange(6.0)), [1, 1, 1, 0.25, 0.25, 0.25])
+
+
+def test_no_value_lies_beyond_the_ends_by_rounding():
+    values = gc.warmup_cosine_decay_schedule(0.3, 0.7, 0, 1000, 0.7)(jnp.arange(1000))
+    assert np.all(values == np.float32(0.7))
+    slope = jax.grad(lambda end: gc.warmup_cosine_decay_schedule(0.3, 0.7, 0, 1000, end)(500))(0.7)
+    np.testing.assert_allclose(slope, 0.5, rtol=1e-6)

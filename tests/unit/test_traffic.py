@@ -14,6 +14,8 @@ from tests.benchmarks.test_optimizers import CASES, EXTRA
 SHAPES = {"kernel": (64, 64), "wide": (32, 128), "bias": (512,)}
 MORE = {
     "dog(1.0)": "counts the branch of the first step, which needs the start's norm",
+    "chain(adaptive_grad_clip(0.01), sgd(1e-3))": "counts second sums, for norms whose squares overflow or vanish",
+    "chain(clip_by_block_rms(1.0), adamw(1e-3))": "likewise",
     "schedule_free_adamw(1e-3)": "keeps the step itself in memory, and doesn't subtract large numbers to get it back",
 }
 """What moves more, and why."""
