@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gradchain as gc
 from tests.contract.cases import each, secondary
+from tests.registry import ROWS
 
 SIZES = (1e-38, 1e-30, 1e-20, 1e15, 1e20, 1e30, 3e38)
 AFTER = 4
