@@ -247,7 +247,6 @@ def clamp(x: Array, bound: Any) -> Array:
     return by_parts(lambda part: jnp.clip(part, -bound, bound), x)
 
 
-@public
 @jax.custom_jvp
 def into_range(x: Array, low: Any, high: Any) -> Array:
     """Return ``x``, which lies in a range but for rounding, clipped to it; the derivative stays that of ``x``."""
