@@ -10,9 +10,10 @@ from jax import Array
 from gradchain import tree
 from gradchain.combinators._around import Around, one_boolean
 from gradchain.combinators._reports import Reports
+from gradchain.core.extra import demand_number
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
-from gradchain.core.transform import Transform, both, check_state, demand_number, scalar_dtype
+from gradchain.core.transform import Transform, both, check_state, scalar_dtype
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import compute_dtype, safe_increment
 from gradchain.signatures import public

@@ -8,8 +8,9 @@ from jax import lax
 
 from gradchain.combinators._around import Around
 from gradchain.combinators._weights import check_arrays
+from gradchain.core.extra import functions_of
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Part, Transform, check_state, functions_of
+from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, register
 from gradchain.numerics import real_dtype
 from gradchain.signatures import public

@@ -11,9 +11,10 @@ from gradchain import tree
 from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import check_arrays
+from gradchain.core.extra import demand_number
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
-from gradchain.core.transform import Transform, both, check_state, demand_number
+from gradchain.core.transform import Transform, both, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment, sqrt
 from gradchain.signatures import public

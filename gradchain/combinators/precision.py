@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from gradchain.core.extra import with_value_fn
 from gradchain.core.foreign import as_transform
-from gradchain.core.transform import Part, Transform, with_value_fn
+from gradchain.core.transform import Part, Transform
 from gradchain.core.value import Child, register
 from gradchain.signatures import public
 from gradchain.tree import Tree

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from gradchain.combinators.labels import ByPath, LabelsKind, RouteKind, listed, resolve
+from gradchain.core.extra import functions_of
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import FrozenTree
 from gradchain.core.hyperparams import LEAF
-from gradchain.core.transform import Part, Transform, check_state, either, functions_of
+from gradchain.core.transform import Part, Transform, check_state, either
 from gradchain.core.value import Child, Kind, register
 from gradchain.signatures import public
 from gradchain.transforms.scaling import set_to_zero

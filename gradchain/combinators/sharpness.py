@@ -9,9 +9,10 @@ from jax import lax
 
 from gradchain import tree
 from gradchain.combinators._weights import copies, number, stored, wide
+from gradchain.core.extra import demand
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count
-from gradchain.core.transform import Part, Transform, apply_updates, both, check_state, demand
+from gradchain.core.transform import Part, Transform, apply_updates, both, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from gradchain.core.extra import demand, demand_number
 from gradchain.core.hyper import next_key
 from gradchain.core.spec import At, Spec, Sums
-from gradchain.core.transform import check_state, count_of, demand, demand_number, lacks_params
+from gradchain.core.transform import check_state, count_of, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 

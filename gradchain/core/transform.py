@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradchain import tree
+from gradchain.core.extra import with_value_fn
+from gradchain.core.mistakes import ELSEWHERE, holds_state, misplaced
 from gradchain.core.value import Child, Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
@@ -27,24 +29,6 @@ class Part(NamedTuple):
     transform: "Transform"
     state: Any
     params: Any
-
-
-ELSEWHERE = {
-    usual: f"; {cure}"
-    for usuals, cure in (
-        ("learning_rate lr param_groups hyperparams", "numbers are hyperparams(tx), and tx.replace changes them"),
-        ("zero_grad", "gradients are values, with nothing to reset"),
-        (
-            "minimize apply_gradients apply",
-            "updates, state = tx.update(grads, state, params); params = apply_updates(params, updates)",
-        ),
-        ("state_dict load_state_dict", "see to_state_dict and from_state_dict"),
-        ("get_config from_config", "see to_config and from_config"),
-        ("state variables", "the state is a value of its own: state = tx.init(params)"),
-    )
-    for usual in usuals.split()
-}
-"""What other libraries' optimizers have as attributes, and where it is here."""
 
 
 class Transform(Value):
@@ -226,33 +210,6 @@ class Transform(Value):
         return cast(Self, set_hyperparams(self, changes))
 
 
-def misplaced(updates: Any, state: Any, params: Any) -> str:
-    """Return what is wrong with the arguments of an ``update`` that failed, if they are in each other's places."""
-    for name, value in (("updates", updates), ("state", state), ("params", params)):
-        if isinstance(value, tuple) and len(value) == 2 and holds_state(value[1]) and not holds_state(value[0]):
-            return f"{name} is a pair of updates and state, as update returns them: unpack it"
-    structure = jax.tree.structure
-    if isinstance(updates, tuple) and len(updates) == 2 and structure(updates[1]) == structure(params):
-        return "updates is a pair; of value_and_grad's (value, gradients), pass the gradients alone"
-    if state is None or isinstance(state, Transform):
-        return "the first state is tx.init(params)"
-    if (
-        holds_state(updates)
-        or holds_state(params)
-        or (structure(state) == structure(updates) and jax.tree.leaves(state))
-    ):
-        return "the order is update(updates, state, params)"
-    return ""
-
-
-def holds_state(x: Any) -> bool:
-    """Return whether ``x`` is a transform's state, or a container of such: NamedTuples that are called ``...State``."""
-    if isinstance(x, dict):
-        return any(map(holds_state, cast(dict[Any, Any], x).values()))
-    named = hasattr(x, "_fields") and type(x).__name__.endswith("State")
-    return named or (isinstance(x, tuple | list) and any(map(holds_state, cast(Any, x))))
-
-
 def relied(tx: Transform) -> str:
     """Return the name of the first transform in ``tx`` that ``relies`` on its updates, or nothing."""
     return tx.name if tx.relies else next(filter(None, (relied(part.transform) for part in tx.parts())), "")
@@ -266,32 +223,6 @@ def both(*flags: Any) -> Any:
 def either(*flags: Any) -> Any:
     """Return whether any flag holds, each True or one boolean; True if one is."""
     return True if any(flag is True for flag in flags) else functools.reduce(jnp.logical_or, flags)
-
-
-def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for."""
-    return {"value_fn": extra["obj_fn"], **extra} if "obj_fn" in extra else extra
-
-
-def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Callable[[Tree], Tree]) -> dict[str, Any]:
-    """Return extra arguments for a transform that sees the parameters in another form, or a share of them.
-
-    The loss and its gradient as functions of the parameters become functions of what it sees.
-
-    Args:
-      extra: extra arguments of ``update``.
-      whole: from what it sees to the parameters.
-      own: from a tree like the parameters to what it would see of it.
-    """
-
-    def value_of(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda mine, *args: function(whole(mine), *args)
-
-    def grad_of(function: Callable[..., Tree]) -> Callable[..., Tree]:
-        return lambda mine, *args: own(function(whole(mine), *args))
-
-    ways = {"value_fn": value_of, "obj_fn": value_of, "grad_fn": grad_of}
-    return extra | {name: way(extra[name]) for name, way in ways.items() if callable(extra.get(name))}
 
 
 def count_of(state: Any) -> Any:
@@ -311,42 +242,6 @@ def check_state(where: str, state: Any, expected: tuple[str, ...]) -> None:
 def lacks_params(where: str, why: str = "") -> ValueError:
     """Return the error for an update without the parameters that it needs."""
     return ValueError(f"{where} needs params: call update(updates, state, params){why}")
-
-
-def demand(where: str, extra: dict[str, Any], name: str) -> Any:
-    """Return an extra argument of ``update``.
-
-    Raises:
-      ValueError: if it is missing.
-    """
-    if extra.get(name) is None:
-        raise ValueError(f"{where} needs {name!r}: call update(updates, state, params, {name}=...)")
-    return extra[name]
-
-
-def demand_number(where: str, extra: dict[str, Any], name: str) -> Any:
-    """Return an extra argument of ``update`` that stands for one real number, such as the loss.
-
-    Raises:
-      ValueError: if it is missing, or an array with axes.
-      TypeError: if it isn't real.
-    """
-    return one_number(f"{where}: {name}", demand(where, extra, name))
-
-
-def one_number(where: str, value: Any) -> Any:
-    """Return ``value``, after checking that it is one real number: Python's, or an array without axes."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{where} must be one real number, got {value!r}") from None
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{where} must be one real number, got {array.dtype}")
-    if array.ndim:
-        raise ValueError(f"{where} must be one number, got shape {array.shape}; reduce it first, a loss to its mean")
-    return value
 
 
 def scalar_dtype(params: Tree) -> Any:

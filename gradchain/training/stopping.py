@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.core.transform import one_number
+from gradchain.core.extra import one_number
 from gradchain.signatures import public
 from gradchain.training.ranking import Goal, Mode, goal_of
 
