@@ -37,7 +37,7 @@ class Rule(Transform):
 
     def init_leaves(self, params: Tree, own: list[Own]) -> Any:
         """Return the first state, given what is declared for each leaf alone."""
-        active = self.active(params, len(own))
+        active = [False] if params is None else self.active(params, len(own))
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         self._check_shapes(params, own, active)
         hyper = Hypers(self, Own())

@@ -444,3 +444,9 @@ def test_only_bool_alone_declares_a_flag():
     np.testing.assert_array_equal(run(rule(np.bool_(True), math.isfinite, "yes"))[0]["b"], -GRADS["b"])
     with pytest.raises(TypeError, match=r"rule: flag must be True or False, got \(1,\)"):
         rule((1,))
+
+
+@pytest.mark.parametrize("tx", [gc.adam(0.1), gc.scale_by_muon(), gc.scale_by_prodigy(), gc.add_noise(0.1, 0.5, 0)])
+def test_no_parameters_have_a_state_without_slots(tx):
+    for params in (None, {}, {"a": None}):
+        assert all(jnp.ndim(x) == 0 or x.dtype == jnp.uint32 for x in jax.tree.leaves(tx.init(params)))
