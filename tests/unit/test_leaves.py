@@ -182,8 +182,6 @@ OF_NUMBERS = {
     "ema": lambda x: NUMBERS.ema(x, x, 0.5),
     "decaying_max": lambda x: NUMBERS.decaying_max(x, x, 0.5, 0.0),
     "one_minus_power": lambda x: NUMBERS.one_minus_power(0.5, x),
-        NUMBERS.sum_of_weights(x, 0.5, 2) if np.issubdtype(np.result_type(x), np.inexact) else x
-    ),
     "debias_nesterov": lambda x: NUMBERS.debias_nesterov(x, x, 0.5, 0.5, 0.75),
     "shrink_factor": lambda x: NUMBERS.shrink_factor(x, 1),
     "clamp": lambda x: NUMBERS.clamp(x, 1),
