@@ -79,6 +79,7 @@ class ScheduleFree(OneChild):
     """See :func:`schedule_free`."""
 
     name = "schedule_free"
+    counted = frozenset({"z"})
     child = "base_optimizer"
     relies = True
     kinds = {
