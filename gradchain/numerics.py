@@ -200,7 +200,6 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
 
 
 @public
-@public
 def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
     r"""Return the sum of the weights in a moving average after ``t`` updates, what corrects it for its start at zero.
 

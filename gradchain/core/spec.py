@@ -21,6 +21,9 @@ class Slot(NamedTuple):
     """Holds nothing below zero: a storage codec may use an unsigned map."""
     dtype: str | None = None
     """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
+    counted: bool = False
+    """The rule takes it to hold as many gradients as it counts (``debiased`` ones needn't say so): where an array is
+    added to a saved state, ``from_state_dict`` warns of it."""
 
 
 class Slots:

@@ -41,6 +41,8 @@ class Transform(Value):
     """What its updates do to the parameters, whatever came in: leave them where they are, or lead them into a set."""
     relies: ClassVar[bool] = False
     """Whether its evaluation weights follow from the parameters, as long as these take the updates that it returns."""
+    counted: ClassVar[frozenset[str]] = frozenset()
+    """Fields of its state whose arrays it takes to be as old as its count; those of an array added later aren't."""
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.
