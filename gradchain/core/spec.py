@@ -23,6 +23,7 @@ class Slot(NamedTuple):
     """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
 
 
+@public
 class Slots:
     """A parameter's slots by name; calling it makes the next ones: ``slot(mu=mu, nu=nu)``."""
 
@@ -53,6 +54,7 @@ class Sums(NamedTuple):
     """After the next one, should it use the same decay."""
 
 
+@public
 class At:
     """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
 
