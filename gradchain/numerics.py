@@ -63,11 +63,30 @@ def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
       power: :math:`p`, 2 for squares.
     """
 
-    def part(x: Array) -> Array:
-        bound = _bound(x.dtype, terms, power)
-        return jnp.where(jnp.isfinite(x), jnp.clip(x, -bound, bound), x)
+    return by_parts(lambda part: _bounded(_bound(x.dtype, terms, power), part), x)
 
-    return by_parts(part, x)
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _bounded(bound: float, x: Array) -> Array:
+    """Clip finite numbers to a power of two, in whole-number arithmetic on their bits.
+
+    The bits of the numbers from the bound up to infinity are an interval. Moved to the top of the unsigned range, it is
+    all that a minimum changes. Each step has one array for an operand: XLA fuses these into whatever reads them, where
+    it would store the result of a choice between an array and its clipped copy.
+    """
+    bits = np.dtype(f"uint{8 * x.dtype.itemsize}")
+    y = lax.bitcast_convert_type(x, bits)
+    for sign in (1, -1):
+        infinity, first = (int(np.asarray(sign * end, x.dtype).view(bits)) for end in (np.inf, bound))
+        width = bits.type(infinity - first)
+        y = jnp.minimum(y - bits.type(infinity), ~width + bits.type(1)) + bits.type(infinity)
+    return lax.bitcast_convert_type(y, x.dtype)
+
+
+@_bounded.defjvp
+def _bounded_jvp(bound: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return _bounded(bound, x), jnp.where(jnp.abs(x) <= bound, dx, 0)
 
 
 @public
@@ -338,13 +357,16 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
 def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
     """Return the root of the sum of squares over some axes, divided by ``count``."""
 
-    def total(x: Array, keepdims: bool = keepdims) -> Array:
-        return jnp.sum(abs_sq(x), axis=axis, keepdims=keepdims)
+    def sums(scale: Array | float) -> Array:
+        y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
+        return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
 
-    def again(scale: Array) -> Array:
-        return total(x * scale.reshape(jax.eval_shape(functools.partial(total, keepdims=True), x).shape))
+    return root_in_range(sums, x.size, x.dtype, isinstance(x, Tracer), count)
 
-    return root_in_range(total(x), again, x.size, x.dtype, count)
+
+def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return tuple(i % ndim for i in axes)
 
 
 @_root_of_squares.defjvp
@@ -359,31 +381,53 @@ def _root_of_squares_jvp(
 
 
 @public
-def root_in_range(total: Array, again: Callable[[Array], Array], size: int, dtype: DTypeLike, count: int = 1) -> Array:
-    r"""Return :math:`\sqrt{s / n}` for a sum of squares that may have overflowed or nearly vanished.
+def root_in_range(
+    sums: Callable[[Array | float], Array], size: int, dtype: DTypeLike, traced: bool, count: int = 1
+) -> Array:
+    r"""Return :math:`\sqrt{s / n}` for a sum of squares, or an array of them, that may overflow or nearly vanish.
 
-    Such a sum is taken once more, of the elements multiplied by a power of two. That is a loop of one turn or none:
-    where all sums are in range nothing is read twice, under ``vmap`` neither, where both sides of a condition would
-    be computed.
+    Such a sum is taken once more, of the elements multiplied by a power of two. On CPUs that is a loop, of one turn
+    where all sums are in range and of two elsewhere: its kernels are compiled once, and ``vmap`` leaves it a loop where
+    it would make a condition compute both its sides. Elsewhere the host would wait for each loop, so that the sums for
+    large, small and ordinary elements are computed together, in one pass over the elements.
 
     Args:
-      total: :math:`s`, a sum of squares, or an array of them.
-      again: returns the sums of the elements that are multiplied by given scales, of the shape of ``total``.
-      size: how many squares were added up.
-      dtype: the dtype they were computed in.
+      sums: returns the sum of squares of the elements, multiplied by a given number, or the sums by an array of them.
+      size: how many squares are added up.
+      dtype: the dtype they are computed in.
+      traced: whether the elements are traced. Otherwise the sums are taken again if need be.
       count: :math:`n`.
     """
     info = jnp.finfo(dtype)
-    least = max(size, 1) * float(info.tiny) / float(info.eps)
-    power = 2.0 ** (_exponent(dtype) * 5 // 8)
-    # A sum that really is 0 is below the least one, too, and stays 0.
-    scale = jnp.where(total < least, power, jnp.where(total > float(info.max), 1 / power, 1)).astype(total.dtype)
-    if isinstance(total, Tracer):
-        total = lax.while_loop(
-            lambda state: jnp.any(state[1]), lambda state: (again(scale), state[1] & False), (total, scale != 1)
-        )[0]
-    elif jnp.any(scale != 1):
-        total = again(scale)
+    least, power = max(size, 1) * float(info.tiny) / float(info.eps), 2.0 ** (_exponent(dtype) * 5 // 8)
+
+    def scales(total: Array) -> Array:  # a sum that really is 0 is below the least one, too, and stays 0
+        return jnp.where(total < least, power, jnp.where(total > float(info.max), 1 / power, 1)).astype(total.dtype)
+
+    def one_by_one() -> tuple[Array, Array]:
+        def turn(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            i, scale, _ = state
+            total = sums(scale)
+            return i + 1, jnp.where(i == 0, scales(total), scale), total
+
+        def goes_on(state: tuple[Array, Array, Array]) -> Array:
+            return (state[0] == 0) | ((state[0] == 1) & jnp.any(state[1] != 1))
+
+        like = jax.eval_shape(sums, 1.0)
+        first = jnp.zeros((), jnp.int32), jnp.ones(like.shape, like.dtype), jnp.zeros(like.shape, like.dtype)
+        return lax.while_loop(goes_on, turn, first)[1:]
+
+    def together() -> tuple[Array, Array]:
+        total = sums(1.0)
+        scale = scales(total)
+        return scale, jnp.where(scale > 1, sums(power), jnp.where(scale < 1, sums(1 / power), total))
+
+    if traced:
+        scale, total = lax.platform_dependent(cpu=one_by_one, default=together)
+    else:
+        total = sums(1.0)
+        scale = scales(total)
+        total = sums(scale) if jnp.any(scale != 1) else total
     return jnp.sqrt(total / count) / scale
 
 

@@ -13,7 +13,7 @@ from gradchain.combinators.labels import Labels, listed, path_name
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Key, first_key, next_key
 from gradchain.core.hyperparams import walk
-from gradchain.core.rule import Rule
+from gradchain.core.rule import FIELDS, Rule
 from gradchain.core.spec import Slot
 from gradchain.core.transform import Transform, check_state
 from gradchain.core.value import Child, Kind, kind_of, register
@@ -138,6 +138,8 @@ class Encoder:
             return state
         spec, changes = self.rules.get(type(state)), dict[str, Any]()
         for field, value in state._asdict().items():
+            if spec and field in FIELDS:
+                continue
             address = f"{transform_name(state)}.{field}"
             self.fields[address] = None
             slot = spec.slots.get(field) if spec else None

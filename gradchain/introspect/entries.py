@@ -49,7 +49,7 @@ def load(
     _check_choice(where, "unexpected", unexpected, ("error", "drop"))
     expected, treedef = jax.tree.flatten(abstract_state(tx, params))
     found = places(where, tx, treedef.unflatten(expected))
-    entries = entries | weight_sums(tx, treedef.unflatten(expected), found, entries)
+    entries = entries | weight_sums(tx, found, entries)
     leaves, problems = _read(found, expected, entries, missing)
     if unexpected == "error":
         known = {place.address for place in found}

@@ -93,9 +93,9 @@ def state_paths(tx: Any, state: Any) -> dict[str, Any]:
       ValueError: if ``state`` isn't this transform's.
 
     Example:
-      >>> tx = adam(1e-3)
+      >>> tx = sgd(0.1, momentum=0.9)
       >>> list(state_paths(tx, tx.init({"w": jnp.zeros(3)})))
-      ['scale_by_adam/count', 'scale_by_adam/mu/w', 'scale_by_adam/nu/w', 'scale_by_learning_rate/count']
+      ['trace/count', 'trace/trace/w', 'scale_by_learning_rate/count']
     """
     found = places("state_paths", as_transform(tx), state)
     return {place.address: leaf for place, leaf in zip(found, jax.tree.leaves(state), strict=True)}

@@ -16,17 +16,20 @@ from gradchain.numerics import one_minus_power, sum_of_weights
 SLOT = "weight_sums"
 
 
-def weight_sums(tx: Transform, state: Any, places: Sequence[Place], entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Return entries for sums of weights that aren't there: those after ``count`` updates with the decays of ``tx``.
+def weight_sums(tx: Transform, places: Sequence[Place], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sums of weights of a state that was kept without them, as entries: another library's.
+
+    They are those after ``count`` updates with the decays of ``tx``.
 
     Args:
       tx: the transform.
-      state: its state, or shapes.
       places: where the state's arrays belong.
-      entries: what is known of the state, by address.
+      entries: what is known of the state, by address. If there are sums among them, none is added.
     """
-    wanted = [p for p in places if p.slot == SLOT and p.address not in entries and f"{p.stage}/count" in entries]
-    owners = {part.name: part.transform for part in state_parts(tx, state)} if wanted else {}
+    if any(f"/{SLOT}/" in address for address in entries):
+        return {}
+    wanted = [p for p in places if p.slot == SLOT and f"{p.stage}/count" in entries]
+    owners = {part.name: part.transform for part in state_parts(tx, None)} if wanted else {}
     return {p.address: _after(getattr(owners[p.stage], p.path), entries[f"{p.stage}/count"]) for p in wanted}
 
 
@@ -52,5 +55,5 @@ def warn_of_added(where: str, missing: Sequence[Place], entries: Mapping[str, An
             "no longer corrects averages for their beginning; the first updates of these arrays may be several times "
             "too large or too small. To let them begin with a first step, give them an optimizer of their own: "
             "partition({'old': tx, 'new': tx}, labels), with rename={'': 'old.'} and missing='init'",
-            stacklevel=4,
+            stacklevel=5,
         )

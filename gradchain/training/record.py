@@ -69,7 +69,7 @@ class Record:
             return new._replace(stopped="diverged")
         if not self._warned and (problem := _problem(run, new, len(rows) == self._epochs)):
             self._warned = True
-            warnings.warn(f"fit: epoch {len(rows)}: {problem}", stacklevel=3)
+            warnings.warn(f"fit: epoch {len(rows)}: {problem}", stacklevel=4)
         return new._replace(stopped="early" if self.stopping and progress.should_stop else "epochs")
 
     def chosen(self, run: Snapshot) -> tuple[Tree, Tree]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, bounded, compute_dtype, real_dtype, root_in_range
@@ -205,13 +206,14 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
 
 @jax.custom_jvp
 def _euclidean(arrays: list[Array]) -> Array:
-    total = _total(_abs_sq, [(x,) for x in arrays])
-    dtype = functools.reduce(_narrower, [compute_dtype(x.dtype) for x in arrays], total.dtype)
+    like = jax.eval_shape(lambda: _total(_abs_sq, [(x,) for x in arrays]))
+    dtype = functools.reduce(_narrower, [compute_dtype(x.dtype) for x in arrays], like.dtype)
 
-    def again(scale: Array) -> Array:
-        return _total(_scaled_abs_sq, [(x, scale) for x in arrays]).astype(total.dtype)
+    def sums(scale: Array | float) -> Array:
+        operands = [(x, jnp.asarray(scale, like.dtype)) for x in arrays]
+        return _total(_scaled_abs_sq, operands).astype(like.dtype)
 
-    return root_in_range(total, again, size(arrays), dtype)
+    return root_in_range(sums, size(arrays), dtype, any(isinstance(x, Tracer) for x in arrays))
 
 
 @_euclidean.defjvp

@@ -148,9 +148,9 @@ def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
       >>> copies = NamedSharding(AbstractMesh((4,), ("data",)), P())  # four devices, which needn't be there
       >>> shapes = jax.eval_shape(tx.init, params)
       >>> bytes_per_device(shapes, state_shardings(tx, params, copies))
-      200
+      208
       >>> bytes_per_device(shapes, zero_shardings(tx, params, copies))
-      56
+      64
     """
     arrays = [x for x in jax.tree.leaves(tree) if is_array(x)]
     own = [getattr(x, "sharding", None) for x in arrays]

@@ -62,7 +62,7 @@ INJECTED = frozenset({"inject_hyperparams"})
 LEAVES = BASES | {
     "scheduled": gc.sgd(RATE, momentum=0.5),
     "injected": Nest(gc.inject_hyperparams(gc.adamw)(RATE, mask=gc.by_path([("*", True)])), INJECTED),
-    "whole": Nest(gc.inject_hyperparams(gc.accumulate)(gc.adam(0.01), 2), INJECTED),
+    "whole": Nest(gc.inject_hyperparams(gc.accumulate)(gc.adam(0.01), 2), INJECTED | {"accumulate"}),
     "keyed": gc.noisy_sgd(0.1, key=jax.random.key(7)),
     "in the host's memory": gc.offload_state(gc.adam(0.01)),
 }

@@ -103,7 +103,7 @@ def test_eight_bit_adam_takes_two_bytes_a_parameter_computed_and_measured():
     params = {"w": jnp.ones((512, 256)), "b": jnp.ones(64)}
     size, small = 512 * 256, 64
     single, tx = gc.adam(0.1), gc.store(gc.adam(0.1), "int8")
-    counts, key = 2 * 4, 8
+    counts, key = 2 * 4 + 2 * 4, 8
     slots = 2 * (size + 4 * size // 256 + 4 * small)
     state = tx.init(params)
     assert sum(x.nbytes for x in jax.tree.leaves(state)) == slots + counts + key

@@ -143,7 +143,7 @@ def test_keys_select_what_they_select_in_optax(key):
 def test_map_params_maps_what_is_shaped_like_the_parameters():
     specs = {"layer": {"kernel": "k", "bias": "b"}, "blocks": ["0", "1"]}
     mapped = tree.map_params(TX, lambda x, spec: spec, STATE, specs, transform_non_params=lambda x: "count")
-    assert mapped[3][0] == type(STATE[3][0])("count", specs, specs)
+    assert mapped[3][0] == type(STATE[3][0])("count", {"b1": "count", "b2": "count"}, specs, specs)
     assert mapped[1].count == "count"
     doubled = tree.map_params(TX.init, lambda x: x + 1, STATE)
     np.testing.assert_array_equal(doubled[3][0].nu["blocks"][0], np.ones(3))
