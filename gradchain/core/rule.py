@@ -2,7 +2,7 @@
 
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol
 
 import jax
@@ -16,7 +16,7 @@ from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
 
 P = ParamSpec("P")
@@ -257,6 +257,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         for what, names in (("slots", slots), ("extra", extra), ("debiased", debiased)):
             if isinstance(names, str):
                 raise TypeError(f"@{kind}: {what} is a sequence of names; write ({names!r},)")
+            if not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):  # pyright: ignore
+                raise TypeError(f"@{kind}: {what} is a sequence of names, got {brief(names)}")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:

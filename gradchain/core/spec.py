@@ -26,6 +26,7 @@ class Slot(NamedTuple):
     added to a saved state, ``from_state_dict`` warns of it."""
 
 
+@public
 class Slots:
     """A parameter's slots by name; calling it makes the next ones: ``slot(mu=mu, nu=nu)``."""
 
@@ -56,6 +57,7 @@ class Sums(NamedTuple):
     """After the next one, should it use the same decay."""
 
 
+@public
 class At:
     """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
 
