@@ -200,7 +200,6 @@ def one_minus_power(base: Any, exponent: Any) -> Array:
 
 
 @public
-@public
 def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
     r"""Return the sum of the weights in a moving average after ``t`` updates, what corrects it for its start at zero.
 
@@ -313,8 +312,8 @@ def safe_norm(
 ) -> Array:
     r"""Return :math:`\max(\|x\|, m)` with a finite derivative (0) where :math:`\|x\|` is smaller.
 
-    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite. The Euclidean norm
-    is right between 1e-30 and 1e34 in float32, though squares of such numbers vanish or overflow.
+    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite. Norms are right
+    between 1e-30 and 1e34 in float32, though squares of such numbers vanish or overflow.
 
     Args:
       x: an array, real or complex.
@@ -329,7 +328,11 @@ def safe_norm(
         return jnp.maximum(_root_of_squares(x, axis, keepdims, 1), min_norm)
 
     def norm(y: Array, keepdims: bool) -> Array:
-        return jnp.linalg.norm(y, ord=ord, axis=axis, keepdims=keepdims)
+        size = lax.stop_gradient(jnp.max(magnitude(y), axis=axis, keepdims=True, initial=0))
+        ordinary = (size == 0) | ((size > 2.0**-20) & (size < 2.0**20)) | ~jnp.isfinite(size) | (ord == 0)
+        size = jnp.where(ordinary, 1, size)
+        result = jnp.linalg.norm(y / size, ord=ord, axis=axis, keepdims=keepdims)
+        return result * size.reshape(result.shape)
 
     beyond = norm(x, True) > min_norm
     inner = norm(jnp.where(beyond, x, 1), keepdims)

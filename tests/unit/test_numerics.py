@@ -1,5 +1,7 @@
 """gradchain.numerics against NumPy in double precision, at the edges and in its derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +167,19 @@ def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
     for of in (norm, jax.jit(norm), lambda y: jax.vmap(norm)(jnp.stack([x, y]))[1]):
         np.testing.assert_allclose(of(x * factor) / factor, norm(x), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("ord", [2, 3, 0.5, np.inf])
+def test_norms_of_any_order_are_right_where_powers_overflow_or_vanish(ord):
+    x = jnp.array([3.0, -1.0, 2.0, 0.5])
+    norm = functools.partial(numerics.safe_norm, ord=ord)
+    for factor in (1e-30, 1e30):
+        np.testing.assert_allclose(norm(x * factor) / factor, norm(x), rtol=1e-5)
+        np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
+        matrix = numerics.safe_norm(jnp.stack([x, 2 * x]) * factor, ord="fro") / factor
+        np.testing.assert_allclose(matrix, 5**0.5 * jnp.linalg.norm(x), rtol=1e-5)
+    assert norm(x) == jnp.linalg.norm(x, ord)
+    assert numerics.safe_norm(x * 1e30, ord=0) == 4
 
 
 @pytest.mark.parametrize("norm", NORMS)
