@@ -253,10 +253,33 @@ def debias_nesterov(average: Array, value: Array, decay: Any, weight: Array, wei
 
 
 @public
+def quotient(x: ArrayLike, y: Array) -> Array:
+    """Return ``x / y`` with a derivative that doesn't square ``y``, which overflows above 1e19 in float32.
+
+    Args:
+      x: the numerator, real or complex.
+      y: the denominator, not 0: a norm, say.
+    """
+    return _quotient(jnp.asarray(x, jnp.result_type(x, y)), y)
+
+
+@jax.custom_jvp
+def _quotient(x: Array, y: Array) -> Array:
+    return x / y
+
+
+@_quotient.defjvp
+def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    ratio = _quotient(x, y)
+    return ratio, _quotient(dx - ratio * dy, y)
+
+
+@public
 def shrink_factor(norm: Array, bound: Any) -> Array:
     r"""Return :math:`\min(1, c / n)`, what brings a norm :math:`n` down to a bound :math:`c`; 1 for :math:`n = 0`."""
     fits = norm <= bound
-    return jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
+    return jnp.where(fits, 1, quotient(bound, jnp.where(fits, 1, norm)))
 
 
 @public
@@ -378,7 +401,7 @@ def _root_of_squares_jvp(
     """Divide by the root before multiplying, so that nothing overflows; the derivative at 0 is 0."""
     (x,), (dx,) = primals, tangents
     root = _root_of_squares(x, axis, True, count)
-    slope = jnp.conj(x / jnp.where(root == 0, 1, root)) * (dx / count)
+    slope = jnp.conj(quotient(x, jnp.where(root == 0, 1, root))) * (dx / count)
     return root if keepdims else jnp.squeeze(root, axis), jnp.sum(jnp.real(slope), axis=axis, keepdims=keepdims)
 
 
