@@ -311,7 +311,7 @@ def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     if vanishes is False:
         return x / y
     zero = (y == 0) & vanishes
-    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
+    return jnp.where(zero, 0, quotient(x, jnp.where(zero, 1, y)))
 
 
 @jax.jit

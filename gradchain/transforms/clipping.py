@@ -11,7 +11,7 @@ from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Kind
-from gradchain.numerics import by_parts, clamp, quotient, safe_root_mean_squares, shrink_factor, unitwise_norm
+from gradchain.numerics import by_parts, clamp, divide, quotient, safe_root_mean_squares, shrink_factor, unitwise_norm
 from gradchain.tree import global_norm
 
 
@@ -53,9 +53,7 @@ def normalize_by_update_norm(g: Array, slot: Slots, at: At, scale_factor: NonNeg
 
     Reference: Hazan et al., *Beyond Convexity: Stochastic Quasi-Convex Optimization*, 2015, algorithm 1.
     """
-    size = at.whole + eps
-    zero = size == 0
-    return g * jnp.where(zero, 0, quotient(scale_factor, jnp.where(zero, 1, size))).astype(at.dtype)
+    return g * divide(scale_factor, at.whole + eps).astype(at.dtype)
 
 
 @leafwise()

@@ -55,9 +55,9 @@ def _gram(x: Array) -> Array:
 def _precondition(x: Array, how: str, eps: Any) -> tuple[Array, Array]:
     """Return matrices (no more rows than columns), scaled to a spectral norm of 1 or less, and their Gram matrices."""
     if how == "spectral":
-        x = divide(x, jnp.linalg.norm(x, ord=2, axis=(-2, -1), keepdims=True) + eps, eps == 0)
+        x = divide(x, jnp.linalg.norm(x, ord=2, axis=(-2, -1), keepdims=True) + eps)
         return x, _gram(x)
-    x = divide(x, safe_norm(x, axis=(-2, -1), keepdims=True) + eps, eps == 0)
+    x = divide(x, safe_norm(x, axis=(-2, -1), keepdims=True) + eps)
     a = _gram(x)
     if how == "frobenius":
         return x, a

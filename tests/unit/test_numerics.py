@@ -173,6 +173,8 @@ def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
 NORMALIZED = [
     gc.normalize_by_update_norm(eps=0.0),
     gc.scale_by_trust_ratio(),
+    gc.limit_update_ratio(0.1, 0.1),
+    gc.parallel(gc.scale_by_sign(), gc.scale(1.0), merge=gc.graft_global),
     gc.chain(gc.scale(1e27), gc.clip_by_global_norm(1.0)),
     gc.chain(gc.scale(1e27), gc.clip_by_block_rms(1.0)),
     gc.chain(gc.scale(1e27), gc.adaptive_grad_clip(0.1)),
