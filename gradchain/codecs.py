@@ -98,7 +98,9 @@ class Codec:
             y = self._values(codes)
         else:
             y = codes.astype(jnp.float32) * (1 / float(jnp.finfo(self._spec.dtype).max))
-        return from_blocks(y * scales[..., None], shape)
+        # The compiler may multiply constant and scales first; of small scales that would be flushed to zero.
+        lift = jnp.where(scales < 2.0**-100, 2.0**20, 1)[..., None]
+        return from_blocks(y * (scales[..., None] * lift) * (1 / lift), shape)
 
     def _cast(self, x: Array, share: Array | None) -> Array:
         dtype = jnp.dtype(self._spec.dtype)

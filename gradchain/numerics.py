@@ -253,10 +253,33 @@ def debias_nesterov(average: Array, value: Array, decay: Any, weight: Array, wei
 
 
 @public
+def quotient(x: ArrayLike, y: Array) -> Array:
+    """Return ``x / y`` with a derivative that doesn't square ``y``, which overflows above 1e19 in float32.
+
+    Args:
+      x: the numerator, real or complex.
+      y: the denominator, not 0: a norm, say.
+    """
+    return _quotient(jnp.asarray(x, jnp.result_type(x, y)), y)
+
+
+@jax.custom_jvp
+def _quotient(x: Array, y: Array) -> Array:
+    return x / y
+
+
+@_quotient.defjvp
+def _quotient_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    ratio = _quotient(x, y)
+    return ratio, _quotient(dx - ratio * dy, y)
+
+
+@public
 def shrink_factor(norm: Array, bound: Any) -> Array:
     r"""Return :math:`\min(1, c / n)`, what brings a norm :math:`n` down to a bound :math:`c`; 1 for :math:`n = 0`."""
     fits = norm <= bound
-    return jnp.where(fits, 1, bound / jnp.where(fits, 1, norm))
+    return jnp.where(fits, 1, quotient(bound, jnp.where(fits, 1, norm)))
 
 
 @public
@@ -288,7 +311,7 @@ def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     if vanishes is False:
         return x / y
     zero = (y == 0) & vanishes
-    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
+    return jnp.where(zero, 0, quotient(x, jnp.where(zero, 1, y)))
 
 
 @public
@@ -313,8 +336,8 @@ def safe_norm(
 ) -> Array:
     r"""Return :math:`\max(\|x\|, m)` with a finite derivative (0) where :math:`\|x\|` is smaller.
 
-    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite. The Euclidean norm
-    is right between 1e-30 and 1e34 in float32, though squares of such numbers vanish or overflow.
+    It is computed in at least float32, where Optax's norm of float16 numbers above 256 is infinite. Norms are right
+    between 1e-30 and 1e34 in float32, though squares of such numbers vanish or overflow.
 
     Args:
       x: an array, real or complex.
@@ -329,7 +352,11 @@ def safe_norm(
         return jnp.maximum(_root_of_squares(x, axis, keepdims, 1), min_norm)
 
     def norm(y: Array, keepdims: bool) -> Array:
-        return jnp.linalg.norm(y, ord=ord, axis=axis, keepdims=keepdims)
+        size = lax.stop_gradient(jnp.max(magnitude(y), axis=axis, keepdims=True, initial=0))
+        ordinary = (size == 0) | ((size > 2.0**-20) & (size < 2.0**20)) | ~jnp.isfinite(size) | (ord == 0)
+        size = jnp.where(ordinary, 1, size)
+        result = jnp.linalg.norm(y / size, ord=ord, axis=axis, keepdims=keepdims)
+        return result * size.reshape(result.shape)
 
     beyond = norm(x, True) > min_norm
     inner = norm(jnp.where(beyond, x, 1), keepdims)
@@ -375,7 +402,7 @@ def _root_of_squares_jvp(
     """Divide by the root before multiplying, so that nothing overflows; the derivative at 0 is 0."""
     (x,), (dx,) = primals, tangents
     root = _root_of_squares(x, axis, True, count)
-    slope = jnp.conj(x / jnp.where(root == 0, 1, root)) * (dx / count)
+    slope = jnp.conj(quotient(x, jnp.where(root == 0, 1, root))) * (dx / count)
     return root if keepdims else jnp.squeeze(root, axis), jnp.sum(jnp.real(slope), axis=axis, keepdims=keepdims)
 
 

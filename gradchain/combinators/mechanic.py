@@ -12,7 +12,7 @@ from gradchain.combinators._weights import copies, number, stored, wide
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.transform import Transform, check_state, scalar_dtype
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.value import Child, Integer, kind_of, register
 from gradchain.numerics import bounded, decaying_max, safe_increment, sqrt
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -42,7 +42,7 @@ class Mechanize(OneChild):
         "weight_decay": kind_of(NonNegative),
         "eps": kind_of(Positive),
         "s_init": kind_of(Positive),
-        "num_betas": Kind(),
+        "num_betas": Integer(1),
     }
     required = frozenset({"base_optimizer"})
     base_optimizer: Transform

@@ -16,7 +16,7 @@ from gradchain.core.hyperparams import walk
 from gradchain.core.rule import FIELDS, Rule
 from gradchain.core.spec import Slot
 from gradchain.core.transform import Transform, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.value import Child, Integer, Kind, kind_of, register
 from gradchain.rounding import seeds
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -54,17 +54,6 @@ class CodecsKind(CodecKind):
         return tuple((name, super(CodecsKind, self).normalize(f"store: {name}", x)) for name, x in dict(value).items())
 
 
-class SizeKind(Kind):
-    """A whole number, at least 0; static."""
-
-    label = "int"
-
-    def normalize(self, where: str, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{where} must be a whole number, at least 0, got {value!r}")
-        return value
-
-
 @register
 class Store(OneChild):
     """See :func:`store`."""
@@ -73,7 +62,7 @@ class Store(OneChild):
     kinds = {
         "inner": Child(),
         "default": CodecKind(),
-        "min_size": SizeKind(),
+        "min_size": Integer(),
         "key": kind_of(Key),
         "slots": CodecsKind(),
     }

@@ -74,6 +74,26 @@ class Flag(Kind):
         return bool(value)
 
 
+class Integer(Kind):
+    """A whole number; static.
+
+    Args:
+      least: the smallest that is allowed.
+    """
+
+    label = "int"
+
+    def __init__(self, least: int = 0):
+        self.least = least
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{where} must be a whole number, got {brief(value)}")
+        if value < self.least:
+            raise ValueError(f"{where} must be at least {self.least}, got {value}")
+        return int(value)
+
+
 class Child(Kind):
     """A transform, a tuple or a dict of transforms: a combinator's parts."""
 

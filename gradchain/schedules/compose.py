@@ -15,13 +15,14 @@ from gradchain.signatures import public
 
 def switch(count: Array, starts: Sequence[Any], schedules: Sequence[Any]) -> Array:
     """Return the value of the schedule whose turn it is, at the number of updates since its start."""
-    result = jnp.zeros(count.shape, float)
+    result = None
     for start, schedule in zip(starts, schedules, strict=True):
         elapsed = since(count, start)
         local = jnp.maximum(elapsed, 0)
         if isinstance(schedule, FunctionSchedule):
             local = local.astype(count.dtype)
-        result = jnp.where(elapsed >= 0, value_at(schedule, local), result)
+        value = jnp.broadcast_to(value_at(schedule, local), count.shape)
+        result = value if result is None else jnp.where(elapsed >= 0, value, result)
     return jnp.asarray(result, float)
 
 

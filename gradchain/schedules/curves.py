@@ -26,9 +26,10 @@ Curve = Callable[[Any, Any], Weights]
 
 
 def whole(number: Any) -> Any:
-    """Return a Python number without a fraction as an int, so that whole arrays stay whole beside it."""
-    fits = isinstance(number, int | float) and abs(number) < 2**31 and number == int(number)
-    return int(number) if fits else number
+    """Return a Python number as an int, so that whole arrays stay whole beside it, or a float if that can't hold it."""
+    if not isinstance(number, int | float):
+        return number
+    return int(number) if abs(number) < 2**31 and number == int(number) else float(number)
 
 
 def since(count: Array, begin: Any) -> Array:

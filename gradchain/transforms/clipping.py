@@ -11,7 +11,7 @@ from gradchain.core.hyper import NonNegative, Positive
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Kind
-from gradchain.numerics import by_parts, clamp, divide, safe_root_mean_squares, shrink_factor, unitwise_norm
+from gradchain.numerics import by_parts, clamp, divide, quotient, safe_root_mean_squares, shrink_factor, unitwise_norm
 from gradchain.tree import global_norm
 
 
@@ -65,7 +65,7 @@ def clip_by_block_rms(g: Array, slot: Slots, at: At, threshold: Positive):
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, section 6.
     """
-    return g / jnp.maximum(1, safe_root_mean_squares(g) / threshold)
+    return quotient(g, jnp.maximum(1, safe_root_mean_squares(g) / threshold))
 
 
 class UnitAxes(Kind):

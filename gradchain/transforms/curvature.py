@@ -14,7 +14,7 @@ from gradchain.core.hyper import Count, Decay, DType, Key, NonNegative, at_scala
 from gradchain.core.rule import Rule, elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, kind_of, register
+from gradchain.core.value import Child, Integer, kind_of, register
 from gradchain.numerics import by_parts, clamp, divide, ema
 from gradchain.signatures import public
 from gradchain.transforms.noise import sample_parts
@@ -91,7 +91,7 @@ class ScaleBySophia(Transform):
         "hessian_diagonal_fn": Child(),
         "mu_dtype": kind_of(DType),
         "verbose": kind_of(bool),
-        "print_win_rate_every_n_steps": kind_of(int),
+        "print_win_rate_every_n_steps": Integer(),
     }
     optional = frozenset({"clip_threshold"})
     b1: Any

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,7 +10,9 @@ from jax import Array
 from gradchain.core.hyper import Decay, Fraction, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Integer
 from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
+from gradchain.schedules.curves import since
 from gradchain.transforms.adaptive import SUMMED
 
 
@@ -88,7 +90,7 @@ def scale_by_factored_rms(
     factored: bool = True,
     decay_rate: NonNegative = 0.8,
     step_offset: NonNegative = 0,
-    min_dim_size_to_factor: int = 128,
+    min_dim_size_to_factor: Annotated[int, Integer()] = 128,
     epsilon: Positive = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] | None = None,
 ):
@@ -115,7 +117,7 @@ def scale_by_factored_rms(
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, algorithm 4.
     """
-    t = jnp.maximum(at.t - step_offset, 1)
+    t = jnp.maximum(since(at.count, step_offset) + 1, 1).astype(at.dtype)
     fresh = t**-decay_rate if decay_rate_fn is None else 1 - decay_rate_fn(t - 1, decay_rate)
     g = bounded(g, g.size)
     size = abs_sq(g) + epsilon

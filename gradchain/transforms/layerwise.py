@@ -6,7 +6,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded_square, divide, ema, safe_norm, safe_root_mean_squares, sqrt
+from gradchain.numerics import abs_sq, bounded_square, divide, ema, quotient, safe_norm, safe_root_mean_squares, sqrt
 
 
 @leafwise(param=True)
@@ -57,7 +57,7 @@ def scale_by_trust_ratio(
     """
     param_norm, update_norm = safe_norm(at.param, min_norm), safe_norm(g, min_norm)
     zero = (param_norm == 0) | (update_norm == 0)
-    ratio = trust_coefficient * param_norm / jnp.where(zero, 1, update_norm + eps)
+    ratio = quotient(trust_coefficient * param_norm, jnp.where(zero, 1, update_norm + eps))
     return g * jnp.where(zero, 1, ratio)
 
 

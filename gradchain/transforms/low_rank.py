@@ -10,26 +10,12 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count, FrozenTree, Hyper, at_scalar
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.value import Child, Integer, kind_of, register
 from gradchain.numerics import bounded, compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
 from gradchain.tree import Tree, mismatch, show_path
-
-
-class RankKind(Kind):
-    """A whole number above 0; static."""
-
-    label = "int"
-
-    def normalize(self, where: str, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{where} must be a whole number, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{where} must be at least 1, got {value}")
-        return value
-
 
 DIMENSIONS: Any = kind_of(DimensionNumbers)
 
@@ -48,7 +34,7 @@ class ScaleByGaLore(Transform):
 
     name = "scale_by_galore"
     kinds = {
-        "rank": RankKind(),
+        "rank": Integer(1),
         "update_proj_gap": kind_of(Count),
         "scale": kind_of(Hyper),
         "base_optimizer": Child(),

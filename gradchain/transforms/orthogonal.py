@@ -11,7 +11,7 @@ from gradchain import numerics
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.core.value import Choice, Kind
+from gradchain.core.value import Choice, Integer, Kind
 from gradchain.numerics import compute_dtype, divide, ema, magnitude, safe_norm, sqrt
 from gradchain.signatures import public
 from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
@@ -55,9 +55,9 @@ def _gram(x: Array) -> Array:
 def _precondition(x: Array, how: str, eps: Any) -> tuple[Array, Array]:
     """Return matrices (no more rows than columns), scaled to a spectral norm of 1 or less, and their Gram matrices."""
     if how == "spectral":
-        x = divide(x, jnp.linalg.norm(x, ord=2, axis=(-2, -1), keepdims=True) + eps, eps == 0)
+        x = divide(x, jnp.linalg.norm(x, ord=2, axis=(-2, -1), keepdims=True) + eps)
         return x, _gram(x)
-    x = divide(x, safe_norm(x, axis=(-2, -1), keepdims=True) + eps, eps == 0)
+    x = divide(x, safe_norm(x, axis=(-2, -1), keepdims=True) + eps)
     a = _gram(x)
     if how == "frobenius":
         return x, a
@@ -136,7 +136,7 @@ def scale_by_muon(
     slot: Slots,
     at: At,
     ns_coeffs: Coefficients = PRESETS["standard"],
-    ns_steps: int = 5,
+    ns_steps: Annotated[int, Integer()] = 5,
     beta: Decay = 0.95,
     eps: NonNegative = 1e-8,
     mu_dtype: DType | None = None,

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from gradchain.numerics import abs_sq, bounded, compute_dtype, real_dtype, root_in_range
+from gradchain.numerics import abs_sq, bounded, compute_dtype, quotient, real_dtype, root_in_range
 from gradchain.signatures import public
 from gradchain.tree.alignment import Tree, is_float0, without_float0
 from gradchain.tree.construction import narrowed
@@ -221,8 +221,8 @@ def _euclidean_jvp(primals: tuple[list[Array]], tangents: tuple[list[Array]]) ->
     """Divide by the norm before multiplying, so that nothing overflows; the derivative at 0 is 0."""
     (arrays,), (steps,) = primals, tangents
     root = _euclidean(arrays)
-    inverse = 1 / jnp.where(root == 0, 1, root)
-    slope = _total(_share, [(x, dx, inverse) for x, dx in zip(arrays, steps, strict=True)])
+    size = jnp.where(root == 0, 1, root)
+    slope = _total(_share, [(x, dx, size) for x, dx in zip(arrays, steps, strict=True)])
     return root, slope.astype(root.dtype)
 
 
@@ -239,9 +239,8 @@ def _scaled_abs_sq(x: Array, scale: Array) -> Array:
     return abs_sq(x.astype(dtype) * scale.astype(real_dtype(dtype)))
 
 
-def _share(x: Array, dx: Array, inverse: Array) -> Array:
-    dtype = compute_dtype(x.dtype)
-    return jnp.real(jnp.conj(x.astype(dtype) * inverse) * dx)
+def _share(x: Array, dx: Array, size: Array) -> Array:
+    return jnp.real(jnp.conj(quotient(x.astype(compute_dtype(x.dtype)), size)) * dx)
 
 
 def _product(x: Array, y: Array) -> Array:

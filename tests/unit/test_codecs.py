@@ -216,7 +216,7 @@ def test_what_isnt_finite_spoils_only_its_own_number(name, signed, bad):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("largest", [1e-30, 1e38, 3e38, float(np.finfo(np.float32).max)])
+@pytest.mark.parametrize("largest", [5e-37, 1e-30, 1e38, 3e38, float(np.finfo(np.float32).max)])
 def test_a_block_of_any_size_is_stored_as_it_is(name, largest):
     for signed in (True, False):
         x = jnp.array([1, 0.5, 0.25, 0], jnp.float32) * largest

@@ -90,6 +90,15 @@ def test_factored_rms_before_the_offset_is_finite_here_and_not_there():
     assert not np.all(np.isfinite(updates_of(optax.scale_by_factored_rms(**arguments), gradients, params)))
 
 
+def test_factored_rms_starts_anew_at_an_offset_beyond_two_to_the_24():
+    params, offset = jnp.ones((2, 2)), 2**24 + 1
+    tx = gc.scale_by_factored_rms(step_offset=offset)
+    state = tx.init(params)._replace(count=jnp.int32(offset))
+    _, state = tx.update(params, state, params)
+    update, _ = tx.update(3 * params, state, params)
+    np.testing.assert_allclose(update, 3 / np.sqrt(1 - 2**-0.8 + 2**-0.8 * 9), rtol=1e-6)
+
+
 def test_factored_rms_keeps_only_the_slots_that_an_array_needs():
     params = {"long": jnp.ones((3, 130, 200)), "short": jnp.ones((3, 127))}
     state = gc.scale_by_factored_rms().init(params)

@@ -163,6 +163,12 @@ CALLS = [
     (lambda: gc.elementwise(3), TypeError, "^@elementwise: slots is a sequence of names, got 3"),
     (lambda: gc.treewise(TX), TypeError, "^@treewise: slots is a sequence of names, got chain"),
     (lambda: gc.leafwise(extra=(1,)), TypeError, r"^@leafwise: extra is a sequence of names, got \(1,\)"),
+    # static whole numbers
+    (lambda: gc.scale_by_muon(ns_steps=None), TypeError, "scale_by_muon: ns_steps must be a whole number, got None"),
+    (lambda: gc.muon(0.1, ns_steps=2.5), TypeError, r"scale_by_muon: ns_steps must be a whole number, got 2\.5"),
+    (lambda: gc.mechanize(TX, num_betas=0), ValueError, "mechanize: num_betas must be at least 1, got 0"),
+    (lambda: gc.adafactor(min_dim_size_to_factor=None), TypeError, "min_dim_size_to_factor must be a whole number"),
+    (lambda: gc.sophia(0.1, print_win_rate_every_n_steps=None), TypeError, "must be a whole number, got None"),
     # merges
     (lambda: gc.graft(TX, gc.sgd(0.1)), TypeError, r"parallel\(first, second, merge=graft\)"),
     (lambda: gc.graft(TX, TX), TypeError, r"parallel\(first, second, merge=graft\)"),

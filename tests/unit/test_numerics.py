@@ -1,10 +1,13 @@
 """gradchain.numerics against NumPy in double precision, at the edges and in its derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gradchain as gc
 from gradchain import numerics, tree
 
 
@@ -165,6 +168,45 @@ def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
     for of in (norm, jax.jit(norm), lambda y: jax.vmap(norm)(jnp.stack([x, y]))[1]):
         np.testing.assert_allclose(of(x * factor) / factor, norm(x), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
+
+
+NORMALIZED = [
+    gc.normalize_by_update_norm(eps=0.0),
+    gc.scale_by_trust_ratio(),
+    gc.limit_update_ratio(0.1, 0.1),
+    gc.parallel(gc.scale_by_sign(), gc.scale(1.0), merge=gc.graft_global),
+    gc.chain(gc.scale(1e27), gc.clip_by_global_norm(1.0)),
+    gc.chain(gc.scale(1e27), gc.clip_by_block_rms(1.0)),
+    gc.chain(gc.scale(1e27), gc.adaptive_grad_clip(0.1)),
+]
+
+
+@pytest.mark.parametrize("tx", NORMALIZED)
+def test_normalised_updates_have_derivatives_where_the_norms_square_overflows_or_vanishes(tx):
+    x = jnp.array([3.0, -1.0, 2.0, 0.5])
+
+    def first(g):
+        return tx.update(g, tx.init(x), x)[0][0]
+
+    for factor in (1e-25, 1e-2):
+        np.testing.assert_allclose(jax.grad(first)(x * factor) * factor, jax.grad(first)(x), rtol=1e-5)
+    for norm in NORMS[:2]:
+        for factor in (1e-25, 1e25):
+            curvature = jax.hessian(norm)(x * factor) * factor
+            np.testing.assert_allclose(curvature, jax.hessian(norm)(x), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("ord", [2, 3, 0.5, np.inf])
+def test_norms_of_any_order_are_right_where_powers_overflow_or_vanish(ord):
+    x = jnp.array([3.0, -1.0, 2.0, 0.5])
+    norm = functools.partial(numerics.safe_norm, ord=ord)
+    for factor in (1e-30, 1e30):
+        np.testing.assert_allclose(norm(x * factor) / factor, norm(x), rtol=1e-5)
+        np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
+        matrix = numerics.safe_norm(jnp.stack([x, 2 * x]) * factor, ord="fro") / factor
+        np.testing.assert_allclose(matrix, 5**0.5 * jnp.linalg.norm(x), rtol=1e-5)
+    assert norm(x) == jnp.linalg.norm(x, ord)
+    assert numerics.safe_norm(x * 1e30, ord=0) == 4
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -563,6 +563,26 @@ def test_whole_boundaries_may_be_traced_beyond_two_to_the_24():
     assert [int(value(jnp.int32(LATE + 1), jnp.int32(LATE + k))) for k in range(4)] == [0, 0, 1, 2]
 
 
+@pytest.mark.parametrize("far", [2.0**31 - 1, 1e12])
+def test_steps_beyond_all_whole_counts_are_never_reached(far):
+    for schedule in (
+        gc.linear_schedule(0.25, 1.0, far, far),
+        gc.exponential_decay(0.25, 10, 0.5, far),
+        gc.warmup_stable_decay_schedule(0.25, 0.25, far, far, far, 1.0),
+        gc.join_schedules([0.25, 1.0], [far]),
+    ):
+        np.testing.assert_array_equal(schedule(jnp.array([0, 2**30])), 0.25)
+
+
+def test_before_its_beginning_a_schedule_has_its_first_value():
+    for schedule in (
+        gc.join_schedules([0.25, 1.0], [3]),
+        gc.sgdr_schedule([{"init_value": 0.25, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 4}]),
+        gc.linear_schedule(0.25, 1.0, 3),
+    ):
+        assert schedule(-2) == 0.25
+
+
 def test_a_piece_of_no_steps_is_a_jump():
     for schedule in (gc.linear_schedule(1.0, 0.25, 0, 3), gc.polynomial_schedule(1.0, 0.25, 2.0, 0, 3)):
         np.testing.assert_array_equal(schedule(jnp.arange(6)), [1, 1, 1, 0.25, 0.25, 0.25])

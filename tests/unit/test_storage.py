@@ -95,7 +95,7 @@ def test_mistakes_are_named():
         gc.store(gc.adam(0.1), nv="int8").init(PARAMS)
     with pytest.raises(ValueError, match="store: nu: codec: format must be one of"):
         gc.store(gc.adam(0.1), nu="int")
-    with pytest.raises(ValueError, match="min_size must be a whole number"):
+    with pytest.raises(TypeError, match=r"min_size must be a whole number, got 1\.5"):
         gc.store(gc.adam(0.1), min_size=1.5)
 
 
