@@ -61,8 +61,16 @@ def one_number(where: str, value: Any) -> Any:
 
 
 def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for."""
-    return {"value_fn": extra["obj_fn"], **extra} if "obj_fn" in extra else extra
+    """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for.
+
+    Its result is checked to be one real number when it is called.
+    """
+    function = extra.get("value_fn", extra.get("obj_fn"))
+    return extra | {"value_fn": _with_one_value(function)} if callable(function) else extra
+
+
+def _with_one_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: one_number("the result of value_fn", function(*args, **kwargs))
 
 
 def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Callable[[Tree], Tree]) -> dict[str, Any]:

@@ -421,6 +421,12 @@ def test_the_loss_is_one_number_in_every_rule(decorator):
         jax.jit(lambda value: tx.update(GRADS, tx.init(PARAMS), value=value))(jnp.ones(1))
 
 
+@pytest.mark.parametrize("name", ["value_fn", "obj_fn"])
+def test_the_loss_as_a_function_returns_one_number(name):
+    with pytest.raises(ValueError, match=r"result of value_fn must be one number, got shape \(3,\)"):
+        run(gc.chain(gc.clip(1.0), gc.scale_by_sophia()), **{name: lambda params: jnp.ones(3) * jnp.sum(params["b"])})
+
+
 def test_what_an_elementwise_rule_reads_is_one_number_and_other_rules_may_read_trees():
     @gc.elementwise(extra=("strength",))
     def by_strength(g, slot, at):
