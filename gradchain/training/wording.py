@@ -1,7 +1,7 @@
 """How messages call what a caller handed in, and what they say of it: no class of a compiler's own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def are_batches(data: Tree) -> bool:
 
 
 @contextlib.contextmanager
-def hints_at_batches(data: Tree) -> Iterator[None]:
+def hints_at_batches(data: Tree) -> Generator[None]:
     """Say, where ``loss_fn`` fails, what to do if data that are a tree of arrays were meant as batches."""
     try:
         yield
