@@ -314,6 +314,7 @@ def divide(x: Array, y: Array, vanishes: Any = True) -> Array:
     return jnp.where(zero, 0, quotient(x, jnp.where(zero, 1, y)))
 
 
+@public
 @jax.jit
 def safe_increment(count: ArrayLike) -> Array:
     """Return ``count + 1``, staying at the dtype's largest value instead of wrapping around."""

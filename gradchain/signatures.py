@@ -22,7 +22,7 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("lr rate lr_rate stepsize eta max_lr base_lr", "learning_rate peak_value init_value"),
         ("step_size", "learning_rate transition_steps"),
         ("wd weight_decay_rate decoupled_weight_decay l2 l1 lambda_", "weight_decay strength"),
-        ("alpha", "decay learning_rate"),
+        ("alpha", "decay learning_rate slow_step_size"),
         ("betas", "b1 b2 b3"),
         ("beta1 beta_1", "b1 decay momentum"),
         ("beta2 beta_2", "b2 decay"),
@@ -45,10 +45,14 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("start_lr init_lr initial_value start_value initial_learning_rate start_factor", "init_value"),
         ("peak_lr peak_learning_rate warmup_target", "peak_value"),
         ("milestones", "boundaries boundaries_and_scales"),
-        ("accumulation_steps gradient_accumulation_steps every_k_schedule k n", "every"),
-        ("optimizer opt transform transformation optim", "tx inner optimizer inner_factory"),
+        ("accumulation_steps gradient_accumulation_steps every_k_schedule k n", "every sync_period"),
+        ("optimizer opt transform transformation optim factory", "tx inner optimizer fast_optimizer inner_factory"),
         ("input output outputs y_pred preds pred x", "predictions logits predictor_outputs data batch"),
         ("target y_true label y", "targets labels"),
+        ("labels", "param_labels targets mask freeze_mask"),
+        ("tx inner base_optimizer inner_optimizer", "tx inner optimizer fast_optimizer inner_factory"),
+        ("min_delta", "tolerance"),
+        ("monitor metric", "select monitor"),
         ("num_epochs nb_epoch max_epochs n_epochs", "epochs"),
         ("bs batchsize", "batch_size"),
         ("validation_data val_data eval_data test_data", "validation"),
@@ -81,6 +85,7 @@ REMARKS: dict[str, str] = {
             "clipnorm global_clipnorm clip_norm max_norm max_grad_norm",
             "clipping is a stage of its own: chain(clip_by_global_norm(1.0), ...)",
         ),
+        ("patience monitor", "early stopping is early_stopping=EarlyStopping(patience=3, monitor=...)"),
         ("clipvalue clip_value", "clipping is a stage of its own: chain(clip(1.0), ...)"),
         ("use_ema ema_momentum ema", "averaged weights are average_params(tx, decay)"),
         (
@@ -199,29 +204,36 @@ def brief(value: Any) -> str:
 
 
 def public(function: F) -> F:
-    """Give a function a readable signature, and errors that name the argument that is meant; a class, its signature.
+    """Give a function or class a readable signature, and errors that name the argument that is meant.
 
     (A decorator.) Types and pickling stay as they are.
     """
     if isinstance(function, type):
         cls: Any = function
-        own = cls.__init__ if "__init__" in vars(cls) else cls.__new__
+        constructor = "__init__" if "__init__" in vars(cls) else "__new__"
+        own = getattr(cls, constructor)
         _, *parameters = inspect.signature(own).parameters.values()
         cls.__signature__ = readable(inspect.Signature(parameters))
+        setattr(cls, constructor, _checked(own, cls.__name__, cls.__signature__))
         return function  # pyright: ignore[reportReturnType]
     signature = readable(inspect.signature(function))
+    result: Any = _checked(function, function.__name__, signature)
+    result.__signature__ = signature
+    result.is_public = True
+    return result
+
+
+def _checked(function: Callable[..., Any], name: str, signature: inspect.Signature) -> Callable[..., Any]:
+    """Return a function that looks at the names of its keywords first."""
     names = frozenset(signature.parameters)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs and not names.issuperset(kwargs):
-            check_keywords(function.__name__, kwargs, signature)
+            check_keywords(name, kwargs, signature)
         return function(*args, **kwargs)
 
-    result: Any = call
-    result.__signature__ = signature
-    result.is_public = True
-    return result
+    return call
 
 
 def is_public(function: Any) -> bool:
@@ -239,10 +251,11 @@ class Label(str):
 
 
 class Shown(inspect.Parameter):
-    """A parameter that shows a function or class as its default by name."""
+    """A parameter that shows a function, class or module as its default by name."""
 
     def __str__(self) -> str:
-        return re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?(?: at 0x\w+)?>", r"\1", super().__str__())
+        text = re.sub(r"<module '([\w.]+)'[^>]*>", r"\1", super().__str__())
+        return re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?(?: at 0x\w+)?>", r"\1", text)
 
 
 def readable(signature: inspect.Signature) -> inspect.Signature:

@@ -40,6 +40,7 @@ class AverageParams(Around):
     """See :func:`average_params`."""
 
     name = "average_params"
+    counted = frozenset({"average"})
     kinds = {"inner": Child(), "decay": kind_of(Decay), "start": kind_of(Whole)}
     required = frozenset({"inner"})
     optional = frozenset({"decay"})

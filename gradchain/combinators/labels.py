@@ -293,4 +293,4 @@ def resolve(labels: Any, kind: Kind, where: str, params: Tree | None, updates: T
     frozen = kind.normalize(where, found)
     if not isinstance(frozen, FrozenTree):
         raise TypeError(f"{where} must return a tree, got {frozen!r}")
-    return frozen.broadcast_to_all(where, tree)
+    return frozen.broadcast_to_all(where, tree, "updates" if params is None else "params")

@@ -56,9 +56,12 @@ def move(y: Tree, z: Tree, updates: Tree, betas: tuple[Any, Any], share: Any) ->
 
 
 def if_emitted(base_optimizer: Transform, u: Tree, updates: Tree, old: Any, new: Any) -> tuple[Tree, Any]:
-    """Return ``updates`` and the ``new`` state, if the base optimizer emitted an update, else ``u`` as it is."""
+    """Return ``updates`` and the ``new`` state, if the base optimizer emitted an update, else ``u`` as it is.
+
+    What isn't 0 then, such as momentum behind an accumulation in a chain, moves both weights alike.
+    """
     emitted = base_optimizer.emitted(old.base_optimizer_state, new.base_optimizer_state)
-    rested = old._replace(base_optimizer_state=new.base_optimizer_state)
+    rested = old._replace(base_optimizer_state=new.base_optimizer_state, z=new.z)
     return where(emitted, (updates, new), (u, rested))
 
 
@@ -79,6 +82,7 @@ class ScheduleFree(OneChild):
     """See :func:`schedule_free`."""
 
     name = "schedule_free"
+    counted = frozenset({"z"})
     child = "base_optimizer"
     relies = True
     kinds = {

@@ -9,7 +9,7 @@ from jax import lax
 
 from gradchain import tree
 from gradchain.combinators._weights import copies, number, stored, wide
-from gradchain.core.extra import demand
+from gradchain.core.extra import demand_function
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Count
 from gradchain.core.transform import Part, Transform, apply_updates, both, check_state
@@ -123,8 +123,8 @@ class OpaqueSAM(Transform):
 
     def _grad_fn(self, extra: dict[str, Any]) -> Callable[[Tree, int], Tree]:
         if extra.get("grad_fn") is None and extra.get("value_fn") is not None:
-            return gradient_of(extra["value_fn"])
-        return demand(self.name, extra, "grad_fn")
+            return gradient_of(demand_function(self.name, extra, "value_fn"))
+        return demand_function(self.name, extra, "grad_fn")
 
     def init(self, params: Tree) -> OpaqueSAMState:
         return OpaqueSAMState(self.optimizer.init(params), self.adv_optimizer.init(params))

@@ -1,5 +1,6 @@
 """Hyperparameters in the state, for code that holds the transform fixed."""
 
+import functools
 import inspect
 import itertools
 import typing
@@ -16,7 +17,7 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import STATIC, Child, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
-from gradchain.signatures import brief, check_keywords, public
+from gradchain.signatures import brief, check_keywords, public, readable
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
@@ -122,7 +123,7 @@ class InjectHyperparams(Transform):
     dtype: Any
 
     def __repr__(self) -> str:
-        factory = getattr(self.factory, "__name__", repr(self.factory))
+        factory = _name(self.factory)
         declared = _declarations(self.factory)
         fixed = tuple(k for k, v in self.static.values.items() if _is_number(declared, k, v))
         options = {"static_args": fixed, "hyperparam_dtype": self.dtype}
@@ -251,21 +252,21 @@ def inject_hyperparams(
         )
     declared, kinds = _declarations(inner_factory), _declared_kinds(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
-    signature = inspect.signature(inner_factory)
+    signature, name = inspect.signature(inner_factory), _name(inner_factory)
     if unknown := static - signature.parameters.keys():
-        raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {inner_factory}")
+        raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {name}")
 
     def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
-        check_keywords(f"inject_hyperparams({inner_factory.__name__})", kwargs, signature)
+        check_keywords(f"inject_hyperparams({name})", kwargs, signature)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"inject_hyperparams({inner_factory.__name__}): {error}") from None
+            raise TypeError(f"inject_hyperparams({name}): {error}") from None
         bound.apply_defaults()
         given: dict[str, Any] = {}
-        for name, value in bound.arguments.items():
-            is_variadic = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            given |= value if is_variadic else {name: value}
+        for argument, value in bound.arguments.items():
+            is_variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD
+            given |= value if is_variadic else {argument: value}
         arguments = {k: v for k, v in given.items() if k not in static and _is_number(declared, k, v)}
         rest = {k: _checked_static(kinds, k, v) for k, v in given.items() if k not in arguments}
         return InjectHyperparams(
@@ -279,7 +280,18 @@ def inject_hyperparams(
             )
         )
 
-    return constructor
+    made: Any = constructor
+    made.__name__ = made.__qualname__ = f"inject_hyperparams({name})"
+    made.__doc__, made.__signature__ = inner_factory.__doc__, readable(signature)
+    return made
+
+
+def _name(factory: Any) -> str:
+    """Return what a factory is called; one that is an object is called after its class."""
+    if isinstance(factory, functools.partial):
+        inner: Any = factory.func  # pyright: ignore[reportUnknownMemberType]
+        return f"partial({_name(inner)})"
+    return getattr(factory, "__name__", type(factory).__name__)
 
 
 def _call(factory: Callable[..., Any], given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

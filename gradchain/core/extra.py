@@ -29,6 +29,22 @@ def demand_number(where: str, extra: dict[str, Any], name: str) -> Any:
     return one_number(f"{where}: {name}", demand(where, extra, name))
 
 
+FUNCTIONS = ("value_fn", "grad_fn")
+
+
+def demand_function(where: str, extra: dict[str, Any], name: str) -> Callable[..., Any]:
+    """Return an extra argument of ``update`` that is a function of the parameters.
+
+    Raises:
+      ValueError: if it is missing.
+      TypeError: if it can't be called.
+    """
+    function = demand(where, extra, name)
+    if not callable(function):
+        raise TypeError(f"{where}: {name} must be a function of the parameters, got {function!r}")
+    return function
+
+
 def one_number(where: str, value: Any) -> Any:
     """Return ``value``, after checking that it is one real number: Python's, or an array without axes."""
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -192,16 +192,16 @@ class FrozenTree(typing.NamedTuple):
         """Return the tree."""
         return self.treedef.unflatten(self.leaves)
 
-    def broadcast(self, where: str, tree: Any) -> list[Any]:
+    def broadcast(self, where: str, tree: Any, name: str = "params") -> list[Any]:
         """Return a leaf for each leaf of ``tree``, of which this is a prefix by path; ``None`` counts as a leaf."""
         try:
-            return spread(self.treedef, self.leaves, tree, where.rpartition(": ")[2], "params")
+            return spread(self.treedef, self.leaves, tree, where.rpartition(": ")[2], name)
         except ValueError as error:
             raise ValueError(f"{where} must be a prefix of the parameters: {error}") from None
 
-    def broadcast_to_all(self, where: str, tree: Any) -> list[Any]:
+    def broadcast_to_all(self, where: str, tree: Any, name: str = "params") -> list[Any]:
         """Return ``broadcast``, after checking that only what is ``None`` has ``None``."""
-        found = self.broadcast(where, tree)
+        found = self.broadcast(where, tree, name)
         pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
         for own, (path, leaf) in zip(found, pairs, strict=True):
             if own is None and leaf is not None:

@@ -1,15 +1,16 @@
 """Lifting: running rules over the leaves of a tree, consecutive ones in a single cached call for each leaf."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from gradchain.core.extra import demand, demand_number
+from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_number
 from gradchain.core.hyper import next_key
 from gradchain.core.spec import At, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
@@ -34,9 +35,16 @@ class Stage(NamedTuple):
 
     spec: Spec
     static: tuple[tuple[str, Any], ...]
-    types: tuple[type, ...]
-    """The static fields' types: 1, 1.0 and True are equal, but not the same."""
+    exact: tuple[Any, ...]
+    """What tells apart static fields that are equal, but not the same (see :func:`exact`)."""
     own: Own = Own()
+
+
+def exact(value: Any) -> Any:
+    """Return what tells ``value`` from equal ones, inside tuples as well: 1, 1.0 and True, or 0.0 and -0.0."""
+    if isinstance(value, tuple):
+        return type(value), *map(exact, cast(tuple[Any, ...], value))
+    return (type(value), math.copysign(1.0, value)) if isinstance(value, float) else type(value)
 
 
 class Shared(NamedTuple):
@@ -240,6 +248,8 @@ def _check(rule: "Rule", state: Any, extra: dict[str, Any]) -> None:
     for name in rule.spec.extra:
         if callable(demand(rule.name, extra, name)) and rule.by_leaf:
             raise TypeError(f"{rule.name}: extra argument {name!r} is a function, which only a @treewise rule can take")
+        if name in FUNCTIONS:
+            demand_function(rule.name, extra, name)
         if name == "value" or rule.spec.kind == "elementwise":
             demand_number(rule.name, extra, name)
 

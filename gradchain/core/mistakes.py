@@ -27,7 +27,7 @@ ELSEWHERE = {
 def misplaced(updates: Any, state: Any, params: Any) -> str:
     """Return what is wrong with the arguments of an ``update`` that failed, if they are in each other's places."""
     for name, value in (("updates", updates), ("state", state), ("params", params)):
-        if isinstance(value, tuple) and len(value) == 2 and holds_state(value[1]) and not holds_state(value[0]):
+        if type(value) is tuple and len(value) == 2 and holds_state(value[1]) and not holds_state(value[0]):
             return f"{name} is a pair of updates and state, as update returns them: unpack it"
     structure = jax.tree.structure
     if isinstance(updates, tuple) and len(updates) == 2 and structure(updates[1]) == structure(params):

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol
 
 import jax
@@ -11,12 +11,12 @@ import numpy as np
 from jax import Array
 
 from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key
-from gradchain.core.lift import Own, Stage, inexact_leaves, over_layers, step_leaves, step_tree
+from gradchain.core.lift import Own, Stage, exact, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
 
 P = ParamSpec("P")
@@ -111,7 +111,7 @@ class Rule(Transform):
                 traced[name] = jnp.asarray(value)
             else:
                 static.append((name, value))
-        return Stage(self.spec, tuple(static), tuple(type(value) for _, value in static)), traced
+        return Stage(self.spec, tuple(static), tuple(exact(value) for _, value in static)), traced
 
     def active(self, params: Tree | None, size: int) -> list[bool]:
         """Return, for each leaf (``None`` counts as one), whether the rule applies to it."""
@@ -188,6 +188,7 @@ def _constructor(spec: Spec) -> Any:
     constructor: Any = define(spec.function, Rule, {"spec": spec})
     cls = constructor.Value
     _check_declarations(spec, cls.kinds)
+    cls.counted = frozenset(name for name, slot in spec.slots.items() if spec.debiased or slot.counted)
     cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
     own = zip(FIELDS, (cls.has_count, spec.random, spec.debiased), strict=True)
     fields = [*(name for name, is_kept in own if is_kept), *spec.scalars, *spec.slots]
@@ -256,6 +257,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         for what, names in (("slots", slots), ("extra", extra), ("debiased", debiased)):
             if isinstance(names, str):
                 raise TypeError(f"@{kind}: {what} is a sequence of names; write ({names!r},)")
+            if not (isinstance(names, Iterable) and all(isinstance(name, str) for name in names)):  # pyright: ignore
+                raise TypeError(f"@{kind}: {what} is a sequence of names, got {brief(names)}")
         table = dict(slots) if isinstance(slots, Mapping) else {name: Slot() for name in slots}
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:

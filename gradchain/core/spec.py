@@ -21,8 +21,12 @@ class Slot(NamedTuple):
     """Holds nothing below zero: a storage codec may use an unsigned map."""
     dtype: str | None = None
     """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
+    counted: bool = False
+    """The rule takes it to hold as many gradients as it counts (``debiased`` ones needn't say so): where an array is
+    added to a saved state, ``from_state_dict`` warns of it."""
 
 
+@public
 class Slots:
     """A parameter's slots by name; calling it makes the next ones: ``slot(mu=mu, nu=nu)``."""
 
@@ -53,6 +57,7 @@ class Sums(NamedTuple):
     """After the next one, should it use the same decay."""
 
 
+@public
 class At:
     """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
 

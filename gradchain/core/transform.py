@@ -18,6 +18,7 @@ from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import inexact, is_float0, is_key, same_leaves, without_float0
+from gradchain.tree.construction import can_hold
 
 
 @public
@@ -41,6 +42,8 @@ class Transform(Value):
     """What its updates do to the parameters, whatever came in: leave them where they are, or lead them into a set."""
     relies: ClassVar[bool] = False
     """Whether its evaluation weights follow from the parameters, as long as these take the updates that it returns."""
+    counted: ClassVar[frozenset[str]] = frozenset()
+    """Fields of its state whose arrays it takes to be as old as its count; those of an array added later aren't."""
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.
@@ -268,6 +271,7 @@ def apply_updates(
 
     Raises:
       ValueError: if structure or shapes differ; for another ``rounding``, or if the key is missing.
+      TypeError: if a sum would lose its fraction in a whole number, or its imaginary part in a real one.
 
     Example:
       >>> params, tx = jnp.ones(1000, jnp.bfloat16), float32_updates(sgd(1e-3))
@@ -296,6 +300,11 @@ def apply_updates(
             raise ValueError(
                 f"apply_updates: update {tree.show_path(path)} has shape {jnp.shape(update)}, "
                 f"its parameter {jnp.shape(param)}"
+            )
+        if not can_hold(jnp.result_type(param), jnp.result_type(update)):
+            raise TypeError(
+                f"apply_updates: parameter {tree.show_path(path)} is {jnp.result_type(param)} and can't hold its sum "
+                f"with an update of {jnp.result_type(update)}, expected None for its update"
             )
         return _sum(param, update, seed)
 

@@ -58,7 +58,8 @@ def load(
         problems = _ambiguous(found, entries, settled)
     if problems:
         raise ValueError(_listing(where, problems, _hint(found, entries)))
-    warn_of_added(where, [place for place, leaf in zip(found, leaves, strict=True) if leaf is None], entries)
+    lacking = [place for place, leaf in zip(found, leaves, strict=True) if leaf is None]
+    warn_of_added(where, tx, treedef.unflatten(expected), lacking, entries)
     if any(leaf is None for leaf in leaves):
         initial = jax.tree.leaves(tx.init(params))
         leaves = [first if leaf is None else leaf for leaf, first in zip(leaves, initial, strict=True)]

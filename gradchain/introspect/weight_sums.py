@@ -1,4 +1,4 @@
-"""Sums of weights where states don't come from ``init``: those that weren't kept, and those that new arrays lack."""
+"""Sums of weights where states don't come from ``init``: those that weren't kept, and averages that begin anew."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from gradchain.core.hyper import Schedule
+from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
 from gradchain.introspect.paths import Place, state_parts
 from gradchain.numerics import one_minus_power, sum_of_weights
@@ -42,18 +43,23 @@ def _after(decay: Any, count: Any) -> Array:
     return jnp.where(t > 0, one_minus_power(decay, jnp.maximum(t, 1)), zero)
 
 
-def warn_of_added(where: str, missing: Sequence[Place], entries: Mapping[str, Any]) -> None:
-    """Warn of arrays whose averages begin at zero in a stage that corrects for the beginning of all others'."""
-    corrected = {address.partition(f"/{SLOT}/")[0] for address in entries if f"/{SLOT}/" in address}
-    for stage in dict.fromkeys(place.stage for place in missing if place.stage in corrected):
+def warn_of_added(where: str, tx: Transform, state: Any, missing: Sequence[Place], entries: Mapping[str, Any]) -> None:
+    """Warn of arrays whose averages begin anew in a stage that takes all averages to be as old as its count."""
+    counted = {part.name: _counted(part.transform) for part in state_parts(tx, state)} if missing else {}
+    young = [place for place in missing if place.slot in counted.get(place.stage, ())]
+    for stage in dict.fromkeys(place.stage for place in young):
         count = entries.get(f"{stage}/count")
-        added = dict.fromkeys(place.path for place in missing if place.stage == stage)
+        added = dict.fromkeys(place.path for place in young if place.stage == stage)
         if count is None or isinstance(count, Tracer) or not jnp.any(jnp.asarray(count) > 0):
             continue
         warnings.warn(
-            f"{where}: the averages of {', '.join(added)} begin at zero, but {stage} has made {count} updates and "
-            "no longer corrects averages for their beginning; the first updates of these arrays may be several times "
+            f"{where}: the averages of {', '.join(added)} begin anew, but {stage} has made {count} updates and takes "
+            "all averages to be as old; the first updates, or evaluation weights, of these arrays may be several times "
             "too large or too small. To let them begin with a first step, give them an optimizer of their own: "
             "partition({'old': tx, 'new': tx}, labels), with rename={'': 'old.'} and missing='init'",
             stacklevel=5,
         )
+
+
+def _counted(tx: Transform) -> frozenset[str]:
+    return tx.unlayered.counted if isinstance(tx, Rule) else tx.counted

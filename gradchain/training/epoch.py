@@ -13,7 +13,7 @@ from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, step_objective
-from gradchain.training.wording import are_batches, described, how_to_feed, is_numeric, shown
+from gradchain.training.wording import are_batches, described, hints_at_batches, how_to_feed, is_numeric, shown
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key
 
@@ -178,7 +178,8 @@ def scan_objective(
         params, state, metrics = step_objective(objective, carry[0], tx, carry[1], batch, x[1])
         return (params, state), metrics
 
-    carry, metrics = lax.scan(body, (params, state), (batches, None if keys is None else keys[:-1]))
+    with hints_at_batches(data):
+        carry, metrics = lax.scan(body, (params, state), (batches, None if keys is None else keys[:-1]))
     sizes = jnp.full(len(batches), batch_size)
     if rest.size:
         carry, last = body(carry, (rest, None if keys is None else keys[-1]))
@@ -261,7 +262,8 @@ def evaluate_objective(
     def measure(indices: Array) -> Metrics:
         return Metrics(*objective(params, data if indices.size == n else _take(data, indices), key))
 
-    metrics, sizes = lax.map(measure, batches), jnp.full(len(batches), size)
+    with hints_at_batches(data):
+        metrics, sizes = lax.map(measure, batches), jnp.full(len(batches), size)
     if rest.size:
         metrics, sizes = _append(metrics, measure(rest)), jnp.append(sizes, rest.size)
     return Epoch(None, None, metrics, sizes).mean()

@@ -69,7 +69,11 @@ def step_objective(
         loss, aux = objective(params, batch, key)
         return loss * scale, (loss, aux)
 
-    grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
+    try:
+        grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
+    except TypeError:
+        as_arrays(params)  # raises an error of its own, if that is the cause
+        raise
     grads = jax.tree.map(jnp.conj, grads)
     unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
     if tx.per_example:

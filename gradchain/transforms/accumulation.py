@@ -1,11 +1,11 @@
 """Sums and means of the gradients of several steps."""
 
-from typing import cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Count, DType
+from gradchain.core.hyper import Count, DType, at_scalar
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.numerics import divide
@@ -20,7 +20,8 @@ def apply_every(g: Array, slot: Slots, at: At, k: Count = 1):
         u_n = \begin{cases} s_n & n \equiv 0 \pmod k\\ 0 & \text{otherwise}\end{cases}
 
     Other stages of the chain go on at every step: in front of it momentum is updated ``k`` times a sum, behind it
-    with ``k - 1`` zeros in between. For one step of an optimizer on ``k`` micro-batches use
+    with ``k - 1`` zeros in between. What counts updates around the chain (:func:`~gradchain.average_params`) counts the
+    sums. For one step of an optimizer on ``k`` micro-batches use
     :func:`~gradchain.accumulate`.
 
     A sum starts anew without a trace of the one before. In Optax, which multiplies the old sum by 0, one NaN stays
@@ -32,6 +33,16 @@ def apply_every(g: Array, slot: Slots, at: At, k: Count = 1):
     place = cast(Array, at.count) % jnp.asarray(k, jnp.int32)
     total = g + jnp.where(place == 0, 0, slot.grad_acc)
     return jnp.where(place == k - 1, total, 0), slot(grad_acc=total)
+
+
+def _lets_through(self: Any, before: Any, after: Any) -> Array:
+    """Return whether a step of :func:`apply_every` let its sum through (see ``Transform.emitted``)."""
+    k = jnp.asarray(at_scalar(f"{self.name}: k", self.k, before.count), jnp.int32)
+    return before.count % k == k - 1
+
+
+apply_every.Value.skips = property(lambda self: True)  # pyright: ignore[reportAttributeAccessIssue]
+apply_every.Value.emitted = _lets_through
 
 
 @elementwise(slots={"acc": Slot(dtype="accumulator_dtype")}, extra=("weight", "total"))

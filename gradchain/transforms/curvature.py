@@ -80,6 +80,7 @@ class ScaleBySophia(Transform):
     """See :func:`scale_by_sophia`."""
 
     name = "scale_by_sophia"
+    counted = frozenset({"mu"})
     kinds = {
         "b1": kind_of(Decay),
         "b2": kind_of(Decay),

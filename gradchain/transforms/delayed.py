@@ -14,7 +14,7 @@ from gradchain.numerics import abs_sq, bounded, clamp, divide, ema, magnitude, s
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
-@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT})
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT._replace(counted=True)})
 def scale_by_adopt(
     g: Array,
     slot: Slots,

@@ -10,7 +10,11 @@ from gradchain.transforms.adaptive import SECOND_MOMENT, SUMMED
 
 
 @elementwise(
-    slots={"grad_sum_sq": SECOND_MOMENT, "s": Slot(), "x0": Slot(lambda p, hyper: p)},
+    slots={
+        "grad_sum_sq": SECOND_MOMENT._replace(counted=True),
+        "s": Slot(counted=True),
+        "x0": Slot(lambda p, hyper: p),
+    },
     param=True,
 )
 def scale_by_madgrad(

@@ -79,7 +79,7 @@ def _moment_slot(name: str) -> Slot:
         second, longest = axes
         return None if name == "v" else jnp.sum(zeros, axis=longest if name == "v_row" else second)
 
-    return Slot(init, real=True, nonnegative=True)
+    return Slot(init, real=True, nonnegative=True, counted=True)
 
 
 @leafwise(slots={name: _moment_slot(name) for name in ("v_row", "v_col", "v")}, param=True)

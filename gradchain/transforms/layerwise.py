@@ -83,7 +83,7 @@ def descend_and_shrink(g: Array, slot: Slots, at: At, learning_rate: NonNegative
 @leafwise(
     slots={
         "mu": Slot(dtype="mu_dtype"),
-        "nu": Slot(lambda p, hyper: jnp.sum(jnp.zeros_like(jnp.real(p))), real=True, nonnegative=True),
+        "nu": Slot(lambda p, hyper: jnp.sum(jnp.zeros_like(jnp.real(p))), real=True, nonnegative=True, counted=True),
     },
     param=True,
 )

@@ -51,7 +51,7 @@ def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumu
     return m / at.weight_sum("decay") if debias else m, slot(ema=m)
 
 
-@elementwise(slots=("previous_gradient",))
+@elementwise(slots={"previous_gradient": Slot(counted=True)})
 def scale_by_optimistic_gradient(g: Array, slot: Slots, at: At, alpha: Hyper = 1.0, beta: Hyper = 1.0):
     r"""Extrapolate gradients from the last to the next: :math:`u_k = (\alpha + \beta)\,g_k - \beta\,g_{k-1}`.
 

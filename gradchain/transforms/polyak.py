@@ -96,7 +96,7 @@ def _step(tau: Array, direction: Tree, params: Tree, decay: Any) -> Tree:
 
 
 @treewise(
-    slots=("d",),
+    slots={"d": Slot(counted=True)},
     scalars={"f": 0.0, "gamma": 0.0, "lb": lambda hyper: hyper.lower_bound},
     param=True,
     extra=("value",),

@@ -5,11 +5,11 @@ from jax import Array
 
 from gradchain.core.hyper import Decay, NonNegative, Positive
 from gradchain.core.rule import leafwise
-from gradchain.core.spec import At, Slots
+from gradchain.core.spec import At, Slot, Slots
 from gradchain.numerics import bounded, safe_norm, shrink_factor
 
 
-@leafwise(slots=("previous_gradient",))
+@leafwise(slots={"previous_gradient": Slot(counted=True)})
 def scale_by_mars(
     g: Array,
     slot: Slots,

@@ -14,7 +14,7 @@ Tree = Any
 
 @public
 def show_path(path: Any) -> str:
-    """Return a leaf's path as ``['block']['kernel']``; "the tree itself" for an empty one."""
+    """Return a leaf's path as ``['block']['kernel']``; "(the whole tree)" for an empty one."""
     return jax.tree_util.keystr(path) or "(the whole tree)"
 
 
@@ -255,7 +255,8 @@ def _difference(node: Node, name_x: str, name_y: str) -> str:
 
 def _types(node: Node, name_x: str, name_y: str) -> str:
     x, y = ("an array" if _is_leaf(z) else "None" if z is None else f"of type {type(z).__name__}" for z in node[1:3])
-    return f"at {show_path(node.path)} {name_x} is {x}, {name_y} {y}"
+    at = f"at {show_path(node.path)} " if node.path else ""
+    return f"{at}{name_x} is {x}, {name_y} {y}"
 
 
 @public

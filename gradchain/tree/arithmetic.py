@@ -24,14 +24,21 @@ _AT_ONCE = 8
 
 
 def _map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Map over trees; JAX's ``float0``, the derivative that doesn't exist, is carried along like ``None``."""
-    return jax.tree.map(lambda x, *ys: x if is_float0(x) else function(x, *ys), tree, *others)
+    """Map over trees; JAX's ``float0``, the derivative that doesn't exist, changes nothing, and stays as it is."""
+
+    def leaf(x: Any, *ys: Any) -> Any:
+        nothing = is_float0(x) or (ys and all(map(is_float0, ys)))
+        return x if nothing else function(x, *ys)
+
+    return jax.tree.map(leaf, tree, *others)
 
 
 @public
 def add(tree_x: Tree, tree_y: Tree, *other_trees: Tree) -> Tree:
     """Return the elementwise sum of two or more trees of equal structure."""
-    return _map(lambda *xs: functools.reduce(jnp.add, xs), tree_x, tree_y, *other_trees)
+    return _map(
+        lambda *xs: functools.reduce(jnp.add, [x for x in xs if not is_float0(x)]), tree_x, tree_y, *other_trees
+    )
 
 
 @public
@@ -115,6 +122,7 @@ def allclose(a: Tree, b: Tree, rtol: ArrayLike = 1e-5, atol: ArrayLike = 1e-8, e
     Returns:
       One boolean; true for empty trees.
     """
+    a, b = without_float0(a), without_float0(b)
     close = jax.tree.map(lambda x, y: jnp.allclose(x, y, rtol=rtol, atol=atol, equal_nan=equal_nan), a, b)
     return jnp.all(jnp.asarray(jax.tree.leaves(close), bool))
 

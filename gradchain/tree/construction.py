@@ -39,7 +39,7 @@ def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None)
         if is_float0(x):
             return x  # as zero as it can be
         own = jnp.dtype(dtype) if dtype is not None else jnp.result_type(x)
-        if _kind(own) < _kind(jnp.result_type(fill_value)) and not _holds(own, fill_value):
+        if not can_hold(own, jnp.result_type(fill_value)) and not _holds(own, fill_value):
             raise TypeError(f"tree.full_like: {show_path(path)} is {own} and can't hold {fill_value}; give a dtype")
         return jnp.full_like(x, fill_value, dtype=own)
 
@@ -108,7 +108,7 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
     def leaf(path: Any, x: Any) -> Any:
         if is_float0(x):
             return x
-        return _converted(path, x, jnp.dtype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
+        return converted(path, x, jnp.dtype(dtype)) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -122,18 +122,19 @@ def cast_like(tree: Tree, other_tree: Tree) -> Tree:
     """
 
     def leaf(path: Any, x: Any, like: Any) -> Any:
-        return _converted(path, x, jnp.result_type(like))
+        return converted(path, x, jnp.result_type(like))
 
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
 
 
-def _converted(path: Any, x: Any, dtype: Any) -> Any:
+def converted(path: Any, x: Any, dtype: Any) -> Any:
+    """Return a leaf in another dtype; an error that shows its path where that would lose a part of it."""
     if is_float0(x) or (is_key(x) and x.dtype == dtype):
         return x
     if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
         return x
     own = jnp.result_type(x)
-    if _kind(own) > _kind(dtype):
+    if not can_hold(dtype, own):
         lost = "imaginary part" if jnp.issubdtype(own, jnp.complexfloating) else "fraction"
         lost = "value" if dtype == jnp.bool_ else lost
         raise TypeError(f"{show_path(path)} is {own} and can't become {dtype}: it would lose its {lost}")
@@ -143,7 +144,12 @@ def _converted(path: Any, x: Any, dtype: Any) -> Any:
 def narrowed(result: Array, like: ArrayLike) -> Array:
     """Return a result in the dtype of ``like``, unless that is of a lesser kind: whole for real, real for complex."""
     dtype = jnp.result_type(like)
-    return result if _kind(result.dtype) > _kind(dtype) else result.astype(dtype)
+    return result.astype(dtype) if can_hold(dtype, result.dtype) else result
+
+
+def can_hold(dtype: Any, other: Any) -> bool:
+    """Return whether a dtype is of a kind that numbers of the other one can become without losing a part."""
+    return _kind(dtype) >= _kind(other)
 
 
 def _kind(dtype: Any) -> int:

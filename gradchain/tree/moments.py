@@ -1,6 +1,6 @@
 """Running moments and slow copies of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
 
-Where an update is ``None``, so is the result.
+Where an update is ``None``, or JAX's ``float0``, the result is ``None``. Moments that are whole numbers become real.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, compute_dtype, decaying_max, ema, magnitude, one_minus_power
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, map_optional
-from gradchain.tree.construction import cast_like
+from gradchain.tree.alignment import Tree, map_optional, without_float0
+from gradchain.tree.construction import cast_like, converted, narrowed
 
 
 @public
@@ -74,21 +74,23 @@ def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
 
     def leaf(m: ArrayLike) -> Array:
         dtype = compute_dtype(jnp.result_type(m))
-        return jnp.asarray(m, dtype) / one_minus_power(decay, jnp.asarray(count, jnp.finfo(dtype).dtype))
+        corrected = jnp.asarray(m, dtype) / one_minus_power(decay, jnp.asarray(count, jnp.finfo(dtype).dtype))
+        return narrowed(corrected, m)
 
-    return cast_like(jax.tree.map(leaf, moment), moment)
+    return jax.tree.map(leaf, without_float0(moment))
 
 
 def _average(function: Callable[[Array, Array], Array], updates: Tree, moments: Tree, where: str) -> Tree:
-    """Map ``function(g, m)``, computed in at least float32 and stored in the dtype of ``m``."""
+    """Map ``function(g, m)``, computed in at least float32 and stored in the dtype of ``m``, if it can be."""
 
     def leaf(path: Any, g: Any, m: Any) -> Any:
         if g is None:
             return None
         new = function(*(jnp.asarray(x, compute_dtype(jnp.result_type(x))) for x in (g, m)))
-        return cast_like(new, m)
+        whole = not jnp.issubdtype(jnp.result_type(m), jnp.inexact)
+        return new if whole else converted(path, new, jnp.result_type(m))
 
-    return map_optional(leaf, updates, moments, where)
+    return map_optional(leaf, without_float0(updates), moments, where)
 
 
 @public

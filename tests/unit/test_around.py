@@ -79,6 +79,9 @@ def test_opaque_sam_is_a_value_and_says_what_it_needs():
     assert next(iter(gc.hyperparams(tx))) == "scale_by_learning_rate.learning_rate"
     with pytest.raises(ValueError, match="sam needs 'grad_fn'"):
         tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
+    for name in ("grad_fn", "value_fn"):
+        with pytest.raises(TypeError, match=f"sam: {name} must be a function of the parameters, got 1.0"):
+            tx.update(GRADIENT, tx.init(PARAMS), PARAMS, **{name: 1.0})
     with pytest.raises(ValueError, match="sam needs params"):
         tx.update(GRADIENT, tx.init(PARAMS))
     with pytest.raises(ValueError, match="must be a Python int"):

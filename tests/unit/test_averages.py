@@ -323,6 +323,21 @@ def test_steps_that_emit_nothing_count_for_nothing(name, around):
     trees.assert_close(found, course_without_skips(around), 1e-6)
 
 
+@pytest.mark.parametrize("around", ["moving_average", "lookahead", "schedule_free"])
+def test_sums_of_several_updates_count_once(around):
+    summing = gc.chain(gc.sgd(0.05), gc.apply_every(2))
+    once = course(COUNTING[around](gc.sgd(0.1)), EMITTED)
+    trees.assert_close(course(COUNTING[around](summing), TWICE, TWICE[:1]), once, 1e-6)
+
+
+@pytest.mark.parametrize("around", ["schedule_free", "primal_averaging"])
+def test_what_moves_between_two_rounds_moves_the_average_alike(around):
+    behind = gc.chain(gc.accumulate(gc.identity(), 2), gc.sgd(0.1, momentum=0.5))
+    (params, average), (later, average_then) = course(COUNTING[around](behind), TWICE, TWICE[:1])
+    assert np.abs(later - params).min() > 1e-3
+    np.testing.assert_allclose(average_then - average, later - params, rtol=1e-5)
+
+
 def test_an_average_of_the_weights_that_a_climb_begins_at_counts_descents():
     sam = gc.sam(gc.sgd(0.1), gc.sgd(0.05), 2)
     homes = []

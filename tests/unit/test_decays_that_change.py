@@ -115,16 +115,51 @@ def test_imported_averages_go_on_with_the_weights_that_were_used():
     assert jax.tree.structure(back) == jax.tree.structure(state)
 
 
+def aged(tx, params):
+    """Return the first updates and the state after 201 steps of gradients that are 1."""
+    first, state = tx.update(params, tx.init(params), params, value=1.0)
+    return first, jax.lax.fori_loop(0, 200, lambda _, state: tx.update(params, state, params, value=1.0)[1], state)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gc.scale_by_factored_rms(),
+        gc.scale_by_adopt(),
+        gc.scale_by_madgrad(0.1),
+        gc.scale_by_momo(),
+        gc.scale_by_novograd(),
+        gc.scale_by_optimistic_gradient(),
+        gc.scale_by_mars(),
+        gc.average_params(gc.sgd(0.1)),
+        gc.schedule_free_sgd(0.1),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_an_added_layer_is_warned_of_wherever_averages_are_taken_to_be_as_old_as_the_count(tx):
+    old, new = {"old": jnp.ones(2)}, {"old": jnp.ones(2), "new": jnp.ones(2)}
+    saved = gc.to_state_dict(tx, aged(tx, old)[1])
+    with pytest.warns(UserWarning, match=r"averages of new begin anew, but \w+ has made 201 updates"):
+        gc.from_state_dict(tx, new, saved, missing="init")
+
+
+@pytest.mark.parametrize("tx", [gc.trace(0.9), gc.lion(0.1), gc.scale_by_rss(), gc.lookahead(gc.sgd(0.1), 5, 0.5)])
+def test_an_added_layer_whose_first_step_is_right_is_no_cause_for_a_warning(tx):
+    old, new = {"old": jnp.ones(2)}, {"old": jnp.ones(2), "new": jnp.ones(2)}
+    first, state = aged(tx, old)
+    updates, _ = tx.update(new, gc.from_state_dict(tx, new, gc.to_state_dict(tx, state), missing="init"), new)
+    np.testing.assert_allclose(updates["new"], first["old"], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "make", [gc.adam, gc.adamax, gc.lamb, gc.nadam, gc.ademamix, gc.adan], ids=lambda f: f.__name__
 )
 def test_an_added_layer_is_warned_of_and_the_advice_lets_it_begin_with_a_first_step(make):
     old, new = {"old": jnp.ones(2)}, {"old": jnp.ones(2), "new": jnp.ones(2)}
     tx = make(0.01)
-    first, state = tx.update(old, tx.init(old), old)
-    state = jax.lax.fori_loop(0, 200, lambda _, state: tx.update(old, state, old)[1], state)
+    first, state = aged(tx, old)
     saved = gc.to_state_dict(tx, state)
-    with pytest.warns(UserWarning, match=r"averages of new begin at zero, but \w+ has made 201 updates"):
+    with pytest.warns(UserWarning, match=r"averages of new begin anew, but \w+ has made 201 updates"):
         gc.from_state_dict(tx, new, saved, missing="init")
     routed = gc.partition({"old": tx, "new": tx}, {"old": "old", "new": "new"})
     state = gc.from_state_dict(routed, new, saved, rename={"": "old."}, missing="init")

@@ -145,6 +145,24 @@ def test_float0_is_no_number_of_a_tree():
         assert all(found[name] is FLOAT0[name] for name in PARAMS if name != "w")
 
 
+def test_float0_changes_nothing_of_another_tree():
+    numbers = {name: x for name, x in PARAMS.items() if name != "key"}
+    nothing = {name: FLOAT0[name] for name in numbers if name != "w"}
+    updates = {"w": jnp.ones((4, 3)), **nothing}
+    for found, factor in (
+        (tree.add(numbers, updates), 1.0),
+        (tree.add(numbers, updates, updates), 2.0),
+        (tree.sub(numbers, updates), -1.0),
+        (tree.add_scale(numbers, -0.5, updates), -0.5),
+    ):
+        np.testing.assert_array_equal(found["w"], numbers["w"] + factor)
+        assert all(bool(jnp.all(found[name] == numbers[name])) for name in nothing)
+    assert tree.allclose(updates, updates)
+    moments = tree.update_moment(updates, tree.zeros_like(updates), 0.5, 2)
+    np.testing.assert_array_equal(tree.bias_correction(moments, 0.5, 1)["w"], updates["w"])
+    assert all(moments[name] is None for name in nothing)
+
+
 def test_zero_updates_have_the_dtypes_of_what_stays():
     updates, _ = gc.set_to_zero().update(PARAMS, gc.set_to_zero().init(PARAMS), PARAMS)
     assert [updates[name].dtype for name in ("step", "small", "on")] == ["int32", "uint8", "bool"]

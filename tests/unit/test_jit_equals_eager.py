@@ -153,3 +153,13 @@ def test_derivatives_pass_through_the_shared_numbers():
     tree, step = {"a": jnp.array([0.1, 2.0]), "b": jnp.array([-1.0, 0.5, 3.0])}, 1e-2
     slope = (loss(0.9 + step) - loss(0.9 - step)) / (2 * step)
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.9), slope, rtol=1e-2)
+
+
+@pytest.mark.parametrize("values", [(0.0, -0.0), (1, True, 1.0), ((1,), (True,), (1.0,)), ((0.0,), (-0.0,))], ids=str)
+def test_numbers_that_are_equal_but_not_the_same_are_told_apart(values):
+    @gc.leafwise()
+    def marked(g: Any, slot: gc.Slots, at: gc.At, field: Any):
+        return g + len(repr(field))
+
+    for value in values:
+        assert_jit_is_eager(marked(value), {"a": TREE["a"]})

@@ -117,10 +117,22 @@ def test_a_fraction_is_kept_or_refused_never_cut_off(whole):
         "update_moment": (lambda: tree.update_moment(0.5, whole, 0.5, 1), (number + 0.5) / 2),
         "bias_correction": (lambda: tree.bias_correction(whole, 0.5, 2), number / 0.75),
         "clip": (lambda: tree.clip(whole, 0.5, 0.75), 0.75),
+        "apply_updates": (lambda: gc.apply_updates(whole, np.full(np.shape(whole), 0.5)), number + 0.5),
     }
     for name, (function, expected) in results.items():
         found = outcome(lambda _, function=function: function(), None)
         assert found is TypeError or float(np.ravel(found)[0]) == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_moments_that_begin_as_whole_numbers_become_real(order):
+    updates, start = {"a": 3, "b": jnp.array([1, 2])}, {"a": 0, "b": jnp.array([0, 0])}
+    for average in (tree.update_moment, tree.update_moment_per_elem_norm):
+        moments = average(updates, start, 0.75, order)
+        assert moments["a"] == 3**order / 4
+        np.testing.assert_array_equal(moments["b"], [0.25, 2**order / 4])
+    corrected = tree.bias_correction({"a": 3, "b": jnp.array([1, 2])}, 0.5, 2)
+    np.testing.assert_allclose([corrected["a"], *corrected["b"]], np.array([3, 1, 2]) / 0.75, rtol=1e-6)
 
 
 def test_an_imaginary_part_is_kept_or_refused_never_dropped():
@@ -129,6 +141,8 @@ def test_an_imaginary_part_is_kept_or_refused_never_dropped():
         np.testing.assert_array_equal(np.ravel(tree.add_scale(x, 1j, x)), [2 + 2j])
         with pytest.raises(TypeError, match="imaginary part"):
             tree.cast_like(1j, x)
+        with pytest.raises(TypeError, match="can't hold its sum with an update of complex"):
+            gc.apply_updates(x, np.full(np.shape(x), 1j))
         with pytest.raises(TypeError, match=r"tree\.full_like: .* can't hold 1j"):
             tree.full_like(x, 1j)
     with pytest.raises(TypeError, match=r"\['a'\] is complex64 and can't become bfloat16"):

@@ -64,6 +64,10 @@ KEYWORDS = [
     ),
     (lambda: gc.join_schedules([0.1, 0.2], milestones=[5]), "join_schedules", "milestones", "'boundaries'"),
     (lambda: gc.accumulate(TX, k=4), "accumulate", "k", "'every'"),
+    (lambda: gc.lookahead(TX, k=5), "lookahead", "k", "'sync_period'"),
+    (lambda: gc.partition({"a": TX}, labels="a"), "partition", "labels", "'param_labels'"),
+    (lambda: gc.masked(tx=TX, mask=True), "masked", "tx", "'inner'"),
+    (lambda: gc.inject_hyperparams(factory=gc.adam), "inject_hyperparams", "factory", "'inner_factory'"),
     (lambda: gc.masked(optimizer=TX, mask=True), "masked", "optimizer", "'inner'"),
     (lambda: gc.average_params(TX, momentum=0.9), "average_params", "momentum", "'decay'"),
     (lambda: gc.schedules.schedule(init_value=1.0), "schedule", "init_value", "signature"),
@@ -82,6 +86,8 @@ KEYWORDS = [
     (lambda: training.fit(loss_fn, 0.0, TX, DATA, num_epochs=1), "fit", "num_epochs", "'epochs'"),
     (lambda: training.fit(loss_fn, 0.0, TX, DATA, validation_data=DATA), "fit", "validation_data", "'validation'"),
     (lambda: training.fit(loss_fn, 0.0, TX, DATA, verbose=1), "fit", "verbose", "'progress'"),
+    (lambda: training.fit(loss_fn, 0.0, TX, DATA, patience=3), "fit", "patience", r"EarlyStopping\(patience=3"),
+    (lambda: training.sweep(loss_fn, 0.0, TX, DATA, monitor="loss"), "sweep", "monitor", "'select'"),
     (lambda: training.sweep(loss_fn, 0.0, TX, DATA, bs=4), "sweep", "bs", "'batch_size'"),
     (lambda: training.make_step(loss=loss_fn, tx=TX), "make_step", "loss", "'loss_fn'"),
     (lambda: gc.inject_hyperparams(gc.adam)(lr=0.1), r"inject_hyperparams\(adam\)", "lr", "'learning_rate'"),
@@ -153,6 +159,10 @@ CALLS = [
     (lambda: gc.adam(1e-3, nesterov="yes"), TypeError, "scale_by_adam: nesterov must be True or False, got 'yes'"),
     (lambda: gc.trace(0.9).replace(nesterov=1), TypeError, "trace: nesterov must be True or False, got 1"),
     (lambda: gc.exponential_decay(0.1, 10, 0.9, staircase=2), TypeError, "staircase must be True or False, got 2"),
+    # what rules declare
+    (lambda: gc.elementwise(3), TypeError, "^@elementwise: slots is a sequence of names, got 3"),
+    (lambda: gc.treewise(TX), TypeError, "^@treewise: slots is a sequence of names, got chain"),
+    (lambda: gc.leafwise(extra=(1,)), TypeError, r"^@leafwise: extra is a sequence of names, got \(1,\)"),
     # static whole numbers
     (lambda: gc.scale_by_muon(ns_steps=None), TypeError, "scale_by_muon: ns_steps must be a whole number, got None"),
     (lambda: gc.muon(0.1, ns_steps=2.5), TypeError, r"scale_by_muon: ns_steps must be a whole number, got 2\.5"),
@@ -199,6 +209,20 @@ def test_arguments_in_their_places_are_not_called_misplaced(gradients, state, pa
         TX.update(gradients, state, params)
     assert "order" not in str(caught.value)
     assert "pair" not in str(caught.value)
+
+
+@pytest.mark.parametrize("around", [lambda tx: gc.store(tx, "bfloat16"), gc.hyperparams_in_state])
+def test_a_state_of_two_fields_is_not_called_a_pair(around):
+    tx = around(gc.adam(0.1))
+    with pytest.raises(ValueError, match=r"updates has \['v'\], which params lacks$"):
+        tx.update({"v": 1.0}, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("route", [gc.masked, lambda tx, mask: gc.partition({"a": tx}, {"w": "a", "b": "a"})])
+def test_updates_that_labels_do_not_fit_are_not_called_params(route):
+    tx = route(gc.adam(0.1), {"w": True, "b": True})
+    with pytest.raises(ValueError, match=r"has \['b'\], which updates lacks"):
+        tx.update({"w": GRADS["w"]}, tx.init(PARAMS))
 
 
 def test_gradients_of_a_transform_are_updates():

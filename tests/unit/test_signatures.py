@@ -21,13 +21,13 @@ from tests.unit.test_public_api import MODULES, public_names
 P = typing.ParamSpec("P")
 
 
-def functions():
-    """Return every public function, each once, by its full name."""
+def functions(kind=inspect.isfunction):
+    """Return every public function (or class), each once, by its full name."""
     found = {}
     for module in MODULES:
         for name in public_names(module):
             value = getattr(importlib.import_module(module), name)
-            if inspect.isfunction(value):
+            if kind(value):
                 found.setdefault(id(value), pytest.param(value, id=f"{module}.{name}"))
     return list(found.values())
 
@@ -60,9 +60,31 @@ def test_public_functions_are_pickled_by_name(function):
     assert copy.deepcopy(function) is function
 
 
-@pytest.mark.parametrize("value", [gc.Slot, gc.Part, gc.training.FitResult, gc.training.SweepResult])
-def test_classes_have_readable_signatures_too(value):
-    assert not NOISE.search(str(inspect.signature(value)))
+def test_classes_have_readable_signatures_too():
+    shown = {c.id: str(inspect.signature(c.values[0])) for c in functions(inspect.isclass)}
+    assert not {name: text for name, text in shown.items() if NOISE.search(text)}
+
+
+@pytest.mark.parametrize(
+    ("cls", "word", "right"),
+    [
+        (gc.training.EarlyStopping, "min_delta", "did you mean 'tolerance'"),
+        (gc.training.EarlyStopping, "patiance", "did you mean 'patience'"),
+        (gc.training.Uniform, "min", "its signature is Uniform"),
+        (gc.MuonDimensionNumbers, "reduction_axes", "did you mean 'reduction_axis'"),
+        (gc.Slot, "no_such_word", "its signature is Slot"),
+    ],
+)
+def test_a_wrong_keyword_is_named_by_classes_too(cls, word, right):
+    with pytest.raises(TypeError, match=f"^{cls.__name__} has no argument {word!r}; {right}"):
+        cls(**{word: 1})
+
+
+def test_a_class_makes_the_values_that_it_made():
+    stopping = gc.training.EarlyStopping(3, monitor="val_accuracy", mode="max")
+    for made in (stopping._replace(), copy.deepcopy(stopping), pickle.loads(pickle.dumps(stopping))):
+        assert made == stopping
+        assert type(made) is gc.training.EarlyStopping
 
 
 def test_results_that_derive_from_others_show_their_own_fields():
@@ -100,6 +122,10 @@ def test_a_function_as_a_default_is_shown_by_name():
     assert "sampler: Callable[..., Array] = normal" in str(inspect.signature(gc.tree.random_like))
 
 
+def test_a_module_as_a_default_is_shown_by_name():
+    assert "xp: Any = numpy)" in str(inspect.signature(gc.training.has_diverged))
+
+
 def test_a_wrapped_function_is_called_as_it_was():
     @public
     def function(a: Decay, *rest: int, b: int = 2, **others: int):
@@ -118,7 +144,8 @@ def test_names_of_other_libraries_lead_to_names_that_there_are():
 
 
 def test_arguments_of_other_libraries_lead_to_names_that_there_are():
-    ours = {name for parameter in functions() for name in inspect.signature(parameter.values[0]).parameters}
+    known = [*functions(), *functions(inspect.isclass)]
+    ours = {name for parameter in known for name in inspect.signature(parameter.values[0]).parameters}
     assert {name for names in USUAL_NAMES.values() for name in names} <= ours | {"param"}
 
 

@@ -1,6 +1,9 @@
 """Hyperparameters in the state: hyperparams_in_state and inject_hyperparams."""
 
+import functools
+import inspect
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -219,6 +222,36 @@ def test_an_injected_constructor_may_take_arguments_by_position_alone():
     assert eval(repr(tx), public.NAMES) == tx
     plain = gc.store(gc.adam(0.1), "int8", min_size=0, mu="float32").init(PARAMS)
     assert jax.tree.structure(tx.init(PARAMS).inner_state) == jax.tree.structure(plain)
+
+
+class Factory:
+    """A factory that is an object."""
+
+    def __call__(self, learning_rate=0.1):
+        return gc.sgd(learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [(functools.partial(gc.sgd, momentum=0.5), r"partial\(sgd\)"), (Factory(), "Factory")],
+    ids=["partial", "object"],
+)
+def test_a_factory_need_not_be_a_function(factory, name):
+    inject = gc.inject_hyperparams(factory)
+    tx = inject(learning_rate=0.5)
+    updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates, -0.5 * GRADS)
+    assert state.hyperparams["learning_rate"] == 0.5
+    assert re.match(rf"inject_hyperparams\({name}\)\(learning_rate=0.5", repr(tx))
+    with pytest.raises(TypeError, match=rf"^inject_hyperparams\({name}\) has no argument 'lr'; .*'learning_rate'"):
+        inject(lr=0.1)
+
+
+def test_an_injected_constructor_has_the_factorys_signature():
+    inject = gc.inject_hyperparams(gc.adamw)
+    assert str(inspect.signature(inject)) == str(inspect.signature(gc.adamw))
+    assert inject.__name__ == "inject_hyperparams(adamw)"
+    assert inject.__doc__ == gc.adamw.__doc__
 
 
 @pytest.mark.parametrize("around", [lambda tx: tx, lambda tx: gc.accumulate(gc.chain(gc.clip(1.0), tx), 2)])

@@ -14,8 +14,14 @@ from tests.benchmarks.test_optimizers import CASES, EXTRA
 SHAPES = {"kernel": (64, 64), "wide": (32, 128), "bias": (512,)}
 MORE = {
     "dog(1.0)": "counts the branch of the first step, which needs the start's norm",
-    "chain(adaptive_grad_clip(0.01), sgd(1e-3))": "counts second sums, for norms whose squares overflow or vanish",
-    "chain(clip_by_block_rms(1.0), adamw(1e-3))": "likewise",
+    "chain(adaptive_grad_clip(0.01), sgd(1e-3))": "takes norms by themselves, whose squares may overflow or vanish",
+    "novograd(1e-3)": "likewise",
+    "adan(1e-3)": "stores gradients clipped to what can be squared",
+    "acprop(1e-3)": "likewise",
+    "momo(1e-3)": "stores gradients clipped to what can be squared and added up",
+    "dowg(1.0)": "likewise",
+    "dadapt_adamw(1.0)": "likewise",
+    "prodigy(1.0)": "likewise",
     "schedule_free_adamw(1e-3)": "keeps the step itself in memory, and doesn't subtract large numbers to get it back",
 }
 """What moves more, and why."""
@@ -65,6 +71,8 @@ triplet_margin_loss(x, p, t)
 
 
 MORE_IN_A_LOSS = {
+    "cosine_distance(x, t, epsilon=1e-6)": (1.2, "takes norms by themselves, whose squares may overflow or vanish"),
+    "cosine_similarity(x, t, epsilon=1e-6)": (1.2, "likewise"),
     "kl_divergence(x, p)": (1.15, "6 words and Optax's 7 with JAX 0.10, 8 and 7 with 0.12"),
     "kl_divergence_with_log_targets(x, t)": (1.15, "likewise"),
     "safe_softmax_cross_entropy(x, p)": (1.2, "in bfloat16 it computes in float32, where Optax's stays in bfloat16"),

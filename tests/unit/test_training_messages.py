@@ -70,6 +70,28 @@ def test_batches_in_the_place_of_arrays_are_sent_to_make_step(name):
             entry(RATES, BATCHES[name]())
 
 
+@pytest.mark.parametrize("name", ["fit", "sweep", "successive_halving", "scan_epoch"])
+@pytest.mark.parametrize("batches", [(DATA, DATA), [DATA["x"], DATA["x"]]], ids=["tuple", "list of arrays"])
+def test_what_may_be_batches_is_sent_to_make_step_where_the_loss_fails_on_it(name, batches):
+    with pytest.raises(TypeError, match=r"(?s)indices must be integers.* was given a (tuple|list) of 2.*make_step"):
+        ENTRIES[name](RATES, batches)
+
+
+def test_an_error_of_the_loss_function_is_its_own():
+    def broken(w, xy):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match=r"^'mine'"):
+        training.fit(broken, W, gc.sgd(0.1), (DATA["x"], DATA["x"]), epochs=1, batch_size=4)
+
+
+def test_a_step_from_whole_numbers_says_how_they_are_written():
+    tx = gc.sgd(0.1)
+    for step in (training.make_step(loss_fn, tx), lambda *args: training.train_step(loss_fn, args[0], tx, *args[1:])):
+        with pytest.raises(TypeError, match=r"int32, expected a floating-point.*write -4\.0 for -4"):
+            step(jnp.array(3), tx.init(W), DATA)
+
+
 def test_validation_batch_by_batch_is_put_together():
     with pytest.raises(TypeError, match=r"validation data: got a list of 2.* np.concatenate"):
         fit(validation=[DATA, DATA])

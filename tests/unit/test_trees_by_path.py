@@ -111,7 +111,7 @@ def test_an_error_names_the_path_and_both_containers(said, message):
 
 def test_trees_of_equal_paths_are_told_apart_by_their_containers():
     params = [jnp.ones(2), jnp.ones(2)]
-    message = r"at \(the whole tree\) updates is of type tuple, params of type list"
+    message = "differ in structure: updates is of type tuple, params of type list"
     with pytest.raises(ValueError, match=message):
         gc.apply_updates(params, tuple(params))
 
