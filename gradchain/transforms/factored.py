@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import jax.numpy as jnp
 from jax import Array
@@ -117,7 +117,7 @@ def scale_by_factored_rms(
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, algorithm 4.
     """
-    t = jnp.maximum(since(at.count, step_offset) + 1, 1).astype(at.dtype)
+    t = jnp.maximum(since(cast(Array, at.count), step_offset) + 1, 1).astype(at.dtype)
     fresh = t**-decay_rate if decay_rate_fn is None else 1 - decay_rate_fn(t - 1, decay_rate)
     g = bounded(g, g.size)
     size = abs_sq(g) + epsilon
