@@ -49,13 +49,13 @@ def abs_sq(x: ArrayLike) -> Array:
 
 @public
 def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
-    r"""Return ``x`` with finite numbers clipped to a bound below which squares stay finite; the rest as it is.
+    r"""Return ``x``, clipped to a bound below which squares stay finite.
 
     .. math:: |x| \le b = (2^{124} / n)^{1 / p} \;\text{ in float32}, \qquad (2^{1020} / n)^{1 / p} \;\text{ in float64}
 
     So that one huge gradient doesn't make a second moment infinite, and its weight stand still for ever: up to
-    8 :math:`n` of the powers can be added. Infinities and NaNs are left for guards to see. A complex number's parts are
-    clipped each by themselves.
+    8 :math:`n` of the powers can be added. Infinities are clipped, too, and NaNs stay; guards around a rule see both
+    before it does. A complex number's parts are clipped each by themselves.
 
     Args:
       x: an array, of float32 or wider.
@@ -63,30 +63,11 @@ def bounded(x: Array, terms: int = 1, power: int = 2) -> Array:
       power: :math:`p`, 2 for squares.
     """
 
-    return by_parts(lambda part: _bounded(_bound(x.dtype, terms, power), part), x)
+    def part(x: Array) -> Array:
+        bound = _bound(x.dtype, terms, power)
+        return jnp.clip(x, -bound, bound)
 
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _bounded(bound: float, x: Array) -> Array:
-    """Clip finite numbers to a power of two, in whole-number arithmetic on their bits.
-
-    The bits of the numbers from the bound up to infinity are an interval. Moved to the top of the unsigned range, it is
-    all that a minimum changes. Each step has one array for an operand: XLA fuses these into whatever reads them, where
-    it would store the result of a choice between an array and its clipped copy.
-    """
-    bits = np.dtype(f"uint{8 * x.dtype.itemsize}")
-    y = lax.bitcast_convert_type(x, bits)
-    for sign in (1, -1):
-        infinity, first = (int(np.asarray(sign * end, x.dtype).view(bits)) for end in (np.inf, bound))
-        width = bits.type(infinity - first)
-        y = jnp.minimum(y - bits.type(infinity), ~width + bits.type(1)) + bits.type(infinity)
-    return lax.bitcast_convert_type(y, x.dtype)
-
-
-@_bounded.defjvp
-def _bounded_jvp(bound: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return _bounded(bound, x), jnp.where(jnp.abs(x) <= bound, dx, 0)
+    return by_parts(part, x)
 
 
 @public
@@ -387,7 +368,8 @@ def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
         y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
         return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
 
-    return root_in_range(sums, x.size, x.dtype, isinstance(x, Tracer), count)
+    like = jax.eval_shape(sums, 1.0)
+    return root_in_range(sums, like, x.size, x.dtype, isinstance(x, Tracer), count)
 
 
 def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -408,7 +390,12 @@ def _root_of_squares_jvp(
 
 @public
 def root_in_range(
-    sums: Callable[[Array | float], Array], size: int, dtype: DTypeLike, traced: bool, count: int = 1
+    sums: Callable[[Array | float], Array],
+    like: jax.ShapeDtypeStruct,
+    size: int,
+    dtype: DTypeLike,
+    traced: bool,
+    count: int = 1,
 ) -> Array:
     r"""Return :math:`\sqrt{s / n}` for a sum of squares, or an array of them, that may overflow or nearly vanish.
 
@@ -419,6 +406,7 @@ def root_in_range(
 
     Args:
       sums: returns the sum of squares of the elements, multiplied by a given number, or the sums by an array of them.
+      like: the shape and dtype of what it returns.
       size: how many squares are added up.
       dtype: the dtype they are computed in.
       traced: whether the elements are traced. Otherwise the sums are taken again if need be.
@@ -439,7 +427,6 @@ def root_in_range(
         def goes_on(state: tuple[Array, Array, Array]) -> Array:
             return (state[0] == 0) | ((state[0] == 1) & jnp.any(state[1] != 1))
 
-        like = jax.eval_shape(sums, 1.0)
         first = jnp.zeros((), jnp.int32), jnp.ones(like.shape, like.dtype), jnp.zeros(like.shape, like.dtype)
         return lax.while_loop(goes_on, turn, first)[1:]
 
@@ -449,7 +436,7 @@ def root_in_range(
         return scale, jnp.where(scale > 1, sums(power), jnp.where(scale < 1, sums(1 / power), total))
 
     if traced:
-        scale, total = lax.platform_dependent(cpu=one_by_one, default=together)
+        scale, total = one_by_one() if jax.default_backend() == "cpu" else together()
     else:
         total = sums(1.0)
         scale = scales(total)

@@ -206,14 +206,15 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
 
 @jax.custom_jvp
 def _euclidean(arrays: list[Array]) -> Array:
-    like = jax.eval_shape(lambda: _total(_abs_sq, [(x,) for x in arrays]))
-    dtype = functools.reduce(_narrower, [compute_dtype(x.dtype) for x in arrays], like.dtype)
+    dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
+    like = jax.ShapeDtypeStruct((), compute_dtype(*dtypes))
+    narrowest = functools.reduce(_narrower, dtypes, like.dtype)
 
     def sums(scale: Array | float) -> Array:
         operands = [(x, jnp.asarray(scale, like.dtype)) for x in arrays]
         return _total(_scaled_abs_sq, operands).astype(like.dtype)
 
-    return root_in_range(sums, size(arrays), dtype, any(isinstance(x, Tracer) for x in arrays))
+    return root_in_range(sums, like, size(arrays), narrowest, any(isinstance(x, Tracer) for x in arrays))
 
 
 @_euclidean.defjvp

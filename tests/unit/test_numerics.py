@@ -216,16 +216,16 @@ def test_norms_of_what_isnt_finite_arent(norm):
     assert norm(jnp.zeros(4)) == 0
 
 
-def test_bounded_leaves_ordinary_numbers_and_what_isnt_finite():
+def test_bounded_leaves_ordinary_numbers_and_nan():
     x = jnp.array([1e18, -1e20, jnp.inf, jnp.nan])
-    np.testing.assert_array_equal(numerics.bounded(x), jnp.array([1e18, -(2.0**62), jnp.inf, jnp.nan]))
+    np.testing.assert_array_equal(numerics.bounded(x), jnp.array([1e18, -(2.0**62), 2.0**62, jnp.nan]))
     assert jnp.isfinite(8 * numerics.abs_sq(numerics.bounded(jnp.float32(3e38))))
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
 def test_norms_are_the_same_where_all_sums_are_taken_together(size, monkeypatch):
     """On a GPU the host would wait for a loop: there, sums at all scales are computed and one is chosen."""
-    monkeypatch.setattr(numerics.lax, "platform_dependent", lambda cpu, default: default())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x = size * jnp.array([[3.0, 4.0], [0.0, 1.0]])
     rows = jax.jit(lambda x: numerics.safe_norm(x, axis=1))(x)
     np.testing.assert_allclose(rows, size * np.array([5.0, 1.0]), rtol=1e-6)
