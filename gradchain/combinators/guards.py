@@ -125,8 +125,8 @@ def apply_if_finite(inner: Any, max_consecutive_errors: Whole) -> Transform:
 
     Args:
       inner: any transform.
-      max_consecutive_errors: after this many bad gradients in a row give up, and let the next one through, so that a
-        run that can't recover fails visibly.
+      max_consecutive_errors: after this many bad gradients in a row give up, and let all further ones of the row
+        through, so that a run that can't recover doesn't stand still unnoticed.
 
     Example:
       >>> tx = apply_if_finite(adam(1e-3), max_consecutive_errors=5)
