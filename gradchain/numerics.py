@@ -203,9 +203,9 @@ def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
 def _sum_of_weights(constant: float | None, previous: Array, decay: Array, t: Array) -> Array:
     """Return the sum for a decay that is a Python number (``constant``, too) or an array."""
     b = decay if constant is None else constant
-    before = jnp.where(t > 1, one_minus_power(b, jnp.maximum(t - 1, 1)), 0)
-    unchanged = jnp.abs(previous - before) <= 4 * jnp.finfo(previous.dtype).eps * before  # but for rounding
-    return jnp.where(unchanged, one_minus_power(b, t), ema(previous, jnp.ones_like(previous), b))
+    constant_sum, total = one_minus_power(b, t), ema(previous, jnp.ones_like(previous), b)
+    unchanged = jnp.abs(total - constant_sum) <= 8 * jnp.finfo(previous.dtype).eps * constant_sum  # but for rounding
+    return jnp.where(unchanged, constant_sum, total)
 
 
 @_sum_of_weights.defjvp

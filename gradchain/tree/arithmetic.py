@@ -211,8 +211,7 @@ def _euclidean(arrays: list[Array]) -> Array:
     narrowest = functools.reduce(_narrower, dtypes, like.dtype)
 
     def sums(scale: Array | float) -> Array:
-        operands = [(x, jnp.asarray(scale, like.dtype)) for x in arrays]
-        return _total(_scaled_abs_sq, operands).astype(like.dtype)
+        return _total(_scaled_abs_sq, [(x,) for x in arrays], jnp.asarray(scale, like.dtype)).astype(like.dtype)
 
     return root_in_range(sums, like, size(arrays), narrowest, any(isinstance(x, Tracer) for x in arrays))
 
@@ -223,7 +222,7 @@ def _euclidean_jvp(primals: tuple[list[Array]], tangents: tuple[list[Array]]) ->
     (arrays,), (steps,) = primals, tangents
     root = _euclidean(arrays)
     size = jnp.where(root == 0, 1, root)
-    slope = _total(_share, [(x, dx, size) for x, dx in zip(arrays, steps, strict=True)])
+    slope = _total(_share, list(zip(arrays, steps, strict=True)), size)
     return root, slope.astype(root.dtype)
 
 
@@ -249,8 +248,8 @@ def _product(x: Array, y: Array) -> Array:
     return jnp.conj(x.astype(dtype)) * y.astype(dtype)  # jnp.vdot would gather sharded arrays
 
 
-def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Array:
-    """Return the sum of all elements of ``term(*x)`` over ``operands``, 0 in float32 if there are none.
+def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]], *shared: Array) -> Array:
+    """Return the sum of all elements of ``term(*x, *shared)`` over ``operands``, 0 in float32 if there are none.
 
     Of small arrays that are alike, some at a time are added up elementwise before their elements are summed: one
     reduction, which XLA would otherwise compile, and start, for each. Beside the memory traffic of large arrays that
@@ -262,14 +261,14 @@ def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Arr
     total = jnp.zeros((), jnp.float32)
     for group in alike.values():
         for start in range(0, len(group), _AT_ONCE):
-            part = _sum_together(term, group[start : start + _AT_ONCE])
+            part = _sum_together(term, group[start : start + _AT_ONCE], *shared)
             total = lax.add(total, part) if total.dtype == part.dtype else total + part
     return total
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sum_together(term: Callable[..., Array], operands: list[tuple[Array, ...]]) -> Array:
-    terms = functools.reduce(lax.add, [term(*x) for x in operands])
+def _sum_together(term: Callable[..., Array], operands: list[tuple[Array, ...]], *shared: Array) -> Array:
+    terms = functools.reduce(lax.add, [term(*x, *shared) for x in operands])
     return lax.reduce_sum(terms, axes=tuple(range(terms.ndim)))
 
 
