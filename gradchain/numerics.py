@@ -364,12 +364,12 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
 def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
     """Return the root of the sum of squares over some axes, divided by ``count``."""
 
-    def sums(scale: Array | float) -> Array:
+    def sums(x: Array, unit: Array | float) -> Array:
+        scale = 1 / unit
         y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
         return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
 
-    like = jax.eval_shape(sums, 1.0)
-    return root_in_range(sums, like, x.size, x.dtype, isinstance(x, Tracer), count)
+    return root_in_range(sums, x, jax.eval_shape(sums, x, 1.0), x.size, x.dtype, count)
 
 
 def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -390,58 +390,64 @@ def _root_of_squares_jvp(
 
 @public
 def root_in_range(
-    sums: Callable[[Array | float], Array],
+    sums: Callable[[Any, Array | float], Array],
+    elements: Any,
     like: jax.ShapeDtypeStruct,
     size: int,
     dtype: DTypeLike,
-    traced: bool,
     count: int = 1,
 ) -> Array:
     r"""Return :math:`\sqrt{s / n}` for a sum of squares, or an array of them, that may overflow or nearly vanish.
 
-    Such a sum is taken once more, of the elements multiplied by a power of two. On CPUs that is a loop, of one turn
+    Such a sum is taken once more, of the elements divided by a power of two. On a CPU that is a loop, of one turn
     where all sums are in range and of two elsewhere: its kernels are compiled once, and ``vmap`` leaves it a loop where
-    it would make a condition compute both its sides. Elsewhere the host would wait for each loop, so that the sums for
-    large, small and ordinary elements are computed together, in one pass over the elements.
+    it would make a condition compute both its sides. Elsewhere the host, and each of several devices, would wait for
+    each loop, so that the sums for large, small and ordinary elements are computed together, in one pass over them.
 
     Args:
-      sums: returns the sum of squares of the elements, multiplied by a given number, or the sums by an array of them.
+      sums: returns the sum of squares of the elements, divided by a given number, or the sums by an array of them.
+      elements: a tree of arrays.
       like: the shape and dtype of what it returns.
       size: how many squares are added up.
       dtype: the dtype they are computed in.
-      traced: whether the elements are traced. Otherwise the sums are taken again if need be.
       count: :math:`n`.
     """
     info = jnp.finfo(dtype)
     least, power = max(size, 1) * float(info.tiny) / float(info.eps), 2.0 ** (_exponent(dtype) * 5 // 8)
 
-    def scales(total: Array) -> Array:  # a sum that really is 0 is below the least one, too, and stays 0
-        return jnp.where(total < least, power, jnp.where(total > float(info.max), 1 / power, 1)).astype(total.dtype)
+    def units(total: Array) -> Array:  # a sum that really is 0 is below the least one, too, and stays 0
+        return jnp.where(total < least, 1 / power, jnp.where(total > float(info.max), power, 1)).astype(total.dtype)
+
+    def unknown() -> Any:  # of elements that it knows, XLA would square the unit by itself, which overflows
+        return lax.optimization_barrier(elements)
 
     def one_by_one() -> tuple[Array, Array]:
+        opaque = unknown()
+
         def turn(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            i, scale, _ = state
-            total = sums(scale)
-            return i + 1, jnp.where(i == 0, scales(total), scale), total
+            i, unit, _ = state
+            total = sums(opaque, unit)
+            return i + 1, jnp.where(i == 0, units(total), unit), total
 
         def goes_on(state: tuple[Array, Array, Array]) -> Array:
             return (state[0] == 0) | ((state[0] == 1) & jnp.any(state[1] != 1))
 
-        first = jnp.zeros((), jnp.int32), jnp.ones(like.shape, like.dtype), jnp.zeros(like.shape, like.dtype)
+        first = jnp.zeros((), jnp.int32), lax.full_like(like, 1), lax.full_like(like, 0)
         return lax.while_loop(goes_on, turn, first)[1:]
 
     def together() -> tuple[Array, Array]:
-        total = sums(1.0)
-        scale = scales(total)
-        return scale, jnp.where(scale > 1, sums(power), jnp.where(scale < 1, sums(1 / power), total))
+        opaque, total = unknown(), sums(elements, 1.0)
+        large, small, unit = sums(opaque, power), sums(opaque, 1 / power), units(total)
+        return unit, jnp.where(unit > 1, large, jnp.where(unit < 1, small, total))
 
-    if traced:
-        scale, total = one_by_one() if jax.default_backend() == "cpu" else together()
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(elements)):
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        unit, total = one_by_one() if alone else together()
     else:
-        total = sums(1.0)
-        scale = scales(total)
-        total = sums(scale) if jnp.any(scale != 1) else total
-    return jnp.sqrt(total / count) / scale
+        total = sums(elements, 1.0)
+        unit = units(total)
+        total = sums(elements, unit) if jnp.any(unit != 1) else total
+    return jnp.sqrt(total / count) * unit
 
 
 @public

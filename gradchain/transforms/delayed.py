@@ -97,6 +97,7 @@ def scale_by_acprop(
     surprise = g - slot.mu
     first = at.t == 1
     nu_hat = jnp.where(first, 1, slot.nu / jnp.where(first, 1, at.weight_sum("b2", ahead=-1)))
-    root = jnp.maximum(sqrt(nu_hat), jnp.where(first, 0, (1 - b2) ** 0.5 * magnitude(surprise)))
+    wakes = ~first & (slot.nu <= 2 * eps_root / (1 - b2))  # no surprise so far, only what was added
+    root = jnp.maximum(sqrt(nu_hat), jnp.where(wakes, (1 - b2) ** 0.5 * magnitude(surprise), 0))
     nu = ema(slot.nu, abs_sq(surprise), b2) + eps_root
     return divide(g, root + eps, eps == 0), slot(mu=ema(slot.mu, g, b1), nu=nu)

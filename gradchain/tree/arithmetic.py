@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, bounded, compute_dtype, quotient, real_dtype, root_in_range
@@ -206,14 +205,17 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
 
 @jax.custom_jvp
 def _euclidean(arrays: list[Array]) -> Array:
+    if not arrays:
+        return jnp.zeros((), jnp.float32)
     dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
     like = jax.ShapeDtypeStruct((), compute_dtype(*dtypes))
     narrowest = functools.reduce(_narrower, dtypes, like.dtype)
 
-    def sums(scale: Array | float) -> Array:
-        return _total(_scaled_abs_sq, [(x,) for x in arrays], jnp.asarray(scale, like.dtype)).astype(like.dtype)
+    def sums(arrays: list[Array], unit: Array | float) -> Array:
+        scale = jnp.asarray(1 / unit, like.dtype)
+        return _total(_scaled_abs_sq, [(x,) for x in arrays], scale).astype(like.dtype)
 
-    return root_in_range(sums, like, size(arrays), narrowest, any(isinstance(x, Tracer) for x in arrays))
+    return root_in_range(sums, arrays, like, size(arrays), narrowest)
 
 
 @_euclidean.defjvp

@@ -232,3 +232,15 @@ def test_norms_are_the_same_where_all_sums_are_taken_together(size, monkeypatch)
     np.testing.assert_allclose(jax.jit(lambda x: tree.norm({"a": x, "b": x[0]}))(x), size * 51**0.5, rtol=1e-6)
     slope = jax.jit(jax.grad(lambda x: numerics.safe_norm(x[0])))(x)
     np.testing.assert_allclose(slope, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
+def test_norms_of_constants_in_a_compiled_program(size, backend, monkeypatch):
+    """XLA knows the elements, and may reorder what it does with them."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = np.float32(size) * np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
+    np.testing.assert_allclose(jax.jit(lambda: numerics.safe_norm(jnp.asarray(x), axis=1))(), size * np.array([5.0, 1]))
+    np.testing.assert_allclose(jax.jit(lambda: tree.norm({"a": jnp.asarray(x)}))(), size * 26**0.5, rtol=1e-6)
+    zeros = jax.jit(lambda: tree.norm(jax.tree.map(jnp.zeros_like, {"a": x})))()
+    assert zeros == 0

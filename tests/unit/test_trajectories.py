@@ -158,7 +158,11 @@ def run(tx, params):
 
 
 def assert_same_runs(call, dtype, tolerance):
-    """Assert that a call makes the same optimizer in both libraries: finite runs that agree problem by problem."""
+    """Assert that a call makes the same optimizer in both libraries: finite runs that agree problem by problem.
+
+    Some optimizers enlarge a difference of one rounding a million times on the way. Where runs differ by more than the
+    tolerance, they may differ by ten times what one rounding of the start makes of our own run.
+    """
     params = jax.tree.map(lambda w: jnp.atleast_1d(w / 2), trees.standard(dtype))
     names, loose = IMPRECISE_THERE[dtype]
     tolerance = loose if call.startswith(names) else tolerance
@@ -166,7 +170,12 @@ def assert_same_runs(call, dtype, tolerance):
     theirs = run(optax.with_extra_args_support(eval(call, {"MASK": MASK}, OPTAX)), params)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(ours))
     for index in range(len(PROBLEMS)):
-        trees.assert_close(trees.at(ours, index), trees.at(theirs, index), tolerance)
+        mine, other = trees.at(ours, index), trees.at(theirs, index)
+        if trees.relative_error(mine, other) <= tolerance:
+            continue
+        nudged = jax.tree.map(lambda w: w * (1 + jnp.finfo(dtype).eps), params)
+        moved = trees.at(run(eval(call, {"MASK": MASK}, public.NAMES), nudged), index)
+        trees.assert_close(mine, other, 10 * trees.relative_error(moved, mine))
 
 
 @pytest.mark.slow
