@@ -413,7 +413,7 @@ def root_in_range(
       count: :math:`n`.
     """
     info = jnp.finfo(dtype)
-    least, power = max(size, 1) * float(info.tiny) / float(info.eps), 2.0 ** (_exponent(dtype) * 5 // 8)
+    least, power = max(size, 1) * float(info.tiny) / float(info.eps), 2.0 ** (_exponent(dtype) // 2 - 2)
 
     def units(total: Array) -> Array:  # a sum that really is 0 is below the least one, too, and stays 0
         return jnp.where(total < least, 1 / power, jnp.where(total > float(info.max), power, 1)).astype(total.dtype)
