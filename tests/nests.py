@@ -102,7 +102,7 @@ COMBINATORS = {
     "hyperparams_in_state": wraps(gc.hyperparams_in_state, "hyperparams_in_state", "inject_hyperparams"),
     "inject_hyperparams": wraps(lambda tx: gc.inject_hyperparams(and_scale)(tx, 0.5)),
     "float32_updates": wraps(gc.float32_updates),
-    "store": wraps(lambda tx: gc.store(tx, "int8", min_size=0)),
+    "store": wraps(lambda tx: gc.store(tx, "int8", min_size=0), "offload_state"),
     "stochastic_rounding": wraps(gc.stochastic_rounding),
     "kahan": wraps(gc.kahan),
     "master_weights": wraps(lambda tx: gc.master_weights(tx, bits=16)),
@@ -128,7 +128,7 @@ class Nest(NamedTuple):
     @property
     def weights(self) -> bool:
         """Whether there are evaluation weights in it."""
-        return any(COMBINATORS[name].weights for name in self.inside)
+        return any(COMBINATORS[name].weights for name in self.inside & COMBINATORS.keys())
 
 
 def admits(name: str, children: list[Nest]) -> bool:

@@ -12,7 +12,7 @@ from gradchain.combinators._around import OneChild
 from gradchain.combinators.labels import Labels, listed, path_name
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Key, first_key, next_key
-from gradchain.core.hyperparams import walk
+from gradchain.core.hyperparams import named_parts, walk
 from gradchain.core.rule import FIELDS, Rule
 from gradchain.core.spec import Slot
 from gradchain.core.transform import Transform, check_state
@@ -234,8 +234,8 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
       arrays.
 
     Raises:
-      ValueError: for an unknown format; by ``init``, for a slot that isn't there, naming those that are, and for a
-        pattern that fits no path.
+      ValueError: for an unknown format, and around :func:`offload_state`; by ``init``, for a slot that isn't there,
+        naming those that are, and for a pattern that fits no path.
 
     Example:
       >>> params = {"embed": jnp.ones((1000, 64)), "kernel": jnp.ones((64, 64))}
@@ -250,4 +250,9 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
       Li et al., *Memory Efficient Optimizers with 4-bit States*, 2023.
     """
     fields = {"default": default, "min_size": min_size, "key": key, "slots": tuple(slots.items())}
-    return Store(as_transform(tx), **Store.normalized(fields))
+    inner = as_transform(tx)
+    if any(part.transform.name == "offload_state" for part in named_parts(inner)):
+        raise ValueError(
+            "store: offload_state inside keeps slots in the host's memory; put it around: offload_state(store(...))"
+        )
+    return Store(inner, **Store.normalized(fields))

@@ -100,9 +100,9 @@ class DTypeKind(Kind):
 
     def normalize(self, where: str, value: Any) -> Any:
         try:
-            dtype = None if value is None else jnp.dtype(value)
             if isinstance(value, jax.Array | np.ndarray | Value):
                 raise TypeError("an array isn't a dtype")
+            dtype = None if value is None else jnp.dtype(value)
         except (TypeError, ValueError):
             raise TypeError(f"{where} must be a dtype, got {value!r}") from None
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):

@@ -64,7 +64,7 @@ LEAVES = BASES | {
     "injected": Nest(gc.inject_hyperparams(gc.adamw)(RATE, mask=gc.by_path([("*", True)])), INJECTED),
     "whole": Nest(gc.inject_hyperparams(gc.accumulate)(gc.adam(0.01), 2), INJECTED | {"accumulate"}),
     "keyed": gc.noisy_sgd(0.1, key=jax.random.key(7)),
-    "in the host's memory": gc.offload_state(gc.adam(0.01)),
+    "in the host's memory": Nest(gc.offload_state(gc.adam(0.01)), frozenset({"offload_state"})),
 }
 """What nests keep besides plain moments: schedules, numbers and keys in the state, and state in other memory."""
 

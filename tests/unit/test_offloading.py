@@ -99,3 +99,8 @@ def test_a_derivative_through_the_state_is_refused_by_name(derivative):
     assert jnp.isfinite(jax.grad(loss)(0.9, tx))
     with pytest.raises(TypeError, match=r"offload_state: JAX can't differentiate .* without offload_state"):
         derivative(loss)(0.9, gc.offload_state(tx))
+
+
+def test_slots_in_the_hosts_memory_are_not_stored_in_fewer_bits_around_it():
+    with pytest.raises(ValueError, match=r"store: offload_state inside .* offload_state\(store\(\.\.\.\)\)"):
+        gc.store(gc.chain(gc.clip(1.0), gc.offload_state(gc.adam(0.1))))
