@@ -82,9 +82,9 @@ def scale_by_acprop(
     before, as in Optax; from :math:`\mu_k`, as in the paper, it is :math:`\beta_1` times as large, which amounts to
     another learning rate. There is no momentum in the numerator.
 
-    Where no gradient has been a surprise yet, as for a weight whose gradients were 0 so far, there is no root mean square
-    to divide by. The root is then at least :math:`\sqrt{1 - \beta_2}\,|g_k - \mu_{k-1}|`, so that the weight makes a step
-    of about :math:`1 / \sqrt{1 - \beta_2}` at most, and not one of :math:`g_k / \epsilon`.
+    Where no gradient has been a surprise yet, as for a weight whose gradients were 0 so far, there is no root mean
+    square to divide by. The root is then at least :math:`\sqrt{1 - \beta_2}\,|g_k - \mu_{k-1}|`, so that the weight
+    makes a step of about :math:`1 / \sqrt{1 - \beta_2}` at most, and not one of :math:`g_k / \epsilon`.
 
     Args:
       b1: :math:`\beta_1` in [0, 1), of the average that gradients are foreseen by.

@@ -272,3 +272,17 @@ def test_sophia_reports_the_share_of_unclipped_numbers(capsys):
             _, state = step(params, state, params)
         jax.effects_barrier()
         assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize("options", [{}, {"eps_root": 0.0}, {"eps": 0.0, "eps_root": 0.0}])
+@pytest.mark.parametrize("gradient", [1e-4, 1.0, -1e6])
+def test_a_weight_that_wakes_makes_a_bounded_step_in_acprop(options, gradient):
+    """Its gradients were 0 so far; with b2 = 0.99 the root counts the one that wakes it with a weight of 0.01."""
+    tx, zero = gc.scale_by_acprop(b2=0.99, **options), jnp.zeros(())
+    state = tx.init(zero)
+    for _ in range(5):
+        _, state = tx.update(zero, state)
+    update, state = tx.update(jnp.asarray(gradient), state)
+    np.testing.assert_allclose(update, 10 * np.sign(gradient), rtol=1e-3)
+    update, _ = tx.update(jnp.asarray(gradient), state)  # from then on, the surprise before
+    assert 0 < float(update * np.sign(gradient)) < 10
