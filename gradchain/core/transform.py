@@ -151,7 +151,7 @@ class Transform(Value):
         """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
 
         The parts take turns in the order of ``parts``, each on its share of what the ones before made; leaves that a
-        part isn't given stay. Weights of earlier parts obey the later ones (:meth:`constrained`). Where no part keeps
+        part isn't given stay. Weights of earlier parts obey the later ones (see ``constrained``). Where no part keeps
         weights, the very leaves of ``params`` come back. Combinators inherit this, unless their parts work side by side
         on the same leaves (see ``core.evaluation.side_by_side``) or they keep weights themselves.
         """

@@ -22,7 +22,7 @@ def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Sche
     The function sees ``count`` as a floating-point array of any shape, at least 0, and its numbers as arrays or Python
     numbers, schedules among them evaluated; it must use ``where`` instead of ``if`` on both.
     In float32 whole counts above 2**24 are rounded: a schedule that begins so late is moved there by
-    :func:`join_schedules`, which subtracts the beginning from the whole count.
+    :func:`~gradchain.join_schedules`, which subtracts the beginning from the whole count.
 
     Example:
       >>> @schedule
