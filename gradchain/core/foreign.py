@@ -38,9 +38,13 @@ class Foreign(Transform):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if params is not None:
             updates = tree.cast_like(updates, params)
-        extra = {"obj_fn": extra["value_fn"], **extra} if "value_fn" in extra else extra  # as Optax's Sophia calls it
+        extra = {name: x for name, x in extra.items() if "examples" not in extra or name not in OF_LOOPS}
         updates, new_state = self.foreign.update(updates, state, params, **_accepted(self.foreign.update, extra))
         return updates, jax.tree.map(_as_stored, new_state, state)
+
+
+OF_LOOPS = ("examples", "weight")
+"""What our training loops say of a batch. Optax's line searches refuse arguments that nobody takes."""
 
 
 def _rounds(state: Any) -> list[Any]:

@@ -197,7 +197,7 @@ def test_all_differences_are_listed(saved):
 
 
 def test_what_cannot_be_saved(tmp_path):
-    with pytest.raises(TypeError, match=r"can't save \['name'\]: it is str"):
+    with pytest.raises(TypeError, match=r"can't save \['name'\]: it is 'adam'"):
         save_checkpoint(tmp_path / "run", {"name": "adam", "w": jnp.zeros(2)})
     with pytest.raises(TypeError, match="metadata must be JSON: Object of type set"):
         save_checkpoint(tmp_path / "run", {"w": jnp.zeros(2)}, metadata={"names": {"a"}})

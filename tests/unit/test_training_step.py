@@ -325,3 +325,13 @@ def test_private_descent_gets_the_gradient_of_each_example():
     clipped = jnp.mean(each["w"] * jnp.minimum(1, 0.5 / norms)[:, None], 0)
     np.testing.assert_allclose(new["w"], -0.1 * clipped, rtol=1e-5)
     np.testing.assert_allclose(metrics.loss, squared(params, batch), rtol=1e-6)
+
+
+def test_a_line_search_of_optax_runs_in_the_loops():
+    tx = gc.chain(gc.sgd(1.0), optax.scale_by_backtracking_linesearch(10))
+    loss = lambda w, batch: jnp.mean((batch @ w - 1) ** 2)  # noqa: E731
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)), jnp.float32)
+    params, state, before = jnp.zeros(2), tx.init(jnp.zeros(2)), loss(jnp.zeros(2), data)
+    for _ in range(3):
+        params, state, _ = train_step(loss, params, tx, state, data)
+    assert loss(params, data) < 0.9 * before
