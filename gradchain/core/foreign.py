@@ -39,8 +39,17 @@ class Foreign(Transform):
         if params is not None:
             updates = tree.cast_like(updates, params)
         extra = {name: x for name, x in extra.items() if "examples" not in extra or name not in OF_LOOPS}
-        updates, new_state = self.foreign.update(updates, state, params, **_accepted(self.foreign.update, extra))
+        updates, new_state = self._update(updates, state, params, _accepted(self.foreign.update, extra))
         return updates, jax.tree.map(_as_stored, new_state, state)
+
+    def _update(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        """Call the other library. The loss as a function gets Optax's second name only where that is asked for."""
+        try:
+            return self.foreign.update(updates, state, params, **extra)
+        except ValueError as error:
+            if "obj_fn" not in str(error) or "value_fn" not in extra or "obj_fn" in extra:
+                raise
+        return self.foreign.update(updates, state, params, **extra, obj_fn=extra["value_fn"])
 
 
 OF_LOOPS = ("examples", "weight")
