@@ -38,22 +38,31 @@ class Foreign(Transform):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if params is not None:
             updates = tree.cast_like(updates, params)
-        extra = {name: x for name, x in extra.items() if "examples" not in extra or name not in OF_LOOPS}
         updates, new_state = self._update(updates, state, params, _accepted(self.foreign.update, extra))
         return updates, jax.tree.map(_as_stored, new_state, state)
 
     def _update(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        """Call the other library. The loss as a function gets Optax's second name only where that is asked for."""
+        """Call the other library; once more, if it asks for an extra argument by another name or refuses ours."""
         try:
             return self.foreign.update(updates, state, params, **extra)
-        except ValueError as error:
-            if "obj_fn" not in str(error) or "value_fn" not in extra or "obj_fn" in extra:
+        except (TypeError, ValueError) as error:
+            asked = _as_asked(extra, str(error))
+            if asked.keys() == extra.keys():
                 raise
-        return self.foreign.update(updates, state, params, **extra, obj_fn=extra["value_fn"])
+        return self.foreign.update(updates, state, params, **asked)
+
+
+def _as_asked(extra: dict[str, Any], message: str) -> dict[str, Any]:
+    """Return extra arguments as Optax's Sophia wants them, or its line searches, which refuse what nobody takes."""
+    if "obj_fn must be provided" in message and "value_fn" in extra:
+        return {"obj_fn": extra["value_fn"], **extra}
+    if "Unexpected keyword arguments" in message and "examples" in extra:
+        return {name: x for name, x in extra.items() if name not in OF_LOOPS}
+    return extra
 
 
 OF_LOOPS = ("examples", "weight")
-"""What our training loops say of a batch. Optax's line searches refuse arguments that nobody takes."""
+"""What our training loops say of a batch."""
 
 
 def _rounds(state: Any) -> list[Any]:
