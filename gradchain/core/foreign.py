@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.core.hyper import Schedule
+from gradchain.core.hyper import Schedule, is_constructor
 from gradchain.core.transform import Transform, both
 from gradchain.core.value import Kind, register
-from gradchain.signatures import brief, is_public
+from gradchain.signatures import brief
 from gradchain.tree import Tree
 
 
@@ -116,7 +116,7 @@ def _cure(x: Any) -> str:
     """Return what to write instead of something that isn't a transform."""
     if isinstance(x, Schedule):
         return "; a schedule is a number's value: scale_by_learning_rate(schedule)"
-    if isinstance(x, type) or hasattr(x, "Value") or is_public(x):
+    if is_constructor(x):
         return f"; call it to get one: {x.__name__}(...)"
     if callable(x):
         return "; call it to get one, or stateless(f) makes one of a function of (updates, params)"

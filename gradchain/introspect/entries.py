@@ -47,8 +47,9 @@ def load(
     """
     _check_choice(where, "missing", missing, ("error", "init"))
     _check_choice(where, "unexpected", unexpected, ("error", "drop"))
-    expected, treedef = jax.tree.flatten(abstract_state(tx, params))
-    found = places(where, tx, treedef.unflatten(expected))
+    state = abstract_state(tx, params)
+    expected, treedef = jax.tree.flatten(state)
+    found = places(where, tx, state)
     entries = entries | weight_sums(tx, found, entries)
     leaves, problems = _read(found, expected, entries, missing)
     if unexpected == "error":
@@ -59,7 +60,7 @@ def load(
     if problems:
         raise ValueError(_listing(where, problems, _hint(found, entries)))
     lacking = [place for place, leaf in zip(found, leaves, strict=True) if leaf is None]
-    warn_of_added(where, tx, treedef.unflatten(expected), lacking, entries)
+    warn_of_added(where, tx, state, lacking, entries)
     if any(leaf is None for leaf in leaves):
         initial = jax.tree.leaves(tx.init(params))
         leaves = [first if leaf is None else leaf for leaf, first in zip(leaves, initial, strict=True)]

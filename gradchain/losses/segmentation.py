@@ -72,8 +72,7 @@ def dice_loss(
     both, predicted, given = (jnp.sum(a, axes) for a in (p * t, p, t))
     s, a, b = (number(name, n, v, NON_NEGATIVE) for n, v in (("smooth", smooth), ("alpha", alpha), ("beta", beta)))
     union = both + a * (predicted - both) + b * (given - both) + s
-    overlap = jnp.where(union == 0, 1, (both + s) / jnp.where(union == 0, 1, union))
-    loss = 1 - overlap
+    loss = 1 - jnp.where(union == 0, 1, (both + s) / jnp.where(union == 0, 1, union))
     if class_weights is not None:
         loss = loss * _per_class(name, jnp.asarray(class_weights, loss.dtype), loss.shape)
     return _reduced(loss[..., 1:] if ignore_background and p.shape[-1] > 1 else loss, reduction).astype(dtype)
