@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradchain.arguments import described, is_numeric
 from gradchain.training.checksums import checksums
-from gradchain.training.wording import described, is_numeric
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, key_impl
 from gradchain.tree.shardings import in_host_memory, move

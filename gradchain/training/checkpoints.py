@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 
 import jax
 
+from gradchain.arguments import check_whole
 from gradchain.signatures import public
 from gradchain.training import checkpoint_files as files
-from gradchain.training.step import check_whole
 from gradchain.tree import Tree
 
 DELETED = ".deleted"

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gradchain.training.step import check_whole
+from gradchain.arguments import check_whole
 from gradchain.tree import Tree
 
 CPU_CHUNK = 8

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
 from gradchain.core.foreign import as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.order import random_order
-from gradchain.training.step import Metrics, Objective, as_arrays, check_whole, step_objective
-from gradchain.training.wording import are_batches, described, hints_at_batches, how_to_feed, is_numeric, shown
+from gradchain.training.step import Metrics, Objective, step_objective
+from gradchain.training.wording import are_batches, hints_at_batches, how_to_feed
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradchain.arguments import check_whole
+from gradchain.compiled import Compiled
 from gradchain.signatures import public
-from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import in_order
@@ -17,7 +18,7 @@ from gradchain.training.loop import Recipe
 from gradchain.training.members import Plan, Task, begin, chunks_of, prepare, train, weights
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
-from gradchain.training.step import Objective, check_whole
+from gradchain.training.step import Objective
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from gradchain.arguments import as_arrays, check_whole
+from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.signatures import public
-from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import (
     Remainder,
     as_key,
@@ -27,7 +28,7 @@ from gradchain.training.placement import check_divides, place
 from gradchain.training.progress import Bar
 from gradchain.training.record import Record, history_of
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.step import Objective, as_arrays, check_whole
+from gradchain.training.step import Objective
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
 

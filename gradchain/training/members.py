@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.arguments import as_arrays
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
-from gradchain.training.step import as_arrays
 from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
 from gradchain.tree import Tree
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gradchain.arguments import check_whole
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.epoch import count_examples
-from gradchain.training.step import check_whole
 from gradchain.tree import Tree
 
 P = ParamSpec("P")

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gradchain.arguments import check_whole
+from gradchain.compiled import Compiled
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder
 from gradchain.training.history import in_order
 from gradchain.training.loop import Recipe
@@ -21,7 +22,7 @@ from gradchain.training.population_result import PopulationResult
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
-from gradchain.training.step import Objective, check_whole
+from gradchain.training.step import Objective
 from gradchain.tree import Tree
 
 EVOLUTION = 2**32 - 1

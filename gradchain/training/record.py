@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jax import Array
 
+from gradchain.arguments import check_whole
 from gradchain.combinators.guards import count_not_finite
 from gradchain.combinators.loss_scaling import scale_states
 from gradchain.core.transform import Transform
 from gradchain.training.history import History, in_order
 from gradchain.training.ranking import goal_of
 from gradchain.training.resuming import Snapshot
-from gradchain.training.step import check_whole
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
+from gradchain.arguments import check_whole
 from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
 from gradchain.core.value import Value
 from gradchain.training import checkpoint_files as files
 from gradchain.training.checkpoints import Checkpoints, read_contents
 from gradchain.training.checksums import checksums
-from gradchain.training.step import check_whole
 from gradchain.training.stopping import StoppingState
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, same_leaves

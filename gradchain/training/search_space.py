@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.arguments import check_whole
 from gradchain.core.hyperparams import set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.epoch import as_key
-from gradchain.training.step import check_whole
 
 
 @public

@@ -9,14 +9,14 @@ import numpy as np
 from jax import Array, lax
 
 from gradchain import tree
+from gradchain.arguments import as_arrays, check_whole, described, is_numeric
 from gradchain.combinators.loss_scaling import current_loss_scale
+from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.signatures import public
-from gradchain.training.compiled import Compiled
 from gradchain.training.placement import Placement
-from gradchain.training.wording import described, how_to_train, is_numeric, shown
-from gradchain.tree import Tree, show_path
+from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array
 
 
@@ -215,27 +215,3 @@ def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int)
     (last, _), (points, values) = lax.scan(body, (begin, transform.init(begin)), length=steps)
     points = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), points, last)
     return Path(points, jnp.append(values, Objective(loss_fn)(last, None, None)[0]))
-
-
-def as_arrays(tree: Tree, what: str = "params") -> Tree:
-    """Return the tree as JAX arrays of their own, strong dtypes, as a scan's carry needs them.
-
-    Raises:
-      TypeError: naming the path of what isn't a floating-point or complex array.
-    """
-
-    def leaf(path: Any, x: Any) -> Array:
-        if not is_numeric(x) or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-            raise TypeError(
-                f"{what} {show_path(path)} is {described(x)}, expected a floating-point or complex array; "
-                f"{how_to_train(tree)}"
-            )
-        return jnp.asarray(x, jnp.result_type(x))
-
-    return jax.tree_util.tree_map_with_path(leaf, tree)
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raise ValueError unless ``value`` is a whole number, not below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, got {shown(value)}")

@@ -11,13 +11,14 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from gradchain.arguments import as_arrays
+from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
-from gradchain.training.compiled import Compiled
 from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
@@ -26,7 +27,7 @@ from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
-from gradchain.training.step import Objective, as_arrays
+from gradchain.training.step import Objective
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
 

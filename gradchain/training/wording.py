@@ -1,4 +1,4 @@
-"""How messages call what a caller handed in, and what they say of it: no class of a compiler's own."""
+"""What messages of the training loops say of data: no class of a compiler's own, and what to do."""
 
 import contextlib
 from collections.abc import Generator
@@ -6,54 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
-from jax.core import Tracer
 
+from gradchain.arguments import described, is_numeric
 from gradchain.tree import Tree
-
-
-def is_numeric(x: Any) -> bool:
-    """Tell whether ``x`` is a number or an array that JAX takes."""
-    if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.kind not in "OSUMm"
-    return isinstance(x, Array | int | float | complex)
-
-
-def described(x: Any) -> str:
-    """Return what a value is: ``one number of float32``, ``an array of shape (3,) of int32``, ``None``, ``a dict``."""
-    if x is None or isinstance(x, bool | int | float | complex | str):
-        return repr(x)
-    if isinstance(x, Array | np.ndarray | np.generic):
-        return f"an array of shape {x.shape} of {x.dtype}" if x.ndim else f"one number of {x.dtype}"
-    if callable(x) and not hasattr(x, "apply"):
-        return f"the function {getattr(x, '__name__', type(x).__name__)}"
-    name = type(x).__name__
-    article = "an" if name[0] in "AEIOUaeiou" else "a"
-    return f"{article} {name}" + (f" of {len(x)}" if isinstance(x, tuple | list) else "")
-
-
-def shown(x: Any) -> str:
-    """Return a value as it is written; what is being traced has none, and is described."""
-    return described(x) if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)) else repr(x)
-
-
-def how_to_train(tree: Tree) -> str:
-    """Return what to do with parameters that aren't arrays of floating-point or complex numbers."""
-    leaves = jax.tree.leaves(tree)
-    if all(hasattr(tree, name) for name in ("init", "apply")):
-        return "params are what model.init(key, x) returns; call model.apply(params, x) in loss_fn"
-    if any(c.__module__.startswith("flax.nnx") for c in type(tree).__mro__):
-        return (
-            "train the weights alone: graphdef, params, rest = nnx.split(model, nnx.Param, ...), and use "
-            "nnx.merge(graphdef, params, rest) in loss_fn"
-        )
-    if all(is_numeric(x) for x in leaves):
-        return "write -4.0 for -4, or convert it with x.astype(float); what isn't to be trained is no parameter"
-    return (
-        "train the arrays alone: split the model by params, rest = eqx.partition(model, eqx.is_inexact_array), and "
-        "use eqx.combine(params, rest) in loss_fn"
-    )
-
 
 OWN_LOOP = (
     "for a loop of your own:\n"

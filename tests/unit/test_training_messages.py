@@ -9,7 +9,7 @@ import pytest
 
 import gradchain as gc
 from gradchain import training
-from gradchain.training.wording import described, shown
+from gradchain.arguments import described, shown
 
 DATA = {"x": np.arange(8, dtype=np.float32)}
 W = np.float32(0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gradchain import sgd
+from gradchain.compiled import Compiled
 from gradchain.training import fit, make_step, sweep
-from gradchain.training.compiled import Compiled
 
 DATA = np.arange(4, dtype=np.float32)
 
