@@ -1,10 +1,10 @@
 """Minimise a two-dimensional quadratic by gradient descent, momentum and Adam, and look at what each one needs to know.
 
-The valley f(w) = w0² + 100 w1² is a hundred times steeper across than along. Gradient descent must take the short steps
-that the steep direction allows, and crawls along the flat one. Momentum adds up what successive gradients agree on;
-with rates made for this valley it is the fastest here. Adam divides each coordinate's step by the size of its gradients: it
-needs to know neither the curvature nor the units of f. The second table shows it: there f is measured in units a
-thousand times smaller, and no rate has been changed.
+The valley f(w) = w0² + 100 w1² is a hundred times steeper across than along. Gradient descent must take the short
+steps that the steep direction allows, and crawls along the flat one. Momentum adds up what successive gradients
+agree on; with rates made for this valley it is the fastest here. Adam divides each coordinate's step by the size of
+its gradients: it needs to know neither the curvature nor the units of f. The second table shows it: there f is
+measured in units a thousand times smaller, and no rate has been changed.
 
 Run ``python examples/01_quadratic.py``, or with ``--picture paths.png`` to draw the three paths.
 """
