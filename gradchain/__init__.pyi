@@ -1,6 +1,7 @@
 from gradchain import (
     assignment,
     losses,
+    matrices,
     numerics,
     perturbations,
     plots,
@@ -47,6 +48,7 @@ from gradchain.introspect.shardings import bytes_per_device, state_shardings, ze
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gradchain.matrices.views import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
@@ -129,7 +131,6 @@ from gradchain.transforms.layerwise import (
     scale_by_trust_ratio,
 )
 from gradchain.transforms.low_rank import scale_by_galore
-from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
@@ -282,6 +283,7 @@ __all__ = [
     "mars",
     "masked",
     "master_weights",
+    "matrices",
     "matrices_and_rest",
     "matrix_inverse_pth_root",
     "measure_with_ema",

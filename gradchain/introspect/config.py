@@ -23,9 +23,9 @@ from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC, Value
 from gradchain.introspect.catalogue import Constructor, constructors, function_names
 from gradchain.introspect.parse import ConfigError, as_tree, check_size, parse
+from gradchain.matrices.views import MuonDimensionNumbers
 from gradchain.schedules.piecewise import Breakpoints
 from gradchain.signatures import public
-from gradchain.transforms.matrices import MuonDimensionNumbers
 from gradchain.tree.alignment import is_key
 
 VERSION = 1

@@ -14,8 +14,8 @@ from gradchain.core.hyper import CombinedSchedule, Number, Schedule
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC
 from gradchain.introspect.catalogue import MAPPINGS, Constructor, constructors, functions
+from gradchain.matrices.views import MuonDimensionNumbers
 from gradchain.signatures import did_you_mean
-from gradchain.transforms.matrices import MuonDimensionNumbers
 
 FORMS: dict[str, tuple[set[str], set[str]]] = {
     "function": ({"function"}, {"arguments", "keywords"}),

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
-from jax.core import Tracer
+from jax import Array
 
 from gradchain import tree
 from gradchain.core.foreign import as_transform
@@ -15,6 +14,7 @@ from gradchain.core.rule import Rule, elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Integer, kind_of, register
+from gradchain.matrices.refreshing import due, refresh
 from gradchain.numerics import by_parts, clamp, divide, ema
 from gradchain.signatures import public
 from gradchain.transforms.noise import sample_parts
@@ -132,10 +132,8 @@ class ScaleBySophia(Transform):
             diagonal, estimator = self.hessian_diagonal_fn.step(updates, estimator, params, extra)
             return tree.update_moment(diagonal, nu, b2, order=1), estimator
 
-        due = state.count % interval == 0
-        if isinstance(due, Tracer):
-            return lax.cond(due, estimate, lambda *kept: kept, state.nu, state.hessian_fn_state)
-        return estimate(state.nu, state.hessian_fn_state) if due else (state.nu, state.hessian_fn_state)
+        kept = state.nu, state.hessian_fn_state
+        return refresh(due(state.count, interval), lambda: estimate(*kept), kept)
 
     def _report(self, updates: Tree, count: Any) -> None:
         """Print, every so often, the share of numbers that the clipping left alone."""

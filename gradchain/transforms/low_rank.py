@@ -11,10 +11,13 @@ from gradchain.core.hyper import Count, FrozenTree, Hyper, at_scalar
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.core.value import Child, Integer, kind_of, register
+from gradchain.matrices.bases import align_signs
+from gradchain.matrices.factors import gathered
+from gradchain.matrices.refreshing import due, refresh
+from gradchain.matrices.views import DimensionNumbers, MatrixView, MuonDimensionNumbers, view
 from gradchain.numerics import bounded, compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
-from gradchain.transforms.matrices import DimensionNumbers, MuonDimensionNumbers, View, view
 from gradchain.tree import Tree, mismatch, show_path
 
 DIMENSIONS: Any = kind_of(DimensionNumbers)
@@ -62,8 +65,8 @@ class ScaleByGaLore(Transform):
             old = treedef.flatten_up_to(state.projector)
         except (ValueError, TypeError):
             raise ValueError(f"{self.name}: {mismatch(updates, state.projector, 'updates', 'the projector')}") from None
-        due = state.count % now["update_proj_gap"] == 0
-        bases: list[Any] = [v and _basis(x, v, p, due) for x, v, p in zip(leaves, views, old, strict=True)]
+        is_due = due(state.count, now["update_proj_gap"])
+        bases: list[Any] = [v and _basis(x, v, p, is_due) for x, v, p in zip(leaves, views, old, strict=True)]
         small = [_project(x, v, p) if v else x for x, v, p in zip(leaves, views, bases, strict=True)]
         new, base = self.base_optimizer.step(treedef.unflatten(small), state.base_optimizer_state, None, extra)
         new = zip(treedef.flatten_up_to(new), views, bases, strict=True)
@@ -72,7 +75,7 @@ class ScaleByGaLore(Transform):
             safe_increment(state.count), base, treedef.unflatten(bases)
         )
 
-    def _views(self, leaves: list[Any], tree: Tree) -> list[View | None]:
+    def _views(self, leaves: list[Any], tree: Tree) -> list[MatrixView | None]:
         """Return how each leaf is seen as matrices, ``None`` where it isn't projected."""
         dims, least = self.weight_dimension_numbers, 0
         if dims is None:
@@ -83,7 +86,7 @@ class ScaleByGaLore(Transform):
         on = [d is not None and x is not None and x.size and x.ndim >= least for x, d in zip(leaves, each, strict=True)]
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]]
         return [
-            view(f"{self.name}: {show_path(path)}", x.shape, d) if use else None
+            view(x.shape, d, where=f"{self.name}: {show_path(path)}") if use else None
             for path, x, d, use in zip(paths, leaves, each, on, strict=True)
         ]
 
@@ -97,34 +100,32 @@ class ScaleByGaLore(Transform):
         return [Part("", self.base_optimizer, None if state is None else state.base_optimizer_state, None)]
 
 
-def _no_basis(seen: View, rank: int, dtype: Any) -> Array:
+def _no_basis(seen: MatrixView, rank: int, dtype: Any) -> Array:
     shape = (*seen.batch, max(seen.rows, seen.columns), min(rank, seen.rows, seen.columns))
     return jnp.zeros(shape, compute_dtype(dtype))
 
 
-def _basis(x: Array, seen: View, old: Array, due: Array) -> Array:
+def _basis(x: Array, seen: MatrixView, old: Array, is_due: Array) -> Array:
     """Return the leading singular vectors of the longer side, turned towards the old ones; the old ones until due."""
 
     def fresh() -> Array:
-        g = seen.whole(_matrices(lax.stop_gradient(x), seen, old.dtype))
+        g = gathered(_matrices(lax.stop_gradient(x), seen, old.dtype))
         u, _, _ = jnp.linalg.svd(g if seen.rows >= seen.columns else jnp.conj(g.mT), full_matrices=False)
-        u = u[..., : old.shape[-1]]
-        overlap = jnp.sum(jnp.conj(u) * old, axis=-2, keepdims=True)
-        return u * jnp.where(overlap == 0, 1, jnp.sign(overlap))
+        return align_signs(u[..., : old.shape[-1]], old)
 
-    return lax.cond(due, fresh, lambda: old)
+    return refresh(is_due, fresh, old)
 
 
-def _matrices(x: Array, seen: View, dtype: Any) -> Array:
+def _matrices(x: Array, seen: MatrixView, dtype: Any) -> Array:
     return seen.matrices(bounded(x.astype(dtype), x.size, power=1))
 
 
-def _project(x: Array, seen: View, basis: Array) -> Array:
+def _project(x: Array, seen: MatrixView, basis: Array) -> Array:
     g = _matrices(x, seen, basis.dtype)
     return jnp.conj(basis.mT) @ g if seen.rows >= seen.columns else g @ basis
 
 
-def _lift(small: Array, seen: View, basis: Array) -> Array:
+def _lift(small: Array, seen: MatrixView, basis: Array) -> Array:
     return seen.array(basis @ small if seen.rows >= seen.columns else small @ jnp.conj(basis.mT))
 
 
