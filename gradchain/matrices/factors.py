@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from gradchain.core.value import Choice
 from gradchain.linear_algebra import matrix_inverse_pth_root
-from gradchain.numerics import compute_dtype, divide, magnitude, real_dtype, safe_norm
+from gradchain.numerics import abs_sq, compute_dtype, divide, magnitude, real_dtype, sqrt
 from gradchain.signatures import public
 
 SIDE = Choice("rows", "columns")
@@ -119,15 +119,15 @@ def _eigh_root(a: Array, _: Any, exponent: Array, ridge: Array, shift: Array) ->
     return jnp.matmul(vectors * powers[..., None, :], jnp.conj(vectors.mT), precision="highest")
 
 
-def _newton_root(a: Array, p: Any, exponent: Array, ridge: Array, shift: Array) -> Array:
-    shifted = a + shift * jnp.eye(a.shape[-1], dtype=a.dtype)
+def _newton_root(a: Array, p: Any, _: Array, ridge: Array, shift: Array) -> Array:
     tolerance = max(a.shape[-1], 8) * float(jnp.finfo(a.dtype).eps)
 
-    def one(matrix: Array) -> Array:
-        root = matrix_inverse_pth_root(matrix, p, ridge_epsilon=ridge, error_tolerance=tolerance)[0]
-        return jnp.where(jnp.any(matrix != 0), root, 0)
+    def one(matrix: Array, shift: Array) -> Array:
+        shifted = matrix + shift * jnp.eye(len(matrix), dtype=a.dtype)
+        root, _ = matrix_inverse_pth_root(shifted, p, ridge_epsilon=ridge, error_tolerance=tolerance)
+        return jnp.where(jnp.any(shifted != 0), root, 0)
 
-    return jax.vmap(one)(shifted.reshape(-1, *a.shape[-2:])).reshape(a.shape)
+    return jax.vmap(one)(a.reshape(-1, *a.shape[-2:]), shift.reshape(-1, 1, 1)).reshape(a.shape)
 
 
 @public
@@ -170,19 +170,24 @@ def spectral_norm(x: Array, vector: Array | None = None, steps: int = 1) -> tupl
     size = lax.stop_gradient(jnp.max(magnitude(x), axis=(-2, -1), keepdims=True))
     unit = divide(x, size)
     fixed = lax.stop_gradient(unit)
-    longest = jnp.argmax(safe_norm(fixed, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    longest = jnp.argmax(_norm(fixed, -1), axis=-2, keepdims=True)
     first = _unit(jnp.conj(jnp.take_along_axis(fixed, longest, axis=-2)).mT, 0)
     v = first if vector is None else _unit(lax.stop_gradient(vector)[..., None].astype(x.dtype), first)
-    for _ in range(steps):
-        v = _unit(_product(jnp.conj(fixed.mT), _product(fixed, v)), first)
-    return safe_norm(_product(unit, v), axis=(-2, -1)) * size[..., 0, 0], v[..., 0]
+    adjoint = jnp.conj(fixed.mT)
+    v = lax.fori_loop(0, steps, lambda _, v: _unit(_product(adjoint, _product(fixed, v)), first), v)
+    return (_norm(_product(unit, v), -2) * size)[..., 0, 0], v[..., 0]
 
 
 def _product(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision="highest")
 
 
+def _norm(x: Array, axis: int) -> Array:
+    """Return norms along an axis, for numbers of moderate size."""
+    return sqrt(jnp.sum(abs_sq(x), axis=axis, keepdims=True))
+
+
 def _unit(v: Array, otherwise: Any) -> Array:
     """Return columns ``(..., n, 1)`` with norm 1; ``otherwise`` in the place of zeros."""
-    norm = safe_norm(v, axis=-2, keepdims=True)
+    norm = _norm(v, -2)
     return jnp.where(norm > 0, divide(v, norm), otherwise)
