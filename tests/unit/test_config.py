@@ -258,7 +258,7 @@ def test_rules_and_schedules_of_ones_own_by_the_names_that_are_given(tx):
     assert gc.from_config(config, MINE) == tx
     with pytest.raises(ValueError, match="to_config: a config can't hold"):
         gc.to_config(tx)
-    with pytest.raises(ValueError, match="from_config: .*"):
+    with pytest.raises(ValueError, match=r"from_config: .*gradchain has no public|from_config: factory must be"):
         gc.from_config(config)
 
 
@@ -268,7 +268,7 @@ def test_what_a_config_calls_ones_own():
     config = {"name": "my_sgd", "rate": {"name": "halves", "first": 0.1}, "first": {"name": "my_rule", "flip": True}}
     assert gc.from_config(config, MINE) == my_sgd(halves(0.1), first=scale_by_mine(flip=True))
     assert gc.from_config({"name": "adam", "learning_rate": 0.1}, MINE) == gc.adam(0.1)
-    with pytest.raises(ValueError, match="give a rule of your own a name: constructors={'my_rule': my_rule}"):
+    with pytest.raises(ValueError, match=r"give a rule of your own a name: constructors=\{'my_rule': my_rule\}"):
         gc.to_config(scale_by_mine(), {"halves": halves})
 
 
