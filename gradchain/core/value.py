@@ -125,6 +125,12 @@ class Value:
     Value: ClassVar[type[Self]]
     """The class itself, where a decorator has put its constructor in its place."""
 
+    if not typing.TYPE_CHECKING:  # for whom a field is an argument of it
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            where = type(self).__name__
+            raise TypeError(f"{where} isn't declared: write @gradchain.combinator above class {where}")
+
     def fields(self) -> Iterator[tuple[str, Kind, Any]]:
         """Yield (name, kind, stored value) for each field."""
         for name, kind in self.kinds.items():
