@@ -153,7 +153,7 @@ def test_parts_follow_from_the_fields_and_their_names_are_labels():
     assert [part.state for part in tx.parts(state)] == list(state)
     changed = tx.replace(**{"right.trace.decay": 0.1, "left.trace.decay": 0.2})
     assert (changed.left, changed.right) == (gc.trace(0.2), gc.average_params(gc.trace(0.1)))
-    updates, state = tx.update(W, state, W)
+    _, state = tx.update(W, state, W)
     trees.assert_close(gc.eval_params(tx, state, 3 * W), 3 * W, tolerance=0)
     assert shrunk(gc.accumulate(gc.identity(), 2)).skips
 
@@ -161,7 +161,7 @@ def test_parts_follow_from_the_fields_and_their_names_are_labels():
 def test_a_state_in_which_a_childs_is_not_found_is_told_how_to_call_it():
     body = {name: vars(shrunk.Value)[name] for name in ("init", "step")} | {"__annotations__": {"base": gc.Child}}
     tx = gc.combinator(type("lost", (gc.Transform,), body))(gc.identity())
-    with pytest.raises(ValueError, match="^lost: its state has no field base_state"):
+    with pytest.raises(ValueError, match=r"^lost: its state has no field base_state"):
         tx.parts(ShrunkState(jnp.zeros(()), ()))
 
 
@@ -202,7 +202,7 @@ def test_a_class_that_can_not_be_meant_is_told_what_to_write(body, message):
 
 
 def test_a_field_called_like_a_method_of_the_same_class_is_one_of_them():
-    with pytest.raises(TypeError, match="^twice: 'rate' is both a field and a method"):
+    with pytest.raises(TypeError, match=r"^twice: 'rate' is both a field and a method"):
 
         @gc.combinator
         class twice(gc.Transform):
@@ -220,7 +220,7 @@ def test_what_is_no_field_may_stand_in_the_class():
 def test_only_a_class_of_transforms_is_decorated_and_an_undecorated_one_is_told_of():
     with pytest.raises(TypeError, match="derives from Transform, got the class int"):
         gc.combinator(int)
-    with pytest.raises(TypeError, match="^wrong isn't declared: write @gradchain.combinator above class wrong"):
+    with pytest.raises(TypeError, match=r"^wrong isn't declared: write @gradchain.combinator above class wrong"):
         declared(__annotations__={"tx": gc.Child})(gc.identity())
 
 
@@ -236,5 +236,5 @@ def test_parts_in_another_order_than_the_pytrees_are_refused():
 
 
 def test_a_rule_may_not_override_its_step_which_a_chain_does_not_call():
-    with pytest.raises(TypeError, match="^Mine overrides step, which a chain doesn't call"):
+    with pytest.raises(TypeError, match=r"^Mine overrides step, which a chain doesn't call"):
         type("Mine", (Rule,), {"step": lambda self, updates, state, params, extra: (updates, state)})
