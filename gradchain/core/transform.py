@@ -154,9 +154,8 @@ class Transform(Value):
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         """Return the transforms inside this one, in the pytree's order, with their states and parameters if given.
 
-        These are the fields annotated ``Child``. The state of the child ``x`` is the field ``x_state`` of this
-        transform's state, or ``inner_state``; its parameters are all; where there are several, their fields' names are
-        labels of their hyperparameters. A combinator for which that isn't so defines this method.
+        These are the fields annotated ``Child``. The state of the child ``x`` is the state's field ``x_state``, or
+        ``inner_state``; of several, the fields' names are labels. A combinator for which that isn't so overrides this.
         """
         names = [name for name, kind in self.kinds.items() if kind.child]
         return [
@@ -218,15 +217,9 @@ class Transform(Value):
         return {name: value for name, kind, value in self.fields() if kind.data and not kind.child}
 
     def number(self, name: str, count: Any, dtype: Any = None) -> Any:
-        """Return a numeric field's value after ``count`` updates, its schedule evaluated: one number, or ``None``.
+        """Return the field ``name``, a number, after ``count`` updates: its schedule evaluated, ``None`` if it is absent.
 
-        Args:
-          name: the field's name.
-          count: how many updates there were: 0 in the first.
-          dtype: what an array is cast to; a Python number stays one.
-
-        Raises:
-          ValueError: if the field holds a batch of numbers.
+        An array is cast to ``dtype``; a Python number stays one. A batch of numbers is a ``ValueError``.
         """
         value = at_scalar(f"{self.name}: {name}", getattr(self, name), count)
         return value if dtype is None or value is None or isinstance(value, int | float) else jnp.asarray(value, dtype)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
+from gradchain.core.declaration import annotations, check_body
 from gradchain.signatures import Label, brief, check_keywords, did_you_mean, readable
 
 
@@ -219,8 +220,8 @@ def register(cls: C) -> C:
     Raises:
       TypeError: for a body that can't be meant, such as a field that is called like a method.
     """
-    hints = _hints(cls)
-    _check_body(cls, hints)
+    hints = annotations(cls)
+    check_body(cls, hints)
     docstring = cls.__doc__
     made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     made.__doc__ = docstring  # without one, a dataclass gets its signature
@@ -236,51 +237,6 @@ def register(cls: C) -> C:
     meta = [name for name, kind in kinds.items() if not kind.data]
     jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
     return made
-
-
-def _hints(cls: type[Value]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"{cls.__name__}: the annotations of its fields can't be read: {error}") from None
-
-
-def _check_body(cls: type[Value], hints: Mapping[str, Any]) -> None:
-    """Raise ``TypeError`` for a class whose fields aren't declared as they must be."""
-    where, own = cls.__name__, inspect.get_annotations(cls)
-    taken = {name for base in cls.__mro__[1:] for name in (*vars(base), *inspect.get_annotations(base))}
-    taken -= {name for base in cls.__mro__[1:] for name in vars(base).get("kinds", {})}
-    if table := {"kinds", "required", "optional"} & {*vars(cls)}:
-        raise TypeError(
-            f"{where}: {table.pop()} follows from the annotations: write each field once, as rate: Decay = 0.9"
-        )
-    for name in own:
-        if hints[name] is dataclasses.KW_ONLY or typing.get_origin(hints[name]) is ClassVar or hints[name] is ClassVar:
-            continue
-        if name in taken:
-            raise TypeError(f"{where}: a parameter can't be called {name!r}, which {_owner(cls, name)} uses itself")
-        if _is_method(cls, vars(cls).get(name)):
-            raise TypeError(f"{where}: {name!r} is both a field and a method; call one of them something else")
-        for hint in (hints[name], *typing.get_args(hints[name])):
-            if isinstance(hint, type) and issubclass(hint, Value):
-                alias = "Child (several: Children)" if hasattr(hint, "step") else "Hyper"
-                raise TypeError(f"{where}: {name} is annotated {hint.__name__}; write {name}: {alias}")
-    for name, value in vars(cls).items():
-        plain = not (callable(value) or hasattr(value, "__get__"))
-        if plain and not name.startswith("_") and name not in own and name not in taken:
-            raise TypeError(
-                f"{where}: {name} = {value!r} declares no field; say what it may be, {name}: Hyper = {value!r} for "
-                "instance, or annotate it ClassVar"
-            )
-
-
-def _owner(cls: type[Value], name: str) -> str:
-    return next(b.__name__ for b in cls.__mro__[1:] if name in vars(b) or name in inspect.get_annotations(b))
-
-
-def _is_method(cls: type[Value], value: Any) -> bool:
-    own = getattr(value, "__qualname__", "").startswith(f"{cls.__qualname__}.")
-    return isinstance(value, property | classmethod | staticmethod) or (inspect.isfunction(value) and own)
 
 
 def _signature(fields: Iterable["dataclasses.Field[Any]"], hints: Mapping[str, Any]) -> inspect.Signature:
@@ -310,7 +266,7 @@ def constructor(cls: type[Value], returns: type[Value]) -> Callable[..., Any]:
     made.__name__, made.__qualname__ = cls.name, cls.__qualname__
     made.__module__, made.__doc__ = cls.__module__, cls.__doc__
     made.__signature__ = cls.signature.replace(return_annotation=Label(returns))
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = annotations(cls)
     made.__annotations__ = {name: hints[name] for name in cls.signature.parameters} | {"return": returns}
     made.Value, typing.cast(Any, cls).__qualname__ = cls, f"{made.__qualname__}.Value"
     return made
