@@ -33,7 +33,9 @@ from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.combinators.storage import decoded, store
 from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
+from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import eval_params
+from gradchain.core.foreign import Child, Children, NamedChildren
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
 from gradchain.core.rule import elementwise, leafwise, treewise
@@ -170,6 +172,8 @@ __version__: str
 
 __all__ = [
     "At",
+    "Child",
+    "Children",
     "Codec",
     "Count",
     "DType",
@@ -180,6 +184,7 @@ __all__ = [
     "Key",
     "Mask",
     "MuonDimensionNumbers",
+    "NamedChildren",
     "NonNegative",
     "Part",
     "Positive",
@@ -226,6 +231,7 @@ __all__ = [
     "clip_by_global_norm",
     "cocob",
     "codec",
+    "combinator",
     "conditionally_mask",
     "conditionally_transform",
     "constant_schedule",

@@ -32,6 +32,13 @@ class Rule(Transform):
     State: ClassVar[Any]
     has_count: ClassVar[bool]
 
+    def __init_subclass__(cls) -> None:
+        if inspect.isfunction(vars(cls).get("step")):
+            raise TypeError(
+                f"{cls.__name__} overrides step, which a chain doesn't call: it runs the functions of several rules in "
+                "one call for each array; derive from Transform, and decorate the class with combinator"
+            )
+
     def init(self, params: Tree) -> Any:
         return self.init_leaves(params, self.declarations(params))
 

@@ -130,8 +130,8 @@ DECLARATIONS = {
     "whole": "declare whole=function, whose result for the whole tree of updates it is",
     "key": "declare random=True, and annotate one of its parameters Key",
     "turn": "declare turn=True",
-    "t": "only rules with a number count their updates; annotate one of its parameters Hyper",
-    "count": "only rules with a number count their updates; annotate one of its parameters Hyper",
+    "t": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
+    "count": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
 }
 """What a rule declares to read what is there for those that do."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gradchain.codecs import Codec
-from gradchain.combinators.labels import Labels, LabelsKind, RouteKind
+from gradchain.combinators.labels import Labels, RouteKind
 from gradchain.combinators.layers import AXES
 from gradchain.combinators.steering import inject_hyperparams
 from gradchain.combinators.storage import store
@@ -22,10 +22,8 @@ NO_CONSTRUCTORS = {"by_leaf", "from_optax", "set_hyperparams"}
 FUNCTIONS = {"global_norm", "graft", "graft_global", "skip_large_updates", "skip_not_finite"}
 """What of gradchain's own functions an argument may be, besides those in ``tree`` and ``projections``."""
 KINDS: dict[str, dict[str, Kind]] = {
-    "masked": {"mask": RouteKind()},
     "freeze": {"mask": RouteKind()},
     "selective_transform": {"freeze_mask": RouteKind()},
-    "partition": {"param_labels": LabelsKind()},
     "per_layer": {"axes": AXES},
 }
 """Kinds of arguments that constructors annotate as ``Any`` and normalise themselves."""

@@ -13,7 +13,7 @@ import numpy as np
 from gradchain.codecs import Codec
 from gradchain.combinators.chain import NamedChain
 from gradchain.combinators.labels import ByPath, MatricesAndRest
-from gradchain.combinators.layers import AxesByPath, PerLayer
+from gradchain.combinators.layers import AxesByPath
 from gradchain.combinators.steering import InjectHyperparams
 from gradchain.combinators.storage import Store
 from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
@@ -275,6 +275,5 @@ def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
         return {"measure": x.measure} | {name: value for name, _, value in x.average.fields()}
     if isinstance(x, Store):
         return {"tx": x.inner, "default": x.default, "min_size": x.min_size, "key": x.key, "slots": dict(x.slots)}
-    child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
-    stored = child | {name: value for name, _, value in x.fields()}
+    stored = {name: value for name, _, value in x.fields()}
     return {name: stored[name] for name in constructor.fields if name in stored}

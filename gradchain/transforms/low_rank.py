@@ -1,22 +1,22 @@
 """Moments of a gradient's projection to few dimensions, in place of the gradient's own."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, FrozenTree, Hyper, at_scalar
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import ChildKind
+from gradchain.core.hyper import Count, FrozenTree, Hyper
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Integer, kind_of, register
+from gradchain.core.value import Integer, kind_of
 from gradchain.matrices.bases import align_signs
 from gradchain.matrices.factors import gathered
 from gradchain.matrices.refreshing import due, refresh
 from gradchain.matrices.views import DimensionNumbers, MatrixView, MuonDimensionNumbers, view
 from gradchain.numerics import bounded, compute_dtype, safe_increment
-from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adam
 from gradchain.tree import Tree, mismatch, show_path
 
@@ -31,23 +31,40 @@ class ScaleByGaLoreState(NamedTuple):
     projector: Any
 
 
-@register
-class ScaleByGaLore(Transform):
-    """See :func:`scale_by_galore`."""
+@combinator
+class scale_by_galore(Transform):
+    r"""Apply a transform to gradients projected to a few dimensions, where its state is small, and project back.
 
-    name = "scale_by_galore"
-    kinds = {
-        "rank": Integer(1),
-        "update_proj_gap": kind_of(Count),
-        "scale": kind_of(Hyper),
-        "base_optimizer": Child(),
-        "weight_dimension_numbers": DIMENSIONS,
-    }
-    rank: int
-    update_proj_gap: Any
-    scale: Any
-    base_optimizer: Transform
-    weight_dimension_numbers: Any
+    .. math::
+        G_k = U S V^*, \quad P = U_{:, 1..r} \;(\text{every } T \text{ updates}), \qquad
+        R_k = P^* G_k, \qquad u_k = \alpha\,P\,\rho(R_k)
+
+    for matrices with no fewer rows than columns; others are projected from the right. :math:`\rho` is the inner
+    transform; it sees arrays that aren't matrices as they are.
+
+    New singular vectors have no sign of their own. They are turned towards those that they replace, so that momentum
+    goes on; in Optax it may go on backwards. No derivative flows through :math:`P`. In double precision the vectors
+    are double too (Optax's are single), and the conjugate transpose serves complex gradients.
+
+    Args:
+      rank: :math:`r \ge 1`. Static.
+      update_proj_gap: :math:`T \ge 1`.
+      scale: :math:`\alpha`.
+      base_optimizer: :math:`\rho`; ``None`` for :func:`scale_by_adam`. It gets no parameters, so weight decay goes
+        behind.
+      weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all with two axes or
+        more, a tree of them (or a prefix) like the parameters with ``None`` for what isn't projected, or a function
+        from parameters to one. By default arrays with two axes are projected. Other axes are batches, which Optax
+        refuses.
+
+    Reference: Zhao et al., *GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection*, 2024, algorithm 2.
+    """
+
+    rank: Annotated[int, Integer(1)] = 128
+    update_proj_gap: Count = 200
+    scale: Hyper = 1.0
+    base_optimizer: Annotated[Any, ChildKind(scale_by_adam())] = None
+    weight_dimension_numbers: DimensionNumbers | None = None
 
     def init(self, params: Tree) -> ScaleByGaLoreState:
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
@@ -94,7 +111,7 @@ class ScaleByGaLore(Transform):
         numbers = super().settings(state)
         if state is None:
             return numbers
-        return {name: at_scalar(f"{self.name}: {name}", value, state.count) for name, value in numbers.items()}
+        return {name: self.number(name, state.count) for name in numbers}
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return [Part("", self.base_optimizer, None if state is None else state.base_optimizer_state, None)]
@@ -127,47 +144,3 @@ def _project(x: Array, seen: MatrixView, basis: Array) -> Array:
 
 def _lift(small: Array, seen: MatrixView, basis: Array) -> Array:
     return seen.array(basis @ small if seen.rows >= seen.columns else small @ jnp.conj(basis.mT))
-
-
-@public
-def scale_by_galore(
-    rank: int = 128,
-    update_proj_gap: Count = 200,
-    scale: Hyper = 1.0,
-    base_optimizer: Any = None,
-    weight_dimension_numbers: DimensionNumbers | None = None,
-) -> Transform:
-    r"""Apply a transform to gradients projected to a few dimensions, where its state is small, and project back.
-
-    .. math::
-        G_k = U S V^*, \quad P = U_{:, 1..r} \;(\text{every } T \text{ updates}), \qquad
-        R_k = P^* G_k, \qquad u_k = \alpha\,P\,\rho(R_k)
-
-    for matrices with no fewer rows than columns; others are projected from the right. :math:`\rho` is the inner
-    transform; it sees arrays that aren't matrices as they are.
-
-    New singular vectors have no sign of their own. They are turned towards those that they replace, so that momentum
-    goes on; in Optax it may go on backwards. No derivative flows through :math:`P`. In double precision the vectors
-    are double too (Optax's are single), and the conjugate transpose serves complex gradients.
-
-    Args:
-      rank: :math:`r \ge 1`. Static.
-      update_proj_gap: :math:`T \ge 1`.
-      scale: :math:`\alpha`.
-      base_optimizer: :math:`\rho`; ``None`` for :func:`scale_by_adam`. It gets no parameters, so weight decay goes
-        behind.
-      weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all with two axes or
-        more, a tree of them (or a prefix) like the parameters with ``None`` for what isn't projected, or a function
-        from parameters to one. By default arrays with two axes are projected. Other axes are batches, which Optax
-        refuses.
-
-    Reference: Zhao et al., *GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection*, 2024, algorithm 2.
-    """
-    values = {
-        "rank": rank,
-        "update_proj_gap": update_proj_gap,
-        "scale": scale,
-        "weight_dimension_numbers": weight_dimension_numbers,
-    }
-    base = as_transform(scale_by_adam() if base_optimizer is None else base_optimizer)
-    return ScaleByGaLore(base_optimizer=base, **ScaleByGaLore.normalized(values))

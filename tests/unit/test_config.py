@@ -233,12 +233,27 @@ def halves(count, first: gc.Hyper):
     return first * 0.5**count
 
 
+@gc.combinator
+class twice(gc.Transform):
+    """Take a transform's update twice."""
+
+    tx: gc.Child
+    factor: gc.Hyper = 2.0
+
+    def init(self, params):
+        return self.tx.init(params)
+
+    def step(self, updates, state, params, extra):
+        updates, state = self.tx.step(updates, state, params, extra)
+        return gc.tree.scale(self.factor, updates), state
+
+
 def my_sgd(rate: gc.NonNegative, *, momentum: float = 0.9, first: gc.Transform | None = None):
     """Return a chain."""
     return gc.chain(first or gc.identity(), gc.sgd(rate, momentum))
 
 
-MINE = {"my_rule": scale_by_mine, "adam_of_mine": adam, "halves": halves, "my_sgd": my_sgd}
+MINE = {"my_rule": scale_by_mine, "adam_of_mine": adam, "halves": halves, "my_sgd": my_sgd, "twice": twice}
 
 
 @pytest.mark.parametrize(
@@ -249,6 +264,7 @@ MINE = {"my_rule": scale_by_mine, "adam_of_mine": adam, "halves": halves, "my_sg
         scale_by_mine(halves(gc.linear_schedule(0.1, 0.2, 3))),
         gc.inject_hyperparams(scale_by_mine)(0.5, flip=True),
         gc.adam(2.0 * halves(0.1)),
+        gc.accumulate(twice(gc.chain(twice(gc.sgd(0.1)), scale_by_mine()), halves(3.0)), 2),
         halves(0.5),
     ],
     ids=lambda tx: tx.name,
