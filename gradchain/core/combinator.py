@@ -13,7 +13,7 @@ T = TypeVar("T", bound=Transform)
 
 @public
 def combinator(cls: type[T]) -> type[T]:
-    """Turn a class into the constructor of its transforms. (A class decorator.)
+    """Turn a class into the constructor of its transforms: a class decorator.
 
     The class derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field is an
     annotation and perhaps a default: ``tx: Child`` is a transform inside (Optax's, too), ``rate: Decay = 0.9`` a number
