@@ -257,8 +257,7 @@ def _state_of(tx: Transform, child: str, state: Any) -> Any:
         if name in getattr(state, "_fields", ()):
             return getattr(state, name)
     raise ValueError(
-        f"{tx.name}: its state has no field {child}_state, where that of {child} is looked for; call it so, or define "
-        "parts(self, state=None, params=None)"
+        f"{tx.name}: its state has no field {child}_state, for that of {child}; call one so, or define parts"
     )
 
 
