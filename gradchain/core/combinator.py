@@ -13,12 +13,14 @@ T = TypeVar("T", bound=Transform)
 
 @public
 def combinator(cls: type[T]) -> type[T]:
-    """Turn a class into the constructor of its transforms. (A class decorator.)
+    """Turn a class into the constructor of its transforms: a class decorator.
 
-    The class derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field is an
-    annotation and perhaps a default: ``tx: Child`` is a transform inside (Optax's, too), ``rate: Decay = 0.9`` a number
-    or schedule, ``flag: bool = False`` static. The kinds are those of rules' parameters, and ``Child``, ``Children``
-    (a sequence) and ``NamedChildren`` (a dict). ``_: KW_ONLY`` stands before fields that are given by name only.
+    Args:
+      cls: derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field is an
+        annotation and perhaps a default: ``tx: Child`` is a transform inside (Optax's, too), ``rate: Decay = 0.9`` a
+        number or schedule, ``flag: bool = False`` static. The kinds are those of rules' parameters, and ``Child``,
+        ``Children`` (a sequence) and ``NamedChildren`` (a dict). ``_: KW_ONLY`` stands before fields that are given by
+        name only.
 
     Returns:
       A function with the class's name and docstring and a parameter for each field, which checks what it is given. The
@@ -29,6 +31,9 @@ def combinator(cls: type[T]) -> type[T]:
         ``init`` or ``step`` that are missing. When a transform is made: for ``parts`` out of order.
 
     Example:
+      >>> from typing import Any, NamedTuple
+      >>> class NegatedState(NamedTuple):
+      ...     tx_state: Any
       >>> @combinator
       ... class negated(Transform):
       ...     '''Turn the updates of a transform around.'''

@@ -158,9 +158,9 @@ class Transform(Value):
         ``inner_state``; of several, the fields' names are labels. A combinator for which that isn't so overrides this.
         """
         names = [name for name, kind in self.kinds.items() if kind.child]
+        several = len(names) > 1
         return [
-            Part(name if len(names) > 1 else "", getattr(self, name), _state_of(self, name, state), params)
-            for name in names
+            Part(name if several else "", getattr(self, name), _state_of(self, name, state), params) for name in names
         ]
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
@@ -217,7 +217,7 @@ class Transform(Value):
         return {name: value for name, kind, value in self.fields() if kind.data and not kind.child}
 
     def number(self, name: str, count: Any, dtype: Any = None) -> Any:
-        """Return the field ``name``, a number, after ``count`` updates: its schedule evaluated, ``None`` if it is absent.
+        """Return the number in field ``name`` after ``count`` updates: a schedule's value, ``None`` if it is absent.
 
         An array is cast to ``dtype``; a Python number stays one. A batch of numbers is a ``ValueError``.
         """
@@ -257,8 +257,7 @@ def _state_of(tx: Transform, child: str, state: Any) -> Any:
         if name in getattr(state, "_fields", ()):
             return getattr(state, name)
     raise ValueError(
-        f"{tx.name}: its state has no field {child}_state, where that of {child} is looked for; call it so, or define "
-        "parts(self, state=None, params=None)"
+        f"{tx.name}: its state has no field {child}_state, for that of {child}; call one so, or define parts"
     )
 
 
