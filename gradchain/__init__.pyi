@@ -1,6 +1,7 @@
 from gradchain import (
     assignment,
     losses,
+    matrices,
     numerics,
     perturbations,
     plots,
@@ -32,7 +33,9 @@ from gradchain.combinators.sharpness import sam
 from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
 from gradchain.combinators.storage import decoded, store
 from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
+from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import eval_params
+from gradchain.core.foreign import Child, Children, NamedChildren
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
 from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
 from gradchain.core.rule import elementwise, leafwise, treewise
@@ -47,6 +50,7 @@ from gradchain.introspect.shardings import bytes_per_device, state_shardings, ze
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gradchain.matrices.views import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
@@ -129,7 +133,6 @@ from gradchain.transforms.layerwise import (
     scale_by_trust_ratio,
 )
 from gradchain.transforms.low_rank import scale_by_galore
-from gradchain.transforms.matrices import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
@@ -169,6 +172,8 @@ __version__: str
 
 __all__ = [
     "At",
+    "Child",
+    "Children",
     "Codec",
     "Count",
     "DType",
@@ -179,6 +184,7 @@ __all__ = [
     "Key",
     "Mask",
     "MuonDimensionNumbers",
+    "NamedChildren",
     "NonNegative",
     "Part",
     "Positive",
@@ -225,6 +231,7 @@ __all__ = [
     "clip_by_global_norm",
     "cocob",
     "codec",
+    "combinator",
     "conditionally_mask",
     "conditionally_transform",
     "constant_schedule",
@@ -282,6 +289,7 @@ __all__ = [
     "mars",
     "masked",
     "master_weights",
+    "matrices",
     "matrices_and_rest",
     "matrix_inverse_pth_root",
     "measure_with_ema",

@@ -58,6 +58,7 @@ USUAL_NAMES: dict[str, list[str]] = {
         ("validation_data val_data eval_data test_data", "validation"),
         ("callbacks callback on_epoch_end", "on_epoch"),
         ("verbose", "progress"),
+        ("custom_objects registry factories", "constructors"),
         ("seed rng key random_state rng_key prng_key", "key seed rng_key random_seed"),
         ("loss loss_function criterion fun fn f", "loss_fn function"),
         ("model weights parameters variables", "params"),

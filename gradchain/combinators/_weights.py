@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.core.hyper import at_scalar
 from gradchain.core.transform import Transform, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
@@ -56,12 +55,6 @@ def wide(tx: Transform, params: Tree | None) -> Tree:
 def widened(tree: Tree) -> Tree:
     """Return a tree of arrays in at least float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), tree)
-
-
-def number(tx: Transform, name: str, count: Any, dtype: Any) -> Any:
-    """Return a hyperparameter's value at ``count``: a Python number as it is, an array in ``dtype``."""
-    value = at_scalar(f"{tx.name}: {name}", getattr(tx, name), count)
-    return value if isinstance(value, int | float) else jnp.asarray(value).astype(dtype)
 
 
 def stored(new: Tree, old: Tree) -> Tree:

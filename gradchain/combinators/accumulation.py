@@ -1,20 +1,20 @@
 """One step of an optimizer on several micro-batches."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.combinators._around import Around, one_boolean
+from gradchain.combinators._around import one_boolean
 from gradchain.combinators._reports import Reports
+from gradchain.core.combinator import combinator
 from gradchain.core.extra import demand_number
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, DType, DTypeKind, at_scalar
-from gradchain.core.transform import Transform, both, check_state, scalar_dtype
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.foreign import Child
+from gradchain.core.hyper import Count, DType
+from gradchain.core.transform import both, check_state, scalar_dtype
 from gradchain.numerics import compute_dtype, safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.accumulation import accumulate_gradient
@@ -44,24 +44,60 @@ class AccumulateState(NamedTuple):
     """What ``should_skip_update_fn`` returned last, besides its decision."""
 
 
-@register
-class Accumulate(Around, Reports):
-    """See :func:`accumulate`."""
+@combinator
+class accumulate(Reports):
+    """Collect the gradients of several micro-steps, and step with their mean: Optax's ``MultiSteps``.
 
-    name = "accumulate"
-    kinds = {
-        "inner": Child(),
-        "every": kind_of(Count),
-        "use_grad_mean": Kind(),
-        "should_skip_update_fn": Kind(),
-        "accumulator_dtype": DTypeKind(),
-    }
-    required = frozenset({"inner", "every"})
-    inner: Transform
-    every: Any
-    use_grad_mean: bool
-    should_skip_update_fn: Callable[..., Any] | None
-    accumulator_dtype: Any
+    On all steps but the last of each round updates are 0, and neither the state of ``tx`` nor its counts and schedules
+    move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
+
+    Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
+    ``update(grads, state, params, weight=len(batch))``. Training loops hand it on; where it is their number of
+    ``examples``, a sum isn't weighted by it.
+
+    ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
+    ``weight`` is the total, and ``grad`` is what the gradient is, if that is what came in (else it isn't handed on).
+    Functions of the parameters, such as ``value_fn``, and other extra arguments can't be averaged: they reach ``tx`` as
+    the last micro-step brings them, and are of its micro-batch.
+
+    A round that isn't full when training ends is lost, unless :func:`flush` makes a step of it. What stands *behind* it
+    in a chain sees zeros between the rounds, and counts them as updates; put it inside.
+
+    Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
+    with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
+    as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``, so that ``vmap``
+    changes nothing.
+
+    Args:
+      tx: any transform.
+      every: micro-steps in a round; a number (traced ones too) or a schedule of the number of rounds so far. What isn't
+        whole is rounded up.
+      use_grad_mean: step with the mean; with the sum if False.
+      should_skip_update_fn: ``f(updates, count, params) -> (skip, info)``, such as :func:`skip_not_finite`. A
+        micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
+      accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
+
+    Raises:
+      ValueError: if ``tx`` takes per-example gradients (:func:`dpsgd`).
+
+    Example:
+      >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
+    """
+
+    tx: Child
+    every: Count
+    use_grad_mean: bool = True
+    should_skip_update_fn: Callable[..., Any] | None = None
+    accumulator_dtype: DType | None = None
+
+    def checked(self) -> Self:
+        if self.tx.per_example:
+            raise ValueError(
+                f"accumulate: {self.tx!r} takes per-example gradients, each of which it bounds by itself, so that "
+                "no means of them can be collected; give it those of the whole batch, in slices if need be: "
+                "training.microbatch(per_example_gradients, size, combine='concatenate')"
+            )
+        return self
 
     @property
     def _mean(self) -> Any:
@@ -77,7 +113,7 @@ class Accumulate(Around, Reports):
             weight=jnp.zeros((), jnp.float32),
             value=jnp.zeros((), scalar_dtype(params)),
             acc_grads=acc,
-            inner_state=self.inner.init(params),
+            inner_state=self.tx.init(params),
             emitted=jnp.zeros((), bool),
             skipped=jnp.zeros_like(zero),
             skip_state=jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x), copy=True), skip_state),
@@ -91,9 +127,9 @@ class Accumulate(Around, Reports):
         mean, (acc,) = self._mean.step(updates, accumulate_gradient.State(state.acc_grads), params, numbers)
         value, extra = self._of_the_round(updates, mean, state.value, extra, numbers)
         skip, skip_state = self._skip(updates, state.count, params)
-        full = state.mini_step + 1 >= at_scalar(f"{self.name}: every", self.every, state.count)
+        full = state.mini_step + 1 >= self.number("every", state.count)
         emit = full & ~skip
-        new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
+        new, inner_state = self.tx.step_where(emit, mean, state.inner_state, params, extra)
         sums = (safe_increment(state.mini_step), total, value, acc)
         sums = tree.where(skip, (state.mini_step, state.weight, state.value, state.acc_grads), sums)
         return new, self._next(state, emit, sums, inner_state)._replace(
@@ -114,7 +150,7 @@ class Accumulate(Around, Reports):
         mean = jax.tree.map(lambda x, like: x.astype(compute_dtype(like.dtype)), state.acc_grads, updates)
         weight = jnp.where(state.weight == state.mini_step, 1, state.weight)
         extra = {"value": state.value, **extra, "weight": weight}
-        new, inner_state = self.step_where(emit, mean, state.inner_state, params, extra)
+        new, inner_state = self.tx.step_where(emit, mean, state.inner_state, params, extra)
         return new, self._next(state, emit, sums, inner_state)
 
     def _next(self, state: AccumulateState, emit: Array, sums: Any, inner_state: Any) -> AccumulateState:
@@ -127,7 +163,7 @@ class Accumulate(Around, Reports):
             value=value,
             acc_grads=acc,
             inner_state=inner_state,
-            emitted=jnp.asarray(both(emit, self.inner.emitted(state.inner_state, inner_state))),
+            emitted=jnp.asarray(both(emit, self.tx.emitted(state.inner_state, inner_state))),
         )
 
     def _weight(self, extra: dict[str, Any]) -> Array:
@@ -167,69 +203,6 @@ class Accumulate(Around, Reports):
 
     def report(self, state: AccumulateState) -> dict[str, Any]:
         return {"skipped": state.skipped, "emitted": state.count}
-
-
-@public
-def accumulate(
-    tx: Any,
-    every: Count,
-    use_grad_mean: bool = True,
-    should_skip_update_fn: Callable[..., Any] | None = None,
-    accumulator_dtype: DType | None = None,
-) -> Transform:
-    """Collect the gradients of several micro-steps, and step with their mean: Optax's ``MultiSteps``.
-
-    On all steps but the last of each round updates are 0, and neither the state of ``tx`` nor its counts and schedules
-    move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
-
-    Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
-    ``update(grads, state, params, weight=len(batch))``. Training loops hand it on; where it is their number of
-    ``examples``, a sum isn't weighted by it.
-
-    ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
-    ``weight`` is the total, and ``grad`` is what the gradient is, if that is what came in (else it isn't handed on).
-    Functions of the parameters, such as ``value_fn``, and other extra arguments can't be averaged: they reach ``tx`` as
-    the last micro-step brings them, and are of its micro-batch.
-
-    A round that isn't full when training ends is lost, unless :func:`flush` makes a step of it. What stands *behind* it
-    in a chain sees zeros between the rounds, and counts them as updates; put it inside.
-
-    Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
-    with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
-    as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``, so that ``vmap``
-    changes nothing.
-
-    Args:
-      tx: any transform.
-      every: micro-steps in a round; a number (traced ones too) or a schedule of the number of rounds so far. What isn't
-        whole is rounded up.
-      use_grad_mean: step with the mean; with the sum if False.
-      should_skip_update_fn: ``f(updates, count, params) -> (skip, info)``, such as :func:`skip_not_finite`. A
-        micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
-      accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
-
-    Raises:
-      ValueError: if ``tx`` takes per-example gradients (:func:`dpsgd`).
-
-    Example:
-      >>> tx = accumulate(adam(1e-3), every=4, should_skip_update_fn=skip_not_finite)
-    """
-    fields = Accumulate.normalized(
-        {
-            "every": every,
-            "use_grad_mean": use_grad_mean,
-            "should_skip_update_fn": should_skip_update_fn,
-            "accumulator_dtype": accumulator_dtype,
-        }
-    )
-    inner = as_transform(tx)
-    if inner.per_example:
-        raise ValueError(
-            f"accumulate: {inner!r} takes per-example gradients, each of which it bounds by itself, so that "
-            "no means of them can be collected; give it those of the whole batch, in slices if need be: "
-            "training.microbatch(per_example_gradients, size, combine='concatenate')"
-        )
-    return Accumulate(inner, **fields)
 
 
 @public

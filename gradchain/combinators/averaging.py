@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._around import Around, counted, where
-from gradchain.combinators._weights import copies, number, stored, wide
+from gradchain.combinators._around import counted, where
+from gradchain.combinators._weights import copies, stored, wide
 from gradchain.combinators.chain import chain
+from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import check_plain
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Whole
 from gradchain.core.transform import Part, Transform, both, check_state, scalar_dtype
-from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import sum_of_weights
 from gradchain.signatures import public
 from gradchain.transforms.momentum import trace
@@ -35,56 +35,8 @@ class AverageParamsState(NamedTuple):
     inner_state: Any
 
 
-@register
-class AverageParams(Around):
-    """See :func:`average_params`."""
-
-    name = "average_params"
-    counted = frozenset({"average"})
-    kinds = {"inner": Child(), "decay": kind_of(Decay), "start": kind_of(Whole)}
-    required = frozenset({"inner"})
-    optional = frozenset({"decay"})
-    inner: Transform
-    decay: Any
-    start: Any
-
-    def init(self, params: Tree) -> AverageParamsState:
-        inner = self.inner.init(params)
-        count, moved, weight = jnp.zeros((), jnp.int32), jnp.ones((), bool), jnp.zeros((), scalar_dtype(params))
-        return AverageParamsState(count, moved, weight, copies(self.name, params), inner)
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, AverageParamsState._fields)
-        weight, average = self._average(state, wide(self, params))
-        updates, inner = self.inner.step(updates, state.inner_state, params, extra)
-        emitted = self.inner.emitted(state.inner_state, inner)
-        return updates, AverageParamsState(
-            counted(emitted, state.count), jnp.asarray(emitted), weight, stored(average, state.average), inner
-        )
-
-    def eval_params(self, state: Any, params: Tree) -> Tree:
-        now = wide(self, params)
-        average = self.inner.constrained(self._average(state, now)[1], state.inner_state, now)
-        return tree.cast_like(average, params)
-
-    def _average(self, state: AverageParamsState, params: Tree) -> tuple[jax.Array, Tree]:
-        """Return the sum of the weights, and the average up to ``params``, the weights after ``count`` updates."""
-        dtype = scalar_dtype(params)
-        start = number(self, "start", state.count, dtype)
-        n = jnp.maximum((state.count - start).astype(dtype), 1)
-        weight, share = state.weight, 1 / n
-        if self.decay is not None:
-            decay = number(self, "decay", state.count, dtype)
-            weight = sum_of_weights(jnp.where(n > 1, state.weight, 0), decay, n)
-            share = (1 - decay) / weight
-        current = self.inner.eval_params(state.inner_state, params)
-        average = tree.match(state.average, params, self.name, "the state's average", "params")
-        new = weight, jax.tree.map(lambda a, w: a + share * (w - a), average, current)
-        return where(state.moved, new, (state.weight, average)) if self.inner.skips else new
-
-
-@public
-def average_params(tx: Any, decay: Decay | None = None, start: Whole = 0) -> Transform:
+@combinator
+class average_params(Transform):
     r"""Average the weights along the way; the updates stay what they are.
 
     With :math:`w_k` the weights after :math:`k` updates and :math:`n = k - k_0`,
@@ -116,8 +68,45 @@ def average_params(tx: Any, decay: Decay | None = None, start: Whole = 0) -> Tra
       Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
       Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, section 7.2 (the corrected moving average).
     """
-    fields = AverageParams.normalized({"decay": decay, "start": start})
-    return AverageParams(as_transform(tx), **fields)
+
+    counted = frozenset({"average"})
+    tx: Child
+    decay: Decay | None = None
+    start: Whole = 0
+
+    def init(self, params: Tree) -> AverageParamsState:
+        inner = self.tx.init(params)
+        count, moved, weight = jnp.zeros((), jnp.int32), jnp.ones((), bool), jnp.zeros((), scalar_dtype(params))
+        return AverageParamsState(count, moved, weight, copies(self.name, params), inner)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, AverageParamsState._fields)
+        weight, average = self._average(state, wide(self, params))
+        updates, inner = self.tx.step(updates, state.inner_state, params, extra)
+        emitted = self.tx.emitted(state.inner_state, inner)
+        return updates, AverageParamsState(
+            counted(emitted, state.count), jnp.asarray(emitted), weight, stored(average, state.average), inner
+        )
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        now = wide(self, params)
+        average = self.tx.constrained(self._average(state, now)[1], state.inner_state, now)
+        return tree.cast_like(average, params)
+
+    def _average(self, state: AverageParamsState, params: Tree) -> tuple[jax.Array, Tree]:
+        """Return the sum of the weights, and the average up to ``params``, the weights after ``count`` updates."""
+        dtype = scalar_dtype(params)
+        start = self.number("start", state.count, dtype)
+        n = jnp.maximum((state.count - start).astype(dtype), 1)
+        weight, share = state.weight, 1 / n
+        if self.decay is not None:
+            decay = self.number("decay", state.count, dtype)
+            weight = sum_of_weights(jnp.where(n > 1, state.weight, 0), decay, n)
+            share = (1 - decay) / weight
+        current = self.tx.eval_params(state.inner_state, params)
+        average = tree.match(state.average, params, self.name, "the state's average", "params")
+        new = weight, jax.tree.map(lambda a, w: a + share * (w - a), average, current)
+        return where(state.moved, new, (state.weight, average)) if self.tx.skips else new
 
 
 class OuterStepsState(NamedTuple):
@@ -130,17 +119,36 @@ class OuterStepsState(NamedTuple):
     slow_state: Any
 
 
-@register
-class OuterSteps(Transform):
-    """See :func:`outer_steps`."""
+@combinator
+class outer_steps(Transform):
+    r"""Let a second transform make one slow step out of every few fast ones.
 
-    name = "outer_steps"
-    kinds = {"inner": Child(), "outer": Child(), "sync_period": kind_of(Count), "reset_state": Kind()}
-    required = frozenset({"inner", "outer"})
-    inner: Transform
-    outer: Transform
-    sync_period: Any
-    reset_state: bool
+    From the slow weights :math:`\phi`, ``inner`` takes :math:`k` steps to :math:`\theta`. Then ``outer`` gets their
+    sum, :math:`\theta - \phi`, as the update to transform, and both weights move to
+    :math:`\phi + \mathrm{outer}(\theta - \phi)`, where the next :math:`k` steps begin. Evaluation weights
+    (``eval_params``) are :math:`\phi`. :func:`lookahead` and :func:`outer_nesterov` are two cases.
+
+    ``outer`` is given a sum of *updates*, which point downhill already: its last stage is :func:`scale`, not
+    :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. Slow weights and slots are float32 for
+    half-precision parameters. If other transforms change the updates afterwards, fast and slow weights part; let
+    this one be the outermost, or the last. (Evaluation weights obey a constraint that comes later, such as
+    :func:`project`, and those of frozen parameters are the parameters.) Fast steps are the updates that ``inner``
+    emits: around :func:`accumulate` a period is :math:`k` rounds.
+
+    Args:
+      inner: the optimizer of the fast weights, at which gradients are taken.
+      outer: the transform of the sum; its numbers are listed under the label ``outer``.
+      sync_period: :math:`k`, or a schedule.
+      reset_state: start ``inner`` anew after each slow step, counts and keys included.
+
+    Example:
+      >>> tx = outer_steps(adamw(1e-3), chain(scale_by_adam(), scale(0.01)), sync_period=20)
+    """
+
+    inner: Child
+    outer: Child
+    sync_period: Count
+    reset_state: bool = False
 
     def init(self, params: Tree) -> OuterStepsState:
         fast_state, slow = self.inner.init(params), copies(self.name, params)
@@ -155,7 +163,7 @@ class OuterSteps(Transform):
         ahead = tree.sub(weights, slow)
         move, slow_state = self.outer.step(tree.add(ahead, updates), state.slow_state, slow, extra)
         synced = tree.add(slow, move)
-        period = number(self, "sync_period", state.count, jnp.float32)
+        period = self.number("sync_period", state.count, jnp.float32)
         emitted = self.inner.emitted(state.fast_state, fast_state)
         sync = both(state.steps_since_sync + 1 >= period, emitted)
         if self.reset_state:
@@ -188,35 +196,6 @@ class OuterSteps(Transform):
             (None,) * 3 if state is None else (state.fast_state, state.slow_state, state.slow)
         )
         return [Part("", self.inner, fast_state, params), Part("outer", self.outer, slow_state, slow)]
-
-
-@public
-def outer_steps(inner: Any, outer: Any, sync_period: Count, reset_state: bool = False) -> Transform:
-    r"""Let a second transform make one slow step out of every few fast ones.
-
-    From the slow weights :math:`\phi`, ``inner`` takes :math:`k` steps to :math:`\theta`. Then ``outer`` gets their
-    sum, :math:`\theta - \phi`, as the update to transform, and both weights move to
-    :math:`\phi + \mathrm{outer}(\theta - \phi)`, where the next :math:`k` steps begin. Evaluation weights
-    (``eval_params``) are :math:`\phi`. :func:`lookahead` and :func:`outer_nesterov` are two cases.
-
-    ``outer`` is given a sum of *updates*, which point downhill already: its last stage is :func:`scale`, not
-    :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. Slow weights and slots are float32 for
-    half-precision parameters. If other transforms change the updates afterwards, fast and slow weights part; let
-    this one be the outermost, or the last. (Evaluation weights obey a constraint that comes later, such as
-    :func:`project`, and those of frozen parameters are the parameters.) Fast steps are the updates that ``inner``
-    emits: around :func:`accumulate` a period is :math:`k` rounds.
-
-    Args:
-      inner: the optimizer of the fast weights, at which gradients are taken.
-      outer: the transform of the sum; its numbers are listed under the label ``outer``.
-      sync_period: :math:`k`, or a schedule.
-      reset_state: start ``inner`` anew after each slow step, counts and keys included.
-
-    Example:
-      >>> tx = outer_steps(adamw(1e-3), chain(scale_by_adam(), scale(0.01)), sync_period=20)
-    """
-    fields = OuterSteps.normalized({"sync_period": sync_period, "reset_state": reset_state})
-    return OuterSteps(as_transform(inner), as_transform(outer), **fields)
 
 
 @public

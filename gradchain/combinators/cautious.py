@@ -1,18 +1,17 @@
 """``cautious``: move only those numbers that the present gradient agrees to move."""
 
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators._around import Around, check_own_gradients
-from gradchain.combinators._weights import number
-from gradchain.core.foreign import as_transform
+from gradchain.combinators._around import check_own_gradients
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import NonNegative
 from gradchain.core.transform import Transform, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
 from gradchain.numerics import compute_dtype, divide, real_dtype, safe_increment
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -23,38 +22,8 @@ class CautiousState(NamedTuple):
     inner_state: Any
 
 
-@register
-class Cautious(Around):
-    """See :func:`cautious`."""
-
-    name = "cautious"
-    kinds = {"inner": Child(), "xi": kind_of(NonNegative), "downhill": Kind()}
-    required = frozenset({"inner"})
-    inner: Transform
-    xi: Any
-    downhill: bool
-
-    def init(self, params: Tree) -> CautiousState:
-        return CautiousState(jnp.zeros((), jnp.int32), self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, CautiousState._fields)
-        inner, inner_state = self.inner.step(updates, state.inner_state, params, extra)
-        updates = jax.tree.map(lambda u, g: self._agreeing(u, g, state.count), inner, updates)
-        return updates, CautiousState(safe_increment(state.count), inner_state)
-
-    def _agreeing(self, u: jax.Array, g: jax.Array, count: jax.Array) -> jax.Array:
-        """Return the update where it agrees with the gradient, scaled up for what is missing."""
-        g = g.astype(compute_dtype(g.dtype))
-        product = jnp.real(jnp.conj(g) * u)
-        agrees = product < 0 if self.downhill else product > 0
-        dtype = real_dtype(u.dtype)
-        kept = jnp.sum(agrees, dtype=dtype)
-        return jnp.where(agrees, u, 0) * divide(jnp.asarray(u.size, dtype), kept + number(self, "xi", count, dtype))
-
-
-@public
-def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transform:
+@combinator
+class cautious(Transform):
     r"""Drop the updates that point uphill by the present gradient, and scale the others up for it.
 
     For each array with :math:`d` numbers, of which :math:`n` agree,
@@ -77,5 +46,30 @@ def cautious(tx: Any, xi: NonNegative = 1.0, *, downhill: bool = True) -> Transf
 
     Reference: Liang et al., *Cautious Optimizers: Improving Training with One Line of Code*, 2024, algorithms 1 and 2.
     """
-    check_own_gradients("cautious", inner := as_transform(tx))
-    return Cautious(inner, **Cautious.normalized({"xi": xi, "downhill": downhill}))
+
+    tx: Child
+    xi: NonNegative = 1.0
+    _: KW_ONLY
+    downhill: bool = True
+
+    def checked(self) -> Self:
+        check_own_gradients(self.name, self.tx)
+        return self
+
+    def init(self, params: Tree) -> CautiousState:
+        return CautiousState(jnp.zeros((), jnp.int32), self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, CautiousState._fields)
+        inner, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+        updates = jax.tree.map(lambda u, g: self._agreeing(u, g, state.count), inner, updates)
+        return updates, CautiousState(safe_increment(state.count), inner_state)
+
+    def _agreeing(self, u: jax.Array, g: jax.Array, count: jax.Array) -> jax.Array:
+        """Return the update where it agrees with the gradient, scaled up for what is missing."""
+        g = g.astype(compute_dtype(g.dtype))
+        product = jnp.real(jnp.conj(g) * u)
+        agrees = product < 0 if self.downhill else product > 0
+        dtype = real_dtype(u.dtype)
+        kept = jnp.sum(agrees, dtype=dtype)
+        return jnp.where(agrees, u, 0) * divide(jnp.asarray(u.size, dtype), kept + self.number("xi", count, dtype))

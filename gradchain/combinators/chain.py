@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Children
 from gradchain.core.lift import step_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.core.value import Child, Kind, register
+from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree
 
@@ -45,8 +45,7 @@ class Chain(Transform):
     """See :func:`chain`."""
 
     name = "chain"
-    kinds = {"stages": Child()}
-    stages: tuple[Transform, ...]
+    stages: Children
 
     def init(self, params: Tree) -> tuple[Any, ...]:
         return tuple(stage.init(params) for stage in self.stages)
@@ -87,7 +86,7 @@ def chain(*args: Any) -> Transform:
     Example:
       >>> tx = chain(clip_by_global_norm(1.0), scale_by_adam(), scale_by_learning_rate(1e-3))
     """
-    return Chain(tuple(as_transform(tx) for tx in args))
+    return Chain.new(args)
 
 
 @register
@@ -95,9 +94,8 @@ class NamedChain(Transform):
     """See :func:`named_chain`."""
 
     name = "named_chain"
-    kinds = {"names": Kind(), "stages": Child()}
     names: tuple[str, ...]
-    stages: tuple[Transform, ...]
+    stages: Children
 
     def init(self, params: Tree) -> dict[str, Any]:
         return dict(zip(self.names, Chain(self.stages).init(params), strict=True))
@@ -134,4 +132,4 @@ def named_chain(*args: tuple[str, Any]) -> Transform:
     names = tuple(name for name, _ in args)
     if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):  # pyright: ignore
         raise ValueError(f"named_chain: names must be different strings, got {names}")
-    return NamedChain(names, tuple(as_transform(tx) for _, tx in args))
+    return NamedChain.new(names, [tx for _, tx in args])

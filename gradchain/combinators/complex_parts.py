@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradchain.combinators._around import Around
 from gradchain.combinators._weights import check_arrays
+from gradchain.core.combinator import combinator
 from gradchain.core.extra import functions_of
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, register
 from gradchain.numerics import real_dtype
-from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import same_leaves
 
@@ -51,14 +49,23 @@ def _join(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: lax.complex(*x) if _is_parts(x) else x, tree, is_leaf=_is_parts)
 
 
-@register
-class SplitRealAndImaginary(Around):
-    """See :func:`split_real_and_imaginary`."""
+@combinator
+class split_real_and_imaginary(Transform):
+    r"""Let a transform see each complex array as two real ones, its real and its imaginary part.
 
-    name = "split_real_and_imaginary"
-    kinds = {"inner": Child()}
-    required = frozenset({"inner"})
-    inner: Transform
+    A rule for complex numbers treats :math:`z` as one number: Adam's second moment averages :math:`|g|^2`, and
+    both parts are divided by the same root. Inside this one each part has moments of its own, as if the parameter had
+    been stored as two. Real arrays pass as they are. PyTorch's optimizers treat complex parameters in this way.
+
+    Args:
+      inner: any transform. Masks and labels in it that are trees would have to name the parts, fields ``real`` and
+        ``imag``; functions and patterns of paths needn't.
+
+    Example:
+      >>> tx = split_real_and_imaginary(adam(1e-3))
+    """
+
+    inner: Child
 
     def init(self, params: Tree) -> SplitRealAndImaginaryState:
         check_arrays(self.name, params)
@@ -83,21 +90,3 @@ class SplitRealAndImaginary(Around):
         if same_leaves(weights, params):
             return weights
         return _join(self.inner.constrained(_split(weights), state.inner_state, _split(params), relying))
-
-
-@public
-def split_real_and_imaginary(inner: Any) -> Transform:
-    r"""Let a transform see each complex array as two real ones, its real and its imaginary part.
-
-    A rule for complex numbers treats :math:`z` as one number: Adam's second moment averages :math:`|g|^2`, and
-    both parts are divided by the same root. Inside this one each part has moments of its own, as if the parameter had
-    been stored as two. Real arrays pass as they are. PyTorch's optimizers treat complex parameters in this way.
-
-    Args:
-      inner: any transform. Masks and labels in it that are trees would have to name the parts, fields ``real`` and
-        ``imag``; functions and patterns of paths needn't.
-
-    Example:
-      >>> tx = split_real_and_imaginary(adam(1e-3))
-    """
-    return SplitRealAndImaginary(as_transform(inner))

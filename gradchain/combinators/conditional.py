@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.combinators._around import Around, one_boolean
-from gradchain.core.foreign import as_transform
+from gradchain.combinators._around import one_boolean
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
 from gradchain.core.transform import Transform, both, check_state
-from gradchain.core.value import Child, Kind, register
+from gradchain.core.value import register
 from gradchain.numerics import safe_increment
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -26,14 +26,13 @@ class ConditionalState(NamedTuple):
     inner_state: Any
 
 
-class Conditional(Around):
+@register
+class Conditional(Transform):
     """What both conditional transforms share."""
 
-    kinds = {"inner": Child(), "should_transform_fn": Kind(), "forward_extra_args": Kind()}
-    required = frozenset({"inner", "should_transform_fn"})
-    inner: Transform
+    inner: Child
     should_transform_fn: Callable[..., Any]
-    forward_extra_args: bool
+    forward_extra_args: bool = False
 
     def init(self, params: Tree) -> ConditionalState:
         return ConditionalState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), self.inner.init(params))
@@ -42,7 +41,7 @@ class Conditional(Around):
         check_state(self.name, state, ConditionalState._fields)
         holds = self.should_transform_fn(state.count, **(extra if self.forward_extra_args else {}))
         holds = one_boolean(f"{self.name}: should_transform_fn", holds)
-        new, inner_state = self.step_where(holds, updates, state.inner_state, params, extra)
+        new, inner_state = self.inner.step_where(holds, updates, state.inner_state, params, extra)
         return self.otherwise(holds, new, updates), ConditionalState(safe_increment(state.count), holds, inner_state)
 
     def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
@@ -50,47 +49,8 @@ class Conditional(Around):
         raise TypeError(f"{type(self).__name__} must define otherwise")
 
 
-@register
-class ConditionallyTransform(Conditional):
-    """See :func:`conditionally_transform`."""
-
-    name = "conditionally_transform"
-    inner: Transform
-    should_transform_fn: Callable[..., Any]
-    forward_extra_args: bool
-
-    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
-        return tree.where(holds, new, updates)
-
-    def emitted(self, before: Any, after: Any) -> Any:
-        inner = super().emitted(before, after)
-        return True if inner is True else inner | ~after.held
-
-
-@register
-class ConditionallyMask(Conditional):
-    """See :func:`conditionally_mask`."""
-
-    name = "conditionally_mask"
-    inner: Transform
-    should_transform_fn: Callable[..., Any]
-    forward_extra_args: bool
-
-    @property
-    def skips(self) -> bool:
-        return True
-
-    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
-        return new
-
-    def emitted(self, before: Any, after: Any) -> Any:
-        return both(after.held, super().emitted(before, after))
-
-
-@public
-def conditionally_transform(
-    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
-) -> Transform:
+@combinator
+class conditionally_transform(Conditional):
     """Apply a transform on some steps, and let updates through as they are on the others.
 
     On the others the state of ``inner`` stays, its counts included. Both outcomes are computed and one is selected,
@@ -104,13 +64,17 @@ def conditionally_transform(
     Example:
       >>> tx = chain(conditionally_transform(clip_by_global_norm(1.0), lambda count: count < 1000), adam(1e-3))
     """
-    return ConditionallyTransform(as_transform(inner), should_transform_fn, forward_extra_args)
+
+    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
+        return tree.where(holds, new, updates)
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        inner = super().emitted(before, after)
+        return True if inner is True else inner | ~after.held
 
 
-@public
-def conditionally_mask(
-    inner: Any, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
-) -> Transform:
+@combinator
+class conditionally_mask(Conditional):
     """Apply a transform on some steps, and make updates 0 on the others.
 
     On the others the state of ``inner`` stays, its counts included.
@@ -124,4 +88,13 @@ def conditionally_mask(
       >>> tx = conditionally_mask(adam(1e-3), lambda count, value: value > 0.1, forward_extra_args=True)
       >>> updates, state = tx.update(grads, state, params, value=loss)
     """
-    return ConditionallyMask(as_transform(inner), should_transform_fn, forward_extra_args)
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def otherwise(self, holds: Array, new: Tree, updates: Tree) -> Tree:
+        return new
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.held, super().emitted(before, after))

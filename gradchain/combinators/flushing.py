@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators.accumulation import Accumulate, AccumulateState, accumulations
+from gradchain.combinators.accumulation import AccumulateState, accumulate, accumulations
 from gradchain.combinators.chain import Chain, NamedChain
 from gradchain.combinators.parallel import Parallel
-from gradchain.combinators.routing import Partition
+from gradchain.combinators.routing import partition
 from gradchain.combinators.sharpness import AlternatingSAM
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Part, Transform
-from gradchain.core.value import Child, register
+from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree
 
@@ -25,8 +25,7 @@ class Rest(Transform):
     """A transform that does nothing for a step: updates are 0, and its state stays."""
 
     name = "rest"
-    kinds = {"inner": Child()}
-    inner: Transform
+    inner: Child
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         return tree.zeros_like(updates if params is None else params), state
@@ -44,14 +43,13 @@ class Finish(Transform):
     """An accumulation that ends its round, and those inside it, instead of a step; see :func:`flush`."""
 
     name = "finish"
-    kinds = {"inner": Child()}
-    inner: Accumulate
+    inner: Child
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, state = self.inner.finish(updates, state, params, extra)
-        if not self.inner.inner.collects:
+        if not self.inner.tx.collects:
             return updates, state
-        zeros, inner = tree.zeros_like(updates), finishing(self.inner.inner)
+        zeros, inner = tree.zeros_like(updates), finishing(self.inner.tx)
         rest, inner_state = inner.step(zeros, state.inner_state, params, extra)
         emitted = state.emitted | inner.emitted(state.inner_state, inner_state)
         return tree.add(updates, rest), state._replace(inner_state=inner_state, emitted=emitted)
@@ -75,7 +73,7 @@ def finishing(tx: Transform) -> Transform:
     """
     if not tx.collects:
         return Rest(tx)
-    if isinstance(tx, Accumulate):
+    if isinstance(tx, accumulate.Value):
         return Finish(tx)
     if isinstance(tx, InjectHyperparams):
         factory = tx.factory
@@ -88,7 +86,7 @@ def finishing(tx: Transform) -> Transform:
         return dataclasses.replace(tx, stages=stages)
     if isinstance(tx, AlternatingSAM):
         raise ValueError(f"flush: only half of the updates of {tx!r} reach the accumulation inside; put it around sam")
-    side_by_side = isinstance(tx, Partition | Parallel)
+    side_by_side = isinstance(tx, partition.Value | Parallel)
     children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
     new = [finishing(x) if isinstance(x, Transform) and (x.collects or side_by_side) else x for x in children]
     return treedef.unflatten(new)

@@ -8,14 +8,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain import tree
-from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import check_arrays
+from gradchain.core.combinator import combinator
 from gradchain.core.extra import demand_number
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, Decay, NonNegative, Whole, at_scalar
-from gradchain.core.transform import Transform, both, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.foreign import Child
+from gradchain.core.hyper import Count, Decay, NonNegative, Whole
+from gradchain.core.transform import both, check_state
 from gradchain.numerics import safe_increment, sqrt
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -84,43 +83,8 @@ class ApplyIfFiniteState(NamedTuple):
     inner_state: Any
 
 
-@register
-class ApplyIfFinite(Around, Reports):
-    """See :func:`apply_if_finite`."""
-
-    name = "apply_if_finite"
-    kinds = {"inner": Child(), "max_consecutive_errors": kind_of(Whole)}
-    required = frozenset({"inner", "max_consecutive_errors"})
-    inner: Transform
-    max_consecutive_errors: Any
-
-    def init(self, params: Tree) -> ApplyIfFiniteState:
-        zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]
-        return ApplyIfFiniteState(zeros[0], zeros[1], jnp.ones((), bool), zeros[2], self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, ApplyIfFiniteState._fields)
-        finite = count_not_finite(updates) == 0
-        in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
-        most = at_scalar(f"{self.name}: max_consecutive_errors", self.max_consecutive_errors, state.count)
-        new, inner_state = self.step_where(finite | (in_a_row > most), updates, state.inner_state, params, extra)
-        total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
-        return new, ApplyIfFiniteState(safe_increment(state.count), in_a_row, finite, total, inner_state)
-
-    @property
-    def skips(self) -> bool:
-        return True
-
-    def emitted(self, before: Any, after: Any) -> Any:
-        most = at_scalar(f"{self.name}: max_consecutive_errors", self.max_consecutive_errors, before.count)
-        return both(after.last_finite | (after.notfinite_count > most), super().emitted(before, after))
-
-    def report(self, state: ApplyIfFiniteState) -> dict[str, Any]:
-        return {"not_finite": state.total_notfinite, "not_finite_in_a_row": state.notfinite_count}
-
-
-@public
-def apply_if_finite(inner: Any, max_consecutive_errors: Whole) -> Transform:
+@combinator
+class apply_if_finite(Reports):
     """Leave out updates whose gradient holds an infinity or a NaN: they are 0, and the state of ``inner`` stays.
 
     Args:
@@ -132,8 +96,33 @@ def apply_if_finite(inner: Any, max_consecutive_errors: Whole) -> Transform:
       >>> tx = apply_if_finite(adam(1e-3), max_consecutive_errors=5)
       >>> state.total_notfinite  # how many were left out
     """
-    fields = ApplyIfFinite.normalized({"max_consecutive_errors": max_consecutive_errors})
-    return ApplyIfFinite(as_transform(inner), **fields)
+
+    inner: Child
+    max_consecutive_errors: Whole
+
+    def init(self, params: Tree) -> ApplyIfFiniteState:
+        zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]
+        return ApplyIfFiniteState(zeros[0], zeros[1], jnp.ones((), bool), zeros[2], self.inner.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ApplyIfFiniteState._fields)
+        finite = count_not_finite(updates) == 0
+        in_a_row = jnp.where(finite, 0, safe_increment(state.notfinite_count))
+        most = self.number("max_consecutive_errors", state.count)
+        new, inner_state = self.inner.step_where(finite | (in_a_row > most), updates, state.inner_state, params, extra)
+        total = jnp.where(finite, state.total_notfinite, safe_increment(state.total_notfinite))
+        return new, ApplyIfFiniteState(safe_increment(state.count), in_a_row, finite, total, inner_state)
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        most = self.number("max_consecutive_errors", before.count)
+        return both(after.last_finite | (after.notfinite_count > most), super().emitted(before, after))
+
+    def report(self, state: ApplyIfFiniteState) -> dict[str, Any]:
+        return {"not_finite": state.total_notfinite, "not_finite_in_a_row": state.notfinite_count}
 
 
 class SkipSpikesState(NamedTuple):
@@ -150,26 +139,42 @@ class SkipSpikesState(NamedTuple):
     inner_state: Any
 
 
-@register
-class SkipSpikes(Around, Reports):
-    """See :func:`skip_spikes`."""
+@combinator
+class skip_spikes(Reports):
+    r"""Leave out steps whose gradient norm, or loss, lies far above its running mean: updates are 0, the state stays.
 
-    name = "skip_spikes"
-    kinds = {
-        "inner": Child(),
-        "k": kind_of(NonNegative),
-        "decay": kind_of(Decay),
-        "warmup": kind_of(Count),
-        "max_consecutive_skips": kind_of(Whole),
-        "by_value": Kind(),
-    }
-    required = frozenset({"inner"})
-    inner: Transform
-    k: Any
-    decay: Any
-    warmup: Any
-    max_consecutive_skips: Any
-    by_value: bool
+    A step is left out if its :math:`x_n` isn't finite, or
+
+    .. math::
+        x_n > \mu + k \sigma, \qquad
+        \mu \leftarrow \mu + a_n (x_n - \mu), \qquad
+        \sigma^2 \leftarrow (1 - a_n) (\sigma^2 + a_n (x_n - \mu)^2), \qquad
+        a_n = \max(1 - \beta, 1 / n).
+
+    Values of steps that are left out don't enter mean and variance. After ``max_consecutive_skips`` steps in a row the
+    level has changed for good: the next finite one is taken, and the statistics start anew with it.
+
+    Args:
+      inner: any transform.
+      k: standard deviations above the mean, at least 0; typical 3 to 6.
+      decay: :math:`\beta` in [0, 1), of mean and variance. Until :math:`1 / (1 - \beta)` steps they are plain averages.
+      warmup: how many values must have been seen before one can be too high; at least 1.
+      max_consecutive_skips: how many spikes in a row are left out. Steps that aren't finite always are.
+      by_value: watch the loss, passed as ``update(..., value=loss)``, instead of the gradient's global norm.
+
+    Reference: Finch, *Incremental calculation of weighted mean and variance*, 2009, section 9, for mean and variance.
+
+    Example:
+      >>> tx = skip_spikes(adamw(1e-3), k=4.0, by_value=True)
+      >>> updates, state = tx.update(grads, state, params, value=loss)
+    """
+
+    inner: Child
+    k: NonNegative = 4.0
+    decay: Decay = 0.99
+    warmup: Count = 20
+    max_consecutive_skips: Whole = 5
+    by_value: bool = False
 
     def init(self, params: Tree) -> SkipSpikesState:
         check_arrays(self.name, params)
@@ -180,13 +185,11 @@ class SkipSpikes(Around, Reports):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SkipSpikesState._fields)
         x = self._watched(updates, extra).astype(state.mean.dtype)
-        k, decay, warmup, most = (
-            at_scalar(f"{self.name}: {field}", value, state.count) for field, value in self.settings().items()
-        )
+        k, decay, warmup, most = (self.number(name, state.count) for name in self.settings())
         high = (state.seen >= warmup) & (x - state.mean > k * sqrt(state.variance))
         finite = jnp.isfinite(x)
         takes = finite & (~high | (state.skipped_in_a_row >= most))
-        new, inner_state = self.step_where(takes, updates, state.inner_state, params, extra)
+        new, inner_state = self.inner.step_where(takes, updates, state.inner_state, params, extra)
         seen = safe_increment(jnp.where(high, 0, state.seen))
         mean, variance = _with_value(x, state.mean, state.variance, jnp.maximum(1 - decay, 1 / seen))
         taken = SkipSpikesState(state.count, mean, variance, seen, jnp.zeros_like(seen), state.skipped, inner_state)
@@ -216,43 +219,3 @@ def _with_value(x: Array, mean: Array, variance: Array, weight: Array) -> tuple[
     difference = x - mean
     square = jnp.clip(difference, -limit, limit) ** 2
     return mean + weight * difference, (1 - weight) * (variance + weight * square)
-
-
-@public
-def skip_spikes(
-    inner: Any,
-    k: NonNegative = 4.0,
-    decay: Decay = 0.99,
-    warmup: Count = 20,
-    max_consecutive_skips: Whole = 5,
-    by_value: bool = False,
-) -> Transform:
-    r"""Leave out steps whose gradient norm, or loss, lies far above its running mean: updates are 0, the state stays.
-
-    A step is left out if its :math:`x_n` isn't finite, or
-
-    .. math::
-        x_n > \mu + k \sigma, \qquad
-        \mu \leftarrow \mu + a_n (x_n - \mu), \qquad
-        \sigma^2 \leftarrow (1 - a_n) (\sigma^2 + a_n (x_n - \mu)^2), \qquad
-        a_n = \max(1 - \beta, 1 / n).
-
-    Values of steps that are left out don't enter mean and variance. After ``max_consecutive_skips`` steps in a row the
-    level has changed for good: the next finite one is taken, and the statistics start anew with it.
-
-    Args:
-      inner: any transform.
-      k: standard deviations above the mean, at least 0; typical 3 to 6.
-      decay: :math:`\beta` in [0, 1), of mean and variance. Until :math:`1 / (1 - \beta)` steps they are plain averages.
-      warmup: how many values must have been seen before one can be too high; at least 1.
-      max_consecutive_skips: how many spikes in a row are left out. Steps that aren't finite always are.
-      by_value: watch the loss, passed as ``update(..., value=loss)``, instead of the gradient's global norm.
-
-    Reference: Finch, *Incremental calculation of weighted mean and variance*, 2009, section 9, for mean and variance.
-
-    Example:
-      >>> tx = skip_spikes(adamw(1e-3), k=4.0, by_value=True)
-      >>> updates, state = tx.update(grads, state, params, value=loss)
-    """
-    fields = {"k": k, "decay": decay, "warmup": warmup, "max_consecutive_skips": max_consecutive_skips}
-    return SkipSpikes(as_transform(inner), **SkipSpikes.normalized(fields | {"by_value": by_value}))

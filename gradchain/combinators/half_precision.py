@@ -5,21 +5,20 @@ Each of these transforms returns updates that lead from one half-precision numbe
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.combinators._around import OneChild
 from gradchain.combinators._weights import check_arrays, wide
-from gradchain.core.foreign import as_transform
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Key, first_key, next_key
 from gradchain.core.transform import Transform, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.value import Kind
 from gradchain.rounding import is_half, on_grid, seeds, spacing, uniform
-from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional
 from gradchain.tree.alignment import same_leaves
 
@@ -63,36 +62,8 @@ class StochasticRoundingState(NamedTuple):
     inner_state: Any
 
 
-@register
-class StochasticRounding(OneChild):
-    """See :func:`stochastic_rounding`."""
-
-    name = "stochastic_rounding"
-    kinds = {"inner": Child(), "key": kind_of(Key)}
-    required = frozenset({"inner"})
-    inner: Transform
-    key: Any
-
-    def init(self, params: Tree) -> StochasticRoundingState:
-        return StochasticRoundingState(first_key(f"{self.name}: key", self.key), self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, StochasticRoundingState._fields)
-        weights = wide(self, params)
-        updates, inner_state = self.inner.step(updates, state.inner_state, params, extra)
-        kept, key = next_key(f"{self.name}: key", self.key, state.key)
-        draws = seeds(key, len(flatten_optional(updates)[0]))
-
-        def leaf(i: int, update: Array, weight: Array, param: Array) -> tuple[Array, Array]:
-            share = uniform(param.shape, draws[i])
-            return on_grid(weight + update, param.dtype, share) - weight, param
-
-        updates, _ = _map(leaf, updates, weights, _halves(lambda x: x, params))
-        return updates, StochasticRoundingState(kept, inner_state)
-
-
-@public
-def stochastic_rounding(tx: Any, key: Key = 0) -> Transform:
+@combinator
+class stochastic_rounding(Transform):
     r"""Round half-precision parameters up or down at random, so that they take steps below their spacing on average.
 
     The update of a parameter :math:`w` is :math:`\mathrm{round}(w + u) - w`, where the sum is rounded to one of its two
@@ -111,7 +82,26 @@ def stochastic_rounding(tx: Any, key: Key = 0) -> Transform:
 
     Reference: Zamirai et al., *Revisiting BFloat16 Training*, 2020, algorithm 2.
     """
-    return StochasticRounding(as_transform(tx), **StochasticRounding.normalized({"key": key}))
+
+    tx: Child
+    key: Key = 0
+
+    def init(self, params: Tree) -> StochasticRoundingState:
+        return StochasticRoundingState(first_key(f"{self.name}: key", self.key), self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, StochasticRoundingState._fields)
+        weights = wide(self, params)
+        updates, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+        kept, key = next_key(f"{self.name}: key", self.key, state.key)
+        draws = seeds(key, len(flatten_optional(updates)[0]))
+
+        def leaf(i: int, update: Array, weight: Array, param: Array) -> tuple[Array, Array]:
+            share = uniform(param.shape, draws[i])
+            return on_grid(weight + update, param.dtype, share) - weight, param
+
+        updates, _ = _map(leaf, updates, weights, _halves(lambda x: x, params))
+        return updates, StochasticRoundingState(kept, inner_state)
 
 
 class KahanState(NamedTuple):
@@ -122,35 +112,8 @@ class KahanState(NamedTuple):
     inner_state: Any
 
 
-@register
-class Kahan(OneChild):
-    """See :func:`kahan`."""
-
-    name = "kahan"
-    kinds = {"inner": Child()}
-    required = frozenset({"inner"})
-    inner: Transform
-
-    def init(self, params: Tree) -> KahanState:
-        check_arrays(self.name, params)
-        return KahanState(_halves(jnp.zeros_like, params), self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, KahanState._fields)
-        wide(self, params)
-        updates, inner_state = self.inner.step(updates, state.inner_state, params, extra)
-
-        def leaf(i: int, update: Array, param: Array, compensation: Array) -> tuple[Array, Array]:
-            here, wanted = param.astype(jnp.float32), update + compensation.astype(jnp.float32)
-            move, there = _move(param, here + wanted)
-            return move, (wanted - (there - here)).astype(compensation.dtype)
-
-        updates, compensation = _map(leaf, updates, params, state.compensation)
-        return updates, KahanState(compensation, inner_state)
-
-
-@public
-def kahan(tx: Any) -> Transform:
+@combinator
+class kahan(Transform):
     r"""Add to half-precision parameters by compensated summation: what rounding leaves out is added at the next step.
 
     .. math:: y = u + c, \qquad w' = \mathrm{round}(w + y), \qquad c' = y - (w' - w)
@@ -171,7 +134,25 @@ def kahan(tx: Any) -> Transform:
       Kahan, *Further remarks on reducing truncation errors*, 1965.
       Zamirai et al., *Revisiting BFloat16 Training*, 2020, algorithm 3.
     """
-    return Kahan(as_transform(tx))
+
+    tx: Child
+
+    def init(self, params: Tree) -> KahanState:
+        check_arrays(self.name, params)
+        return KahanState(_halves(jnp.zeros_like, params), self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, KahanState._fields)
+        wide(self, params)
+        updates, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+
+        def leaf(i: int, update: Array, param: Array, compensation: Array) -> tuple[Array, Array]:
+            here, wanted = param.astype(jnp.float32), update + compensation.astype(jnp.float32)
+            move, there = _move(param, here + wanted)
+            return move, (wanted - (there - here)).astype(compensation.dtype)
+
+        updates, compensation = _map(leaf, updates, params, state.compensation)
+        return updates, KahanState(compensation, inner_state)
 
 
 class BitsKind(Kind):
@@ -193,15 +174,38 @@ class MasterWeightsState(NamedTuple):
     inner_state: Any
 
 
-@register
-class MasterWeights(OneChild):
-    """See :func:`master_weights`."""
+@combinator
+class master_weights(Transform):
+    r"""Update float32 weights, and let half-precision parameters follow them.
 
-    name = "master_weights"
-    kinds = {"inner": Child(), "bits": BitsKind()}
-    required = frozenset({"inner"})
-    inner: Transform
-    bits: int
+    The transform inside sees weights in float32 and changes those; the update that is returned leads the parameter to
+    the half-precision number nearest to the new weight. So a run in bfloat16 takes the steps of a float32 run, but
+    for gradients being taken at rounded weights.
+
+    The state needn't hold the whole weight, since the parameter has its upper bits: ``bits=16`` keeps the 16 that
+    bfloat16 lacks, with the same result; ``bits=8`` half of these, for weights of 16 bits behind the point. They are
+    kept as the distance to the parameter, in units of its spacing. Together with :func:`store` that is Adam in 5
+    bytes a parameter instead of 12, the parameter included.
+
+    Parameters that other code has changed, such as a projection after the update, count: the float32 copy is then
+    taken from them anew, and distances start from where they are. Arrays in full precision pass as they are.
+
+    Let it be the outermost transform, or the last.
+
+    Args:
+      tx: any transform.
+      bits: what to keep for each half-precision parameter: 32 (a float32 copy), 16 or 8.
+
+    Example:
+      >>> tx = master_weights(store(adamw(1e-3), "int8"), bits=8)
+
+    References:
+      Micikevicius et al., *Mixed Precision Training*, 2018, section 3.1.
+      Zamirai et al., *Revisiting BFloat16 Training*, 2020.
+    """
+
+    tx: Child
+    bits: Annotated[int, BitsKind()] = 32
 
     def init(self, params: Tree) -> MasterWeightsState:
         check_arrays(self.name, params)
@@ -209,12 +213,12 @@ class MasterWeights(OneChild):
             master = _halves(lambda x: jnp.array(x, jnp.float32, copy=True), params)
         else:
             master = _halves(lambda x: jnp.zeros_like(x, f"int{self.bits}"), params)
-        return MasterWeightsState(master, self.inner.init(_single(params)))
+        return MasterWeightsState(master, self.tx.init(_single(params)))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, MasterWeightsState._fields)
         weights = self.weights(state, wide(self, params), params)
-        updates, inner_state = self.inner.step(_single(updates), state.inner_state, weights, extra)
+        updates, inner_state = self.tx.step(_single(updates), state.inner_state, weights, extra)
 
         def leaf(i: int, update: Array, pair: tuple[Array, Array], kept: Array) -> tuple[Array, Array]:
             param, weight = pair
@@ -245,37 +249,5 @@ class MasterWeights(OneChild):
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
         weights = self.weights(state, _single(params), params)
-        better = self.inner.eval_params(state.inner_state, weights)
+        better = self.tx.eval_params(state.inner_state, weights)
         return params if same_leaves(better, weights) else tree.cast_like(better, params)
-
-
-@public
-def master_weights(tx: Any, bits: int = 32) -> Transform:
-    r"""Update float32 weights, and let half-precision parameters follow them.
-
-    The transform inside sees weights in float32 and changes those; the update that is returned leads the parameter to
-    the half-precision number nearest to the new weight. So a run in bfloat16 takes the steps of a float32 run, but
-    for gradients being taken at rounded weights.
-
-    The state needn't hold the whole weight, since the parameter has its upper bits: ``bits=16`` keeps the 16 that
-    bfloat16 lacks, with the same result; ``bits=8`` half of these, for weights of 16 bits behind the point. They are
-    kept as the distance to the parameter, in units of its spacing. Together with :func:`store` that is Adam in 5
-    bytes a parameter instead of 12, the parameter included.
-
-    Parameters that other code has changed, such as a projection after the update, count: the float32 copy is then
-    taken from them anew, and distances start from where they are. Arrays in full precision pass as they are.
-
-    Let it be the outermost transform, or the last.
-
-    Args:
-      tx: any transform.
-      bits: what to keep for each half-precision parameter: 32 (a float32 copy), 16 or 8.
-
-    Example:
-      >>> tx = master_weights(store(adamw(1e-3), "int8"), bits=8)
-
-    References:
-      Micikevicius et al., *Mixed Precision Training*, 2018, section 3.1.
-      Zamirai et al., *Revisiting BFloat16 Training*, 2020.
-    """
-    return MasterWeights(as_transform(tx), **MasterWeights.normalized({"bits": bits}))

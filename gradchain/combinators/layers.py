@@ -1,19 +1,19 @@
 """Layers stacked in one array, as models that ``scan`` over their layers have them."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from gradchain.combinators.labels import Labels, check_pattern, matches
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.foreign import Child, Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.lift import Own
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.core.value import Child, register
+from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, show_path
 
@@ -58,21 +58,19 @@ class PerLayer(Rule):
     """One leafwise rule with its layer axes, see :func:`per_layer`."""
 
     name = "per_layer"
-    kinds = {"rule": Child(), "axes": AXES}
-    required = frozenset({"rule", "axes"})
-    rule: Rule
-    axes: Any
+    tx: Child
+    axes: Annotated[Any, AXES]
 
     def init(self, params: Tree) -> Any:
         return self.unlayered.init_leaves(params, self.declarations(params))
 
     @property
     def unlayered(self) -> Rule:
-        return self.rule.unlayered
+        return self.tx.unlayered
 
     @property
     def constrains(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.rule.constrains
+        return self.tx.constrains
 
     def declarations(self, tree: Tree) -> list[Own]:
         axes = [
@@ -82,11 +80,11 @@ class PerLayer(Rule):
         layers = treedef.unflatten([_layer(x, axis) for x, axis in zip(leaves, axes, strict=True)])
         return [
             own if axis is None else own._replace(axes=(axis, *own.axes))
-            for own, axis in zip(self.rule.declarations(layers), axes, strict=True)
+            for own, axis in zip(self.tx.declarations(layers), axes, strict=True)
         ]
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.rule, state, params)]
+        return [Part("", self.tx, state, params)]
 
 
 def _paths(tree: Tree) -> list[tuple[Any, Any]]:

@@ -1,20 +1,19 @@
 """Loss scaling: gradients in float16 that neither vanish nor overflow."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import widened
 from gradchain.combinators.guards import count_not_finite
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, Number, Positive, at_scalar
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
+from gradchain.core.hyper import Count, Number, Positive
 from gradchain.core.lift import inexact_leaves
-from gradchain.core.transform import Transform, both, check_state
-from gradchain.core.value import Child, kind_of, register
+from gradchain.core.transform import both, check_state
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -33,78 +32,8 @@ class LossScaleState(NamedTuple):
     inner_state: Any
 
 
-@register
-class LossScale(Around, Reports):
-    """See :func:`loss_scale`."""
-
-    name = "loss_scale"
-    kinds = {
-        "inner": Child(),
-        "init_scale": kind_of(Positive),
-        "growth_interval": kind_of(Count),
-        "factor": Number("Hyper", "[1, inf)"),
-        "min_scale": kind_of(Positive),
-        "max_scale": kind_of(Positive),
-    }
-    required = frozenset({"inner"})
-    optional = frozenset({"growth_interval"})
-    inner: Transform
-    init_scale: Any
-    growth_interval: Any
-    factor: Any
-    min_scale: Any
-    max_scale: Any
-
-    def init(self, params: Tree) -> LossScaleState:
-        count, good_steps, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
-        scale = jnp.array(self._number("init_scale", count), jnp.float32, copy=True)
-        return LossScaleState(count, scale, good_steps, skipped, self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, LossScaleState._fields)
-        inexact_leaves(self.name, updates, "update")
-        updates = jax.tree.map(lambda g: g * (1 / state.scale).astype(jnp.finfo(g.dtype).dtype), widened(updates))
-        finite = count_not_finite(updates) == 0
-        new, inner_state = self.step_where(finite, updates, state.inner_state, params, extra)
-        scale, good_steps = self._next_scale(finite, state)
-        skipped = jnp.where(finite, state.skipped, safe_increment(state.skipped))
-        return new, LossScaleState(safe_increment(state.count), scale, good_steps, skipped, inner_state)
-
-    def _next_scale(self, finite: Array, state: LossScaleState) -> tuple[Array, Array]:
-        """Return (scale, good_steps) after a step."""
-        scale, good_steps = state.scale, safe_increment(state.good_steps)
-        numbers = {name: self._number(name, state.count) for name in self.settings()}
-        if self.growth_interval is None:
-            return scale, jnp.where(finite, good_steps, 0)
-        grows = good_steps >= numbers["growth_interval"]
-        factor, least, most = (numbers[name] for name in ("factor", "min_scale", "max_scale"))
-        larger = jnp.where(grows, jnp.minimum(scale * factor, jnp.maximum(scale, most)), scale)
-        smaller = jnp.maximum(scale / factor, jnp.minimum(scale, least))
-        return jnp.where(finite, larger, smaller).astype(scale.dtype), jnp.where(finite & ~grows, good_steps, 0)
-
-    def _number(self, name: str, count: Array) -> Any:
-        return at_scalar(f"{self.name}: {name}", getattr(self, name), count)
-
-    @property
-    def skips(self) -> bool:
-        return True
-
-    def emitted(self, before: Any, after: Any) -> Any:
-        return both(after.skipped == before.skipped, super().emitted(before, after))
-
-    def report(self, state: LossScaleState) -> dict[str, Any]:
-        return {"scale": state.scale, "skipped": state.skipped}
-
-
-@public
-def loss_scale(
-    tx: Any,
-    init_scale: Positive = 2.0**15,
-    growth_interval: Count | None = 2000,
-    factor: Any = 2.0,
-    min_scale: Positive = 1.0,
-    max_scale: Positive = 2.0**24,
-) -> Transform:
+@combinator
+class loss_scale(Reports):
     r"""Divide gradients of a scaled loss by the scale, leave out steps that overflowed, and adapt the scale.
 
     The smallest float16 is 6e-8, and gradients below vanish. Those of the loss times :math:`S` don't,
@@ -137,11 +66,50 @@ def loss_scale(
 
     Reference: Micikevicius et al., *Mixed Precision Training*, 2018, section 3.2.
     """
-    fields = {
-        "init_scale": init_scale, "growth_interval": growth_interval, "factor": factor, "min_scale": min_scale,
-        "max_scale": max_scale,
-    }  # fmt: skip
-    return LossScale(as_transform(tx), **LossScale.normalized(fields))
+
+    tx: Child
+    init_scale: Positive = 2.0**15
+    growth_interval: Count | None = 2000
+    factor: Annotated[Any, Number("Hyper", "[1, inf)")] = 2.0
+    min_scale: Positive = 1.0
+    max_scale: Positive = 2.0**24
+
+    def init(self, params: Tree) -> LossScaleState:
+        count, good_steps, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+        scale = jnp.array(self.number("init_scale", count), jnp.float32, copy=True)
+        return LossScaleState(count, scale, good_steps, skipped, self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, LossScaleState._fields)
+        inexact_leaves(self.name, updates, "update")
+        updates = jax.tree.map(lambda g: g * (1 / state.scale).astype(jnp.finfo(g.dtype).dtype), widened(updates))
+        finite = count_not_finite(updates) == 0
+        new, inner_state = self.tx.step_where(finite, updates, state.inner_state, params, extra)
+        scale, good_steps = self._next_scale(finite, state)
+        skipped = jnp.where(finite, state.skipped, safe_increment(state.skipped))
+        return new, LossScaleState(safe_increment(state.count), scale, good_steps, skipped, inner_state)
+
+    def _next_scale(self, finite: Array, state: LossScaleState) -> tuple[Array, Array]:
+        """Return (scale, good_steps) after a step."""
+        scale, good_steps = state.scale, safe_increment(state.good_steps)
+        numbers = {name: self.number(name, state.count) for name in self.settings()}
+        if self.growth_interval is None:
+            return scale, jnp.where(finite, good_steps, 0)
+        grows = good_steps >= numbers["growth_interval"]
+        factor, least, most = (numbers[name] for name in ("factor", "min_scale", "max_scale"))
+        larger = jnp.where(grows, jnp.minimum(scale * factor, jnp.maximum(scale, most)), scale)
+        smaller = jnp.maximum(scale / factor, jnp.minimum(scale, least))
+        return jnp.where(finite, larger, smaller).astype(scale.dtype), jnp.where(finite & ~grows, good_steps, 0)
+
+    @property
+    def skips(self) -> bool:
+        return True
+
+    def emitted(self, before: Any, after: Any) -> Any:
+        return both(after.skipped == before.skipped, super().emitted(before, after))
+
+    def report(self, state: LossScaleState) -> dict[str, Any]:
+        return {"scale": state.scale, "skipped": state.skipped}
 
 
 @public

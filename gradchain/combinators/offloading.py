@@ -6,35 +6,61 @@ from typing import Any
 import jax
 from jax import Array
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
 from gradchain.core.transform import Part, Transform
-from gradchain.core.value import Child, register
-from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.shardings import move
 
 
-@register
-class OffloadState(Transform):
-    """See :func:`offload_state`."""
+@combinator
+class offload_state(Transform):
+    """Keep a transform's state in the host's memory, and bring it to the device for each update.
 
-    name = "offload_state"
-    kinds = {"inner": Child()}
-    required = frozenset({"inner"})
-    inner: Transform
+    Optimizer state is needed once a step and is often twice as large as the parameters. In the host's (pinned) memory
+    it leaves the device's to activations, for the time that it takes to move it there and back. Results don't
+    change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
+    other single numbers stay on the device.
+
+    Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state,
+    which JAX can't differentiate there: meta-learning does without ``offload_state``.
+    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding go together.
+
+    :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into the host's memory.
+    JAX's pickles don't: :func:`to_state_dict` makes a dict that does.
+
+    Args:
+      tx: any transform.
+
+    Raises:
+      RuntimeError: from ``init`` and ``update``, if the backend has no memory of the kind ``pinned_host``. (GPUs, TPUs
+        and, where it changes nothing, CPUs have it.)
+      TypeError: from ``init`` and ``update``, where a derivative would go through the state.
+
+    Example:
+      >>> tx = offload_state(adamw(1e-3))
+      >>> state = tx.init(params)
+      >>> state[0].mu["encoder"]["kernel"].sharding.memory_kind
+      'pinned_host'
+
+    Reference: Ren et al., *ZeRO-Offload: Democratizing Billion-Scale Model Training*, 2021, which also computes the
+    update on the host.
+    """
+
+    tx: Child
 
     def init(self, params: Tree) -> Any:
-        return _to_host(self.inner.init(params))
+        return _to_host(self.tx.init(params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        updates, state = self.inner.step(updates, _to_device(state), params, extra)
+        updates, state = self.tx.step(updates, _to_device(state), params, extra)
         return updates, _to_host(state)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.inner, state, params)]
+        return [Part("", self.tx, state, params)]
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
-        return self.inner.eval_params(_to_device(state), params)
+        return self.tx.eval_params(_to_device(state), params)
 
 
 def _to_host(state: Any) -> Any:
@@ -73,39 +99,3 @@ def check_host_memory() -> None:
             f"offload_state: {device} has no memory of kind pinned_host, only {', '.join(kinds)}; "
             "use the transform without offload_state"
         )
-
-
-@public
-def offload_state(tx: Any) -> Transform:
-    """Keep a transform's state in the host's memory, and bring it to the device for each update.
-
-    Optimizer state is needed once a step and is often twice as large as the parameters. In the host's (pinned) memory
-    it leaves the device's to activations, for the time that it takes to move it there and back. Results don't
-    change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
-    other single numbers stay on the device.
-
-    Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state,
-    which JAX can't differentiate there: meta-learning does without ``offload_state``.
-    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding go together.
-
-    :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into the host's memory.
-    JAX's pickles don't: :func:`to_state_dict` makes a dict that does.
-
-    Args:
-      tx: any transform.
-
-    Raises:
-      RuntimeError: from ``init`` and ``update``, if the backend has no memory of the kind ``pinned_host``. (GPUs, TPUs
-        and, where it changes nothing, CPUs have it.)
-      TypeError: from ``init`` and ``update``, where a derivative would go through the state.
-
-    Example:
-      >>> tx = offload_state(adamw(1e-3))
-      >>> state = tx.init(params)
-      >>> state[0].mu["encoder"]["kernel"].sharding.memory_kind
-      'pinned_host'
-
-    Reference: Ren et al., *ZeRO-Offload: Democratizing Billion-Scale Model Training*, 2021, which also computes the
-    update on the host.
-    """
-    return OffloadState(as_transform(tx))

@@ -7,9 +7,9 @@ import jax
 
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
-from gradchain.core.foreign import as_transform, is_unapplied
+from gradchain.core.foreign import Children, is_unapplied
 from gradchain.core.transform import Part, Transform, either
-from gradchain.core.value import Child, Kind, register
+from gradchain.core.value import register
 from gradchain.numerics import divide
 from gradchain.signatures import brief, public
 from gradchain.tree import Tree
@@ -20,8 +20,7 @@ class Parallel(Transform):
     """See :func:`parallel`."""
 
     name = "parallel"
-    kinds = {"branches": Child(), "merge": Kind()}
-    branches: tuple[Transform, ...]
+    branches: Children
     merge: Callable[..., Tree]
 
     def init(self, params: Tree) -> tuple[Any, ...]:
@@ -74,7 +73,7 @@ def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
     """
     if not args or not callable(merge):
         raise TypeError(f"parallel takes transforms and a function merge=, got {len(args)} transforms and {merge!r}")
-    return Parallel(tuple(as_transform(tx) for tx in args), merge)
+    return Parallel.new(args, merge)
 
 
 @public

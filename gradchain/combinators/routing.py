@@ -1,18 +1,19 @@
 """Which parameters get which transform: ``masked``, ``partition``, and parameters that stay as they are."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 
 from gradchain.combinators.labels import ByPath, LabelsKind, RouteKind, listed, resolve
+from gradchain.core.combinator import combinator
 from gradchain.core.extra import functions_of
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, NamedChildren
 from gradchain.core.hyper import FrozenTree
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import Part, Transform, check_state, either
-from gradchain.core.value import Child, Kind, register
 from gradchain.signatures import public
 from gradchain.transforms.scaling import set_to_zero
 from gradchain.tree import Tree, flatten_optional, mismatch, show_path
@@ -58,16 +59,35 @@ class MaskedState(NamedTuple):
     inner_state: Any
 
 
-@register
-class Masked(Transform):
-    """See :func:`masked`."""
+@combinator
+class masked(Transform):
+    """Apply a transform to some parameters, and leave the other updates as they are.
 
-    name = "masked"
-    kinds = {"inner": Child(), "mask": RouteKind(), "mask_compatible_extra_args": Kind()}
-    required = frozenset({"inner", "mask"})
-    inner: Transform
-    mask: Any
-    mask_compatible_extra_args: bool
+    ``inner`` sees ``None`` in the place of the others, and has no state for them. The mask is resolved against the
+    parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that it can change
+    its mind).
+
+    Args:
+      inner: any transform.
+      mask: a tree of bools, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
+        :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need
+        ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also if
+        it can be called.
+      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
+        with the others as they are.
+
+    Raises:
+      ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
+
+    Example:
+      >>> decay = masked(add_decayed_weights(0.1), by_path([("bias", False)], default=True))
+    """
+
+    inner: Child
+    mask: Annotated[Any, RouteKind()]
+    _: KW_ONLY
+    mask_compatible_extra_args: bool = False
 
     def init(self, params: Tree) -> MaskedState:
         return MaskedState(self.inner.init(_select(params, self._chosen(params))))
@@ -92,50 +112,52 @@ class Masked(Transform):
         return [Part("", self.inner, None if state is None else state.inner_state, mine)]
 
 
-@public
-def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -> Transform:
-    """Apply a transform to some parameters, and leave the other updates as they are.
-
-    ``inner`` sees ``None`` in the place of the others, and has no state for them. The mask is resolved against the
-    parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that it can change
-    its mind).
-
-    Args:
-      inner: any transform.
-      mask: a tree of bools, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
-        :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need
-        ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also if
-        it can be called.
-      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
-        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
-        with the others as they are.
-
-    Raises:
-      ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
-
-    Example:
-      >>> decay = masked(add_decayed_weights(0.1), by_path([("bias", False)], default=True))
-    """
-    where = "masked: mask"
-    return Masked(as_transform(inner), Masked.kinds["mask"].normalize(where, mask), mask_compatible_extra_args)
-
-
 class PartitionState(NamedTuple):
     """State of :func:`partition`."""
 
     inner_states: dict[str, Any]
 
 
-@register
-class Partition(Transform):
-    """See :func:`partition`."""
+@combinator
+class partition(Transform):
+    """Apply to each parameter the transform that its label names.
 
-    name = "partition"
-    kinds = {"transforms": Child(), "param_labels": LabelsKind(), "mask_compatible_extra_args": Kind()}
-    required = frozenset({"transforms", "param_labels"})
-    transforms: dict[str, Transform]
-    param_labels: Any
-    mask_compatible_extra_args: bool
+    Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
+    looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
+    against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
+    (``decay.scale_by_adam.b1``). Leaves that are no arrays, such as an Equinox model's activation functions, belong to
+    no transform, whatever their label.
+
+    Args:
+      transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
+      param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
+        :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
+        :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
+        Equinox module, is a tree, also if it can be called.
+      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
+        with the others as they are.
+
+    Raises:
+      ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are
+        needed and missing.
+
+    Example:
+      >>> labels = by_path([("bias", "plain"), ("*norm*", "plain")], default="decay")
+      >>> tx = partition({"decay": adamw(1e-3, weight_decay=0.1), "plain": adam(1e-3)}, labels)
+    """
+
+    transforms: NamedChildren
+    param_labels: Annotated[Any, LabelsKind()]
+    _: KW_ONLY
+    mask_compatible_extra_args: bool = False
+
+    def checked(self) -> Self:
+        labels = self.param_labels
+        if isinstance(labels, FrozenTree) and (unknown := sorted({*labels.leaves} - {*self.transforms, None})):
+            there = listed(map(repr, self.transforms))
+            raise ValueError(f"partition: no transform for label {listed(map(repr, unknown))}; there are {there}")
+        return self
 
     def init(self, params: Tree) -> PartitionState:
         labels = self.labels(params)
@@ -184,46 +206,6 @@ class Partition(Transform):
             return Part(label, tx, None if state is None else state.inner_states[label], mine)
 
         return [part(label, tx) for label, tx in self.transforms.items()]
-
-
-@public
-def partition(
-    transforms: Mapping[str, Any], param_labels: Any, *, mask_compatible_extra_args: bool = False
-) -> Transform:
-    """Apply to each parameter the transform that its label names.
-
-    Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
-    looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
-    against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
-    (``decay.scale_by_adam.b1``). Leaves that are no arrays, such as an Equinox model's activation functions, belong to
-    no transform, whatever their label.
-
-    Args:
-      transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
-      param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
-        :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
-        :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
-        Equinox module, is a tree, also if it can be called.
-      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
-        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
-        with the others as they are.
-
-    Raises:
-      ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are
-        needed and missing.
-
-    Example:
-      >>> labels = by_path([("bias", "plain"), ("*norm*", "plain")], default="decay")
-      >>> tx = partition({"decay": adamw(1e-3, weight_decay=0.1), "plain": adam(1e-3)}, labels)
-    """
-    if not isinstance(transforms, Mapping) or not all(isinstance(label, str) for label in transforms):  # pyright: ignore
-        raise TypeError(f"partition: transforms must be a dict with strings for keys, got {transforms!r}")
-    labels = Partition.kinds["param_labels"].normalize("partition: param_labels", param_labels)
-    if isinstance(labels, FrozenTree) and (unknown := sorted({*labels.leaves} - {*transforms, None})):
-        there = listed(map(repr, transforms))
-        raise ValueError(f"partition: no transform for label {listed(map(repr, unknown))}; there are {there}")
-    children = {label: as_transform(transforms[label]) for label in sorted(transforms)}
-    return Partition(children, labels, mask_compatible_extra_args)
 
 
 @public

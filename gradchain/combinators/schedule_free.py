@@ -1,18 +1,18 @@
 """Optimizers without an end in sight: gradients are taken between the optimizer's own weights and their average."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._around import OneChild, where
-from gradchain.combinators._weights import copies, number, stored, wide
+from gradchain.combinators._around import where
+from gradchain.combinators._weights import copies, stored, wide
+from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import check_plain
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Decay, DType, Fraction, NonNegative, Number
+from gradchain.core.foreign import Child
+from gradchain.core.hyper import Decay, DType, NonNegative, Number
 from gradchain.core.transform import Transform, check_state, scalar_dtype
-from gradchain.core.value import Child, kind_of, register
 from gradchain.numerics import divide, safe_increment
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -77,69 +77,8 @@ class ScheduleFreeState(NamedTuple):
     z: Tree
 
 
-@register
-class ScheduleFree(OneChild):
-    """See :func:`schedule_free`."""
-
-    name = "schedule_free"
-    counted = frozenset({"z"})
-    child = "base_optimizer"
-    relies = True
-    kinds = {
-        "base_optimizer": Child(),
-        "learning_rate": kind_of(NonNegative),
-        "b1": WEIGHT,
-        "weight_lr_power": kind_of(NonNegative),
-        "state_dtype": kind_of(DType),
-        "r": kind_of(NonNegative),
-    }
-    required = frozenset({"base_optimizer", "learning_rate"})
-    base_optimizer: Transform
-    learning_rate: Any
-    b1: Any
-    weight_lr_power: Any
-    state_dtype: str | None
-    r: Any
-
-    def init(self, params: Tree) -> ScheduleFreeState:
-        base = self.base_optimizer.init(params)
-        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
-        b1 = jnp.array(number(self, "b1", count, dtype), dtype, copy=True)
-        z = copies(self.name, params, self.state_dtype)
-        return ScheduleFreeState(count, b1, jnp.zeros((), dtype), jnp.zeros((), dtype), base, z)
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, ScheduleFreeState._fields)
-        y, dtype = wide(self, params), state.b1.dtype
-        rate, b1, power, r = (
-            number(self, name, state.count, dtype) for name in ("learning_rate", "b1", "weight_lr_power", "r")
-        )
-        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
-        max_lr = jnp.maximum(state.max_lr, rate)
-        weight = max_lr**power * (state.count + 1).astype(dtype) ** r
-        total = state.weight_sum + weight
-        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
-        updates, z = move(y, z, u, (state.b1, b1), divide(weight, total))
-        new = ScheduleFreeState(
-            safe_increment(state.count), jnp.array(b1, dtype, copy=True), total, max_lr, base, stored(z, state.z)
-        )
-        return if_emitted(self.base_optimizer, u, updates, state, new)
-
-    def eval_params(self, state: Any, params: Tree) -> Tree:
-        check_plain(self.name, self.parts(state, params)[0])
-        average = schedule_free_eval_params(state, params)
-        return self.base_optimizer.constrained(average, state.base_optimizer_state, params)
-
-
-@public
-def schedule_free(
-    base_optimizer: Any,
-    learning_rate: NonNegative,
-    b1: Fraction = 0.9,
-    weight_lr_power: NonNegative = 2.0,
-    state_dtype: DType | None = None,
-    r: NonNegative = 0.0,
-) -> Transform:
+@combinator
+class schedule_free(Transform):
     r"""Make an optimizer schedule-free: an average in the place of a decaying learning rate, and of momentum.
 
     The base optimizer moves :math:`z`; gradients are taken at the parameters :math:`y`; :math:`x` is the average, and
@@ -176,14 +115,44 @@ def schedule_free(
     Reference: Defazio et al., *The Road Less Scheduled*, 2024, equations 3-5, algorithm 1; the authors' code for
     :math:`r`.
     """
-    fields = {
-        "learning_rate": learning_rate,
-        "b1": b1,
-        "weight_lr_power": weight_lr_power,
-        "state_dtype": state_dtype,
-        "r": r,
-    }
-    return ScheduleFree(as_transform(base_optimizer), **ScheduleFree.normalized(fields))
+
+    counted = frozenset({"z"})
+    relies = True
+    base_optimizer: Child
+    learning_rate: NonNegative
+    b1: Annotated[Any, WEIGHT] = 0.9
+    weight_lr_power: NonNegative = 2.0
+    state_dtype: DType | None = None
+    r: NonNegative = 0.0
+
+    def init(self, params: Tree) -> ScheduleFreeState:
+        base = self.base_optimizer.init(params)
+        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
+        b1 = jnp.array(self.number("b1", count, dtype), dtype, copy=True)
+        z = copies(self.name, params, self.state_dtype)
+        return ScheduleFreeState(count, b1, jnp.zeros((), dtype), jnp.zeros((), dtype), base, z)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ScheduleFreeState._fields)
+        y, dtype = wide(self, params), state.b1.dtype
+        rate, b1, power, r = (
+            self.number(name, state.count, dtype) for name in ("learning_rate", "b1", "weight_lr_power", "r")
+        )
+        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        max_lr = jnp.maximum(state.max_lr, rate)
+        weight = max_lr**power * (state.count + 1).astype(dtype) ** r
+        total = state.weight_sum + weight
+        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
+        updates, z = move(y, z, u, (state.b1, b1), divide(weight, total))
+        new = ScheduleFreeState(
+            safe_increment(state.count), jnp.array(b1, dtype, copy=True), total, max_lr, base, stored(z, state.z)
+        )
+        return if_emitted(self.base_optimizer, u, updates, state, new)
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        average = schedule_free_eval_params(state, params)
+        return self.base_optimizer.constrained(average, state.base_optimizer_state, params)
 
 
 @public
@@ -214,48 +183,8 @@ class PrimalAveragingState(NamedTuple):
     z: Tree
 
 
-@register
-class PrimalAveraging(OneChild):
-    """See :func:`primal_averaging`."""
-
-    name = "primal_averaging"
-    child = "base_optimizer"
-    relies = True
-    kinds = {"base_optimizer": Child(), "mu_x": kind_of(Decay), "mu_y": WEIGHT, "state_dtype": kind_of(DType)}
-    required = frozenset({"base_optimizer"})
-    base_optimizer: Transform
-    mu_x: Any
-    mu_y: Any
-    state_dtype: str | None
-
-    def init(self, params: Tree) -> PrimalAveragingState:
-        base = self.base_optimizer.init(params)
-        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
-        mu_y = jnp.array(number(self, "mu_y", count, dtype), dtype, copy=True)
-        return PrimalAveragingState(count, mu_y, base, copies(self.name, params, self.state_dtype))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, PrimalAveragingState._fields)
-        y, dtype = wide(self, params), state.mu_y.dtype
-        mu_x, mu_y = (number(self, name, state.count, dtype) for name in ("mu_x", "mu_y"))
-        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
-        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
-        updates, z = move(y, z, u, (state.mu_y, mu_y), 1 - mu_x)
-        new = PrimalAveragingState(
-            safe_increment(state.count), jnp.array(mu_y, dtype, copy=True), base, stored(z, state.z)
-        )
-        return if_emitted(self.base_optimizer, u, updates, state, new)
-
-    def eval_params(self, state: Any, params: Tree) -> Tree:
-        check_plain(self.name, self.parts(state, params)[0])
-        z = tree.match(state.z, params, self.name, "the state's z", "params")
-        return self.base_optimizer.constrained(average_in(params, z, state.mu_y), state.base_optimizer_state, params)
-
-
-@public
-def primal_averaging(
-    base_optimizer: Any, mu_x: Decay = 0.995, mu_y: Fraction = 0.9, state_dtype: DType | None = None
-) -> Transform:
+@combinator
+class primal_averaging(Transform):
     r"""Generalised primal averaging (GPA): a moving average of the weights, and gradients taken close to it.
 
     .. math::
@@ -276,5 +205,32 @@ def primal_averaging(
 
     Reference: Defazio et al., *Smoothing DiLoCo with Primal Averaging for Faster Training of LLMs*, 2025.
     """
-    fields = {"mu_x": mu_x, "mu_y": mu_y, "state_dtype": state_dtype}
-    return PrimalAveraging(as_transform(base_optimizer), **PrimalAveraging.normalized(fields))
+
+    relies = True
+    base_optimizer: Child
+    mu_x: Decay = 0.995
+    mu_y: Annotated[Any, WEIGHT] = 0.9
+    state_dtype: DType | None = None
+
+    def init(self, params: Tree) -> PrimalAveragingState:
+        base = self.base_optimizer.init(params)
+        count, dtype = jnp.zeros((), jnp.int32), scalar_dtype(params)
+        mu_y = jnp.array(self.number("mu_y", count, dtype), dtype, copy=True)
+        return PrimalAveragingState(count, mu_y, base, copies(self.name, params, self.state_dtype))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, PrimalAveragingState._fields)
+        y, dtype = wide(self, params), state.mu_y.dtype
+        mu_x, mu_y = (self.number(name, state.count, dtype) for name in ("mu_x", "mu_y"))
+        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
+        updates, z = move(y, z, u, (state.mu_y, mu_y), 1 - mu_x)
+        new = PrimalAveragingState(
+            safe_increment(state.count), jnp.array(mu_y, dtype, copy=True), base, stored(z, state.z)
+        )
+        return if_emitted(self.base_optimizer, u, updates, state, new)
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        z = tree.match(state.z, params, self.name, "the state's z", "params")
+        return self.base_optimizer.constrained(average_in(params, z, state.mu_y), state.base_optimizer_state, params)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradchain import tree
-from gradchain.combinators._weights import copies, number, stored, wide
+from gradchain.combinators._weights import copies, stored, wide
 from gradchain.core.extra import demand_function
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Count
 from gradchain.core.transform import Part, Transform, apply_updates, both, check_state
-from gradchain.core.value import Child, Kind, kind_of, register
+from gradchain.core.value import register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -31,16 +31,27 @@ class SAMState(NamedTuple):
 
 
 @register
-class AlternatingSAM(Transform):
+class SAM(Transform):
+    """What both forms of :func:`sam` share."""
+
+    optimizer: Child
+    adv_optimizer: Child
+    sync_period: Count = 2
+    reset_state: bool = True
+
+    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
+        return self.optimizer.constrained(weights, state.opt_state, params, relying)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        opt_state, adv_state = (None, None) if state is None else (state.opt_state, state.adv_state)
+        return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
+
+
+@register
+class AlternatingSAM(SAM):
     """See :func:`sam`."""
 
     name = "sam"
-    kinds = {"optimizer": Child(), "adv_optimizer": Child(), "sync_period": kind_of(Count), "reset_state": Kind()}
-    required = frozenset({"optimizer", "adv_optimizer"})
-    optimizer: Transform
-    adv_optimizer: Transform
-    sync_period: Any
-    reset_state: bool
 
     def init(self, params: Tree) -> SAMState:
         states = self.optimizer.init(params), self.adv_optimizer.init(params)
@@ -50,7 +61,7 @@ class AlternatingSAM(Transform):
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SAMState._fields)
         here, home = wide(self, params), self._home(state, wide(self, params))
-        last = state.steps_since_sync + 1 >= number(self, "sync_period", state.count, jnp.float32)
+        last = state.steps_since_sync + 1 >= self.number("sync_period", state.count, jnp.float32)
         climb, adv_state = self.adv_optimizer.step(updates, state.adv_state, params, extra)
         at_home = tree.cast_like(home, params)
         descent, opt_state = self.optimizer.step(updates, state.opt_state, at_home, extra)
@@ -80,13 +91,6 @@ class AlternatingSAM(Transform):
     def emitted(self, before: Any, after: Any) -> Any:
         return both(after.steps_since_sync == 0, self.optimizer.emitted(before.opt_state, after.opt_state))
 
-    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
-        return self.optimizer.constrained(weights, state.opt_state, params, relying)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        opt_state, adv_state = (None, None) if state is None else (state.opt_state, state.adv_state)
-        return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
-
 
 def gradient_of(value_fn: Callable[[Tree], Any]) -> Callable[[Tree, int], Tree]:
     """Return the gradient of a loss as a function of the parameters and of a climb's step."""
@@ -101,25 +105,13 @@ class OpaqueSAMState(NamedTuple):
 
 
 @register
-class OpaqueSAM(Transform):
+class OpaqueSAM(SAM):
     """See :func:`sam`."""
 
     name = "sam"
-    kinds = {
-        "optimizer": Child(),
-        "adv_optimizer": Child(),
-        "sync_period": Kind(),
-        "reset_state": Kind(),
-        "opaque_mode": Kind(),
-        "batch_axis_name": Kind(),
-    }
-    required = frozenset({"optimizer", "adv_optimizer"})
-    optimizer: Transform
-    adv_optimizer: Transform
-    sync_period: int
-    reset_state: bool
-    opaque_mode: bool
-    batch_axis_name: str | None
+    sync_period: int = 2  # static: the number of gradients that one update takes
+    opaque_mode: bool = True
+    batch_axis_name: str | None = None
 
     def _grad_fn(self, extra: dict[str, Any]) -> Callable[[Tree, int], Tree]:
         if extra.get("grad_fn") is None and extra.get("value_fn") is not None:
@@ -150,13 +142,6 @@ class OpaqueSAM(Transform):
 
     def emitted(self, before: Any, after: Any) -> Any:
         return self.optimizer.emitted(before.opt_state, after.opt_state)
-
-    def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
-        return self.optimizer.constrained(weights, state.opt_state, params, relying)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        opt_state, adv_state = (None, None) if state is None else state
-        return [Part("", self.optimizer, opt_state, params), Part("adversary", self.adv_optimizer, adv_state, params)]
 
 
 @public
@@ -201,10 +186,9 @@ def sam(
 
     Reference: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, 2021, algorithm 1.
     """
-    both = as_transform(optimizer), as_transform(adv_optimizer)
+    fields = optimizer, adv_optimizer, sync_period, reset_state
     if not opaque_mode:
-        fields = AlternatingSAM.normalized({"sync_period": sync_period, "reset_state": reset_state})
-        return AlternatingSAM(*both, **fields)
+        return AlternatingSAM.new(*fields)
     if not isinstance(sync_period, int) or sync_period < 1:
         raise ValueError(f"sam: in opaque mode sync_period must be a Python int, at least 1, got {sync_period!r}")
-    return OpaqueSAM(*both, sync_period, reset_state, opaque_mode, batch_axis_name)
+    return OpaqueSAM.new(*fields, opaque_mode, batch_axis_name)

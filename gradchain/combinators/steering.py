@@ -5,17 +5,18 @@ import inspect
 import itertools
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, ParamSpec, Self, cast
+from typing import Annotated, Any, NamedTuple, ParamSpec, Self, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import DType, DTypeKind, FrozenTree, Number, Schedule, value_at
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child, as_transform
+from gradchain.core.hyper import DType, FrozenTree, Number, Schedule, value_at
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import STATIC, Child, Kind, comparable, kind_of, register, show
+from gradchain.core.value import STATIC, Kind, comparable, kind_of, register, show
 from gradchain.numerics import safe_increment
 from gradchain.signatures import brief, check_keywords, public, readable
 from gradchain.tree import Tree
@@ -31,42 +32,8 @@ class HyperparamsInStateState(NamedTuple):
     inner_state: Any
 
 
-@register
-class HyperparamsInState(Transform):
-    """See :func:`hyperparams_in_state`."""
-
-    name = "hyperparams_in_state"
-    kinds = {"inner": Child()}
-    required = frozenset({"inner"})
-    inner: Any
-
-    def init(self, params: Tree) -> HyperparamsInStateState:
-        numbers = {k: v for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
-        return HyperparamsInStateState(
-            {k: jnp.array(v, copy=True) for k, v in numbers.items()}, self.inner.init(params)
-        )
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        updates, inner = self.current(state).step(updates, state.inner_state, params, extra)
-        return updates, HyperparamsInStateState(state.hyperparams, inner)
-
-    def current(self, state: HyperparamsInStateState) -> Transform:
-        """Return the inner transform with the state's numbers."""
-        check_state(self.name, state, HyperparamsInStateState._fields)
-        known = {k for k, v in hyperparams(self.inner).items() if not isinstance(v, Schedule)}
-        if state.hyperparams.keys() != known:
-            wrong = sorted(state.hyperparams.keys() ^ known)
-            raise ValueError(f"state.hyperparams has wrong or missing keys {wrong}; it must hold {sorted(known)}")
-        return set_hyperparams(self.inner, state.hyperparams)
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        if state is None:
-            return [Part("", self.inner, None, params)]
-        return [Part("", self.current(state), state.inner_state, params)]
-
-
-@public
-def hyperparams_in_state(tx: Transform) -> Transform:
+@combinator
+class hyperparams_in_state(Transform):
     """Keep the hyperparameters of ``tx`` in its state, for code that holds ``tx`` fixed (Flax's ``TrainState``).
 
     The state is ``(hyperparams, inner_state)``. ``hyperparams`` is a dict by the names that
@@ -80,15 +47,40 @@ def hyperparams_in_state(tx: Transform) -> Transform:
       ValueError: if a transform inside keeps its numbers in the state already; and at the next update, if a key of
         ``hyperparams`` was added or lost.
     """
-    inner = as_transform(tx)
-    if steered := _steered(inner):
-        raise ValueError(f"hyperparams_in_state: {steered} inside keeps its numbers in the state already")
-    return HyperparamsInState(inner)
+
+    tx: Child
+
+    def checked(self) -> Self:
+        if steered := _steered(self.tx):
+            raise ValueError(f"hyperparams_in_state: {steered} inside keeps its numbers in the state already")
+        return self
+
+    def init(self, params: Tree) -> HyperparamsInStateState:
+        numbers = {k: v for k, v in hyperparams(self.tx).items() if not isinstance(v, Schedule)}
+        return HyperparamsInStateState({k: jnp.array(v, copy=True) for k, v in numbers.items()}, self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        updates, inner = self.current(state).step(updates, state.inner_state, params, extra)
+        return updates, HyperparamsInStateState(state.hyperparams, inner)
+
+    def current(self, state: HyperparamsInStateState) -> Transform:
+        """Return the inner transform with the state's numbers."""
+        check_state(self.name, state, HyperparamsInStateState._fields)
+        known = {k for k, v in hyperparams(self.tx).items() if not isinstance(v, Schedule)}
+        if state.hyperparams.keys() != known:
+            wrong = sorted(state.hyperparams.keys() ^ known)
+            raise ValueError(f"state.hyperparams has wrong or missing keys {wrong}; it must hold {sorted(known)}")
+        return set_hyperparams(self.tx, state.hyperparams)
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        if state is None:
+            return [Part("", self.tx, None, params)]
+        return [Part("", self.current(state), state.inner_state, params)]
 
 
 def _steered(tx: Transform) -> str | None:
     """Return the name of a transform in ``tx`` that keeps numbers in its state, or None."""
-    if isinstance(tx, HyperparamsInState | InjectHyperparams):
+    if isinstance(tx, hyperparams_in_state.Value | InjectHyperparams):
         return tx.name
     return next((name for part in tx.parts() if (name := _steered(part.transform))), None)
 
@@ -110,17 +102,34 @@ class InjectHyperparamsState(NamedTuple):
     inner_state: Any
 
 
+class StaticArguments:
+    """Arguments by name as one hashable object: trees are compared by what they hold, arrays by identity."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def _identity(self) -> tuple[Any, ...]:
+        return tuple((k, _frozen(v)) for k, v in sorted(self.values.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StaticArguments) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
+
+
 @register
 class InjectHyperparams(Transform):
     """See :func:`inject_hyperparams`."""
 
     name = "inject_hyperparams"
-    kinds = {"factory": Kind(), "static": Kind(), "arguments": NumbersByName(), "dtype": DTypeKind()}
-    optional = frozenset({"dtype"})
     factory: Callable[..., Any]
-    static: "StaticArguments"
-    arguments: dict[str, Any]
-    dtype: Any
+    static: StaticArguments
+    arguments: Annotated[dict[str, Any], NumbersByName()]
+    dtype: DType | None
 
     def __repr__(self) -> str:
         factory = _name(self.factory)
@@ -192,25 +201,6 @@ class InjectHyperparams(Transform):
         }
 
 
-class StaticArguments:
-    """Arguments by name as one hashable object: trees are compared by what they hold, arrays by identity."""
-
-    def __init__(self, values: dict[str, Any]):
-        self.values = values
-
-    def _identity(self) -> tuple[Any, ...]:
-        return tuple((k, _frozen(v)) for k, v in sorted(self.values.items()))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StaticArguments) and self._identity() == other._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        return f"dict({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
-
-
 def _frozen(value: Any) -> Any:
     """Return a hashable stand-in for an argument; a tree has the same one whether frozen by a transform or not."""
     if isinstance(value, FrozenTree):
@@ -269,16 +259,8 @@ def inject_hyperparams(
             given |= value if is_variadic else {argument: value}
         arguments = {k: v for k, v in given.items() if k not in static and _is_number(declared, k, v)}
         rest = {k: _checked_static(kinds, k, v) for k, v in given.items() if k not in arguments}
-        return InjectHyperparams(
-            **InjectHyperparams.normalized(
-                {
-                    "factory": inner_factory,
-                    "static": StaticArguments(rest),
-                    "arguments": _checked_numbers(inner_factory, arguments),
-                    "dtype": hyperparam_dtype,
-                }
-            )
-        )
+        numbers = _checked_numbers(inner_factory, arguments)
+        return InjectHyperparams.new(inner_factory, StaticArguments(rest), numbers, hyperparam_dtype)
 
     made: Any = constructor
     made.__name__ = made.__qualname__ = f"inject_hyperparams({name})"

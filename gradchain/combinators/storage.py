@@ -1,22 +1,21 @@
 """``store``: the slots of any transform in 16, 8 or 4 bits a number."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gradchain.codecs import Codec, Stored, codec, decode, encode, is_stored
-from gradchain.combinators._around import OneChild
 from gradchain.combinators.labels import Labels, listed, path_name
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Key, first_key, next_key
 from gradchain.core.hyperparams import named_parts, walk
 from gradchain.core.rule import FIELDS, Rule
 from gradchain.core.spec import Slot
 from gradchain.core.transform import Transform, check_state
-from gradchain.core.value import Child, Integer, Kind, kind_of, register
+from gradchain.core.value import Integer, Kind, register
 from gradchain.rounding import seeds
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -55,23 +54,15 @@ class CodecsKind(CodecKind):
 
 
 @register
-class Store(OneChild):
+class Store(Transform):
     """See :func:`store`."""
 
     name = "store"
-    kinds = {
-        "inner": Child(),
-        "default": CodecKind(),
-        "min_size": Integer(),
-        "key": kind_of(Key),
-        "slots": CodecsKind(),
-    }
-    required = frozenset({"inner", "default"})
-    inner: Transform
-    default: Any
-    min_size: int
-    key: Any
-    slots: tuple[tuple[str, Any], ...]
+    inner: Child
+    default: Annotated[Any, CodecKind()]
+    min_size: Annotated[int, Integer()]
+    key: Key
+    slots: Annotated[Any, CodecsKind()]
 
     def init(self, params: Tree) -> StoreState:
         return StoreState(first_key("store: key", self.key), Encoder(self).encoded(self.inner.init(params)))
@@ -249,10 +240,9 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
       Dettmers et al., *8-bit Optimizers via Block-wise Quantization*, 2022.
       Li et al., *Memory Efficient Optimizers with 4-bit States*, 2023.
     """
-    fields = {"default": default, "min_size": min_size, "key": key, "slots": tuple(slots.items())}
     inner = as_transform(tx)
     if any(part.transform.name == "offload_state" for part in named_parts(inner)):
         raise ValueError(
             "store: offload_state inside keeps slots in the host's memory; put it around: offload_state(store(...))"
         )
-    return Store(inner, **Store.normalized(fields))
+    return Store.new(inner, default, min_size, key, slots)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.combinators._around import Around
 from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import check_arrays, widened
-from gradchain.core.foreign import as_transform
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child, Children, as_transform
 from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
-from gradchain.core.value import Child, Kind, register
+from gradchain.core.value import register
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
 from gradchain.transforms.momentum import ema
@@ -36,8 +36,6 @@ class Measure(Transform):
     """A function of the updates as a transform without state, which returns whatever the function does."""
 
     name = "measure"
-    kinds = {"function": Kind()}
-    required = frozenset({"function"})
     function: Callable[[Any], Any]
 
     def init(self, params: Tree) -> tuple[()]:
@@ -52,10 +50,8 @@ class MeasureWithEma(Transform):
     """See :func:`measure_with_ema`."""
 
     name = "measure_with_ema"
-    kinds = {"measure": Kind(), "average": Child()}
-    required = frozenset({"measure"})
     measure: Callable[[Any], Any]
-    average: Transform
+    average: Child
 
     def _measured(self, updates: Tree) -> Tree:
         return widened(self.measure(updates))
@@ -105,9 +101,8 @@ class Monitor(Reports):
     """See :func:`monitor`."""
 
     name = "monitor"
-    kinds = {"names": Kind(), "measures": Child()}
     names: tuple[str, ...]
-    measures: tuple[Transform, ...]
+    measures: Children
 
     @property
     def title(self) -> str:
@@ -230,42 +225,8 @@ class WatchState(NamedTuple):
     inner_state: Any
 
 
-@register
-class Watch(Around, Reports):
-    """See :func:`watch`."""
-
-    name = "watch"
-    kinds = {"inner": Child(), "label": Kind()}
-    required = frozenset({"inner"})
-    inner: Transform
-    label: str
-
-    @property
-    def title(self) -> str:
-        return self.label
-
-    def init(self, params: Tree) -> WatchState:
-        check_arrays(self.name, params)
-        before, after = (jnp.zeros((), tree.norm(params).dtype) for _ in range(2))
-        return WatchState(before, after, jnp.zeros(()), jnp.zeros((), jnp.int32), self.inner.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, WatchState._fields)
-        if params is None:
-            raise lacks_params(self.name)
-        new, inner_state = self.inner.step(updates, state.inner_state, params, extra)
-        same = [jnp.all(x == y) for x, y in zip(jax.tree.leaves(updates), jax.tree.leaves(new), strict=True)]
-        changed = jnp.where(jnp.all(jnp.array(same, bool)), state.changed, safe_increment(state.changed))
-        measured = tree.norm(updates), tree.norm(new), share_rounded_away(params, new)
-        before, after, lost = tree.cast_like(measured, tuple(state[:3]))
-        return new, WatchState(before, after, lost, changed, inner_state)
-
-    def report(self, state: WatchState) -> dict[str, Any]:
-        return dict(zip(state._fields[:-1], state[:-1], strict=True))
-
-
-@public
-def watch(tx: Any, label: str = "") -> Transform:
+@combinator
+class watch(Reports):
     """Keep the norms of what goes into a transform and of what comes out in the state, for :func:`metrics`.
 
     Besides ``gradient_norm`` and ``update_norm`` these are ``rounded_away``, the share of the last update that was too
@@ -279,7 +240,32 @@ def watch(tx: Any, label: str = "") -> Transform:
     Example:
       >>> tx = watch(chain(watch(clip_by_global_norm(1.0), "clip"), adamw(1e-3)))
     """
-    return Watch(as_transform(tx), label)
+
+    tx: Child
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label
+
+    def init(self, params: Tree) -> WatchState:
+        check_arrays(self.name, params)
+        before, after = (jnp.zeros((), tree.norm(params).dtype) for _ in range(2))
+        return WatchState(before, after, jnp.zeros(()), jnp.zeros((), jnp.int32), self.tx.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, WatchState._fields)
+        if params is None:
+            raise lacks_params(self.name)
+        new, inner_state = self.tx.step(updates, state.inner_state, params, extra)
+        same = [jnp.all(x == y) for x, y in zip(jax.tree.leaves(updates), jax.tree.leaves(new), strict=True)]
+        changed = jnp.where(jnp.all(jnp.array(same, bool)), state.changed, safe_increment(state.changed))
+        measured = tree.norm(updates), tree.norm(new), share_rounded_away(params, new)
+        before, after, lost = tree.cast_like(measured, tuple(state[:3]))
+        return new, WatchState(before, after, lost, changed, inner_state)
+
+    def report(self, state: WatchState) -> dict[str, Any]:
+        return dict(zip(state._fields[:-1], state[:-1], strict=True))
 
 
 @public

@@ -1,8 +1,8 @@
 """Transforms from elsewhere: any object with ``init`` and ``update``, optax's among them."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ class Foreign(Transform):
     """Another library's transform, held as static data. Compares by its functions; its repr can't be evaluated."""
 
     name = "from_optax"
-    kinds = {"foreign": Kind()}
-    required = frozenset({"foreign"})
     foreign: Any
 
     def init(self, params: Tree) -> Any:
@@ -101,6 +99,57 @@ def as_transform(tx: Any) -> Transform:
     if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)) and not isinstance(tx, type):
         return Foreign(tx)
     raise TypeError(f"expected a transform (an object with init and update), got {brief(tx)}{_cure(tx)}")
+
+
+class ChildKind(Kind):
+    """A transform inside a combinator.
+
+    Args:
+      absent: what ``None`` stands for, if it may be given.
+    """
+
+    data = True
+    child = True
+    label = "Transform"
+
+    def __init__(self, absent: Transform | None = None):
+        self.absent = absent
+
+    def normalize(self, where: str, value: Any) -> Any:
+        return as_transform(value)
+
+
+class ChildrenKind(ChildKind):
+    """Transforms inside a combinator, as a tuple."""
+
+    several = True
+    label = "Sequence[Transform]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or hasattr(value, "_fields"):
+            raise TypeError(f"{where} must be a list or tuple of transforms, got {brief(value)}")
+        return tuple(map(as_transform, cast(Any, value)))
+
+
+class NamedChildrenKind(ChildKind):
+    """Transforms inside a combinator, as a dict in the pytree's order."""
+
+    several = True
+    label = "Mapping[str, Transform]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in cast(Any, value)):
+            raise TypeError(f"{where} must be a dict with strings for keys, got {value!r}")
+        table = cast(Mapping[str, Any], value)
+        return {name: as_transform(table[name]) for name in sorted(table)}
+
+
+Child = Annotated[Any, ChildKind()]
+"""A transform inside another: gradchain's, or any object with ``init`` and ``update``."""
+Children = Annotated[Sequence[Any], ChildrenKind()]
+"""Transforms inside another, in a list or tuple; kept as a tuple."""
+NamedChildren = Annotated[Mapping[str, Any], NamedChildrenKind()]
+"""Transforms inside another, in a dict by name; kept in the order of the names."""
 
 
 def is_unapplied(x: Any) -> bool:

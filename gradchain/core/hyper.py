@@ -286,11 +286,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 class CombinedSchedule(Schedule):
     """The sum, difference, product or quotient of two schedules, or of a schedule and a number."""
 
-    name = "CombinedSchedule"
-    kinds = {"symbol": Kind(), "left": Number("Hyper"), "right": Number("Hyper")}
     symbol: str
-    left: Any
-    right: Any
+    left: Hyper
+    right: Hyper
 
     @classmethod
     def of(cls, symbol: str, left: Any, right: Any) -> Schedule:
@@ -308,8 +306,6 @@ class CombinedSchedule(Schedule):
 class FunctionSchedule(Schedule):
     """A bare callable held as static data: it can't be rebuilt from its repr, and pickles only if the callable does."""
 
-    name = "FunctionSchedule"
-    kinds = {"function": Kind()}
     function: Callable[[Any], Any]
 
     def __call__(self, count: Any) -> Array:
@@ -329,8 +325,7 @@ class Pytree(Kind):
 class PytreeSchedule(FunctionSchedule):
     """A callable that is itself a pytree (an Equinox module, say): its leaves are the schedule's numbers."""
 
-    name = "PytreeSchedule"
-    kinds = {"function": Pytree()}
+    function: Annotated[Any, Pytree()]
 
 
 def value_at(hyper: Any, count: Any) -> Any:

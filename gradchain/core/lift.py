@@ -1,6 +1,7 @@
 """Lifting: running rules over the leaves of a tree, consecutive ones in a single cached call for each leaf."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -62,6 +63,7 @@ class Inputs(NamedTuple):
 
     slots: dict[str, Any]
     key: Array | None
+    turn: tuple[Any, Any] | None
     shared: Shared
 
 
@@ -171,6 +173,8 @@ class _Plan:
             self.next_key, self.key = next_key(*rule.key_field(), state.key)
         if spec.kind != "treewise":
             self.keys = jax.random.split(self.key, max(len(leaves), 1)) if spec.random else [None] * len(leaves)
+            until = list(itertools.accumulate(on and x is not None for on, x in zip(active, leaves, strict=True)))
+            self.turns = [(number - 1, until[-1]) for number in until]
             self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
             self.shared = Shared(self.traced, self.count, self.whole, self.extra, self.sums)
             self.results: list[Any] = [{name: self.slots[name][i] for name in spec.slots} for i in range(len(leaves))]
@@ -211,7 +215,8 @@ class _Plan:
         return show_path(paths[i][0])
 
     def inputs(self, i: int) -> Inputs:
-        return Inputs({name: leaves[i] for name, leaves in self.slots.items()}, self.keys[i], self.shared)
+        slots = {name: leaves[i] for name, leaves in self.slots.items()}
+        return Inputs(slots, self.keys[i], self.turns[i] if self.rule.spec.turn else None, self.shared)
 
     def state(self, stored: dict[str, Any] | None = None) -> Any:
         """Return the rule's next state, from the leaves' results or from ``stored`` trees."""
@@ -299,7 +304,7 @@ def _call(
     if axes:
         return _call_layers(stage, axes, g, param, x, dtype)
     shared = x.shared
-    at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums)
+    at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums, x.turn)
     fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in shared.traced.items()}
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)
     if jnp.shape(out) != g.shape:

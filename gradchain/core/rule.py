@@ -32,6 +32,13 @@ class Rule(Transform):
     State: ClassVar[Any]
     has_count: ClassVar[bool]
 
+    def __init_subclass__(cls) -> None:
+        if inspect.isfunction(vars(cls).get("step")):
+            raise TypeError(
+                f"{cls.__name__} overrides step, which a chain doesn't call: it runs the functions of several rules in "
+                "one call for each array; derive from Transform, and decorate the class with combinator"
+            )
+
     def init(self, params: Tree) -> Any:
         return self.init_leaves(params, self.declarations(params))
 
@@ -233,6 +240,7 @@ class Decorator(Protocol):
         whole: Callable[[Any], Any] | None = None,
         per_example: bool = False,
         debiased: Sequence[str] = (),
+        turn: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]: ...
 
 
@@ -247,6 +255,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         whole: Callable[[Any], Any] | None = None,
         per_example: bool = False,
         debiased: Sequence[str] = (),
+        turn: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
         if callable(slots):
             raise TypeError(f"@{kind} is called, even where it declares nothing: write @{kind}()")
@@ -254,6 +263,8 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
             raise TypeError(f"@{kind}: scalars are one for each transform, so only @treewise rules have them")
         if per_example and kind != "treewise":
             raise TypeError(f"@{kind}: only @treewise rules can have per_example=True")
+        if turn and kind == "treewise":
+            raise TypeError("@treewise: the rule sees all arrays together; turn=True is for rules on one array")
         for what, names in (("slots", slots), ("extra", extra), ("debiased", debiased)):
             if isinstance(names, str):
                 raise TypeError(f"@{kind}: {what} is a sequence of names; write ({names!r},)")
@@ -263,7 +274,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
             name = getattr(function, "__name__", "")
-            needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased)
+            needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased), turn
             return _constructor(Spec(function, name, kind, table, *needs))
 
         return lift
@@ -293,6 +304,8 @@ _ARGS = """
       debiased: names of the rule's decays whose moving averages it corrects for their start at zero:
         ``average / at.weight_sum("b1")``. The sum of the weights is kept in the state, so that it stays right when the
         decay changes, and it is computed once for all arrays.
+      turn: (elementwise, leafwise) whether the rule reads ``at.turn``, its array's number among all: for what arrays
+        do in turn, see :func:`gradchain.matrices.due`.
     """
 _DOCS = {
     "elementwise": "Lift a rule that treats every number by itself: any layout of the array gives the same." + _ARGS,

@@ -65,9 +65,12 @@ class At:
 
     Attributes:
       t: the number of this update, 1 on the first, in the compute dtype.
+      count: the number of updates before this one, 0 on the first, an integer.
       param: the parameter, in the compute dtype (for ``@treewise`` the tree); ``None`` if missing and optional.
       whole: what the declared function ``whole`` made of all incoming updates, such as their global norm.
       key: a PRNG key for this array and update.
+      turn: a pair of the number of this array, from 0, and how many arrays the rule applies to; see
+        :func:`gradchain.matrices.due`.
     """
 
     def __init__(
@@ -79,14 +82,16 @@ class At:
         extra: Mapping[str, Any],
         dtype: Any,
         sums: Mapping[str, "Sums"],
+        turn: tuple[Any, Any] | None = None,
     ):
-        self.count = count
+        self.count: Any = count
         self.param: Any = param
         self.whole: Any = whole
         self.key: Any = key
         self.extra = extra
         self.dtype = dtype
         self.sums = sums
+        self.turn: Any = turn
 
     def weight_sum(self, decay: str, ahead: Literal[-1, 0, 1] = 0) -> Array:
         """Return the sum of the weights in the moving average of the decay called ``decay``, to divide it by.
@@ -101,8 +106,6 @@ class At:
 
     @functools.cached_property
     def t(self) -> Array:
-        if self.count is None:
-            raise AttributeError  # which __getattr__ explains
         return self.count.astype(self.dtype) + 1
 
     def __getattr__(self, name: str) -> Any:
@@ -115,8 +118,9 @@ class At:
 
     def restrict(self, spec: "Spec") -> "At":
         """Take away what the rule doesn't declare, so that reading it is an error and not ``None``."""
-        for name, declared in (("param", spec.param), ("whole", spec.whole), ("key", spec.random)):
-            if not declared:
+        declared = {"param": spec.param, "whole": spec.whole, "key": spec.random, "turn": spec.turn}
+        for name, there in (declared | {"count": self.count is not None}).items():
+            if not there:
                 vars(self).pop(name, None)
         return self
 
@@ -125,7 +129,9 @@ DECLARATIONS = {
     "param": "declare param=True, or param='optional' where it may be missing",
     "whole": "declare whole=function, whose result for the whole tree of updates it is",
     "key": "declare random=True, and annotate one of its parameters Key",
-    "t": "only rules with a number count their updates; annotate one of its parameters Hyper",
+    "turn": "declare turn=True",
+    "t": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
+    "count": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
 }
 """What a rule declares to read what is there for those that do."""
 
@@ -144,6 +150,7 @@ class Spec(NamedTuple):
     whole: Callable[[Any], Any] | None
     per_example: bool
     debiased: tuple[str, ...]
+    turn: bool
 
     def __hash__(self) -> int:
         return hash(self.function)

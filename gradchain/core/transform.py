@@ -11,8 +11,9 @@ from jax import lax
 
 from gradchain import tree
 from gradchain.core.extra import with_value_fn
+from gradchain.core.hyper import at_scalar
 from gradchain.core.mistakes import ELSEWHERE, holds_state, misplaced
-from gradchain.core.value import Child, Value
+from gradchain.core.value import Value
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
@@ -44,6 +45,13 @@ class Transform(Value):
     """Whether its evaluation weights follow from the parameters, as long as these take the updates that it returns."""
     counted: ClassVar[frozenset[str]] = frozenset()
     """Fields of its state whose arrays it takes to be as old as its count; those of an array added later aren't."""
+
+    @classmethod
+    def new(cls, *args: Any, **kwargs: Any) -> Self:
+        made = super().new(*args, **kwargs)
+        if cls.parts is not Transform.parts:
+            _check_order(made)
+        return made
 
     def init(self, params: Tree) -> Any:
         """Return the state before the first update.
@@ -144,8 +152,16 @@ class Transform(Value):
             raise AttributeError(f"{type(self).name} has no attribute {name!r}{ELSEWHERE.get(name, '')}")
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        """Return the transforms inside this one, in the pytree's order, with their states and parameters if given."""
-        return []
+        """Return the transforms inside this one, in the pytree's order, with their states and parameters if given.
+
+        These are the fields annotated ``Child``. The state of the child ``x`` is the state's field ``x_state``, or
+        ``inner_state``; of several, the fields' names are labels. A combinator for which that isn't so overrides this.
+        """
+        names = [name for name, kind in self.kinds.items() if kind.child]
+        several = len(names) > 1
+        return [
+            Part(name if several else "", getattr(self, name), _state_of(self, name, state), params) for name in names
+        ]
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
         """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
@@ -198,7 +214,27 @@ class Transform(Value):
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         """Return this transform's own numeric fields, without its parts'; evaluated where ``state`` is given."""
-        return {name: value for name, kind, value in self.fields() if kind.data and not isinstance(kind, Child)}
+        return {name: value for name, kind, value in self.fields() if kind.data and not kind.child}
+
+    def number(self, name: str, count: Any, dtype: Any = None) -> Any:
+        """Return the number in field ``name`` after ``count`` updates: a schedule's value, ``None`` if it is absent.
+
+        An array is cast to ``dtype``; a Python number stays one. A batch of numbers is a ``ValueError``.
+        """
+        value = at_scalar(f"{self.name}: {name}", getattr(self, name), count)
+        return value if dtype is None or value is None or isinstance(value, int | float) else jnp.asarray(value, dtype)
+
+    def step_where(
+        self, condition: jax.Array, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]
+    ) -> tuple[Tree, Any]:
+        """Return what :meth:`step` does where ``condition`` holds, else zeros and the state as it is.
+
+        Both are computed: under ``vmap`` a ``cond`` would be too. The transform sees zeros where its result is dropped,
+        so that no NaN in it reaches a derivative.
+        """
+        seen = tree.where(condition, updates, tree.zeros_like(updates))
+        new, new_state = self.step(seen, state, params, extra)
+        return tree.where(condition, new, tree.zeros_like(new)), tree.where(condition, new_state, state)
 
     def describe(self, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None) -> Any:
         """Return :func:`gradchain.describe` of this transform, to print: what it does and keeps."""
@@ -211,6 +247,29 @@ class Transform(Value):
         from gradchain.core.hyperparams import set_hyperparams
 
         return cast(Self, set_hyperparams(self, changes))
+
+
+def _state_of(tx: Transform, child: str, state: Any) -> Any:
+    """Return the state of a child in that of the combinator around it."""
+    if state is None:
+        return None
+    for name in (f"{child}_state", "inner_state"):
+        if name in getattr(state, "_fields", ()):
+            return getattr(state, name)
+    raise ValueError(
+        f"{tx.name}: its state has no field {child}_state, for that of {child}; call one so, or define parts"
+    )
+
+
+def _check_order(tx: Transform) -> None:
+    """Raise ``TypeError`` if ``parts`` are listed in another order than the pytree's, which changes numbers by it."""
+    leaves = jax.tree.leaves(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
+    listed, expected = [part.transform for part in tx.parts()], [x for x in leaves if isinstance(x, Transform)]
+    if listed and list(map(id, listed)) != list(map(id, expected)):
+        raise TypeError(
+            f"{tx.name}: parts must list the transforms inside as the pytree does, in the order of the fields and of "
+            f"sorted keys: {expected}, got {listed}"
+        )
 
 
 def relied(tx: Transform) -> str:

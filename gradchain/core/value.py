@@ -1,33 +1,38 @@
-"""Values: immutable pytrees whose leaves are their numbers, defined from a function's signature.
+"""Values: immutable pytrees whose leaves are their numbers.
 
-Transforms and schedules are both values. ``define`` reads a function's parameters and builds a frozen dataclass with
-one field each, registered with JAX, and the constructor that users call. The *constructor* normalises and checks;
+Transforms and schedules are both values. Their fields are declared once: as the annotations of a class (``register``),
+or as the parameters of a function, of which ``define`` makes such a class. Either becomes a frozen dataclass that is
+registered with JAX, and ``constructor`` makes the function that users call. The *constructor* normalises and checks;
 rebuilding from leaves (``jit``, ``vmap``, ``tree.map``) does neither.
 """
 
 import dataclasses
-import functools
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 
-from gradchain.signatures import brief, check_keywords, did_you_mean, readable
+from gradchain.core.declaration import annotations, check_body
+from gradchain.signatures import Label, brief, check_keywords, did_you_mean, readable
 
 
 class Kind:
     """How one field is stored: as static data (this class) or, in subclasses, as a pytree child or another form."""
 
     data: ClassVar[bool] = False
+    child: ClassVar[bool] = False
+    """Whether it holds transforms: a combinator's parts."""
+    several: ClassVar[bool] = False
+    """Whether it may hold more than one."""
     label: str = ""
     """What signatures show as the field's type."""
     absent: Any = None
-    """What an optional ``data`` field stores if it is given as ``None``."""
+    """What a ``data`` field stores if it is given as ``None``; one that isn't optional then may be."""
 
     def __repr__(self) -> str:
         return self.label or type(self).__name__
@@ -94,16 +99,11 @@ class Integer(Kind):
         return int(value)
 
 
-class Child(Kind):
-    """A transform, a tuple or a dict of transforms: a combinator's parts."""
-
-    data = True
-
-
 STATIC = Kind()
 FLAG = Flag()
 
 
+@typing.dataclass_transform(eq_default=False, frozen_default=True)
 class Value:
     """An immutable value: compared, hashed, printed, copied and pickled by its fields, and a pytree of its numbers.
 
@@ -114,18 +114,39 @@ class Value:
     given: ClassVar[tuple[str, ...]] = ()
     """What a function that defines one is given first, by position; its other parameters are the fields."""
     name: ClassVar[str]
-    """The constructor's name, as ``repr`` prints it and ``hyperparams`` lists it."""
+    """The constructor's name, as ``repr`` prints it and ``hyperparams`` lists it; by default the class's."""
     kinds: ClassVar[Mapping[str, Kind]]
-    """The fields in order, each with its kind."""
-    required: ClassVar[frozenset[str]] = frozenset()
+    """The fields in order, each with its kind, as their annotations say."""
+    required: ClassVar[frozenset[str]]
     """Fields without a default, which ``repr`` shows without their names."""
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional: ClassVar[frozenset[str]]
     """Fields that may be absent (``None``)."""
+    signature: ClassVar[inspect.Signature]
+    """The constructor's."""
+    Value: ClassVar[type[Self]]
+    """The class itself, where a decorator has put its constructor in its place."""
+
+    if not typing.TYPE_CHECKING:  # for whom a field is an argument of it
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            where = type(self).__name__
+            raise TypeError(f"{where} isn't declared: write @gradchain.combinator above class {where}")
 
     def fields(self) -> Iterator[tuple[str, Kind, Any]]:
         """Yield (name, kind, stored value) for each field."""
         for name, kind in self.kinds.items():
             yield name, kind, getattr(self, name)
+
+    @classmethod
+    def new(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return a value with these fields, normalised and checked: what its constructor does."""
+        check_keywords(cls.name, kwargs, cls.signature)
+        try:
+            bound = cls.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{cls.name}: {error}; its signature is {cls.name}{cls.signature}") from None
+        bound.apply_defaults()
+        return cls(**cls.normalized(bound.arguments)).checked()
 
     def with_fields(self, **changes: Any) -> Self:
         """Return a copy with the given fields changed, normalised and checked as by the constructor."""
@@ -150,7 +171,7 @@ class Value:
                 raise ValueError(f"{cls.name} has no field {name!r}{hint}")
             kind = cls.kinds[name]
             is_absent = value is None and kind.data
-            if is_absent and name not in cls.optional:
+            if is_absent and kind.absent is None and name not in cls.optional:
                 raise TypeError(f"{cls.name}: {name} can't be None")
             stored[name] = kind.absent if is_absent else kind.normalize(f"{cls.name}: {name}", value)
         return stored
@@ -190,14 +211,65 @@ def comparable(value: Any) -> Any:
 C = typing.TypeVar("C", bound=type[Value])
 
 
-@typing.dataclass_transform(eq_default=False, frozen_default=True)
 def register(cls: C) -> C:
-    """Make ``cls`` a frozen dataclass and a pytree, by its ``kinds``. (A class decorator.)"""
-    cls = typing.cast(Any, dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
-    data = [name for name, kind in cls.kinds.items() if kind.data]
-    meta = [name for name, kind in cls.kinds.items() if not kind.data]
-    jax.tree_util.register_dataclass(typing.cast(Any, cls), data_fields=data, meta_fields=meta)
-    return cls
+    """Make ``cls`` a frozen dataclass and a pytree, with the fields that its body annotates. (A class decorator.)
+
+    A field's annotation is an alias such as ``Decay``, ``Child`` or ``bool``; with ``| None`` it may be absent. Its
+    default stands behind it, and ``_: KW_ONLY`` before fields that are given by name only.
+
+    Raises:
+      TypeError: for a body that can't be meant, such as a field that is called like a method.
+    """
+    hints = annotations(cls)
+    check_body(cls, hints)
+    docstring = cls.__doc__
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    made.__doc__ = docstring  # without one, a dataclass gets its signature
+    fields = dataclasses.fields(made)
+    kinds = {field.name: kind_of(hints[field.name]) for field in fields}
+    made.kinds = types.MappingProxyType(kinds)
+    made.required = frozenset(field.name for field in fields if field.default is dataclasses.MISSING)
+    made.optional = frozenset(name for name in kinds if type(None) in typing.get_args(hints[name]))
+    if "name" not in vars(cls):
+        made.name = cls.__name__
+    made.signature = _signature(fields, hints)
+    data = [name for name, kind in kinds.items() if kind.data]
+    meta = [name for name, kind in kinds.items() if not kind.data]
+    jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=meta)
+    return made
+
+
+def _signature(fields: Iterable["dataclasses.Field[Any]"], hints: Mapping[str, Any]) -> inspect.Signature:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            kinds[bool(field.kw_only)],
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields
+    ]
+    return readable(inspect.Signature(sorted(parameters, key=lambda p: p.kind)))
+
+
+def constructor(cls: type[Value], returns: type[Value]) -> Callable[..., Any]:
+    """Return the function that makes values of ``cls``, with its signature and its docstring.
+
+    The class hangs on it as ``.Value``, so that instances pickle.
+    """
+
+    def construct(*args: Any, **kwargs: Any) -> Any:
+        return cls.new(*args, **kwargs)
+
+    made: Any = construct
+    made.__name__, made.__qualname__ = cls.name, cls.__qualname__
+    made.__module__, made.__doc__ = cls.__module__, cls.__doc__
+    made.__signature__ = cls.signature.replace(return_annotation=Label(returns))
+    hints = annotations(cls)
+    made.__annotations__ = {name: hints[name] for name in cls.signature.parameters} | {"return": returns}
+    made.Value, typing.cast(Any, cls).__qualname__ = cls, f"{made.__qualname__}.Value"
+    return made
 
 
 def define(function: Callable[..., Any], base: type[Value], namespace: dict[str, Any]) -> Callable[..., Any]:
@@ -210,53 +282,26 @@ def define(function: Callable[..., Any], base: type[Value], namespace: dict[str,
 
     Returns:
       A function with the remaining signature and ``function``'s name and docstring, which returns a new value.
-      The class hangs on it as ``.Value``, so that instances pickle.
 
     Raises:
       TypeError: for a function that can't define a value.
     """
     name = _plain_name(function, base)
-    signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
-    parameters = _fields_of(name, signature, hints, base)
-    kinds = {p.name: kind_of(hints.get(p.name)) for p in parameters}
-    if taken := [field for field in kinds if hasattr(base, field)]:
-        raise TypeError(f"{name}: a parameter can't be called {taken[0]!r}, which {base.__name__} uses itself")
-    cls: Any = type(
-        "Value",
-        (base,),
-        {
-            **namespace,
-            "name": name,
-            "kinds": types.MappingProxyType(kinds),
-            "required": frozenset(p.name for p in parameters if p.default is p.empty),
-            "optional": frozenset(p.name for p in parameters if type(None) in typing.get_args(hints.get(p.name))),
-            "__annotations__": dict.fromkeys(kinds, Any),
-            "__module__": function.__module__,
-            "__qualname__": f"{name}.Value",
-            "__doc__": f"The value that :func:`{name}` returns.",
-        },
-    )
-    cls = register(cls)
-    shown = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in parameters]
-    signature = readable(signature.replace(parameters=shown, return_annotation=base))
+    parameters = _fields_of(name, inspect.signature(function), hints, base)
+    body = {
+        "name": name,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__doc__": function.__doc__,
+        "__annotations__": {p.name: hints.get(p.name, Any) for p in parameters},
+    }
+    return constructor(register(type(name, (base,), namespace | body | {p.name: _field(p) for p in parameters})), base)
 
-    @functools.wraps(function)
-    def constructor(*args: Any, **kwargs: Any) -> Any:
-        check_keywords(name, kwargs, signature)
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}; its signature is {name}{signature}") from None
-        bound.apply_defaults()
-        return cls(**cls.normalized(bound.arguments)).checked()
 
-    result: Any = constructor
-    del result.__wrapped__
-    result.__signature__ = signature
-    result.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": base}
-    result.Value = cls
-    return result
+def _field(parameter: inspect.Parameter) -> Any:
+    default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+    return dataclasses.field(default=typing.cast(Any, default), kw_only=parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def _plain_name(function: Any, base: type[Value]) -> str:

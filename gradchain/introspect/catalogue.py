@@ -1,4 +1,4 @@
-"""The fixed table of what a config may name: gradchain's public constructors and functions, and nothing else."""
+"""The table of what a config may name: gradchain's public constructors and functions, and what a user adds."""
 
 import functools
 import importlib
@@ -8,23 +8,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gradchain.codecs import Codec
-from gradchain.combinators.labels import Labels, LabelsKind, RouteKind
+from gradchain.combinators.labels import Labels, RouteKind
 from gradchain.combinators.layers import AXES
 from gradchain.combinators.steering import inject_hyperparams
 from gradchain.combinators.storage import store
 from gradchain.core.hyper import DType, Key
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC, Kind, Value, kind_of
+from gradchain.signatures import brief
 
 NO_CONSTRUCTORS = {"by_leaf", "from_optax", "set_hyperparams"}
 """What makes transforms or labels of something that no config can hold."""
 FUNCTIONS = {"global_norm", "graft", "graft_global", "skip_large_updates", "skip_not_finite"}
 """What of gradchain's own functions an argument may be, besides those in ``tree`` and ``projections``."""
 KINDS: dict[str, dict[str, Kind]] = {
-    "masked": {"mask": RouteKind()},
     "freeze": {"mask": RouteKind()},
     "selective_transform": {"freeze_mask": RouteKind()},
-    "partition": {"param_labels": LabelsKind()},
     "per_layer": {"axes": AXES},
 }
 """Kinds of arguments that constructors annotate as ``Any`` and normalise themselves."""
@@ -85,21 +84,52 @@ def _stored(
 
 
 def _injected(
-    factory: str,
+    factory: Any,
     arguments: Mapping[str, Any],
     static: Mapping[str, Any] | None = None,
     hyperparam_dtype: DType | None = None,
 ) -> Transform:
-    """Return what ``inject_hyperparams`` makes of a constructor from the table."""
-    if factory not in constructors():
-        raise ValueError(f"factory must be the name of a constructor, got {factory!r}")
-    inner, fixed = constructors()[factory], dict(static or {})
-    positional = fixed.pop(inner.variadic, ()) if inner.variadic else ()
-    return inject_hyperparams(inner.function, tuple(fixed), hyperparam_dtype)(*positional, **arguments, **fixed)
+    """Return what ``inject_hyperparams`` makes of a ``Constructor``, which configs call by its name."""
+    fixed = dict(static or {})
+    positional = fixed.pop(factory.variadic, ()) if factory.variadic else ()
+    return inject_hyperparams(factory.function, tuple(fixed), hyperparam_dtype)(*positional, **arguments, **fixed)
 
 
 _ADAPTED: dict[str, Callable[..., Any]] = {"inject_hyperparams": _injected, "store": _stored}
 """What a config can't call as it is, in a form that it can."""
+
+
+def with_own(where: str, own: Mapping[str, Any] | None) -> dict[str, Constructor]:
+    """Return the table of constructors with a user's own, checked, behind gradchain's."""
+    if own is None:
+        return constructors()
+    if not isinstance(own, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{where}: constructors must be a dict from names to constructors, got {brief(own)}")
+    return constructors() | {name: _own(f"{where}: constructors", name, function) for name, function in own.items()}
+
+
+def _own(where: str, name: Any, function: Any) -> Constructor:
+    """Return a user's constructor as an entry of the table."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{where}: a name must be a string, got {name!r}")
+    if name in constructors():
+        raise ValueError(f"{where}: {name!r} is a name of gradchain's own; choose another")
+    known = next((one.name for one in constructors().values() if one.function is function), None)
+    if known:
+        raise ValueError(f"{where}: {name!r} is gradchain's own {known!r}, which needs no entry")
+    if not (inspect.isfunction(function) or (isinstance(function, type) and issubclass(function, Value))):
+        hint = f"; write {function.name}, not {function!r}" if isinstance(function, Value) else ""
+        raise TypeError(
+            f"{where}: {name!r} must be a rule or a function that makes transforms, got {brief(function)}{hint}"
+        )
+    try:
+        constructor = _constructor(name, function)
+    except NameError as error:
+        raise TypeError(f"{where}: the annotations of {name!r} can't be read: {error}") from None
+    many = [p.name for p in constructor.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if many:
+        raise TypeError(f"{where}: {name!r} takes any number of arguments ({many[0]}), which a config can't name")
+    return constructor
 
 
 @functools.cache
@@ -128,10 +158,16 @@ def _makes(function: Any) -> bool:
     return hasattr(function, "Value") or (isinstance(made, type) and issubclass(made, Value | Labels | Codec))
 
 
+def made_by(function: Any) -> type[Value] | None:
+    """Return the class of what a constructor makes, if it makes values of one class from its own arguments."""
+    made = getattr(function, "Value", function)
+    return made if isinstance(made, type) and issubclass(made, Value) else None
+
+
 def _constructor(name: str, function: Any) -> Constructor:
     hints = typing.get_type_hints(function, include_extras=True)
-    if hasattr(function, "Value"):
-        kinds = dict(function.Value.kinds)
+    if made := made_by(function):
+        kinds = dict(made.kinds)
     else:
         kinds = {p: kind for p, hint in hints.items() if (kind := kind_of(hint)) is not STATIC} | KINDS.get(name, {})
     parameters = inspect.signature(function).parameters

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from gradchain.codecs import Codec
 from gradchain.combinators.chain import NamedChain
 from gradchain.combinators.labels import ByPath, MatricesAndRest
-from gradchain.combinators.layers import AxesByPath, PerLayer
+from gradchain.combinators.layers import AxesByPath
 from gradchain.combinators.steering import InjectHyperparams
 from gradchain.combinators.storage import Store
 from gradchain.combinators.watching import Measure, MeasureWithEma, Monitor
@@ -21,18 +21,18 @@ from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import CombinedSchedule, FrozenTree, FunctionSchedule, Schedule
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC, Value
-from gradchain.introspect.catalogue import Constructor, constructors, function_names
-from gradchain.introspect.parse import ConfigError, as_tree, check_size, parse
+from gradchain.introspect.catalogue import Constructor, constructors, function_names, made_by, with_own
+from gradchain.introspect.parse import ConfigError, Reader, as_tree, check_size
+from gradchain.matrices.views import MuonDimensionNumbers
 from gradchain.schedules.piecewise import Breakpoints
 from gradchain.signatures import public
-from gradchain.transforms.matrices import MuonDimensionNumbers
 from gradchain.tree.alignment import is_key
 
 VERSION = 1
 
 
 @public
-def to_config(tx: Transform | Schedule) -> dict[str, Any]:
+def to_config(tx: Transform | Schedule, constructors: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
     """Return a transform or schedule as a dict that JSON can hold, from which :func:`from_config` makes it again.
 
     A constructor's call is a dict of its ``name`` and its arguments, all of them, so that a later default changes
@@ -42,10 +42,14 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
     Args:
       tx: any composition of gradchain's public transforms and schedules. Functions in it must be gradchain's too
         (``merge=graft``), or ``functools.partial`` of one.
+      constructors: your own rules, schedules and transforms by the names that configs shall call them:
+        ``{"my_rule": my_rule}``. :func:`from_config` needs the same.
 
     Raises:
       ValueError: if it holds what can't be described: a lambda or another function, another library's transform, a
-        rule of your own. The message lists each of them, with its path.
+        rule of your own that isn't among ``constructors``. The message lists each of them, with its path. Also if a
+        name in ``constructors`` is one of gradchain's own.
+      TypeError: if ``tx`` is no transform or schedule, or a constructor is no function or class.
 
     Example:
       >>> import json
@@ -54,7 +58,7 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
     """
     if not isinstance(tx, Transform | Schedule):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"to_config: expected a gradchain transform or schedule, got {tx!r}")
-    writer = _Writer()
+    writer = _Writer(with_own("to_config", constructors))
     node = writer.node("", tx)
     if writer.problems:
         raise ValueError("\n  ".join(["to_config: a config can't hold", *writer.problems]))
@@ -62,15 +66,19 @@ def to_config(tx: Transform | Schedule) -> dict[str, Any]:
 
 
 @public
-def from_config(config: Mapping[str, Any]) -> Any:
+def from_config(config: Mapping[str, Any], constructors: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """Return the transform or schedule that a dict describes, as :func:`to_config` makes it or as written by hand.
 
-    Only gradchain's own public constructors are called, by names from a fixed table; nothing is imported or evaluated.
+    Only gradchain's own public constructors are called, by names from a fixed table, and those that you give; nothing
+    is imported or evaluated.
     Arguments that are left out have their defaults, and optimizers may be named too:
     ``{"name": "adamw", "learning_rate": {"name": "cosine_decay_schedule", "init_value": 0.001, "decay_steps": 1000}}``.
 
     Args:
       config: the dict.
+      constructors: your own by the names that the config calls them: rules (and schedules) made by gradchain's
+        decorators, or any functions whose arguments a config can hold and that return a transform or schedule. An
+        argument whose annotation says what it may be (``Decay``, ``bool``) is checked.
 
     Returns:
       A transform or schedule: ``from_config(to_config(tx)) == tx``. (Arrays and partial functions compare by identity.)
@@ -78,7 +86,9 @@ def from_config(config: Mapping[str, Any]) -> Any:
     Raises:
       ValueError: for an unknown name or field, a missing one, a value that is out of range or of the wrong type, and a
         config that asks for much memory or time (deep nests, long strings, dtypes that aren't numeric). The message
-        begins with the field's path, such as ``stages[0].b2``.
+        begins with the field's path, such as ``stages[0].b2``. Also if a name in ``constructors`` is one of gradchain's
+        own, so that a config means the same everywhere.
+      TypeError: if a constructor is no function or class.
 
     Example:
       >>> import json
@@ -88,6 +98,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
     """
     if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"from_config: a config is a dict, got {type(config).__name__}")
+    table = with_own("from_config", constructors)
     check_size(config)
     fields = dict(config)
     version = fields.pop("version", VERSION)
@@ -96,7 +107,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
             f"from_config: version must be {VERSION}, got {version!r}; this version of gradchain reads no other"
         )
     try:
-        result = parse(fields)
+        result = Reader(table).parse(fields)
     except RecursionError:
         raise ValueError("from_config: the config is nested too deeply") from None
     if not isinstance(result, Transform | Schedule):
@@ -107,7 +118,10 @@ def from_config(config: Mapping[str, Any]) -> Any:
 class _Writer:
     """Turns values into plain data, and notes what can't be."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: Mapping[str, Constructor]) -> None:
+        self.table = table
+        own = [one for name, one in table.items() if name not in constructors()]
+        self.own = {made: one for one in own if (made := made_by(one.function))}
         self.problems: list[str] = []
 
     def refuse(self, path: str, x: Any, why: str) -> None:
@@ -156,12 +170,38 @@ class _Writer:
 
     def call(self, path: str, x: Value) -> Any:
         """Return the call of a constructor, the arguments of which are found in a value's fields."""
-        constructor = constructors().get("inject_hyperparams" if isinstance(x, InjectHyperparams) else x.name)
-        if constructor is None or not _is_from(constructor, x):
+        constructor = self.own.get(type(x)) or self._public(x)
+        if constructor is None:
             return self.refuse(path, x, _reason(x))
         dot = f"{path}." if path else ""
-        given = _arguments(constructor, x)
+        given = self._injected(x) if isinstance(x, InjectHyperparams) else _arguments(constructor, x)
         return {"name": constructor.name} | {key: self.node(f"{dot}{key}", value) for key, value in given.items()}
+
+    def _public(self, x: Value) -> Constructor | None:
+        """Return gradchain's constructor of a value, ``None`` if it was made by another one of the same name."""
+        if isinstance(x, InjectHyperparams):
+            return self.table["inject_hyperparams"] if self._factory(x) else None
+        found = constructors().get(x.name)
+        if found is None or isinstance(x, Store):
+            return found
+        made = getattr(found.function, "Value", None)
+        same = type(x) is made if made else type(x).__module__ == found.function.__module__
+        return found if same else None
+
+    def _factory(self, x: InjectHyperparams) -> Constructor | None:
+        return next((one for one in self.table.values() if one.function is x.factory), None)
+
+    def _injected(self, x: InjectHyperparams) -> dict[str, Any]:
+        """Return the arguments of ``inject_hyperparams`` in a config, its factory's in the form of their fields."""
+        factory = cast(Constructor, self._factory(x))
+        static: dict[str, Any] = {}
+        for name, value in x.static.values.items():
+            parameter = factory.parameters.get(name)
+            is_variadic = parameter is not None and parameter.kind is inspect.Parameter.VAR_POSITIONAL
+            kind = factory.kinds.get(name, STATIC)
+            plain = kind is STATIC or value is None
+            static[factory.variadic or name if is_variadic else name] = value if plain else kind.normalize(name, value)
+        return {"factory": factory.name, "arguments": x.arguments, "static": static, "hyperparam_dtype": x.dtype}
 
     def tree(self, path: str, x: FrozenTree) -> Any:
         branch = _branch(x.thaw())
@@ -205,36 +245,23 @@ def _branch(x: Any) -> Any:
     if type(x) in (list, tuple):
         branches = [_branch(value) for value in x]
         return branches if isinstance(x, list) else {"tuple": branches}
-    return {"dimensions": [_branch(list(n) if isinstance(n, tuple) else n) for n in x]} if _is_dimensions(x) else x
-
-
-def _is_dimensions(x: Any) -> bool:
-    return isinstance(x, MuonDimensionNumbers)
+    if not isinstance(x, MuonDimensionNumbers):
+        return x
+    used = x if x[2:] != MuonDimensionNumbers()[2:] else x[:2]
+    return {"dimensions": [list(n) if isinstance(n, tuple) else n for n in used]}
 
 
 def _reason(x: Any) -> str:
     if isinstance(x, Foreign):
         return "another library's transform"
     if isinstance(x, Value):
-        return "which is none of gradchain's public transforms and schedules, or holds a function of your own"
+        return (
+            "which is none of gradchain's public transforms and schedules, or holds a function of your own; "
+            "give a rule of your own a name: constructors={'my_rule': my_rule}"
+        )
     if callable(x):
         return "which is none of gradchain's public functions"
     return f"a {type(x).__name__}"
-
-
-def _is_from(constructor: Constructor, x: Value) -> bool:
-    """Whether a value was made by a constructor, not by one of the same name."""
-    function: Any = constructor.function
-    if isinstance(x, InjectHyperparams):
-        return _factory_name(x.factory) is not None
-    if isinstance(x, Store):
-        return True
-    return type(x) is function.Value if hasattr(function, "Value") else type(x).__module__ == function.__module__
-
-
-def _factory_name(factory: Any) -> str | None:
-    constructor = constructors().get(getattr(factory, "__name__", ""))
-    return constructor.name if constructor and constructor.function is factory else None
 
 
 def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
@@ -246,22 +273,7 @@ def _arguments(constructor: Constructor, x: Any) -> dict[str, Any]:
         return {"measures": dict(zip(x.names, functions, strict=True))}
     if isinstance(x, MeasureWithEma):
         return {"measure": x.measure} | {name: value for name, _, value in x.average.fields()}
-    if isinstance(x, InjectHyperparams):
-        return _injected(x)
     if isinstance(x, Store):
         return {"tx": x.inner, "default": x.default, "min_size": x.min_size, "key": x.key, "slots": dict(x.slots)}
-    child = {"tx": x.rule if isinstance(x, PerLayer) else getattr(x, "inner", None)}
-    stored = child | {name: value for name, _, value in x.fields()}
+    stored = {name: value for name, _, value in x.fields()}
     return {name: stored[name] for name in constructor.fields if name in stored}
-
-
-def _injected(x: InjectHyperparams) -> dict[str, Any]:
-    """Return the arguments of ``inject_hyperparams`` in a config, those of its factory in the form of its fields."""
-    factory = constructors()[_factory_name(x.factory) or ""]
-    static: dict[str, Any] = {}
-    for name, value in x.static.values.items():
-        is_variadic = name in factory.parameters and factory.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-        kind = factory.kinds.get(name, STATIC)
-        plain = kind is STATIC or value is None
-        static[factory.variadic or name if is_variadic else name] = value if plain else kind.normalize(name, value)
-    return {"factory": factory.name, "arguments": x.arguments, "static": static, "hyperparam_dtype": x.dtype}

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators.accumulation import Accumulate
-from gradchain.combinators.averaging import OuterSteps
+from gradchain.combinators.accumulation import accumulate
+from gradchain.combinators.averaging import outer_steps
 from gradchain.combinators.conditional import Conditional
-from gradchain.combinators.guards import ApplyIfFinite, SkipSpikes
+from gradchain.combinators.guards import apply_if_finite, skip_spikes
 from gradchain.combinators.labels import path_name
 from gradchain.combinators.sharpness import AlternatingSAM
 from gradchain.core.foreign import Foreign, as_transform
@@ -88,7 +88,11 @@ ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
 """What Optax alone keeps, made of what we keep in the same stage."""
 CONSTANT = ("ns_coeffs", "steps_since_sync", "v", "v_row", "v_col")
 """What Optax keeps without need: constants, a counter that nothing moves, and placeholders of one zero."""
-GATES = (Accumulate, AlternatingSAM, ApplyIfFinite, Conditional, OuterSteps, SkipSpikes)
+GATES = (
+    *(combinator.Value for combinator in (accumulate, apply_if_finite, outer_steps, skip_spikes)),
+    AlternatingSAM,
+    Conditional,
+)
 """Combinators that don't let every update through, so that counts inside are others than outside."""
 BESIDE = ("adversary", "outer")
 """Labels of parts with counts of their own, which Optax's states don't show."""
@@ -267,7 +271,7 @@ class _Counts:
     def __init__(self, parts: list[Part], found: Mapping[str, Any], count: int | None):
         self.gates = dict(_gates(parts))
         self.found = found
-        self.of_rounds = {part.name for part in parts if isinstance(part.transform, Accumulate)}
+        self.of_rounds = {part.name for part in parts if isinstance(part.transform, accumulate.Value)}
         self.count = count
 
     def of(self, stage: str) -> Any:

@@ -14,8 +14,8 @@ from gradchain.core.hyper import CombinedSchedule, Number, Schedule
 from gradchain.core.transform import Transform
 from gradchain.core.value import STATIC
 from gradchain.introspect.catalogue import MAPPINGS, Constructor, constructors, functions
+from gradchain.matrices.views import MuonDimensionNumbers
 from gradchain.signatures import did_you_mean
-from gradchain.transforms.matrices import MuonDimensionNumbers
 
 FORMS: dict[str, tuple[set[str], set[str]]] = {
     "function": ({"function"}, {"arguments", "keywords"}),
@@ -87,23 +87,138 @@ def check_size(config: Any) -> None:
             stack += [(x, f"{path}[{i}]", depth + 1) for i, x in others]
 
 
-def parse(node: Any, path: str = "") -> Any:
-    """Return the value that plain data describes, of a size that was checked; ``path`` is where in the config it is."""
-    if node is None or isinstance(node, bool | int | float | str):
-        return node
-    if isinstance(node, list | tuple):
-        return [parse(item, f"{path}[{i}]") for i, item in enumerate(cast(Any, node))]
-    if not isinstance(node, Mapping):
-        raise ConfigError(path, f" is {type(node).__name__}, which is no plain data")
-    fields: dict[Any, Any] = dict(node)
-    if "name" in fields:
-        return _call(fields, path)
-    form = next((form for form in FORMS if form in fields), None)
-    if form is None:
-        raise ConfigError(path, f" is a dict without a name; it has {_cut(', '.join(map(repr, fields))) or 'nothing'}")
-    required, optional = FORMS[form]
-    _check_fields(path, form, fields, required, required | optional)
-    return READERS[form](fields, path)
+class Reader:
+    """Turns plain data into values, by calls of the constructors in a table."""
+
+    def __init__(self, table: Mapping[str, Constructor]):
+        self.table = table
+
+    def parse(self, node: Any, path: str = "") -> Any:
+        """Return the value that plain data of checked size describes; ``path`` is where in the config it is."""
+        if node is None or isinstance(node, bool | int | float | str):
+            return node
+        if isinstance(node, list | tuple):
+            return [self.parse(item, f"{path}[{i}]") for i, item in enumerate(cast(Any, node))]
+        if not isinstance(node, Mapping):
+            raise ConfigError(path, f" is {type(node).__name__}, which is no plain data")
+        fields: dict[Any, Any] = dict(node)
+        if "name" in fields:
+            return self._call(fields, path)
+        form = next((form for form in FORMS if form in fields), None)
+        if form is None:
+            raise ConfigError(
+                path, f" is a dict without a name; it has {_cut(', '.join(map(repr, fields))) or 'nothing'}"
+            )
+        required, optional = FORMS[form]
+        _check_fields(path, form, fields, required, required | optional)
+        return getattr(self, f"_{form}")(fields, path)
+
+    def _call(self, fields: dict[str, Any], path: str) -> Any:
+        """Return what a constructor makes of its fields."""
+        name = fields.pop("name")
+        constructor = self.table.get(name) if isinstance(name, str) else None
+        if constructor is None:
+            raise ConfigError(_join(path, "name"), f": {self._unknown(name)}")
+        _check_fields(path, name, fields, constructor.required, constructor.fields)
+        inner = self._factory(fields, path) if name == "inject_hyperparams" else None
+        values = {key: self._field(constructor, key, x, _join(path, key), inner) for key, x in fields.items()}
+        values |= {"factory": inner} if inner else {}
+        positional: list[Any] = values.pop(constructor.variadic) if constructor.variadic else []
+        try:
+            return constructor.function(*positional, **values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(path, f": {_told(error)}") from None
+
+    def _unknown(self, name: Any) -> str:
+        """Return what to say of a name that isn't in the table."""
+        known = "gradchain has no public constructor"
+        if set(self.table) > constructors().keys():
+            known = "neither gradchain nor constructors= has"
+        return f"{known} {_shown(name)}{did_you_mean(str(name).lower(), self.table)}"
+
+    def _factory(self, fields: Mapping[str, Any], path: str) -> Constructor:
+        """Return the constructor that ``inject_hyperparams`` is to call."""
+        factory = fields["factory"]
+        if not isinstance(factory, str) or factory not in self.table:
+            problem = f" must be the name of a constructor, got {_shown(factory)}"
+            raise ConfigError(_join(path, "factory"), problem)
+        return self.table[factory]
+
+    def _field(self, constructor: Constructor, key: str, node: Any, path: str, inner: Constructor | None = None) -> Any:
+        """Return the value of one argument, checked as far as its declaration says what it may be.
+
+        A dict of arguments for another constructor, ``inner``, is read as that one's fields.
+        """
+        if key in MAPPINGS.get(constructor.name, ()):
+            if not isinstance(node, Mapping):
+                raise ConfigError(path, f" must be a dict by names, got {_shown(node)}")
+            read = functools.partial(self._field, inner) if inner else lambda _, x, path: self.parse(x, path)
+            return {name: read(name, x, _join(path, name)) for name, x in cast(Any, node).items()}
+        value = self.parse(node, path)
+        if key == constructor.variadic:
+            return _sequence(constructor.name, value, path)
+        kind = constructor.kinds.get(key, STATIC)
+        if isinstance(kind, Number) and callable(value) and not isinstance(value, Schedule):
+            raise ConfigError(path, f" must be a number or a schedule, got {_shown(value)}")
+        if kind is STATIC or value is None:
+            _check_annotation(constructor.annotations.get(key, Any), value, path)
+            return _hashable(value)
+        return _checked(lambda: kind.normalize("", value), path)
+
+    def _function(self, fields: dict[str, Any], path: str) -> Any:
+        name = fields["function"]
+        function = functions().get(name) if isinstance(name, str) else None
+        if function is None:
+            raise ConfigError(_join(path, "function"), f": gradchain has no public function {_shown(name)}")
+        arguments, keywords = fields.get("arguments", []), fields.get("keywords", {})
+        if not isinstance(arguments, list) or not isinstance(keywords, Mapping):
+            raise ConfigError(path, ": arguments must be a list, and keywords a dict")
+        if not arguments and not keywords:
+            return function
+        given = {key: self.parse(x, _join(path, key)) for key, x in cast(Any, keywords).items()}
+        return functools.partial(function, *self.parse(arguments, _join(path, "arguments")), **given)
+
+    def _operator(self, fields: dict[str, Any], path: str) -> Any:
+        left, right = (self.parse(fields[side], _join(path, side)) for side in ("left", "right"))
+        if fields["operator"] not in ("+", "-", "*", "/"):
+            raise ConfigError(_join(path, "operator"), f" must be one of + - * /, got {_shown(fields['operator'])}")
+        for side, value in (("left", left), ("right", right)):
+            if callable(value) and not isinstance(value, Schedule):
+                raise ConfigError(_join(path, side), f" must be a number or a schedule, got {_shown(value)}")
+        return _checked(lambda: CombinedSchedule.of(fields["operator"], left, right), path)
+
+    def _number(self, fields: dict[str, Any], path: str) -> float:
+        if fields["number"] not in ("inf", "-inf"):
+            raise ConfigError(_join(path, "number"), f" must be 'inf' or '-inf', got {_shown(fields['number'])}")
+        return float(fields["number"])
+
+    def _array(self, fields: dict[str, Any], path: str) -> Any:
+        dtype = fields["dtype"]
+        if not isinstance(dtype, str) or dtype not in NUMBERS:
+            raise ConfigError(path, f" is an array of dtype {_shown(dtype)}, which must be one of {', '.join(NUMBERS)}")
+        numbers = self._numbers(fields["array"], path)
+        return _checked(lambda: jnp.asarray(np.asarray(numbers, jnp.dtype(dtype))), path)
+
+    def _numbers(self, node: Any, path: str) -> Any:
+        """Return a number, or lists of them; ``path`` is that of all of them."""
+        if isinstance(node, list):
+            return [self._numbers(x, path) for x in cast(Any, node)]
+        value = self.parse(node, path)
+        if not isinstance(value, int | float):
+            raise ConfigError(path, f" must hold numbers, got {_shown(value)}")
+        return value
+
+    def _key(self, fields: dict[str, Any], path: str) -> Any:
+        impl, words = fields["impl"], self._numbers(fields["key"], path)
+        if not isinstance(impl, str) or impl not in KEYS:
+            raise ConfigError(path, f" is a key of algorithm {_shown(impl)}, which must be one of {', '.join(KEYS)}")
+        data = _checked(lambda: np.asarray(words), path)
+        if data.dtype.kind not in "iu" or data.shape[-1:] != (KEYS[impl],) or np.any((data < 0) | (data >= 2**32)):
+            raise ConfigError(path, f" must be keys of {KEYS[impl]} whole numbers of 32 bits, got {_shown(words)}")
+        return jax.random.wrap_key_data(jnp.asarray(data.astype(np.uint32)), impl=impl)
+
+    def _tree(self, fields: dict[str, Any], path: str) -> Any:
+        return as_tree(_join(path, "tree"), fields["tree"])
 
 
 def _check_fields(
@@ -122,46 +237,6 @@ def _check_fields(
 
 def _join(path: str, name: Any) -> str:
     return f"{path}.{_cut(str(name))}" if path else _cut(str(name))
-
-
-def _call(fields: dict[str, Any], path: str) -> Any:
-    """Return what a constructor makes of its fields."""
-    name = fields.pop("name")
-    constructor = constructors().get(name) if isinstance(name, str) else None
-    if constructor is None:
-        hint = did_you_mean(str(name).lower(), constructors())
-        raise ConfigError(_join(path, "name"), f": gradchain has no public constructor {_shown(name)}{hint}")
-    _check_fields(path, name, fields, constructor.required, constructor.fields)
-    factory = fields.get("factory") if name == "inject_hyperparams" else None
-    inner = constructors().get(factory) if isinstance(factory, str) else None
-    values = {key: _field(constructor, key, x, _join(path, key), inner) for key, x in fields.items()}
-    positional: list[Any] = values.pop(constructor.variadic) if constructor.variadic else []
-    try:
-        return constructor.function(*positional, **values)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(path, f": {_told(error)}") from None
-
-
-def _field(constructor: Constructor, key: str, node: Any, path: str, inner: Constructor | None = None) -> Any:
-    """Return the value of one argument, checked as far as its declaration says what it may be.
-
-    A dict of arguments for another constructor, ``inner``, is read as that one's fields.
-    """
-    if key in MAPPINGS.get(constructor.name, ()):
-        if not isinstance(node, Mapping):
-            raise ConfigError(path, f" must be a dict by names, got {_shown(node)}")
-        read = functools.partial(_field, inner) if inner else lambda _, x, path: parse(x, path)
-        return {name: read(name, x, _join(path, name)) for name, x in cast(Any, node).items()}
-    value = parse(node, path)
-    if key == constructor.variadic:
-        return _sequence(constructor.name, value, path)
-    kind = constructor.kinds.get(key, STATIC)
-    if isinstance(kind, Number) and callable(value) and not isinstance(value, Schedule):
-        raise ConfigError(path, f" must be a number or a schedule, got {_shown(value)}")
-    if kind is STATIC or value is None:
-        _check_annotation(constructor.annotations.get(key, Any), value, path)
-        return _hashable(value)
-    return _checked(lambda: kind.normalize("", value), path)
 
 
 def _hashable(value: Any) -> Any:
@@ -209,68 +284,6 @@ def _check_annotation(annotation: Any, value: Any, path: str) -> None:
         raise ConfigError(path, f" must be {expected}, got {_shown(value)}")
 
 
-def _function(fields: dict[str, Any], path: str) -> Any:
-    name = fields["function"]
-    function = functions().get(name) if isinstance(name, str) else None
-    if function is None:
-        raise ConfigError(_join(path, "function"), f": gradchain has no public function {_shown(name)}")
-    arguments, keywords = fields.get("arguments", []), fields.get("keywords", {})
-    if not isinstance(arguments, list) or not isinstance(keywords, Mapping):
-        raise ConfigError(path, ": arguments must be a list, and keywords a dict")
-    if not arguments and not keywords:
-        return function
-    given = {key: parse(x, _join(path, key)) for key, x in cast(Any, keywords).items()}
-    return functools.partial(function, *parse(arguments, _join(path, "arguments")), **given)
-
-
-def _operator(fields: dict[str, Any], path: str) -> Any:
-    left, right = (parse(fields[side], _join(path, side)) for side in ("left", "right"))
-    if fields["operator"] not in ("+", "-", "*", "/"):
-        raise ConfigError(_join(path, "operator"), f" must be one of + - * /, got {_shown(fields['operator'])}")
-    for side, value in (("left", left), ("right", right)):
-        if callable(value) and not isinstance(value, Schedule):
-            raise ConfigError(_join(path, side), f" must be a number or a schedule, got {_shown(value)}")
-    return _checked(lambda: CombinedSchedule.of(fields["operator"], left, right), path)
-
-
-def _number(fields: dict[str, Any], path: str) -> float:
-    if fields["number"] not in ("inf", "-inf"):
-        raise ConfigError(_join(path, "number"), f" must be 'inf' or '-inf', got {_shown(fields['number'])}")
-    return float(fields["number"])
-
-
-def _array(fields: dict[str, Any], path: str) -> Any:
-    dtype = fields["dtype"]
-    if not isinstance(dtype, str) or dtype not in NUMBERS:
-        raise ConfigError(path, f" is an array of dtype {_shown(dtype)}, which must be one of {', '.join(NUMBERS)}")
-    numbers = _numbers(fields["array"], path)
-    return _checked(lambda: jnp.asarray(np.asarray(numbers, jnp.dtype(dtype))), path)
-
-
-def _numbers(node: Any, path: str) -> Any:
-    """Return a number, or lists of them; ``path`` is that of all of them."""
-    if isinstance(node, list):
-        return [_numbers(x, path) for x in cast(Any, node)]
-    value = parse(node, path)
-    if not isinstance(value, int | float):
-        raise ConfigError(path, f" must hold numbers, got {_shown(value)}")
-    return value
-
-
-def _key(fields: dict[str, Any], path: str) -> Any:
-    impl, words = fields["impl"], _numbers(fields["key"], path)
-    if not isinstance(impl, str) or impl not in KEYS:
-        raise ConfigError(path, f" is a key of algorithm {_shown(impl)}, which must be one of {', '.join(KEYS)}")
-    data = _checked(lambda: np.asarray(words), path)
-    if data.dtype.kind not in "iu" or data.shape[-1:] != (KEYS[impl],) or np.any((data < 0) | (data >= 2**32)):
-        raise ConfigError(path, f" must be keys of {KEYS[impl]} whole numbers of 32 bits, got {_shown(words)}")
-    return jax.random.wrap_key_data(jnp.asarray(data.astype(np.uint32)), impl=impl)
-
-
-def _tree(fields: dict[str, Any], path: str) -> Any:
-    return as_tree(_join(path, "tree"), fields["tree"])
-
-
 def as_tree(path: str, node: Any) -> Any:
     """Return a tree of dicts, lists and tuples, of bools, labels, axes or dimension numbers."""
     if node is None or isinstance(node, bool | int | str):
@@ -294,6 +307,3 @@ def _axes(axes: Any) -> Any:
     if type(axes) is not int:
         raise TypeError(f"has dimensions that are no whole numbers: {axes!r}")
     return axes
-
-
-READERS = {"function": _function, "operator": _operator, "number": _number, "array": _array, "key": _key, "tree": _tree}

@@ -11,8 +11,8 @@ from gradchain.combinators.labels import path_name
 from gradchain.core.foreign import as_transform
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
+from gradchain.matrices.views import MuonDimensionNumbers, view
 from gradchain.signatures import public
-from gradchain.transforms.matrices import MuonDimensionNumbers, view
 from gradchain.tree import Tree, overlay
 from gradchain.tree.shardings import Layout, bytes_per_device, layout_of
 
@@ -174,6 +174,6 @@ def _separating_axes(rule: Rule, params: Tree) -> Iterator[tuple[str, frozenset[
             layers = [rest.pop(axis) for axis in own.axes]
             dims = next((v for _, v in own.fields if isinstance(v, MuonDimensionNumbers)), None)
             if dims is not None:
-                seen = view(rule.name, tuple(x.shape[i] for i in rest), dims)
+                seen = view([x.shape[i] for i in rest], dims, where=rule.name)
                 layers += [rest[i] for i in seen.order[: len(seen.batch)]]
             yield path_name(path), frozenset(layers)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gradchain.combinators.labels import path_name
-from gradchain.combinators.routing import Partition
+from gradchain.combinators.routing import partition
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
 from gradchain.tree import Tree, flatten_optional
@@ -58,7 +58,7 @@ class Survey:
                 self.transforms[path].append(tx.name)
         for child in children:
             below = label
-            if isinstance(tx, Partition):
+            if isinstance(tx, partition.Value):
                 below = f"{label}.{child.name}" if label else child.name
                 self.relabel(child.params, label, below)
             self.visit(child.transform, child.state, child.params, below)

@@ -9,10 +9,10 @@ from typing import Any
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Count, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.matrices.views import DimensionNumbers
 from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.low_rank import scale_by_galore
-from gradchain.transforms.matrices import DimensionNumbers
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 

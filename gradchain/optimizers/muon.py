@@ -15,11 +15,12 @@ from gradchain.combinators.routing import partition
 from gradchain.core.hyper import Decay, DType, FrozenTree, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.core.value import kind_of
+from gradchain.matrices.orthogonal import PRESETS, Coefficients
+from gradchain.matrices.views import DimensionNumbers
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
-from gradchain.transforms.matrices import DimensionNumbers
-from gradchain.transforms.orthogonal import PRESETS, Coefficients, scale_by_muon, scale_by_shape
+from gradchain.transforms.orthogonal import scale_by_muon, scale_by_shape
 from gradchain.transforms.scaling import scale_by_learning_rate
 from gradchain.tree import Tree
 

@@ -1,7 +1,7 @@
 """Schedules made of schedules. (Sums, products and scalings are the operators ``+ - * /``.)"""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -31,10 +31,8 @@ class JoinedSchedules(Schedule):
     """See :func:`join_schedules`."""
 
     name = "join_schedules"
-    kinds = {"schedules": Numbers(Number("Hyper")), "boundaries": Numbers(STEPS)}
-    required = frozenset(kinds)
-    schedules: tuple[Any, ...]
-    boundaries: tuple[Any, ...]
+    schedules: Annotated[tuple[Any, ...], Numbers(Number("Hyper"))]
+    boundaries: Annotated[tuple[Any, ...], Numbers(STEPS)]
 
     def checked(self) -> Self:
         check_order(self.name, {f"boundaries[{i}]": step for i, step in enumerate(self.boundaries)})

@@ -31,10 +31,8 @@ def _named(boundaries: tuple[Any, ...]) -> dict[str, Any]:
 class Breakpoints(Value):
     """A table from boundaries to scales in which both are numbers that may be traced; shown as a dict."""
 
-    name = "Breakpoints"
-    kinds = {"boundaries": Numbers(STEPS), "scales": Numbers(SCALE)}
-    boundaries: tuple[Any, ...]
-    scales: tuple[Any, ...]
+    boundaries: Annotated[tuple[Any, ...], Numbers(STEPS)]
+    scales: Annotated[tuple[Any, ...], Numbers(SCALE)]
 
     def checked(self) -> Self:
         check_order("boundaries_and_scales", _named(self.boundaries))

@@ -1,22 +1,22 @@
 """Division by an estimate of the Hessian's diagonal that is taken now and then."""
 
 import operator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
-from jax.core import Tracer
+from jax import Array
 
 from gradchain import tree
-from gradchain.core.foreign import as_transform
-from gradchain.core.hyper import Count, Decay, DType, Key, NonNegative, at_scalar
+from gradchain.core.combinator import combinator
+from gradchain.core.foreign import Child
+from gradchain.core.hyper import Count, Decay, DType, Key, NonNegative
 from gradchain.core.rule import Rule, elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.transform import Part, Transform, check_state
-from gradchain.core.value import Child, Integer, kind_of, register
+from gradchain.core.value import Integer
+from gradchain.matrices.refreshing import due, refresh
 from gradchain.numerics import by_parts, clamp, divide, ema
-from gradchain.signatures import public
 from gradchain.transforms.noise import sample_parts
 from gradchain.tree import Tree
 
@@ -75,98 +75,8 @@ class SophiaState(NamedTuple):
     hessian_fn_state: Any
 
 
-@register
-class ScaleBySophia(Transform):
-    """See :func:`scale_by_sophia`."""
-
-    name = "scale_by_sophia"
-    counted = frozenset({"mu"})
-    kinds = {
-        "b1": kind_of(Decay),
-        "b2": kind_of(Decay),
-        "eps": kind_of(NonNegative),
-        "gamma": kind_of(NonNegative),
-        "clip_threshold": kind_of(NonNegative),
-        "update_interval": kind_of(Count),
-        "hessian_diagonal_fn": Child(),
-        "mu_dtype": kind_of(DType),
-        "verbose": kind_of(bool),
-        "print_win_rate_every_n_steps": Integer(),
-    }
-    optional = frozenset({"clip_threshold"})
-    b1: Any
-    b2: Any
-    eps: Any
-    gamma: Any
-    clip_threshold: Any
-    update_interval: Any
-    hessian_diagonal_fn: Transform
-    mu_dtype: Any
-    verbose: Any
-    print_win_rate_every_n_steps: Any
-
-    @property
-    def direction(self) -> Rule:
-        """Return the rule that makes the update."""
-        return sophia_direction(self.b1, self.eps, self.gamma, self.clip_threshold, self.mu_dtype)
-
-    def init(self, params: Tree) -> SophiaState:
-        own = self.direction.init(params)
-        return SophiaState(own.count, own.weight_sums, own.mu, own.nu, self.hessian_diagonal_fn.init(params))
-
-    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        check_state(self.name, state, SophiaState._fields)
-        direction = self.direction
-        new_updates, moments = direction.step(updates, direction.State(*state[:4]), params, extra)
-        nu, estimator = self._curvature(updates, state, params, extra)
-        if self.verbose and self.print_win_rate_every_n_steps and self.clip_threshold is not None:
-            self._report(new_updates, state.count)
-        return new_updates, SophiaState(moments.count, moments.weight_sums, moments.mu, nu, estimator)
-
-    def _curvature(self, updates: Tree, state: SophiaState, params: Tree | None, extra: dict[str, Any]) -> Any:
-        """Return the curvatures for the next update and the estimator's state: new ones at every interval."""
-        interval = at_scalar(f"{self.name}: update_interval", self.update_interval, state.count)
-        b2 = at_scalar(f"{self.name}: b2", self.b2, state.count)
-
-        def estimate(nu: Tree, estimator: Any) -> tuple[Tree, Any]:
-            diagonal, estimator = self.hessian_diagonal_fn.step(updates, estimator, params, extra)
-            return tree.update_moment(diagonal, nu, b2, order=1), estimator
-
-        due = state.count % interval == 0
-        if isinstance(due, Tracer):
-            return lax.cond(due, estimate, lambda *kept: kept, state.nu, state.hessian_fn_state)
-        return estimate(state.nu, state.hessian_fn_state) if due else (state.nu, state.hessian_fn_state)
-
-    def _report(self, updates: Tree, count: Any) -> None:
-        """Print, every so often, the share of numbers that the clipping left alone."""
-        threshold = at_scalar(f"{self.name}: clip_threshold", self.clip_threshold, count)
-        free = tree.sum(jax.tree.map(lambda u: jnp.abs(u) < threshold, updates))
-        every = self.print_win_rate_every_n_steps
-
-        def show(count: Any, rate: Any) -> None:
-            if count % every == 0:
-                print(f"Sophia optimizer win rate: {rate}")
-
-        jax.debug.callback(show, count + 1, free / max(tree.size(updates), 1))
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        own = None if state is None else state.hessian_fn_state
-        return [Part("", self.hessian_diagonal_fn, own, params)]
-
-
-@public
-def scale_by_sophia(
-    b1: Decay = 0.965,
-    b2: Decay = 0.99,
-    eps: NonNegative = 1e-8,
-    gamma: NonNegative = 0.01,
-    clip_threshold: NonNegative | None = 1.0,
-    update_interval: Count = 10,
-    hessian_diagonal_fn: Any = HUTCHINSON,
-    mu_dtype: DType | None = None,
-    verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
-) -> Transform:
+@combinator
+class scale_by_sophia(Transform):
     r"""Divide the averaged gradient by curvatures that are estimated now and then, and clip what comes.
 
     .. math::
@@ -200,17 +110,61 @@ def scale_by_sophia(
     Reference: Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024,
     algorithm 3.
     """
-    fields = ScaleBySophia.normalized(
-        {
-            "b1": b1,
-            "b2": b2,
-            "eps": eps,
-            "gamma": gamma,
-            "clip_threshold": clip_threshold,
-            "update_interval": update_interval,
-            "mu_dtype": mu_dtype,
-            "verbose": verbose,
-            "print_win_rate_every_n_steps": print_win_rate_every_n_steps,
-        }
-    )
-    return ScaleBySophia(hessian_diagonal_fn=as_transform(hessian_diagonal_fn), **fields)
+
+    counted = frozenset({"mu"})
+    b1: Decay = 0.965
+    b2: Decay = 0.99
+    eps: NonNegative = 1e-8
+    gamma: NonNegative = 0.01
+    clip_threshold: NonNegative | None = 1.0
+    update_interval: Count = 10
+    hessian_diagonal_fn: Child = HUTCHINSON
+    mu_dtype: DType | None = None
+    verbose: bool = False
+    print_win_rate_every_n_steps: Annotated[int, Integer()] = 0
+
+    @property
+    def direction(self) -> Rule:
+        """Return the rule that makes the update."""
+        return sophia_direction(self.b1, self.eps, self.gamma, self.clip_threshold, self.mu_dtype)
+
+    def init(self, params: Tree) -> SophiaState:
+        own = self.direction.init(params)
+        return SophiaState(own.count, own.weight_sums, own.mu, own.nu, self.hessian_diagonal_fn.init(params))
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, SophiaState._fields)
+        direction = self.direction
+        new_updates, moments = direction.step(updates, direction.State(*state[:4]), params, extra)
+        nu, estimator = self._curvature(updates, state, params, extra)
+        if self.verbose and self.print_win_rate_every_n_steps and self.clip_threshold is not None:
+            self._report(new_updates, state.count)
+        return new_updates, SophiaState(moments.count, moments.weight_sums, moments.mu, nu, estimator)
+
+    def _curvature(self, updates: Tree, state: SophiaState, params: Tree | None, extra: dict[str, Any]) -> Any:
+        """Return the curvatures for the next update and the estimator's state: new ones at every interval."""
+        interval = self.number("update_interval", state.count)
+        b2 = self.number("b2", state.count)
+
+        def estimate(nu: Tree, estimator: Any) -> tuple[Tree, Any]:
+            diagonal, estimator = self.hessian_diagonal_fn.step(updates, estimator, params, extra)
+            return tree.update_moment(diagonal, nu, b2, order=1), estimator
+
+        kept = state.nu, state.hessian_fn_state
+        return refresh(due(state.count, interval), lambda: estimate(*kept), kept)
+
+    def _report(self, updates: Tree, count: Any) -> None:
+        """Print, every so often, the share of numbers that the clipping left alone."""
+        threshold = self.number("clip_threshold", count)
+        free = tree.sum(jax.tree.map(lambda u: jnp.abs(u) < threshold, updates))
+        every = self.print_win_rate_every_n_steps
+
+        def show(count: Any, rate: Any) -> None:
+            if count % every == 0:
+                print(f"Sophia optimizer win rate: {rate}")
+
+        jax.debug.callback(show, count + 1, free / max(tree.size(updates), 1))
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        own = None if state is None else state.hessian_fn_state
+        return [Part("", self.hessian_diagonal_fn, own, params)]

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradchain.core.combinator import combinator
 from gradchain.core.hyper import Hyper, NonNegative
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slots
 from gradchain.core.transform import Transform, check_state
-from gradchain.core.value import register
 from gradchain.numerics import compute_dtype
-from gradchain.signatures import public
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_array_like
 
@@ -29,13 +28,15 @@ class SetToZeroState(NamedTuple):
     """State of :func:`set_to_zero`: nothing."""
 
 
-@register
-class SetToZero(Transform):
-    """See :func:`set_to_zero`."""
+@combinator
+class set_to_zero(Transform):
+    """Return zero updates: :math:`u = 0`, also where the gradient is not finite.
 
-    name = "set_to_zero"
+    Nothing is computed with what stays as it is, so that parameters may be of any dtype: whole numbers, bools, and PRNG
+    keys, whose update is of JAX's dtype ``float0``.
+    """
+
     constrains = "freezes"
-    kinds = {}
 
     def init(self, params: Tree) -> SetToZeroState:
         self._check(params, ".init: parameter")
@@ -58,16 +59,6 @@ def _zero(x: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_:
         return jnp.zeros_like(x, compute_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype)
     return np.zeros(jnp.shape(x), jax.dtypes.float0)
-
-
-@public
-def set_to_zero() -> Transform:
-    """Return zero updates: :math:`u = 0`, also where the gradient is not finite.
-
-    Nothing is computed with what stays as it is, so that parameters may be of any dtype: whole numbers, bools, and PRNG
-    keys, whose update is of JAX's dtype ``float0``.
-    """
-    return SetToZero()
 
 
 @elementwise()

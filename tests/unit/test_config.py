@@ -220,6 +220,124 @@ def test_errors_name_the_field():
     assert "from_config: learning_rate: warmup_cosine" in error({"name": "sgd", "learning_rate": backwards})
 
 
+@gc.elementwise(slots=("m",))
+def scale_by_mine(g, slot, at, decay: gc.Decay = 0.9, flip: bool = False, mask: gc.Mask | None = None):
+    """Return the sign of the momentum."""
+    m = decay * slot.m + g
+    return jnp.sign(-m if flip else m), slot(m=m)
+
+
+@schedules.schedule
+def halves(count, first: gc.Hyper):
+    """Return a number that halves at each update."""
+    return first * 0.5**count
+
+
+@gc.combinator
+class twice(gc.Transform):
+    """Take a transform's update twice."""
+
+    tx: gc.Child
+    factor: gc.Hyper = 2.0
+
+    def init(self, params):
+        return self.tx.init(params)
+
+    def step(self, updates, state, params, extra):
+        updates, state = self.tx.step(updates, state, params, extra)
+        return gc.tree.scale(self.factor, updates), state
+
+
+def my_sgd(rate: gc.NonNegative, *, momentum: float = 0.9, first: gc.Transform | None = None):
+    """Return a chain."""
+    return gc.chain(first or gc.identity(), gc.sgd(rate, momentum))
+
+
+MINE = {"my_rule": scale_by_mine, "adam_of_mine": adam, "halves": halves, "my_sgd": my_sgd, "twice": twice}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gc.chain(gc.clip(1.0), scale_by_mine(0.5, flip=True, mask=gc.by_path([("bias", False)], True)), gc.scale(0.1)),
+        gc.partition({"a": gc.chain(adam(), gc.sgd(0.1)), "b": gc.adam(0.1)}, {"x": "a", "y": "b"}),
+        scale_by_mine(halves(gc.linear_schedule(0.1, 0.2, 3))),
+        gc.inject_hyperparams(scale_by_mine)(0.5, flip=True),
+        gc.adam(2.0 * halves(0.1)),
+        gc.accumulate(twice(gc.chain(twice(gc.sgd(0.1)), scale_by_mine()), halves(3.0)), 2),
+        halves(0.5),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_rules_and_schedules_of_ones_own_by_the_names_that_are_given(tx):
+    config = json.loads(json.dumps(gc.to_config(tx, MINE)))
+    assert gc.from_config(config, MINE) == tx
+    with pytest.raises(ValueError, match="to_config: a config can't hold"):
+        gc.to_config(tx)
+    with pytest.raises(ValueError, match=r"from_config: .*gradchain has no public|from_config: factory must be"):
+        gc.from_config(config)
+
+
+def test_what_a_config_calls_ones_own():
+    own = {"name": "my_rule", "decay": 0.9, "flip": False, "mask": None}
+    assert gc.to_config(scale_by_mine(), MINE) == {"version": 1} | own
+    config = {"name": "my_sgd", "rate": {"name": "halves", "first": 0.1}, "first": {"name": "my_rule", "flip": True}}
+    assert gc.from_config(config, MINE) == my_sgd(halves(0.1), first=scale_by_mine(flip=True))
+    assert gc.from_config({"name": "adam", "learning_rate": 0.1}, MINE) == gc.adam(0.1)
+    with pytest.raises(ValueError, match=r"give a rule of your own a name: constructors=\{'my_rule': my_rule\}"):
+        gc.to_config(scale_by_mine(), {"halves": halves})
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"name": "my_rule", "decay": 2.0}, r"decay must be in \[0, 1\), got 2\.0"),
+        ({"name": "my_rule", "flip": 1}, "flip must be True or False, got 1"),
+        ({"name": "my_rule", "dekay": 0.1}, "dekay: my_rule has no such field; did you mean 'decay'"),
+        ({"name": "halves"}, "first is missing, which halves needs"),
+        ({"name": "my_sgd", "rate": -1}, r"rate must be in \[0, inf\], got -1"),
+        ({"name": "my_rul"}, "name: neither gradchain nor constructors= has 'my_rul'; did you mean 'my_rule'"),
+        (
+            {"name": "inject_hyperparams", "factory": "his", "arguments": {}},
+            "factory must be the name of a constructor",
+        ),
+        ({"name": "chain", "stages": [{"name": "my_rule", "decay": None}]}, r"stages\[0\]: scale_by_mine: decay can't"),
+    ],
+)
+def test_errors_in_fields_of_ones_own(config, error):
+    with pytest.raises(ValueError, match=f"from_config: {error}"):
+        gc.from_config(config, MINE)
+
+
+def any_number(*stages):
+    return gc.chain(*stages)
+
+
+def unreadable(rate: "Missing"):  # noqa: F821
+    return gc.sgd(rate)
+
+
+@pytest.mark.parametrize(
+    ("own", "kind", "error"),
+    [
+        ({"adam": adam}, ValueError, "'adam' is a name of gradchain's own; choose another"),
+        ({"linear_schedule": halves}, ValueError, "'linear_schedule' is a name of gradchain's own"),
+        ({"mine": gc.scale_by_adam}, ValueError, "'mine' is gradchain's own 'scale_by_adam', which needs no entry"),
+        ({"mine": scale_by_mine()}, TypeError, "'mine' must be a rule or .*; write scale_by_mine, not scale_by_mine"),
+        ({"mine": 3}, TypeError, "'mine' must be a rule or a function that makes transforms, got 3"),
+        ({"mine": functools.partial(my_sgd, 1)}, TypeError, "'mine' must be a rule or a function"),
+        ({1: adam}, TypeError, "a name must be a string, got 1"),
+        ({"mine": any_number}, TypeError, r"'mine' takes any number of arguments \(stages\), which a config can't"),
+        ({"mine": unreadable}, TypeError, "the annotations of 'mine' can't be read: name 'Missing'"),
+        ([adam], TypeError, "must be a dict from names to constructors"),
+    ],
+)
+def test_constructors_of_ones_own_dont_shadow_and_must_be_callable_by_name(own, kind, error):
+    for call in (functools.partial(gc.to_config, gc.sgd(0.1)), functools.partial(gc.from_config, {"name": "identity"})):
+        with pytest.raises(kind, match=f"_config: constructors:? {error}"):
+            call(own)
+
+
 def test_schedules_of_the_submodule_are_known():
     made = {name for name in schedules.__all__ if name[0].islower() and name != "schedule"}
     assert made < constructors().keys()

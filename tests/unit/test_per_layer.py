@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import gradchain as gc
-from gradchain.combinators.routing import Masked, Partition
+from gradchain.combinators.routing import masked, partition
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.hyperparams import walk
-from gradchain.transforms.low_rank import ScaleByGaLore
+from gradchain.transforms.low_rank import scale_by_galore
 from tests import public, trees
 from tests.contract.cases import each, secondary
 from tests.registry import ROWS
@@ -36,7 +36,8 @@ def has_leafwise(row):
 
 def routes(tx):
     """Return whether it goes by the number of axes, which a stack has one more of."""
-    return isinstance(tx, Masked | Partition | ScaleByGaLore) or any(routes(part.transform) for part in tx.parts())
+    routing = masked.Value | partition.Value | scale_by_galore.Value
+    return isinstance(tx, routing) or any(routes(part.transform) for part in tx.parts())
 
 
 LEAFWISE = [

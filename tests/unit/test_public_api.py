@@ -20,7 +20,7 @@ REFERENCE = ROOT / "docs" / "reference"
 
 SUBMODULES = (
     *("schedules", "losses", "projections", "perturbations", "assignment"),
-    *("training", "plots", "tree", "numerics"),
+    *("training", "plots", "tree", "numerics", "matrices"),
 )
 MODULES = ("gradchain", *(f"gradchain.{m}" for m in SUBMODULES))
 SHORT = ("gradchain.tree", "gradchain.numerics")
@@ -40,6 +40,7 @@ LAYERS = (
     "perturbations",
     "assignment",
     "linear_algebra",
+    "matrices",
     "losses",
     "transforms",
     "combinators",
@@ -122,7 +123,7 @@ def test_modules_load_when_they_are_used():
     code = code.replace("; print", "; gradchain.sgd(0.1, momentum=0.9); print")
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "gradchain.optimizers.sgd" in loaded
-    assert not {"gradchain.training", "gradchain.losses", "gradchain.transforms.matrices"} & set(loaded)
+    assert not {"gradchain.training", "gradchain.losses", "gradchain.matrices"} & set(loaded)
 
 
 def resolve(name):
