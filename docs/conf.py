@@ -1,6 +1,7 @@
 """Sphinx settings. The pages build offline: formulas become MathML, and nothing is loaded from elsewhere."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -73,8 +74,19 @@ def leave_types_alone(app, env, node, text):
     return text if node is not None else None
 
 
+def drop_wrong_links_to_docs(app, pagename, templatename, context, doctree):
+    """Drop viewcode's links back to names that no page has: it takes all of a module's to be documented under one."""
+    if pagename.startswith("_modules/"):
+        known = app.env.domains["py"].objects
+        back = r'<a class="viewcode-back" href="[^"#]*#([^"]+)">.*?</a>'
+        context["body"] = re.sub(
+            back, lambda link: link[0] if link[1] in known else "", context["body"]
+        )
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("doctree-read", look_up_types_here)
+    app.connect("html-page-context", drop_wrong_links_to_docs)
     app.connect("missing-reference", leave_types_alone)

@@ -4,9 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from contourpy import contour_generator
 
 WIDTH, HEIGHT = 4.0, 3.0
 """What pictures show: from -4 to 4, and from -3 to 3."""
+SIZE = 800, 600
+"""The pictures' size in their own units."""
 
 
 class Landscape(NamedTuple):
@@ -14,6 +18,8 @@ class Landscape(NamedTuple):
     formula: str
     function: Callable[[Any], Any]
     start: tuple[float, float]
+    least: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    """Where the function is 0."""
 
 
 def bowl(w):
@@ -46,7 +52,13 @@ LANDSCAPES = {
         valley,
         (-3.4, 0.8),
     ),
-    "saddle": Landscape("Saddle", "½x² − ½y² + y⁴/16 + 1", saddle, (-3.0, 0.05)),
+    "saddle": Landscape(
+        "Saddle",
+        "½x² − ½y² + y⁴/16 + 1",
+        saddle,
+        (-3.0, 0.05),
+        ((0.0, -2.0), (0.0, 2.0)),
+    ),
     "plateau": Landscape("Plateau", "1 − exp(−½x² − ½y²)", plateau, (-2.4, 1.2)),
     "valleys": Landscape(
         "Many valleys",
@@ -55,3 +67,24 @@ LANDSCAPES = {
         (-3.2, 2.1),
     ),
 }
+
+
+def place(points):
+    """Return points of the plane in the pictures' units, y downwards."""
+    x, y = np.asarray(points, float).T
+    x, y = (x / WIDTH + 1) / 2 * SIZE[0], (1 - y / HEIGHT) / 2 * SIZE[1]
+    return [(f"{a:.0f}", f"{b:.0f}") for a, b in zip(x, y, strict=True)]
+
+
+def line(points):
+    """Return a line through points, as an SVG path."""
+    return "M" + "L".join(f"{x} {y}" for x, y in place(points))
+
+
+def contours(function, levels=10):
+    """Return level lines as an SVG path, denser where the function is low."""
+    x, y = np.linspace(-WIDTH, WIDTH, 49), np.linspace(-HEIGHT, HEIGHT, 37)
+    z = np.asarray(function(np.stack(np.meshgrid(x, y))))
+    lines = contour_generator(x, y, z)
+    heights = z.max() * (np.arange(1, levels) / levels) ** 2
+    return "".join(line(part) for height in heights for part in lines.lines(height))

@@ -1,7 +1,7 @@
 """Draw each optimizer's path on two functions: ``python docs/make_paths.py [names]``.
 
-What is run is the line ``picture`` of its page in docs/optimizers. A rate that is left open there is the one of 17, from
-1e-3 to 10, whose losses are lowest: in the mean of their logarithms over all steps.
+What is run is the line ``picture`` of its page in docs/optimizers. A rate that is left open there
+is the one of 17, from 1e-3 to 10, whose losses are lowest: in the mean of their logarithms over all steps.
 """
 
 import json
@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from contourpy import contour_generator
-from landscapes import HEIGHT, LANDSCAPES, WIDTH, Landscape
+from landscapes import LANDSCAPES, SIZE, Landscape, contours, line, place
 
 import gradchain as gc
 
@@ -24,8 +23,6 @@ from optimizers import EXAMPLES, PATHS, Entry, entries, needs
 RATES = 10.0 ** np.linspace(-3, 1, 17)
 STEPS = 60
 CHOSEN = "valley", "saddle"
-SIZE = 800, 600
-LEVELS = 10
 STYLE = """
 .ground { fill: #fff } .level { fill: none; stroke: #c3cad3; stroke-width: 2.4 }
 .path, .step { fill: none; stroke: #0072b2; stroke-width: 4; stroke-linejoin: round }
@@ -37,7 +34,6 @@ STYLE = """
 .path, .step { stroke: #6cc0f5 } .start { fill: #1b1e23; stroke: #6cc0f5 }
 .end { fill: #f5a05a } .least { stroke: #ddd } }
 """
-LEAST = {"valley": [(0.0, 0.0)], "saddle": [(0.0, -2.0), (0.0, 2.0)]}
 
 
 def one_example(tx: Any) -> Any:
@@ -75,35 +71,15 @@ def run(entry: Entry, landscape: Landscape) -> dict[str, Any]:
     }
 
 
-def place(points: Any) -> list[tuple[str, str]]:
-    """Return points of the plane in the picture's units, y downwards."""
-    x = (np.asarray(points)[:, 0] / WIDTH + 1) / 2 * SIZE[0]
-    y = (1 - np.asarray(points)[:, 1] / HEIGHT) / 2 * SIZE[1]
-    return [(f"{a:.0f}", f"{b:.0f}") for a, b in zip(x, y, strict=True)]
-
-
-def line(points: Any) -> str:
-    return "M" + "L".join(f"{x} {y}" for x, y in place(points))
-
-
-def contours(landscape: Landscape, levels: int = LEVELS) -> list[np.ndarray]:
-    """Return the level lines, denser where the function is low."""
-    x, y = np.linspace(-WIDTH, WIDTH, 49), np.linspace(-HEIGHT, HEIGHT, 37)
-    z = np.asarray(landscape.function(np.stack(np.meshgrid(x, y))))
-    lines = contour_generator(x, y, z)
-    heights = z.max() * (np.arange(1, levels) / levels) ** 2
-    return [part for height in heights for part in lines.lines(height)]
-
-
 def draw(name: str, key: str, points: Any) -> str:
     """Return a picture of a path as SVG."""
-    steps, least = place(points), place(LEAST[key])
+    steps, least = place(points), place(LANDSCAPES[key].least)
     cross = "M{0} {1}m-12 -12l24 24m0 -24l-24 24"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img">',
         f"<title>{name}: {LANDSCAPES[key].title}</title><style>{STYLE}</style>",
         '<rect class="ground" width="100%" height="100%"/>',
-        f'<path class="level" d="{"".join(map(line, contours(LANDSCAPES[key])))}"/>',
+        f'<path class="level" d="{contours(LANDSCAPES[key].function)}"/>',
         *(f'<path class="least" d="{cross.format(*at)}"/>' for at in least),
         f'<path class="path" d="{line(points)}"/>',
         f'<path class="step" d="{"".join(f"M{x} {y}h0" for x, y in steps)}"/>',
@@ -129,7 +105,10 @@ def main(names: list[str]) -> None:
         known[entry.name] = found
         print(
             entry.name,
-            *(f"{r['rate']} {r['first']:.3g} -> {r['last']:.3g}" for r in found.values()),
+            *(
+                f"{r['rate']} {r['first']:.3g} -> {r['last']:.3g}"
+                for r in found.values()
+            ),
             flush=True,
         )
     file.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")

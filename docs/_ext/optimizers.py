@@ -4,6 +4,7 @@ A file there has a few lines of facts at its top, a title, and what else is to b
 pages are built: state, needs, defaults, formulas and the example's output.
 """
 
+import functools
 import inspect
 import json
 import re
@@ -33,6 +34,7 @@ FAMILIES = (
 SIDE = 1024
 MATRIX = {"kernel": jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32)}
 SHAPES = {"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(32)}
+GRADIENTS = "gradients and state only"
 EXAMPLES = "examples' gradients"
 HIDDEN = ("scale", "identity", "scale_by_learning_rate")
 """Stages that are said in one sentence for all."""
@@ -81,7 +83,9 @@ def entries() -> list[Entry]:
 
 def _year(function: Any) -> str:
     """Return the year of the first source that a docstring names."""
-    source = re.search(r"^References?:(.*)", inspect.getdoc(function) or "", re.M | re.S)
+    source = re.search(
+        r"^References?:(.*)", inspect.getdoc(function) or "", re.M | re.S
+    )
     years = re.findall(r"\b(19\d\d|20\d\d)\b", source[1]) if source else []
     if not years:
         raise ValueError(f"{function.__name__}: no source with a year; write year: ...")
@@ -105,7 +109,9 @@ def needs(tx: Transform) -> str:
 
     def works(grads: Any, *params: Any, **extra: Any) -> bool:
         try:
-            jax.eval_shape(lambda g, s, *p: tx.update(g, s, *p, **extra), grads, state, *params)
+            jax.eval_shape(
+                lambda g, s, *p: tx.update(g, s, *p, **extra), grads, state, *params
+            )
         except (TypeError, ValueError):
             return False
         return True
@@ -114,45 +120,58 @@ def needs(tx: Transform) -> str:
     functions = {"value_fn": lambda w: sum(jnp.sum(x**2) for x in jax.tree.leaves(w))}
     loss = {"value": 1.0}
     tried = {
-        "gradients": lambda: works(SHAPES),
+        GRADIENTS: lambda: works(SHAPES),
         "parameters": lambda: works(SHAPES, SHAPES),
         "the loss": lambda: works(SHAPES, **loss),
         "parameters, the loss": lambda: works(SHAPES, SHAPES, **loss),
         "the loss function": lambda: works(SHAPES, SHAPES, **functions),
-        "the loss and its function": lambda: works(SHAPES, SHAPES, **functions, **loss, grad=SHAPES),
+        "the loss and its function": lambda: works(
+            SHAPES, SHAPES, **functions, **loss, grad=SHAPES
+        ),
         EXAMPLES: lambda: works(examples, SHAPES),
     }
     return next(need for need, test in tried.items() if test())
 
 
+@functools.cache
+def computed(e: Entry) -> tuple[str, str]:
+    """Return an optimizer's state and what it needs, as pages say it."""
+    return show_state(e.transform), needs(e.transform)
+
+
 def defaults(function: Any) -> str:
     """Return the arguments with a default, as they are written in a call."""
     parameters = inspect.signature(function).parameters.values()
-    return ", ".join(f"`{p.name}={p.default!r}`" for p in parameters if p.default is not p.empty)
+    return ", ".join(
+        f"`{p.name}={p.default!r}`" for p in parameters if p.default is not p.empty
+    )
 
 
 def table() -> str:
     """Return the table of all optimizers."""
-    rows = ["| Optimizer | In one line | Year | State | Needs | Take it for |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| Optimizer | In one line | Year | State | Needs | Take it for |",
+        "|---|---|---|---|---|---|",
+    ]
     family = ""
     for e in entries():
         if e.family != family:
             family = e.family
             rows.append(f"| **{family}** | | | | | |")
-        tx = e.transform
-        name = f"[{e.name}]({e.name}.md)"
-        rows.append(f"| {name} | {e.line} | {e.year} | {show_state(tx)} | {needs(tx)} | {e.when} |")
+        state, wanted = computed(e)
+        name, wanted = f"[{e.name}]({e.name}.md)", wanted.removeprefix(GRADIENTS)
+        rows.append(f"| {name} | {e.line} | {e.year} | {state} | {wanted} | {e.when} |")
     return "\n".join(rows)
 
 
 def page(e: Entry) -> str:
     """Return the whole page in Markdown."""
-    tx = e.transform
+    tx, (state, wanted) = e.transform, computed(e)
     lead, _, rest = e.text.partition("\n## ")
     facts = [
         ("Take it for", e.when),
-        ("Needs", needs(tx)),
-        ("State", f"{show_state(tx)} numbers for each parameter"),
+        ("Needs", wanted),
+        ("State for each parameter", f"{state} numbers"),
         ("Defaults", defaults(e.function) or "none"),
         ("Year", e.year),
     ]
@@ -161,7 +180,8 @@ def page(e: Entry) -> str:
         f"{e.line}.",
         lead.removeprefix("## ") and lead,
         pictures(e),
-        "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in facts),
+        "| | |\n|---|---|\n"
+        + "\n".join(f"| {key} | {value} |" for key, value in facts),
         "## Formula",
         formulas(tx),
         "## Example",
@@ -175,14 +195,18 @@ def page(e: Entry) -> str:
 
 def example(e: Entry, tx: Transform) -> str:
     """Return the example and what it prints."""
-    code = f'params = {{"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(32)}}\ntx = {e.example}\nprint(tx.describe(params))'
+    params = 'params = {"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(32)}'
+    code = f"{params}\ntx = {e.example}\nprint(tx.describe(params))"
     output = gc.describe(tx, SHAPES).table(80)
     return f"```python\n{code}\n```\n\n```text\n{output}\n```"
 
 
 def stages(tx: Transform) -> list[str]:
     """Return the public names of a transform's stages, each once, in order."""
-    names = [re.sub(r"[#\[].*", "", row.name.split(".")[-1]) for row in gc.describe(tx, SHAPES).stages]
+    names = [
+        re.sub(r"[#\[].*", "", row.name.split(".")[-1])
+        for row in gc.describe(tx, SHAPES).stages
+    ]
     return [name for name in dict.fromkeys(names) if name in gc.__all__]
 
 
@@ -191,19 +215,29 @@ def formulas(tx: Transform) -> str:
     said = [_stage(name) for name in stages(tx) if name not in HIDDEN]
     parts = ["```{eval-rst}", ".. currentmodule:: gradchain", *said]
     if "scale_by_learning_rate" in stages(tx):
-        parts.append(r"Last, :func:`scale_by_learning_rate` multiplies by :math:`-\eta`.")
+        parts.append(
+            r"Last, :func:`scale_by_learning_rate` multiplies by :math:`-\eta`."
+        )
     end = r"The result :math:`u` of the last stage is added to the parameters: :math:`w \leftarrow w + u`."
     return "\n\n".join([*parts, end, "```"])
 
 
 def _stage(name: str) -> str:
     """Return a stage's first sentence, its formulas, and a sentence that goes on behind these."""
-    paragraphs = (inspect.getdoc(getattr(gc, name)) or "").split("\nArgs:")[0].strip().split("\n\n")
+    paragraphs = (
+        (inspect.getdoc(getattr(gc, name)) or "")
+        .split("\nArgs:")[0]
+        .strip()
+        .split("\n\n")
+    )
     first = f":func:`{name}`: {paragraphs[0]}"
     maths = [i for i, text in enumerate(paragraphs) if text.startswith(".. math::")]
     if not maths:
         return first
-    last = maths[-1] + (maths[-1] + 1 < len(paragraphs) and paragraphs[maths[-1] + 1].startswith("with "))
+    last = maths[-1] + (
+        maths[-1] + 1 < len(paragraphs)
+        and paragraphs[maths[-1] + 1].startswith("with ")
+    )
     return "\n\n".join([first, *paragraphs[maths[0] : last + 1]])
 
 
@@ -213,8 +247,11 @@ def pictures(e: Entry) -> str:
     items = []
     for key, run in runs.items():
         call = e.picture.replace("{rate}", f"{run['rate'] or 0:.2g}")
-        said = f"{run['title']}: {run['steps']} steps of `{call}`, from a loss of {run['first']:.2g} to {run['last']:.2g}"
-        items.append(f"- ![{run['title']}: the path of {e.name}](paths/{e.name}_{key}.svg)\n  {said}")
+        losses = f"from a loss of {run['first']:.2g} to {run['last']:.2g}"
+        said = f"{run['title']}: {run['steps']} steps of `{call}`, {losses}"
+        items.append(
+            f"- ![{run['title']}: the path of {e.name}](paths/{e.name}_{key}.svg)\n  {said}"
+        )
     return "```{container} paths\n\n" + "\n\n".join(items) + "\n```"
 
 
@@ -222,7 +259,11 @@ def expand(app: Any, docname: str, source: list[str]) -> None:
     """Complete a page of docs/optimizers before Sphinx reads it."""
     folder, _, name = docname.rpartition("/")
     if folder == "optimizers":
-        source[0] = source[0].replace("(table)", table()) if name == "index" else page(parse(name, source[0]))
+        source[0] = (
+            source[0].replace("(table)", table())
+            if name == "index"
+            else page(parse(name, source[0]))
+        )
 
 
 def setup(app: Any) -> dict[str, bool]:
