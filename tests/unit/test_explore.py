@@ -83,6 +83,40 @@ def test_the_page_shows_what_gradchain_computes(data, blocks, landscapes, run):
     assert np.abs(decades - expected).max() < 1 / data["perDecade"]
 
 
+def test_what_the_page_says_of_the_runs_is_true(data, blocks):
+    def losses(*run):
+        return 10 ** shown(data, blocks, *run)[1]
+
+    def converges(landscape, momentum, rate):
+        found = losses(landscape, "Momentum", momentum, rate)
+        return len(found) == data["steps"] + 1 and bool(found[-1] < found[0])
+
+    rates = data["rates"][data["rates"].index(0.1) :]
+    for landscape, curvature in (("bowl", 1.0), ("valley", 2.5)):
+        for momentum in (0.0, 0.9):
+            stable = [rate < 2 * (1 + momentum) / curvature for rate in rates]
+            assert [converges(landscape, momentum, rate) for rate in rates] == stable
+    ends = [losses("valley", "Momentum", momentum, 0.1)[-1] for momentum in (0.0, 0.8, 0.98)]
+    assert ends[0] == pytest.approx(0.065, rel=0.08)
+    assert ends[1] < 1e-6
+    assert ends[2] == pytest.approx(0.24, rel=0.08)
+    across = [losses("plateau", name, 0.0, 0.1) for name in ("Momentum", "Adam", "RMSprop")]
+    assert [int(np.argmax(found < 0.5)) for found in across] == [70, 9, 5]
+    last = losses("bowl", "Signum", 0.9, 0.1)[-20:]
+    assert (last.min() < 0.011, 0.04 < last.max() < 0.05) == (True, True)
+    points = {
+        run: shown(data, blocks, "valleys", *run)[0][-1]
+        for run in [*(("Momentum", mu, rate) for mu in (0.0, 0.9) for rate in data["rates"]), ("Adam", 0.9, 1.5)]
+    }
+    at_first = {run for run, point in points.items() if np.abs(point - [-2.38, 2.38]).max() < 0.3}
+    moved = {rate for rate in data["rates"] if ("Momentum", 0.9, rate) not in at_first}
+    slow = [rate for rate in data["rates"] if 0.01 <= rate <= 0.46]
+    assert {("Momentum", 0.0, rate) for rate in slow} <= at_first
+    assert {0.15, 0.22, 0.32, 0.46, 0.68} <= moved
+    assert 0.1 not in moved
+    assert np.abs(points["Adam", 0.9, 1.5]).max() < 0.3
+
+
 def test_some_runs_diverge_and_most_do_not(data, blocks):
     lengths = np.concatenate([lengths.ravel() for lengths, _ in blocks.values()])
     assert lengths.min() >= 1
