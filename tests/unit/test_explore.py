@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-import sys
+import runpy
 import zlib
 from pathlib import Path
 
@@ -21,11 +21,7 @@ PAGE = (DOCS / "explore.md").read_text()
 
 @pytest.fixture(scope="module")
 def landscapes():
-    sys.path.insert(0, str(DOCS))
-    from landscapes import LANDSCAPES
-
-    sys.path.remove(str(DOCS))
-    return LANDSCAPES
+    return runpy.run_path(str(DOCS / "landscapes.py"))["LANDSCAPES"]
 
 
 @pytest.fixture(scope="module")
