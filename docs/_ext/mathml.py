@@ -11,7 +11,11 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-SYNONYMS = {r"\\dots\b": r"\ldots", r"\\Big(?=[/|])": r"\Bigl"}
+SYNONYMS = {
+    r"\\dots\b": r"\\ldots",
+    r"\\Big(?=[/|])": r"\\Bigl",
+    r"(\\(?:bar|hat|tilde)\s*(?:\\[a-z]+|\w))(?=_)": r"{\1}",
+}
 """What the converter lacks, as patterns, and what it has instead."""
 
 BAR = r'<mo(?: stretchy="false")?>([|‖])</mo>'
@@ -21,7 +25,7 @@ BAR = r'<mo(?: stretchy="false")?>([|‖])</mo>'
 def _convert(node, as_block):
     tex = " ".join(node.astext().split())
     for pattern, synonym in SYNONYMS.items():
-        tex = re.sub(pattern, lambda _, synonym=synonym: synonym, tex)
+        tex = re.sub(pattern, synonym, tex)
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     try:

@@ -171,7 +171,7 @@ def page(e: Entry) -> str:
     facts = [
         ("Take it for", e.when),
         ("Needs", wanted),
-        ("State for each parameter", f"{state} numbers"),
+        ("State for each parameter", f"{state} number{'' if state == '1' else 's'}"),
         ("Defaults", defaults(e.function) or "none"),
         ("Year", e.year),
     ]
