@@ -6,11 +6,11 @@ WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 
 # Tests compile the same small programs again and again: their processes share them.
-test test-slow accept: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-test test-slow accept: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
-test test-slow accept: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench lint format gallery docs check-explore clean
+.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -41,6 +41,10 @@ accept: $(VENV)/.accept
 bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+
+# Small wrong changes, and whether the tests notice: make mutants PATHS="gradchain/core --number 40 --minutes 60".
+mutants: $(VENV)/.test
+	$(BIN)/python tests/mutants.py $(PATHS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -30,14 +30,15 @@ GREY = "#777777"
 
 @public
 def plot_losses(
-    runs: Mapping[str, Any] | History | Sequence[float], *, columns: Sequence[str] = ("loss",), ax: Any = None,
+    runs: Mapping[str, Any] | History | Path | Sequence[float], *, columns: Sequence[str] = ("loss",), ax: Any = None,
     yscale: str | None = None,
 ) -> Any:  # fmt: skip
-    """Plot the losses of one or several runs against the epoch.
+    """Plot the losses of one or several runs against the epoch, or against the step for the paths of optimizers.
 
     Args:
       runs: by the label to show, histories or arrays of shape ``(epochs,)``; or a single one, without a label.
-        ``result.run(i)`` gives one of a sweep's. What isn't finite is left out.
+        ``result.run(i)`` gives one of a sweep's. Or what :func:`~gradchain.training.trace_path` returned: its values,
+        the start's at step 0. What isn't finite is left out.
       columns: which columns of the histories to draw; several get lines of different thickness, ``val_`` ones
         the thinner.
       ax: the matplotlib axes to draw into; a new figure by default.
@@ -45,14 +46,20 @@ def plot_losses(
 
     Returns:
       The axes.
+
+    Raises:
+      ValueError: if some runs are paths and others aren't.
     """
-    ax = _axes(ax, "epoch", columns[0].removeprefix("val_") if len(columns) == 1 else "loss")
+    paths = [isinstance(run, Path) for run in _labelled(runs).values()]
+    if any(paths) and not all(paths):
+        raise ValueError("plot_losses: runs are paths, step by step, or histories, epoch by epoch; draw them apart")
+    ax = _axes(ax, "step" if any(paths) else "epoch", columns[0].removeprefix("val_") if len(columns) == 1 else "loss")
     for i, (label, run) in enumerate(_labelled(runs).items()):
         for column in columns if isinstance(run, History) else ("",):
-            y = np.asarray(run[column] if isinstance(run, History) else run, float)
+            y = np.asarray(run[column] if isinstance(run, History) else run.values if any(paths) else run, float)
             name = " ".join(filter(None, (label, column if len(columns) > 1 else "")))
             width = 1.0 if column.startswith("val_") else 2.0
-            x = np.arange(1, len(y) + 1)
+            x = np.arange(len(y)) + (not any(paths))
             marker = MARKERS[i % len(MARKERS)] if len(y) <= 30 else None
             y = np.where(np.isfinite(y), y, np.nan)
             ax.plot(x, y, label=name or None, **_style(i), linewidth=width, marker=marker, markersize=2 + 2 * width)

@@ -17,9 +17,11 @@ def run(name, **settings):
 
 
 def test_quadratic(tmp_path):
-    losses = run("01_quadratic", steps=100, picture=tmp_path / "paths.png")
-    assert losses.keys() == {"gradient descent", "momentum", "Adam"}
-    assert max(losses.values()) < 1e-2
+    tables = run("01_quadratic", steps=100, picture=tmp_path / "paths.png")
+    plain, scaled = tables["valley"], tables["in_smaller_units"]
+    assert plain["momentum"] < 1e-6 < plain["Adam"] < 1e-2 < plain["gradient descent"] < 1
+    assert abs(scaled["Adam"] / (1000 * plain["Adam"]) - 1) < 1e-2
+    assert not any(scaled[name] < 1e9 for name in ("gradient descent", "momentum"))
     assert (tmp_path / "paths.png").stat().st_size > 10_000
 
 

@@ -39,6 +39,17 @@ def test_losses_of_several_runs():
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("epoch", "loss", "log")
 
 
+def test_values_along_a_path_are_drawn_from_step_0():
+    path = trace_path(lambda w: w**2, jnp.ones(()), gc.sgd(0.25), steps=3)
+    ax = plots.plot_losses({"sgd": path})
+    (line,) = ax.get_lines()
+    assert line.get_xdata().tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(line.get_ydata(), 0.25 ** np.arange(4))
+    assert ax.get_xlabel() == "step"
+    with pytest.raises(ValueError, match="draw them apart"):
+        plots.plot_losses({"path": path, "epochs": [1.0, 0.5]})
+
+
 def test_a_single_run_needs_no_legend_and_a_given_axes_is_used():
     ax = Figure().add_subplot()
     assert plots.plot_losses([3.0, 2.0], ax=ax, yscale="linear") is ax

@@ -113,6 +113,12 @@ def test_the_version_is_said_once_and_installed_from_there():
     assert f"  version = {{{gradchain.__version__}}}\n" in (ROOT / "README.md").read_text()
 
 
+def test_an_editable_install_puts_the_root_on_the_path():
+    """With setuptools' finder instead, a clone called gradchain hides the package from scripts beside it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["package-dir"] == {"": "."}
+
+
 def test_modules_load_when_they_are_used():
     code = "import sys, gradchain; print(*sorted(m for m in sys.modules if m.startswith('gradchain')))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["gradchain"]
