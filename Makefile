@@ -10,7 +10,7 @@ test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.ca
 test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs clean
+.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -62,6 +62,10 @@ gallery: $(VENV)/.gallery
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
+
+# Needs Chromium.
+check-explore: docs
+	$(BIN)/python docs/check_explore.py docs/_build/html
 
 clean:
 	rm -rf $(VENV) .cache demo docs/_build

@@ -17,6 +17,9 @@ SYNONYMS = {r"\\dots\b": r"\ldots", r"\\Big(?=[/|])": r"\Bigl"}
 BAR = r'<mo(?: stretchy="false")?>([|‖])</mo>'
 """The bars of a magnitude or norm, which browsers would space like a relation."""
 
+ACCENT = r'<munderover>(\s*<mi>[^<]*</mi>)(.*?)(<mo stretchy="false">[ˆˉ˜]</mo>)\s*</munderover>'
+"""A letter with an accent and an index, which the converter puts below the letter."""
+
 
 def _convert(node, as_block):
     tex = " ".join(node.astext().split())
@@ -25,11 +28,11 @@ def _convert(node, as_block):
     if as_block and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     try:
-        return re.sub(
-            BAR,
-            r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>',
-            tex2mathml(tex, as_block=as_block),
+        found = tex2mathml(tex, as_block=as_block)
+        found = re.sub(
+            BAR, r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', found
         )
+        return re.sub(ACCENT, r"<msub><mover>\1\3</mover>\2</msub>", found, flags=re.S)
     except MathError as error:
         logger.warning("can't convert %r: %s", tex, error, location=node)
         return nodes.unescape(tex)

@@ -1,6 +1,7 @@
 """The public names: consistent, documented, and imported only upward through the layers."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 import gradchain
+from gradchain.core.value import Value
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradchain"
 REFERENCE = ROOT / "docs" / "reference"
+OPTIMIZERS = ROOT / "docs" / "optimizers"
 
 SUBMODULES = (
     *("schedules", "losses", "projections", "perturbations", "assignment"),
@@ -81,7 +84,7 @@ def documented_names():
                 names.append(name)
             else:
                 names.append(f"{module}.{name}")
-    return names
+    return names + [f"gradchain.{page.stem}" for page in OPTIMIZERS.glob("*.md") if page.stem != "index"]
 
 
 def test_all_is_sorted_unique_and_resolves():
@@ -144,6 +147,29 @@ def test_reference_has_no_duplicates_and_nothing_that_is_gone():
     assert len(names) == len(set(names))
     gone = [name for name in names if resolve(name) is None]
     assert not gone, gone
+
+
+def listed_members():
+    """Yield each class of the reference with the members that its page shows; ``None`` for all."""
+    module = ""
+    for page in sorted(REFERENCE.glob("*.rst")):
+        entry = r"^\.\. (currentmodule|autoclass):: (\S+)((?:\n   :.*)*)"
+        for directive, name, options in re.findall(entry, page.read_text(), re.M):
+            if directive == "currentmodule":
+                module = name
+                continue
+            listed = re.search(r":members:(.*)", options)
+            names = listed[1].replace(",", " ").split() if listed else []
+            yield resolve(f"{module}.{name}"), None if listed and not names else set(names)
+
+
+@pytest.mark.parametrize(("value", "listed"), [pytest.param(*pair, id=pair[0].__name__) for pair in listed_members()])
+def test_fields_and_properties_of_classes_are_on_their_page(value, listed):
+    if not issubclass(value, Value) and listed is not None:
+        fields = getattr(value, "_fields", ()) or getattr(value, "__dataclass_fields__", ())
+        properties = [n for n, x in inspect.getmembers(value) if isinstance(x, property | functools.cached_property)]
+        missing = {n for n in (*fields, *properties) if not n.startswith("_")} - listed
+        assert not missing, f"add to :members: {sorted(missing)}"
 
 
 def functions_and_classes(*modules):
