@@ -64,6 +64,9 @@ NOTES = {
     "scale_by_factored_rms": "the default of `decay_rate_fn` is `None`",
     "scale_by_trust_ratio": "has a `mask` of its own",
     "nnls": "an iteration ahead",
+    "scale_by_backtracking_linesearch": "takes no step without decrease",
+    "scale_by_zoom_linesearch": "takes no step without decrease",
+    "value_and_grad_from_state": "takes `has_aux`, too",
 }
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
 
