@@ -8,14 +8,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain import tree
+from gradchain.combinators.chain import chain
 from gradchain.core.extra import demand_function, with_named_arguments
+from gradchain.core.hyper import NonNegative
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import Integer, kind_of, register
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
+from gradchain.transforms.scaling import identity, negate, scale_by_learning_rate
 from gradchain.tree import Tree
 
+ZOOM = None
 
 class ScaleByLBFGSState(NamedTuple):
     """State of :func:`scale_by_lbfgs`."""
