@@ -95,6 +95,7 @@ class LineSearch(Reports):
         wide = jax.tree.map(lambda u: jnp.asarray(u, compute_dtype(jnp.result_type(u))), updates)
         search = _begin(self, state, value, slope_along(grad, wide, state.value.dtype))
         progress = self._run(function, params, wide, Progress(search, value.astype(state.value.dtype), grad))
+        self.explain(progress.search)
         taken = progress.search.taken
         scaled = jax.tree.map(lambda u: jnp.where(taken > 0, taken.astype(u.real.dtype) * u, 0), wide)
         return scaled, self.end(state, *progress)
@@ -108,6 +109,9 @@ class LineSearch(Reports):
             return _tell(self, progress, direction, value, grad)
 
         return repeat(turn, progress, params, direction)
+
+    def explain(self, search: Search) -> None:
+        """Print why a search has failed, if that is asked for."""
 
     def report(self, state: Any) -> dict[str, Any]:
         return {

@@ -14,7 +14,6 @@ from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
 from gradchain.tree.alignment import inexact
 
-
 DecreaseFraction = Annotated[Any, Number("DecreaseFraction", "[0, 1)")]
 """The fraction of the decrease that the slope predicts: in [0, 1)."""
 Growth = Annotated[Any, Number("Growth", "[1, inf]")]
@@ -109,7 +108,7 @@ class WolfeSearch(LineSearch):
         c1, c2 = self.slope_rtol, self.curv_rtol
         if isinstance(c1, float) and isinstance(c2, float) and c2 <= c1:
             raise ValueError(
-                f"{self.name}: curv_rtol must be above slope_rtol, or there may be no step that fulfils both conditions;"
+                f"{self.name}: curv_rtol must be above slope_rtol, or no step may meet both conditions;"
                 f" got curv_rtol={c2} and slope_rtol={c1}"
             )
         return self
