@@ -42,11 +42,12 @@ class ScaleByZoomLinesearchState(NamedTuple):
     grad: Tree
     """The gradient there."""
     info: ZoomLinesearchInfo
-    accepted: Array
-    """The last step that wasn't 0."""
+    guess: Array
+    """Where the next search may begin: at the last step, or, after a search without one, where that has ended."""
     slope: Array
-    """The slope at the start of the search that found it."""
+    """The slope at the start of the last search."""
     searches: Array
+    """How many searches there were."""
 
 
 class Limits(NamedTuple):
@@ -124,7 +125,7 @@ class ZoomSearch(WolfeSearch):
         decrease = errors.decrease <= tol
         met = decrease & (errors.curvature <= tol)
         keep = met | (decrease & (trial.value < own.best.value))
-        own = own._replace(best=select(keep, Best(trial.value, errors), own.best))
+        own = own._replace(best=own.best.after(trial, errors, keep))
         end = select(is_finite(trial), trial, Point(trial.step, *[jnp.full_like(trial.step, jnp.inf)] * 2))
         new = select(own.found, _shrink(own, end, errors), _widen(own, end, errors, search.count == 0))
         width = jnp.abs(own.high.step - own.low.step)
@@ -253,10 +254,10 @@ def scale_by_zoom_linesearch(
     The step grows until an interval must hold such a one; then trials inside it are the minimum of a cubic or a
     parabola through known values, or its middle.
 
-    Where Optax's search finds a step, the trials are the same. Where it fails, they part: along updates that don't lead
-    downhill nothing is evaluated, and the parameters stay; they stay as well if no trial had decrease; from a trial that
-    isn't finite steps shrink by 10, not by 2, until one is; and if both conditions can't be met, the step is the one of
-    the lowest value with decrease.
+    Where Optax's search finds a step, the trials are the same. Where it fails, they part: along updates that don't
+    lead downhill nothing is evaluated, and the parameters stay; they stay as well if no trial had decrease, and the
+    next search goes on where that one ended; from a trial that isn't finite steps shrink by 10, not by 2, until one is;
+    and if both conditions can't be met, the step is the one of the lowest value with decrease.
 
     ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``, the loss as a function of
     the parameters; for complex parameters ``grad`` is the conjugate of JAX's gradient. Other extra arguments that
