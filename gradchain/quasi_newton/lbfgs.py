@@ -14,12 +14,13 @@ from gradchain.core.hyper import NonNegative
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import Integer, kind_of, register
+from gradchain.linesearch.zoom import scale_by_zoom_linesearch
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.transforms.scaling import identity, negate, scale_by_learning_rate
 from gradchain.tree import Tree
 
-ZOOM = None
+ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
 
 class ScaleByLBFGSState(NamedTuple):
     """State of :func:`scale_by_lbfgs`."""
