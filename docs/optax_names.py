@@ -64,7 +64,7 @@ NOTES = {
     "add_noise": "takes a seed or a key as `key`, not `seed` too",
     "noisy_sgd": "takes a seed or a key as `key`, not `seed` too",
     "scale_by_factored_rms": "the default of `decay_rate_fn` is `None`",
-    "lbfgs": "safer where the objective isn't convex; has `same_batch` for mini-batches",
+    "lbfgs": "safer where the objective isn't convex",
     "scale_by_lbfgs": "keeps pairs of positive curvature only; has `same_batch` for mini-batches",
     "scale_by_trust_ratio": "has a `mask` of its own",
     "nnls": "an iteration ahead",
