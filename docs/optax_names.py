@@ -68,6 +68,9 @@ NOTES = {
     "scale_by_lbfgs": "keeps pairs of positive curvature only; has `same_batch` for mini-batches",
     "scale_by_trust_ratio": "has a `mask` of its own",
     "nnls": "an iteration ahead",
+    "scale_by_backtracking_linesearch": "takes no step without decrease",
+    "scale_by_zoom_linesearch": "takes no step without decrease",
+    "value_and_grad_from_state": "takes `has_aux`, too",
 }
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
 

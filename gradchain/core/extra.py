@@ -101,7 +101,13 @@ def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
 def _with_one_value(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function, updated=())
     def value_fn(*args: Any, **kwargs: Any) -> Any:
-        return one_number("the result of value_fn", function(*args, **kwargs))
+        value = function(*args, **kwargs)
+        if isinstance(value, tuple | list):
+            raise TypeError(
+                f"value_fn must return the loss alone, got a {type(value).__name__}; of a function with has_aux take "
+                "the first part: value_fn=lambda params: loss_fn(params)[0]"
+            )
+        return one_number("the result of value_fn", value)
 
     return value_fn
 

@@ -239,8 +239,10 @@ def scale_by_backtracking_linesearch(
 
     Example:
       >>> tx = chain(scale(-1.0), scale_by_backtracking_linesearch(15))
-      >>> value, grad = jax.value_and_grad(loss_fn)(params)
-      >>> updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss_fn)
+      >>> value, grad = jax.value_and_grad(loss_fn)(params, batch)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithm 3.1; Vaswani et al., *Painless Stochastic
     Gradient*, 2019.

@@ -33,7 +33,7 @@ class Search(NamedTuple):
     """Whether the search has ended with an accepted trial."""
     failed: Array
     """Whether it has ended without one; ``taken`` may be positive nevertheless."""
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     """How many trials were told, int32."""
     own: Any
     """What the method remembers: a NamedTuple of numbers, its hyperparameters at this count among them."""

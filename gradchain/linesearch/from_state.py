@@ -33,8 +33,9 @@ def value_and_grad_from_state(value_fn: Callable[..., Any], has_aux: bool = Fals
       ValueError: by the function returned, if the state keeps no value and gradient, or several.
 
     Example:
+      >>> tx = chain(scale(-1.0), scale_by_zoom_linesearch(15))
       >>> value_and_grad = value_and_grad_from_state(loss_fn)
-      >>> value, grad = value_and_grad(params, state=state)
+      >>> value, grad = value_and_grad(params, batch, state=state)
     """
 
     def value_and_grad(params: Tree, *args: Any, state: Any, **kwargs: Any) -> Any:

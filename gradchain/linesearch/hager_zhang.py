@@ -186,8 +186,10 @@ def scale_by_hager_zhang_linesearch(
     Example:
       >>> tx = chain(scale(-1.0), scale_by_hager_zhang_linesearch(initial_guess_strategy="slope"))
       >>> value_and_grad = value_and_grad_from_state(loss_fn)
-      >>> value, grad = value_and_grad(params, state=state)
-      >>> updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss_fn)
+      >>> value, grad = value_and_grad(params, batch, state=state)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
 
     References: Hager and Zhang, *A New Conjugate Gradient Method with Guaranteed Descent and an Efficient Line
     Search*, 2005; *Algorithm 851: CG_DESCENT*, 2006.

@@ -283,8 +283,10 @@ def scale_by_zoom_linesearch(
     Example:
       >>> tx = chain(scale(-1.0), scale_by_zoom_linesearch(15))
       >>> value_and_grad = value_and_grad_from_state(loss_fn)
-      >>> value, grad = value_and_grad(params, state=state)
-      >>> updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss_fn)
+      >>> value, grad = value_and_grad(params, batch, state=state)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6; Hager and Zhang,
     *Algorithm 851: CG_DESCENT*, 2006.

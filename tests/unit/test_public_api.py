@@ -171,6 +171,7 @@ OTHER_PARAMETERS = {
     "scale_by_factored_rms",
     "scale_by_lbfgs",
     "scale_by_trust_ratio",
+    "value_and_grad_from_state",
 }
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""
 
