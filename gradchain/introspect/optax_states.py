@@ -72,6 +72,7 @@ ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
     ("conditionally_mask", "held"): lambda theirs: theirs["step"] > 0,
     ("conditionally_transform", "held"): lambda theirs: theirs["step"] > 0,
     ("accumulate", "skipped"): lambda theirs: jnp.zeros_like(theirs["mini_step"]),
+    ("scale_by_lbfgs", "position"): lambda theirs: _next_slot(theirs),
     ("reduce_on_plateau", "has_best"): lambda theirs: jnp.isfinite(theirs["best_value"]),
     ("schedule_free", "count"): lambda theirs: theirs["step_count"] - 1,
     ("scale_by_backtracking_linesearch", "retry"): lambda theirs: jnp.zeros_like(theirs["learning_rate"]),
@@ -83,6 +84,8 @@ ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
 """What Optax doesn't keep, made of what it keeps in the same stage."""
 COUNTS = ("count", "searches")
 """What our rules and searches call the number of their updates."""
+RINGS = ("diff_params_memory", "diff_updates_memory", "weights_memory")
+"""Slots of ``scale_by_lbfgs`` that are filled in turn; Optax fills one at every update."""
 CONJUGATED = {("scale_by_backtracking_linesearch", "grad"), ("scale_by_zoom_linesearch", "grad")}
 """Gradients that Optax keeps as JAX returns them; here they point uphill, complex ones, too."""
 FIRST = {"scale_by_dog": "is_init_step", "scale_by_optimistic_gradient": "is_initial_step"}
@@ -183,7 +186,7 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
     where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
     theirs, here = _Layout(where, optimizer, abstract_state(optimizer, params)), _Layout(where, tx, state)
     partners = _partners(here.places, theirs.places)
-    sources = {_address_there(p, partners): _as_there(p, here.values[p.address]) for p in here.places}
+    sources = {_address_there(p, partners): _as_there(p, _turned(p, here)) for p in here.places}
     owners = {there: here.stages.get(stage, {}) for stage, there in partners.items()}
     counts = [stage["count"] for stage in here.stages.values() if "count" in stage]
     initial = jax.tree.leaves(optimizer.init(params))
@@ -200,6 +203,20 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
     spare = [p for p in here.places if p.slot not in (*COUNTS, SLOT) and (p.transform, p.slot) not in ONLY_HERE]
     entries |= {f"gradchain's {p.address}": sources[a] for p in spare if (a := _address_there(p, partners)) in sources}
     return load(where, optimizer, params, entries, "error", "error", settled=None)
+
+
+def _next_slot(stage: Stage) -> Any:
+    """Return the slot of the memory of L-BFGS that Optax writes at the next update but the first."""
+    return jnp.maximum(stage["count"] - 1, 0) % len(stage["weights_memory"])
+
+
+def _turned(place: Place, here: "_Layout") -> Any:
+    """Return what ``place`` holds as Optax keeps it: the memory of L-BFGS goes on where Optax will write."""
+    x = here.values[place.address]
+    if place.transform != "scale_by_lbfgs" or place.slot not in RINGS:
+        return x
+    stage = here.stages[place.stage]
+    return jnp.roll(x, _next_slot(stage) - stage["position"], axis=0)
 
 
 class _Layout:
