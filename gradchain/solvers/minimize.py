@@ -16,7 +16,7 @@ from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
 from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
-from gradchain.quasi_newton.lbfgs import lbfgs
+from gradchain.quasi_newton.lbfgs import scale_by_lbfgs
 from gradchain.signatures import public
 from gradchain.solvers.descent import Descent, Limits
 from gradchain.solvers.implicit import forward_only, implicit_root
@@ -24,6 +24,7 @@ from gradchain.solvers.objective import Objective, objective_of
 from gradchain.solvers.projected import NonmonotoneSearch, SpectralDirection
 from gradchain.solvers.solution import Solution
 from gradchain.solvers.stages import Stages, take_apart
+from gradchain.transforms.scaling import negate
 from gradchain.tree import Tree
 
 UNLIMITED = np.iinfo(np.int32).max
@@ -165,7 +166,7 @@ def _tolerance(name: str, value: Any) -> Any:
 
 
 def _default() -> Transform:
-    return lbfgs(linesearch=scale_by_hager_zhang_linesearch())
+    return Chain((scale_by_lbfgs(), negate(), scale_by_hager_zhang_linesearch()))
 
 
 def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...], limits: Limits) -> Solution:
