@@ -61,6 +61,8 @@ class Numbers(NamedTuple):
     slope: Array
     hope: Array
     """What the first trial would gain if the function were linear."""
+    noise: Array
+    """The decrease below which the value tells nothing: from its own rounding, and from that of the parameters."""
 
 
 class Run(NamedTuple):
@@ -113,7 +115,7 @@ class Descent(NamedTuple):
         wide = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=compute_dtype(x.dtype)), params)
         names = ("value", "grad_norm", "step_size", "evals") if self.rows else ()
         return Run(
-            params, wide, begun, jnp.zeros((), bool), point, Numbers(zero, zero, zero, zero), (before, search), point,
+            params, wide, begun, jnp.zeros((), bool), point, Numbers(zero, zero, zero, zero, zero), (before, search), point,
             Counts(none - 1, none, none, none, none, none), zero, zero, none,
             {name: jnp.full(self.rows, jnp.nan, dtype) for name in names} or None,
         )  # fmt: skip
@@ -124,7 +126,7 @@ class Descent(NamedTuple):
         slope = slope_along(point.grad, run.updates, point.value.dtype)
         first, evals = run.counts.steps < 0, run.counts.evals + 1
         search = tree.where(first, run.search, self.stages.search.tell(run.search, point.value, slope))
-        hopeless = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.numbers.hope <= self._noise(run.numbers.value))
+        hopeless = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.numbers.hope <= run.numbers.noise)
         over = search.done | search.failed | hopeless | first | (evals >= self.limits.max_evals)
         run = run._replace(
             search=search._replace(failed=over & ~search.done),
@@ -143,10 +145,6 @@ class Descent(NamedTuple):
         """Return whether one search is over and another one is to begin."""
         return run.over & (run.reason == Reason.running)
 
-    def _noise(self, value: Array) -> Array:
-        """Return the decrease below which the value tells nothing."""
-        return 8 * self.objective.eps * jnp.abs(value)
-
     def _advance(self, run: Run) -> Run:
         """Take the point that the search has found, test it, and begin the next search."""
         active, taken = self._is_between(run), self._take(run)
@@ -163,51 +161,51 @@ class Descent(NamedTuple):
         """Return the run at the point that its search has found, with the reason to end there, if there is one."""
         point, search, old, first = run.kept, run.search, run.numbers, run.counts.steps < 0
         size = self.objective.size(point, self.project)
-        first_size = jnp.where(first, size, run.first_size)
-        gain = -old.slope * jnp.where(search.taken > 0, search.taken, 0)
-        counts = self._counted(run, size, gain)
+        length = tree.norm(tree.sub(point.params, run.params), jnp.inf).astype(size.dtype)
+        gain = jnp.where(length > 0, -old.slope * search.taken, 0)
         ended = self.stages.search.end(run.state[1], search, point.value, point.grad)
+        hope = jnp.where(run.counts.fails > 0, jnp.minimum(old.hope, run.predicted), old.hope)
         run = run._replace(
             state=(run.state[0], tree.where(first, run.state[1], ended)),
             best=tree.where(first | (point.value < run.best.value), point, run.best),
-            counts=counts,
-            first_size=first_size,
-            predicted=jnp.where(search.taken > 0, gain, old.hope),
-            history=self._noted(run, counts, size),
+            counts=self._counted(run, size, length, gain),
+            first_size=jnp.where(first, size, run.first_size),
+            predicted=jnp.where(length > 0, gain, hope),
             numbers=old._replace(size=size),
         )
-        return run._replace(reason=self._reason(run, old))
+        return run._replace(reason=self._reason(run, length), history=self._noted(run))
 
-    def _counted(self, run: Run, size: Array, gain: Array) -> Counts:
+    def _counted(self, run: Run, size: Array, length: Array, gain: Array) -> Counts:
         counts, search, old, value = run.counts, run.search, run.numbers, run.kept.value
-        first, moved = counts.steps < 0, search.taken > 0
         falls = value < old.value - self.objective.eps * jnp.abs(old.value)
-        stalls = ~falls & ~(size <= 0.9 * old.size) & (gain <= self._noise(old.value))
+        stalls = ~falls & ~(size <= 0.9 * old.size) & (gain <= old.noise)
         largest = jnp.maximum(jnp.abs(value), jnp.abs(old.value))
         small = search.done & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
+        still = length == 0
         new = Counts(
             counts.steps + 1,
             counts.evals,
             jnp.where(stalls, counts.stalls + 1, 0),
             jnp.where(small, counts.small + 1, 0),
-            jnp.where(moved, 0, counts.fails + (search.count > 0)),
-            jnp.where(moved, 0, counts.still + 1),
+            jnp.where(still, counts.fails + (search.count > 0), 0),
+            jnp.where(still, counts.still + 1, 0),
         )
-        return jax.tree.map(lambda x, start: jnp.where(first, start, x), new, counts._replace(steps=counts.steps + 1))
+        start = counts._replace(steps=counts.steps + 1)
+        return tree.where(counts.steps < 0, start, new)
 
-    def _reason(self, run: Run, old: Numbers) -> Array:
+    def _reason(self, run: Run, length: Array) -> Array:
         """Return why the run ends at the point just taken: the first of the tests that holds."""
         counts, limits, point, searches = run.counts, self.limits, run.kept, self.stages.has_search
         size, later = run.numbers.size, run.counts.steps > 0
         exhausted = (counts.fails >= 2) | (counts.still >= STILL)
-        at_noise = (counts.stalls >= PATIENCE) | (exhausted & (old.hope <= self._noise(old.value)))
-        step, length = tree.norm(tree.sub(point.params, run.params), jnp.inf), tree.norm(point.params, jnp.inf)
+        at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
+        short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
         tests = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
-            Reason.step: (limits.xtol > 0) & later & run.search.done & (step <= limits.xtol * length),
+            Reason.step: (limits.xtol > 0) & later & run.search.done & short,
             Reason.precision: searches & at_noise,
             Reason.linesearch: searches & exhausted,
             Reason.max_steps: counts.steps >= limits.max_steps,
@@ -216,11 +214,16 @@ class Descent(NamedTuple):
         reasons = [jnp.full((), reason, jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
-    def _noted(self, run: Run, counts: Counts, size: Array) -> dict[str, Array] | None:
+    def _noted(self, run: Run) -> dict[str, Array] | None:
         if run.history is None:
             return None
-        row = {"value": run.kept.value, "grad_norm": size, "step_size": run.search.taken, "evals": counts.evals}
-        place = jnp.where(counts.steps > 0, counts.steps - 1, self.rows)
+        row = {
+            "value": run.kept.value,
+            "grad_norm": run.numbers.size,
+            "step_size": run.search.taken,
+            "evals": run.counts.evals,
+        }
+        place = jnp.where(run.counts.steps > 0, run.counts.steps - 1, self.rows)
         return {name: x.at[place].set(row[name].astype(x.dtype), mode="drop") for name, x in run.history.items()}
 
     def _begin(self, run: Run) -> Run:
@@ -240,9 +243,18 @@ class Descent(NamedTuple):
             search=search,
             over=search.done | search.failed,
             kept=point,
-            numbers=run.numbers._replace(value=value, slope=slope, hope=-slope * search.step),
+            numbers=run.numbers._replace(
+                value=value, slope=slope, hope=-slope * search.step, noise=self._noise(point)
+            ),
             state=(before, run.state[1]),
         )
+
+    def _noise(self, point: Point) -> Array:
+        """Return what rounding the value, and rounding each parameter, may change the value by."""
+        own = 8 * self.objective.eps * jnp.abs(point.value)
+        terms = [jnp.abs(g) for g in jax.tree.leaves(point.grad)], [jnp.abs(w) for w in jax.tree.leaves(point.params)]
+        moved = jnp.finfo(self.objective.dtype).eps * tree.vdot(*terms).astype(own.dtype)
+        return own + jnp.where(jnp.isfinite(moved), moved, 0)
 
     def _solution(self, run: Run, running: bool = False) -> Solution:
         """Return what was found: the last point if the run has converged, or goes on, and else the best."""
