@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.experimental import io_callback
 
 from gradchain import tree
 from gradchain.core.extra import with_value_fn
@@ -150,12 +150,13 @@ class Descent(NamedTuple):
         active, taken = self._is_between(run), self._take(run)
         if self.callback is not None:
             shown = self._solution(taken, running=True)
-            stop = io_callback(self._call_back, jax.ShapeDtypeStruct((), bool), active, shown)
+            flag = jax.ShapeDtypeStruct((), bool)  # its use keeps a pure callback in the program; others can't be mapped
+            stop = jax.pure_callback(self._call_back, flag, active, shown, vmap_method="sequential")
             taken = taken._replace(reason=jnp.where(stop & (taken.reason == 0), Reason.callback, taken.reason))
         return lax.cond(taken.reason == Reason.running, self._begin, lambda run: run, taken)
 
-    def _call_back(self, active: Any, solution: Solution) -> bool:
-        return bool(active) and self.callback is not None and bool(self.callback(solution))
+    def _call_back(self, active: Any, solution: Solution) -> Any:
+        return np.asarray(bool(active) and self.callback is not None and bool(self.callback(solution)))
 
     def _take(self, run: Run) -> Run:
         """Return the run at the point that its search has found, with the reason to end there, if there is one."""
