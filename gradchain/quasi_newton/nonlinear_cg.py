@@ -16,9 +16,7 @@ METHODS = ("hager_zhang", "polak_ribiere", "dai_yuan")
 
 
 @treewise(slots=("updates", "direction"))
-def scale_by_nonlinear_cg(
-    updates: Tree, slot: Slots, at: At, method: Annotated[str, Choice(*METHODS)] = "hager_zhang"
-):
+def scale_by_nonlinear_cg(updates: Tree, slot: Slots, at: At, method: Annotated[str, Choice(*METHODS)] = "hager_zhang"):
     r"""Add to the gradient a multiple of the last direction: nonlinear conjugate gradients.
 
     .. math::
@@ -53,8 +51,9 @@ def scale_by_nonlinear_cg(
       Polak and Ribière, *Note sur la convergence de méthodes de directions conjuguées*, 1969.
       Dai and Yuan, *A Nonlinear Conjugate Gradient Method with a Strong Global Convergence Property*, 1999.
     """
+    tree.match(slot.updates, updates, "scale_by_nonlinear_cg", "the state's updates", "updates")
     size, before, length = tree.norm(updates), tree.norm(slot.updates), tree.norm(slot.direction)
-    unit = jnp.maximum(jnp.maximum(size, before), jnp.finfo(at.dtype).tiny)
+    unit = _safe(jnp.maximum(size, before))
     g, old, d = _divided(updates, unit), _divided(slot.updates, unit), _divided(slot.direction, -length)
     y = tree.sub(g, old)
     dy = _product(d, y)

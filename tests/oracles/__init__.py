@@ -42,6 +42,7 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
@@ -104,6 +105,7 @@ __all__ = [
     "keep_norm",
     "l1_penalty",
     "layerwise_dog",
+    "lbfgs",
     "learning_rate",
     "limit_update_ratio",
     "lion",
@@ -113,6 +115,7 @@ __all__ = [
     "momo",
     "momo_adam",
     "muon",
+    "nonlinear_cg",
     "nonnegative",
     "normalize",
     "novograd",

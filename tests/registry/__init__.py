@@ -11,11 +11,13 @@ from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.constraints import CONSTRAINTS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
+from tests.registry.linesearch import LINESEARCH
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.precision import PRECISION
+from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
@@ -34,6 +36,8 @@ TRANSFORMS = [
     *ESTIMATED,
     *CONSTRAINTS,
     *VARIANT_TRANSFORMS,
+    *QUASI_NEWTON,
+    *LINESEARCH,
 ]
 FAMILIES = [
     SGD,
@@ -49,6 +53,7 @@ FAMILIES = [
     BETS,
     MATRICES,
     VARIANT_OPTIMIZERS,
+    FULL_BATCH,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in FAMILIES for row in family]
 COMBINATIONS = [
