@@ -104,6 +104,8 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.solvers.minimize import minimize
+from gradchain.solvers.solution import Reason, Solution
 from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
@@ -196,9 +198,11 @@ __all__ = [
     "NonNegative",
     "Part",
     "Positive",
+    "Reason",
     "Schedule",
     "Slot",
     "Slots",
+    "Solution",
     "Stored",
     "Transform",
     "ZoomLinesearchInfo",
@@ -305,6 +309,7 @@ __all__ = [
     "measure_with_ema",
     "mechanize",
     "metrics",
+    "minimize",
     "momo",
     "momo_adam",
     "monitor",

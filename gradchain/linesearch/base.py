@@ -158,7 +158,10 @@ def no_gradient(where: str, params: Tree) -> Tree:
 
 def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:
     r"""Return :math:`\mathrm{Re}\langle \mathrm{grad}, u\rangle`, for a gradient that points uphill."""
-    return tree.vdot(grad, direction).real.astype(dtype)
+    # Of the gradient times the gradient over its norm, XLA would make a square over the norm, which may overflow: the
+    # choice between equals keeps it from that.
+    apart = jax.tree.map(lambda u: jnp.where(u == 0, 0, u), direction)
+    return tree.vdot(grad, apart).real.astype(dtype)
 
 
 def is_traced(values: Any) -> bool:
