@@ -93,6 +93,7 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.second_order.products import ggn_product, hvp
 from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
@@ -253,11 +254,13 @@ __all__ = [
     "from_torch_state",
     "fromage",
     "galore",
+    "ggn_product",
     "global_norm",
     "graft",
     "graft_global",
     "has_updated",
     "hutchinson_estimator_diag_hessian",
+    "hvp",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
