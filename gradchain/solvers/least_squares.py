@@ -21,7 +21,7 @@ from gradchain.tree import Tree, show_path
 METHODS = ("auto", "dense", "cg")
 MOST_PARAMETERS, MOST_NUMBERS = 500, 10**7
 """Up to which ``"auto"`` takes the dense method: parameters, and numbers in the Jacobian."""
-DEFAULTS = {4: (1e-4, 1e-7, 1e-5), 8: (1e-8, 1e-12, 1e-12)}
+DEFAULTS = {4: (1e-4, 1e-8, 1e-5), 8: (1e-8, 1e-15, 1e-12)}
 """gtol, ftol and xtol for numbers of 4 and 8 bytes."""
 NUMBERS = (
     *(Number(name, "[0, inf)") for name in ("gtol", "ftol", "xtol")),
@@ -158,7 +158,7 @@ def least_squares(
     given = [default if x is None else x for x, default in zip((gtol, ftol, xtol), defaults, strict=True)]
     numbers = [_number(kind, x, dtype) for kind, x in zip(NUMBERS, (*given, damping, cg_tol), strict=True)]
     tolerances = Tolerances(*numbers[:3], max_steps)
-    recipe = _Recipe(residuals, has_aux, method, history and max_steps + 1)
+    recipe = _Recipe(residuals, has_aux, method, max_steps if history else 0)
     return _SOLVE(recipe, params, args, tolerances, *numbers[3:], max_cg_steps)
 
 

@@ -22,7 +22,9 @@ Function = Callable[[Arrays], tuple[Arrays, Any]]
 
 LEAST_GAIN = 1e-4
 """The share of the predicted decrease that a step must bring."""
-IDLE = 5
+NOISE = 64
+"""Times eps F: what sums and single operations may change F by."""
+IDLE = 8
 """How many steps in a row may gain nothing, where nothing could be gained, before the run ends."""
 
 
@@ -33,7 +35,7 @@ class Proposal(NamedTuple):
     predicted: Array
     """The decrease of F for this step, if the residuals were linear."""
     possible: Array
-    """The decrease of F for the undamped step, or a part of it: what tells whether damping makes the step short."""
+    """What ``Method.possible`` says: it tells whether damping makes the step short."""
     length: Array
     r"""The length of the scaled step, :math:`\|D d\|`."""
 
@@ -55,6 +57,10 @@ class Method(Protocol):
 
     def angle(self, model: Any, norm: Array) -> Array:
         """Return the cosine of the angle between the residuals, of this norm, and what parameters can change."""
+        ...
+
+    def possible(self, model: Any) -> Array:
+        """Return the decrease of F for the undamped step, if the residuals were linear, or a part of it."""
         ...
 
     def propose(self, model: Any, damping: Array, fun: Function, x: Arrays) -> Proposal:
@@ -86,11 +92,16 @@ class Run(NamedTuple):
     damping: Array
     growth: Array
     """What a refused step multiplies the damping by."""
+    flat: Array
+    """Steps in a row that have hardly changed F."""
     idle: Array
+    """Steps in a row that have gained nothing, and couldn't have gained what the dtype resolves."""
     steps: Array
     """Steps tried, taken or not; -1 before the start has been evaluated."""
     reason: Array
+    first_value: Array
     first_gradient: Array
+    """The largest component's magnitude."""
     history: Any
 
 
@@ -153,6 +164,9 @@ class Dense:
     def angle(self, model: _Factor, norm: Array) -> Array:
         return _share(jnp.linalg.norm(model.z), norm)
 
+    def possible(self, model: _Factor) -> Array:
+        return _square(model.z) / 2
+
     def propose(self, model: _Factor, damping: Array, fun: Function, x: Arrays) -> Proposal:
         n = self.count
         below = jnp.sqrt(damping) * jnp.eye(n, dtype=self.dtype)
@@ -163,7 +177,7 @@ class Dense:
         square = _square(s)
         predicted = _square(model.r @ s) / 2 + damping * square
         step = _split(s / _divisor(model.scale), self.like)
-        return Proposal(step, predicted, _square(model.z) / 2, jnp.sqrt(square))
+        return Proposal(step, predicted, self.possible(model), jnp.sqrt(square))
 
     def length(self, model: _Factor, x: Arrays) -> Array:
         return jnp.linalg.norm(_divisor(model.scale) * _flat(x))
@@ -211,6 +225,10 @@ class MatrixFree:
     def angle(self, model: _Slope, norm: Array) -> Array:
         return _share(_norm(model.gradient), _divisor(model.scale) * norm)
 
+    def possible(self, model: _Slope) -> Array:
+        """Return the decrease for the best step along the gradient."""
+        return _share(_norm(model.gradient) ** 2, model.curvature) / 2
+
     def propose(self, model: _Slope, damping: Array, fun: Function, x: Arrays) -> Proposal:
         """Solve as exactly as is worth it (Eisenstat and Walker 1996): the smaller the gradient, the more."""
         push = jax.linearize(lambda x: fun(x)[0], x)[1]
@@ -225,8 +243,7 @@ class MatrixFree:
         downhill = [-g for g in model.gradient]
         step = conjugate_gradients(multiply, downhill, tol, self.max_cg_steps)[0]
         predicted = tree.vdot(downhill, step) - tree.norm(push(step), squared=True) / 2
-        possible = _share(norm**2, model.curvature) / 2
-        return Proposal(step, predicted.astype(norm.dtype), possible, self.length(model, step))
+        return Proposal(step, predicted.astype(norm.dtype), self.possible(model), self.length(model, step))
 
     def length(self, model: _Slope, x: Arrays) -> Array:
         return _divisor(model.scale) * _norm(x)
@@ -266,13 +283,13 @@ def _first(fun: Function, start: Arrays, method: Method, damping: Any, rows: int
     r, aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fun, start))
     proposal = Proposal([jnp.zeros_like(x) for x in start], *[number(0)] * 3)
     point = Point(start, r, number(jnp.inf), aux)
-    counts = number(0, jnp.int32), number(-1, jnp.int32), number(Reason.running, jnp.int32)
+    counts = [number(x, jnp.int32) for x in (0, 0, -1, Reason.running)]
     history = {name: jnp.full(rows, jnp.nan, dtype) for name in HISTORY} if rows else None
-    numbers = number(damping), number(2), *counts, number(0)
+    numbers = number(damping), number(2), *counts, number(0), number(0)
     return Run(point, method.start(), proposal, start, *numbers, history)
 
 
-HISTORY = ("value", "grad_norm", "damping")
+HISTORY = ("value", "grad_norm", "damping", "evals")
 
 
 def _iterate(
@@ -284,28 +301,42 @@ def _iterate(
     run: Run,
 ) -> Run:
     """Evaluate the trial, take it or not, test for the end, and propose the next step."""
-    old, first = run.point, run.steps < 0
     r, push, aux = jax.linearize(fun, run.trial, has_aux=True)
-    value = (tree.norm(r, squared=True) / 2).astype(old.value.dtype)
-    actual = jnp.where(jnp.isfinite(value), _decrease(old.r, r), -jnp.inf)
-    taken = jnp.isfinite(value) & (first | (actual > LEAST_GAIN * run.proposal.predicted))
-    model = lax.cond(taken, lambda: method.update(run.model, push, r), lambda: run.model)
-    taken &= _finite(model)
+    value = (tree.norm(r, squared=True) / 2).astype(run.point.value.dtype)
+    actual = jnp.where(jnp.isfinite(value), _decrease(run.point.r, r), -jnp.inf)
+    lower, as_low = _gained(method, run, value, actual)
+    model = lax.cond(lower | as_low, lambda: method.update(run.model, push, r), lambda: run.model)
+    taken = (lower | (as_low & (method.possible(model) < run.proposal.possible / 2))) & _finite(model)
     model = tree.where(taken, model, run.model)
-    point = tree.where(taken, Point(run.trial, r, value, aux), old)
+    point = tree.where(taken, Point(run.trial, r, value, aux), run.point)
     damping, growth = _adapted(run, taken, actual)
     proposal = method.propose(model, damping, fun, point.x)
     trial = rounded([x + d for x, d in zip(point.x, proposal.step, strict=True)])
+    new = run._replace(
+        point=point, model=model, proposal=proposal, trial=trial, damping=damping, growth=growth, steps=run.steps + 1
+    )
     gradient = tree.norm(method.gradient(model), "inf").astype(value.dtype)
-    idle = _idle(run, point, actual)
-    steps = run.steps + 1
-    reason = _reason(method, tolerances, run, point, model, taken, actual, idle)
-    history = run.history
+    flat, idle = _standing(run, point.value, actual, tolerances.ftol)
+    firsts = [jnp.where(run.steps < 0, *x) for x in ((value, run.first_value), (gradient, run.first_gradient))]
+    new = new._replace(flat=flat, idle=idle, first_value=firsts[0], first_gradient=firsts[1])
     if rows:
-        row = dict(zip(HISTORY, (point.value, gradient, damping), strict=True))
-        history = {name: _written(history[name], steps, row[name]) for name in HISTORY}
-    first_gradient = jnp.where(first, gradient, run.first_gradient)
-    return Run(point, model, proposal, trial, damping, growth, idle, steps, reason, first_gradient, history)
+        row = {"value": point.value, "grad_norm": gradient, "damping": damping, "evals": new.steps + 1}
+        new = new._replace(history={name: _written(run.history[name], run.steps, row[name]) for name in HISTORY})
+    return new._replace(reason=_reason(method, tolerances, run, new, taken))
+
+
+def _gained(method: Method, run: Run, value: Array, actual: Array) -> tuple[Array, Array]:
+    r"""Return whether the trial is clearly lower, and whether it is as low, where the dtype resolves no more than that.
+
+    There the trial is taken if the residuals are closer to being orthogonal to what parameters can change. What
+    rounding may change F by: eps :math:`\|r\|` times the size of what the residuals are the difference of, for which
+    :math:`\|D w\|` stands.
+    """
+    finite, predicted = jnp.isfinite(value), run.proposal.predicted
+    size = method.length(run.model, run.point.x) * jnp.sqrt(2 * run.point.value)
+    noise = jnp.finfo(value.dtype).eps * (NOISE * run.point.value + size)
+    lower = finite & ((run.steps < 0) | (actual > LEAST_GAIN * predicted))
+    return lower, (predicted <= noise) & (actual >= -noise) & (value <= run.first_value)
 
 
 def _decrease(old: Arrays, new: Arrays) -> Array:
@@ -317,7 +348,7 @@ def _decrease(old: Arrays, new: Arrays) -> Array:
 def _adapted(run: Run, taken: Array, actual: Array) -> tuple[Array, Array]:
     """Return the next damping and growth (Nielsen 1999): smooth in the gain where steps are taken."""
     predicted = run.proposal.predicted
-    gain = jnp.clip(actual / _divisor(predicted), 0, 1.5)
+    gain = jnp.where(actual > 0, jnp.clip(actual / _divisor(predicted), 0, 1.5), 1)
     factor = jnp.maximum(1 / 3, 1 - (2 * gain - 1) ** 3)
     first = run.steps < 0
     damping = run.damping * jnp.where(first, 1, jnp.where(taken, factor, run.growth))
@@ -325,43 +356,38 @@ def _adapted(run: Run, taken: Array, actual: Array) -> tuple[Array, Array]:
     return jnp.clip(damping, least, 1e12), jnp.where(taken, 2, 2 * run.growth)
 
 
-def _idle(run: Run, point: Point, actual: Array) -> Array:
-    """Return how many steps in a row have gained nothing, and couldn't have gained what the dtype resolves."""
-    resolution = jnp.finfo(point.value.dtype).eps * point.value
-    nothing = (run.proposal.predicted <= 8 * resolution) & (actual <= resolution)
-    return jnp.where(nothing & (run.steps >= 0), run.idle + 1, 0)
+def _standing(run: Run, value: Array, actual: Array, ftol: Any) -> tuple[Array, Array]:
+    """Return how many steps in a row have hardly changed F, and how many have gained nothing at all."""
+    resolution = jnp.finfo(value.dtype).eps * value
+    flat = _free(run) & (jnp.abs(actual) <= ftol * value) & (run.proposal.predicted <= ftol * value)
+    idle = (run.proposal.predicted <= resolution) & (actual <= resolution)
+    return tuple(jnp.where(x & (run.steps >= 0), n + 1, 0) for x, n in ((flat, run.flat), (idle, run.idle)))
 
 
-def _reason(
-    method: Method,
-    tolerances: Tolerances,
-    run: Run,
-    point: Point,
-    model: Any,
-    taken: Array,
-    actual: Array,
-    idle: Array,
-) -> Array:
+def _free(run: Run) -> Array:
+    """Return whether it isn't the damping that makes the step short."""
+    return (run.steps >= 0) & (run.proposal.predicted >= run.proposal.possible / 2)
+
+
+def _reason(method: Method, tolerances: Tolerances, run: Run, new: Run, taken: Array) -> Array:
     """Return why the run ends with this step, or that it goes on."""
-    proposal, first = run.proposal, run.steps < 0
-    free = ~first & (proposal.predicted >= proposal.possible / 2)
-    bound = tolerances.ftol * point.value
-    flat = free & (jnp.abs(actual) <= bound) & (proposal.predicted <= bound)
-    short = free & (proposal.length <= tolerances.xtol * method.length(model, point.x))
+    short = _free(run) & (run.proposal.length <= tolerances.xtol * method.length(new.model, new.point.x))
     still = functools.reduce(jnp.logical_and, [jnp.all(a == b) for a, b in zip(run.trial, run.point.x, strict=True)])
+    first = run.steps < 0
     tests = (
         (first & ~taken, Reason.not_finite),
-        (taken & (method.angle(model, jnp.sqrt(2 * point.value)) <= tolerances.gtol), Reason.gradient),
-        (flat, Reason.value),
+        (taken & (method.angle(new.model, jnp.sqrt(2 * new.point.value)) <= tolerances.gtol), Reason.gradient),
+        (new.flat >= 2, Reason.value),
         (short & taken, Reason.step),
-        (~first & (still | (idle >= IDLE)), Reason.precision),
-        (run.steps + 1 >= tolerances.max_steps, Reason.max_steps),
+        (~first & (still | (new.idle >= IDLE)), Reason.precision),
+        (new.steps >= tolerances.max_steps, Reason.max_steps),
     )
     return jnp.select([test for test, _ in tests], [jnp.int32(why) for _, why in tests], jnp.int32(Reason.running))
 
 
-def _written(rows: Array, index: Array, number: Array) -> Array:
-    return rows.at[index].set(number, mode="drop")
+def _written(rows: Array, step: Array, number: Array) -> Array:
+    """Return rows with that of a step (-1 for none) set."""
+    return jnp.where(jnp.arange(rows.size) == step, number.astype(rows.dtype), rows)
 
 
 def _finite(model: Any) -> Array:
