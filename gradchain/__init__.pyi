@@ -94,6 +94,8 @@ from gradchain.schedules import (
     warmup_stable_decay_schedule,
 )
 from gradchain.second_order.products import ggn_product, hvp
+from gradchain.solvers.minimize import minimize
+from gradchain.solvers.solution import Reason, Solution
 from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
@@ -183,9 +185,11 @@ __all__ = [
     "NonNegative",
     "Part",
     "Positive",
+    "Reason",
     "Schedule",
     "Slot",
     "Slots",
+    "Solution",
     "Stored",
     "Transform",
     "accumulate",
@@ -290,6 +294,7 @@ __all__ = [
     "measure_with_ema",
     "mechanize",
     "metrics",
+    "minimize",
     "momo",
     "momo_adam",
     "monitor",

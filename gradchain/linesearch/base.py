@@ -1,6 +1,5 @@
 """``LineSearch``: what a search is, and the loop in which a transform runs one."""
 
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -116,6 +115,16 @@ class LineSearch(Reports):
             "num_linesearch_steps": state.info.num_linesearch_steps,
             "decrease_error": state.info.decrease_error,
         }
+
+
+def number(x: Any, dtype: Any) -> Array:
+    """Return one number in memory of its own, as states keep them."""
+    return jnp.array(x, dtype, copy=True)
+
+
+def stored(grad: Tree, like: Tree) -> Tree:
+    """Return a gradient in the structure and dtypes of the one that a state keeps."""
+    return tree.cast_like(tree.overlay(grad, like), like)
 
 
 def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:
