@@ -1,5 +1,7 @@
 """The extra arguments of ``update``: numbers such as the loss, and functions of the parameters."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,15 @@ def demand(where: str, extra: dict[str, Any], name: str) -> Any:
     if extra.get(name) is None:
         raise ValueError(f"{where} needs {name!r}: call update(updates, state, params, {name}=...)")
     return extra[name]
+
+
+def demand_all(where: str, extra: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless all of these extra arguments of ``update`` are there, naming those that are missing."""
+    if missing := [name for name in names if extra.get(name) is None]:
+        arguments = ", ".join(f"{name}=..." for name in names)
+        raise ValueError(
+            f"{where} needs {' and '.join(map(repr, missing))}: call update(updates, state, params, {arguments})"
+        )
 
 
 def demand_number(where: str, extra: dict[str, Any], name: str) -> Any:
@@ -60,6 +71,24 @@ def one_number(where: str, value: Any) -> Any:
     return value
 
 
+def with_named_arguments(
+    function: Callable[..., Any], extra: dict[str, Any], besides: tuple[str, ...]
+) -> Callable[..., Any]:
+    """Return a function of the parameters with those extra arguments of ``update`` that its signature names.
+
+    Args:
+      function: takes the parameters, and perhaps other arguments by name.
+      extra: extra arguments of ``update``.
+      besides: names that aren't handed on.
+    """
+    try:
+        names = list(inspect.signature(function).parameters)[1:]
+    except (TypeError, ValueError):  # a callable whose signature Python doesn't know
+        return function
+    given = {name: extra[name] for name in names if name in extra and name not in besides}
+    return functools.partial(function, **given) if given else function
+
+
 def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
     """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for.
 
@@ -70,13 +99,18 @@ def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_one_value(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, **kwargs: one_number("the result of value_fn", function(*args, **kwargs))
+    @functools.wraps(function, updated=())
+    def value_fn(*args: Any, **kwargs: Any) -> Any:
+        return one_number("the result of value_fn", function(*args, **kwargs))
+
+    return value_fn
 
 
 def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Callable[[Tree], Tree]) -> dict[str, Any]:
     """Return extra arguments for a transform that sees the parameters in another form, or a share of them.
 
-    The loss and its gradient as functions of the parameters become functions of what it sees.
+    The loss and its gradient as functions of the parameters become functions of what it sees, and so does ``grad``, the
+    gradient itself.
 
     Args:
       extra: extra arguments of ``update``.
@@ -85,10 +119,15 @@ def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Call
     """
 
     def value_of(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda mine, *args: function(whole(mine), *args)
+        @functools.wraps(function, updated=())
+        def value_fn(mine: Tree, *args: Any, **kwargs: Any) -> Any:
+            return function(whole(mine), *args, **kwargs)
+
+        return value_fn
 
     def grad_of(function: Callable[..., Tree]) -> Callable[..., Tree]:
         return lambda mine, *args: own(function(whole(mine), *args))
 
     ways = {"value_fn": value_of, "obj_fn": value_of, "grad_fn": grad_of}
-    return extra | {name: way(extra[name]) for name, way in ways.items() if callable(extra.get(name))}
+    functions = {name: way(extra[name]) for name, way in ways.items() if callable(extra.get(name))}
+    return extra | functions | ({"grad": own(extra["grad"])} if extra.get("grad") is not None else {})

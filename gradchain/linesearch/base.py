@@ -1,0 +1,163 @@
+"""``LineSearch``: what a search is, and the loop in which a transform runs one."""
+
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.core import Tracer
+
+from gradchain import tree
+from gradchain.combinators._reports import Reports
+from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
+from gradchain.core.transform import apply_updates, check_state, lacks_params
+from gradchain.numerics import compute_dtype
+from gradchain.tree import Tree
+from gradchain.tree.alignment import without_float0
+
+EXTRA = ("value", "grad", "value_fn")
+"""The extra arguments of ``update`` that every search needs."""
+
+
+class Search(NamedTuple):
+    """A line search under way. All leaves are single numbers."""
+
+    step: Array
+    """The trial to evaluate next."""
+    taken: Array
+    """The length of the best trial so far: what the step would be if the search ended now; 0 if there is none."""
+    keep: Array
+    """Whether the trial that was told last is the best so far."""
+    done: Array
+    """Whether the search has ended with an accepted trial."""
+    failed: Array
+    """Whether it has ended without one; ``taken`` may be positive nevertheless."""
+    count: Array
+    """How many trials were told, int32."""
+    own: Any
+    """What the method remembers: a NamedTuple of numbers, its hyperparameters at this count among them."""
+
+
+class Progress(NamedTuple):
+    """A search, and what is known about the best point so far."""
+
+    search: Search
+    value: Array
+    grad: Tree
+
+
+class LineSearch(Reports):
+    r"""A transform that scales the incoming updates :math:`u` by a step length :math:`t` of its own choice.
+
+    A search is a state machine on single numbers, with :math:`\phi(t) = f(w + t u)`: ``begin`` returns the first trial,
+    ``tell`` takes the value and the slope there and says what to do next, ``end`` makes the state for the next search.
+    None of them sees a tree of parameters, so that any loop can drive one; ``step`` is the loop of the transform.
+    """
+
+    slopes: ClassVar[bool] = True
+    """Whether trials need a slope, and with it a gradient."""
+    State: ClassVar[Any]
+
+    def begin(self, state: Any, value: Array, slope: Array) -> Search:
+        r"""Return a search that has evaluated nothing yet.
+
+        Args:
+          state: the transform's state.
+          value: :math:`\phi(0)`.
+          slope: :math:`\phi'(0) = \mathrm{Re}\langle \nabla f(w), u\rangle`. Unless it is negative, the search has
+            failed already.
+        """
+        raise TypeError(f"{type(self).__name__} must define begin")
+
+    def tell(self, search: Search, value: Array, slope: Array) -> Search:
+        r"""Return the search after its next evaluation: :math:`\phi` and :math:`\phi'` at ``search.step``."""
+        raise TypeError(f"{type(self).__name__} must define tell")
+
+    def end(self, state: Any, search: Search, value: Array, grad: Tree) -> Any:
+        """Return the state after a search that has ended.
+
+        Args:
+          state: the state that it began with.
+          search: the search.
+          value: the value at the point that is reached: the old point, if ``search.taken`` is 0.
+          grad: the gradient there, pointing uphill (for complex parameters the conjugate of JAX's).
+        """
+        raise TypeError(f"{type(self).__name__} must define end")
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, self.State._fields)
+        if params is None:
+            raise lacks_params(self.name)
+        demand_all(self.name, extra, EXTRA)
+        function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
+        value = jnp.asarray(one_number(f"{self.name}: value", extra["value"]))
+        grad = tree.match(without_float0(extra["grad"]), updates, self.name, "grad", "updates")
+        wide = jax.tree.map(lambda u: jnp.asarray(u, compute_dtype(jnp.result_type(u))), updates)
+        search = _begin(self, state, value, slope_along(grad, wide, state.value.dtype))
+        progress = self._run(function, params, wide, Progress(search, value.astype(state.value.dtype), grad))
+        taken = progress.search.taken
+        scaled = jax.tree.map(lambda u: jnp.where(taken > 0, taken.astype(u.real.dtype) * u, 0), wide)
+        return scaled, self.end(state, *progress)
+
+    def _run(self, function: Any, params: Tree, direction: Tree, progress: Progress) -> Progress:
+        """Return what is known when the search has ended."""
+
+        def turn(progress: Progress) -> Progress:
+            point = trial(params, direction, progress.search.step)
+            value, grad = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(point)
+            return _tell(self, progress, direction, value, grad)
+
+        return repeat(turn, progress, params, direction)
+
+    def report(self, state: Any) -> dict[str, Any]:
+        return {
+            "learning_rate": state.learning_rate,
+            "num_linesearch_steps": state.info.num_linesearch_steps,
+            "decrease_error": state.info.decrease_error,
+        }
+
+
+def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:
+    r"""Return :math:`\mathrm{Re}\langle \mathrm{grad}, u\rangle`, for a gradient that points uphill."""
+    return tree.vdot(grad, direction).real.astype(dtype)
+
+
+def is_traced(values: Any) -> bool:
+    """Return whether any leaf is being traced."""
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(values))
+
+
+@jax.jit
+def trial(params: Tree, direction: Tree, step: Array) -> Tree:
+    """Return the updates that lead to a trial, rounded as the transform's own are."""
+    return tree.cast_like(jax.tree.map(lambda u: step.astype(u.real.dtype) * u, direction), params)
+
+
+@jax.jit
+def _begin(tx: LineSearch, state: Any, value: Array, slope: Array) -> Search:
+    return tx.begin(state, value, slope)
+
+
+@jax.jit
+def _tell(tx: LineSearch, progress: Progress, direction: Tree, value: Array, grad: Tree) -> Progress:
+    """Return the progress after JAX's value and gradient at the trial."""
+    grad = jax.tree.map(jnp.conj, grad)
+    search = tx.tell(progress.search, value, slope_along(grad, direction, progress.value.dtype))
+    kept = tree.where(search.keep, grad, progress.grad)
+    return Progress(search, jnp.where(search.keep, value.astype(progress.value.dtype), progress.value), kept)
+
+
+def repeat(turn: Any, progress: Progress, *known: Tree) -> Progress:
+    """Take turns until the search has ended.
+
+    Outside a trace this is a loop in Python, which compiles nothing anew, whatever function is minimised: a compiled
+    loop would have to be compiled for each function that a caller makes, or to take for granted that a function which
+    it has seen before still closes over the same data.
+    """
+    known_traced = is_traced(known)
+    while not (known_traced or is_traced(progress)):
+        if progress.search.done or progress.search.failed:
+            return progress
+        progress = turn(progress)
+    return lax.while_loop(lambda now: ~(now.search.done | now.search.failed), turn, progress)
