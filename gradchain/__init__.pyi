@@ -93,6 +93,7 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.second_order.newton_cg import scale_by_newton_cg
 from gradchain.second_order.products import ggn_product, hvp
 from gradchain.solvers.minimize import minimize
 from gradchain.solvers.solution import Reason, Solution
@@ -364,6 +365,7 @@ __all__ = [
     "scale_by_momo",
     "scale_by_momo_adam",
     "scale_by_muon",
+    "scale_by_newton_cg",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
