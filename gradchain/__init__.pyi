@@ -93,8 +93,10 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.second_order.gauss_newton import scale_by_gauss_newton
 from gradchain.second_order.newton_cg import scale_by_newton_cg
 from gradchain.second_order.products import ggn_product, hvp
+from gradchain.solvers.least_squares import least_squares
 from gradchain.solvers.minimize import minimize
 from gradchain.solvers.solution import Reason, Solution
 from gradchain.transforms.accumulation import apply_every
@@ -279,7 +281,9 @@ __all__ = [
     "lamb",
     "lars",
     "leafwise",
+    "least_squares",
     "limit_update_ratio",
+    "least_squares",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
@@ -358,6 +362,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_gauss_newton",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",

@@ -173,6 +173,7 @@ def test_a_loss_of_any_real_type_or_one_for_each_lane_of_a_vmap(row):
         updating(row, value=value, params=trees.standard())
     tx, params = row.build(), trees.standard()
     state = jax.eval_shape(lambda: tx.init(params))
-    lanes = jax.vmap(lambda loss: tx.update(GRADIENT, tx.init(params), params, value=loss))
+    others = row.extra(params)
+    lanes = jax.vmap(lambda loss: tx.update(GRADIENT, tx.init(params), params, **others | {"value": loss}))
     after = jax.eval_shape(lanes, jnp.ones(8))[1]
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)

@@ -43,6 +43,7 @@ from tests.oracles.parameter_free import (
     prodigy,
 )
 from tests.oracles.routing import grafted, routed
+from tests.oracles.second_order import gauss_newton
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -98,6 +99,7 @@ __all__ = [
     "factored_rms",
     "fourth_root",
     "galore",
+    "gauss_newton",
     "grafted",
     "identity",
     "interpolated",
