@@ -47,6 +47,11 @@ from gradchain.introspect.shardings import bytes_per_device, state_shardings, ze
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gradchain.linesearch.backtracking import scale_by_backtracking_linesearch
+from gradchain.linesearch.from_state import value_and_grad_from_state
+from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
+from gradchain.linesearch.wolfe import ZoomLinesearchInfo
+from gradchain.linesearch.zoom import scale_by_zoom_linesearch
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
@@ -195,6 +200,7 @@ __all__ = [
     "Solution",
     "Stored",
     "Transform",
+    "ZoomLinesearchInfo",
     "accumulate",
     "acprop",
     "adabelief",
@@ -354,6 +360,7 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch",
     "scale_by_belief",
     "scale_by_cocob",
     "scale_by_dadapt_adam",
@@ -363,6 +370,7 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_galore",
     "scale_by_gauss_newton",
+    "scale_by_hager_zhang_linesearch",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -390,6 +398,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_by_zoom_linesearch",
     "scale_gradient",
     "schedule_free",
     "schedule_free_adamw",
@@ -430,6 +439,7 @@ __all__ = [
     "update_infinity_moment",
     "update_moment",
     "update_moment_per_elem_norm",
+    "value_and_grad_from_state",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

@@ -41,11 +41,12 @@ class ScaleByHagerZhangLinesearchState(NamedTuple):
     grad: Tree
     """The gradient there."""
     info: ZoomLinesearchInfo
-    accepted: Array
-    """The last step that wasn't 0."""
+    guess: Array
+    """Where the next search may begin: at the last step, or, after a search without one, where that has ended."""
     slope: Array
-    """The slope at the start of the search that found it."""
+    """The slope at the start of the last search."""
     searches: Array
+    """How many searches there were."""
 
 
 class Memory(NamedTuple):
@@ -98,7 +99,7 @@ class HagerZhangSearch(WolfeSearch):
         high = trial.value > line.value + jnp.maximum(line.noise, 0)
         is_right = ~finite | (trial.slope >= 0) | high | ~decrease
         new = own._replace(
-            best=select(keep, Best(trial.value, errors), own.best),
+            best=own.best.after(trial, errors, keep),
             left=select(is_right, own.left, trial),
             right=select(is_right, select(finite, trial, Point(trial.step, *[own.width + jnp.inf] * 2)), own.right),
         )

@@ -9,11 +9,9 @@ from jax import Array
 from gradchain.core.hyper import Number, at_scalar
 from gradchain.core.transform import scalar_dtype
 from gradchain.core.value import Choice
-from gradchain.linesearch.base import LineSearch, Search, number, stored
+from gradchain.linesearch.base import LineSearch, Search, next_guess, no_gradient, number, stored
 from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact
-
 
 DecreaseFraction = Annotated[Any, Number("DecreaseFraction", "[0, 1)")]
 """The fraction of the decrease that the slope predicts: in [0, 1)."""
@@ -76,10 +74,16 @@ class Line(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The lowest value of a trial with decrease, and the errors of that trial; infinite before there is one."""
+    """The lowest value of a trial with decrease, infinite before there is one."""
 
     value: Array
     errors: Errors
+    """The errors of that trial; before, those of the last one."""
+
+    def after(self, trial: Point, errors: Errors, is_best: Array) -> "Best":
+        """Return what is best after another trial."""
+        value = jnp.where(is_best, trial.value, self.value)
+        return Best(value, select(is_best | jnp.isinf(self.value), errors, self.errors))
 
 
 def is_finite(trial: Point) -> Array:
@@ -109,7 +113,7 @@ class WolfeSearch(LineSearch):
         c1, c2 = self.slope_rtol, self.curv_rtol
         if isinstance(c1, float) and isinstance(c2, float) and c2 <= c1:
             raise ValueError(
-                f"{self.name}: curv_rtol must be above slope_rtol, or there may be no step that fulfils both conditions;"
+                f"{self.name}: curv_rtol must be above slope_rtol, or no step may meet both conditions;"
                 f" got curv_rtol={c2} and slope_rtol={c1}"
             )
         return self
@@ -117,9 +121,8 @@ class WolfeSearch(LineSearch):
     def init(self, params: Tree) -> Any:
         dtype = scalar_dtype(params)
         info = ZoomLinesearchInfo(number(0, jnp.int32), number(jnp.inf, dtype), number(jnp.inf, dtype))
-        grad = jax.tree.map(jnp.zeros_like, inexact(params))
-        last = {"accepted": number(1, dtype), "slope": number(0, dtype), "searches": number(0, jnp.int32)}
-        return self.State(number(1, dtype), number(jnp.inf, dtype), grad, info, **last)
+        last = {"guess": number(1, dtype), "slope": number(0, dtype), "searches": number(0, jnp.int32)}
+        return self.State(number(1, dtype), number(jnp.inf, dtype), no_gradient(self.name, params), info, **last)
 
     def at(self, name: str, state: Any) -> Array:
         """Return a hyperparameter for the next search, in the dtype of the state's numbers."""
@@ -145,7 +148,7 @@ class WolfeSearch(LineSearch):
         raise TypeError(f"{type(self).__name__} must define prepare")
 
     def _guess(self, state: Any, slope: Array) -> Array:
-        last = jnp.where(state.learning_rate > 0, state.learning_rate, state.accepted)
+        last = jnp.where(state.learning_rate > 0, state.learning_rate, state.guess)
         if self.initial_guess_strategy == "one":
             return jnp.ones_like(last)
         if self.initial_guess_strategy == "keep":
@@ -153,13 +156,13 @@ class WolfeSearch(LineSearch):
         return last * jnp.where(state.slope < 0, jnp.minimum(10, state.slope / slope), 1)
 
     def end(self, state: Any, search: Search, value: Array, grad: Tree) -> Any:
-        moved, best = search.taken > 0, search.own.best
+        best, tried = search.own.best, search.count > 0
         return self.State(
             learning_rate=search.taken,
-            value=value.astype(state.value.dtype),
+            value=number(value, state.value.dtype),
             grad=stored(grad, state.grad),
             info=ZoomLinesearchInfo(search.count, *best.errors),
-            accepted=jnp.where(moved, search.taken, state.accepted),
-            slope=jnp.where(moved, search.own.line.slope, state.slope),
+            guess=next_guess(search, state.guess),
+            slope=jnp.where(tried, search.own.line.slope, state.slope),
             searches=safe_increment(state.searches),
         )
