@@ -79,6 +79,8 @@ from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_fre
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
 from gradchain.optimizers.variance_reduction import mars
+from gradchain.quasi_newton.lbfgs import lbfgs, scale_by_lbfgs
+from gradchain.quasi_newton.nonlinear_cg import scale_by_nonlinear_cg
 from gradchain.rounding import stochastic_round
 from gradchain.schedules import (
     constant_schedule,
@@ -155,6 +157,7 @@ from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale
 from gradchain.transforms.scaling import (
     centralize,
     identity,
+    negate,
     scale,
     scale_by_learning_rate,
     scale_by_schedule,
@@ -286,6 +289,7 @@ __all__ = [
     "keep_params_nonnegative",
     "lamb",
     "lars",
+    "lbfgs",
     "leafwise",
     "least_squares",
     "limit_update_ratio",
@@ -313,6 +317,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "named_chain",
+    "negate",
     "nnls",
     "noisy_sgd",
     "normalize_by_update_norm",
@@ -371,6 +376,8 @@ __all__ = [
     "scale_by_galore",
     "scale_by_gauss_newton",
     "scale_by_hager_zhang_linesearch",
+    "scale_by_hager_zhang_linesearch",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -379,6 +386,7 @@ __all__ = [
     "scale_by_momo_adam",
     "scale_by_muon",
     "scale_by_newton_cg",
+    "scale_by_nonlinear_cg",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",

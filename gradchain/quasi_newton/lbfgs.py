@@ -8,14 +8,19 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain import tree
+from gradchain.combinators.chain import chain
 from gradchain.core.extra import demand_function, with_named_arguments
+from gradchain.core.hyper import NonNegative
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import Integer, kind_of, register
+from gradchain.linesearch.zoom import scale_by_zoom_linesearch
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
+from gradchain.transforms.scaling import identity, negate, scale_by_learning_rate
 from gradchain.tree import Tree
 
+ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
 
 class ScaleByLBFGSState(NamedTuple):
     """State of :func:`scale_by_lbfgs`."""
@@ -209,7 +214,32 @@ def lbfgs(
     *,
     same_batch: bool = False,
 ) -> Transform:
-    """TODO"""
+    r"""L-BFGS, for objectives that are evaluated on all data: :func:`scale_by_lbfgs`, and a line search.
+
+    With a search, ``update`` needs ``value``, ``grad`` and ``value_fn``, the objective as a function of the parameters;
+    :func:`value_and_grad_from_state` takes the first two from where the search left them.
+
+    Args:
+      learning_rate: a factor of the directions, or a schedule of it; ``None`` for 1, and what the search makes of it.
+      memory_size: how many of the last steps to remember.
+      scale_init_precond: scale the estimate of the inverse Hessian to the newest step's curvature.
+      linesearch: a transform that chooses the length of each step, such as :func:`scale_by_zoom_linesearch` or
+        :func:`scale_by_backtracking_linesearch`; ``None`` for none, with a ``learning_rate`` of 1 or less.
+      same_batch: for mini-batches, with a fixed learning rate and no search.
+
+    Example:
+      >>> objective = lambda x: jnp.sum(x**2)
+      >>> tx, x = lbfgs(), jnp.array([1.0, 2.0, 3.0])
+      >>> state, value_and_grad = tx.init(x), value_and_grad_from_state(objective)
+      >>> for _ in range(2):
+      ...     value, grad = value_and_grad(x, state=state)
+      ...     updates, state = tx.update(grad, state, x, value=value, grad=grad, value_fn=objective)
+      ...     x = apply_updates(x, updates)
+      >>> print(objective(x) < 1e-9)
+      True
+
+    References: see :func:`scale_by_lbfgs`.
+    """
     direction = scale_by_lbfgs(memory_size, scale_init_precond, same_batch)
     sign = negate() if learning_rate is None else scale_by_learning_rate(learning_rate)
     return chain(direction, sign, identity() if linesearch is None else linesearch)

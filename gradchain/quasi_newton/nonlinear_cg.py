@@ -53,8 +53,9 @@ def scale_by_nonlinear_cg(
       Polak and Ribière, *Note sur la convergence de méthodes de directions conjuguées*, 1969.
       Dai and Yuan, *A Nonlinear Conjugate Gradient Method with a Strong Global Convergence Property*, 1999.
     """
+    tree.match(slot.updates, updates, "scale_by_nonlinear_cg", "the state's updates", "updates")
     size, before, length = tree.norm(updates), tree.norm(slot.updates), tree.norm(slot.direction)
-    unit = jnp.maximum(jnp.maximum(size, before), jnp.finfo(at.dtype).tiny)
+    unit = _safe(jnp.maximum(size, before))
     g, old, d = _divided(updates, unit), _divided(slot.updates, unit), _divided(slot.direction, -length)
     y = tree.sub(g, old)
     dy = _product(d, y)
