@@ -173,7 +173,7 @@ def _check_residuals(shapes: Any, params: Tree) -> None:
             "residuals returns one number; least_squares wants the residuals themselves, an array or a tree of "
             "arrays, and not the sum of their squares; minimize takes that"
         )
-    if not tree.size([x for _, x in leaves]) or not tree.size(params):
+    if not sum(x.size for _, x in leaves) or not tree.size(params):
         raise ValueError(f"there must be parameters and residuals, got {described(params)} and {shapes}")
 
 
@@ -201,7 +201,7 @@ def _solve(
         return _to_real(r, dtype), aux
 
     start = _to_real(params, dtype)
-    size = tree.size(jax.eval_shape(lambda x: fun(x)[0], start))
+    size = sum(x.size for x in jax.eval_shape(lambda x: fun(x)[0], start))
     dense = tree.size(start) <= MOST_PARAMETERS and tree.size(start) * size <= MOST_NUMBERS
     dense = dense if recipe.method == "auto" else recipe.method == "dense"
     method = Dense(start, size) if dense else MatrixFree(start, max_cg_steps, cg_tol)

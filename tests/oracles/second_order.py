@@ -23,11 +23,11 @@ def gauss_newton(loss: Callable[[Arrays], Any], damping: Any, adaptive: bool = T
             gain = (s["loss"] - f) / s["predicted"]
             good = gain > 1e-4
             factor *= max(1 / 3, 1 - (2 * min(gain, 1.5) - 1) ** 3) if good else growth
-            growth = 2.0 if good else 2 * growth
+            factor, growth = np.clip(factor, 1e-12, 1e12), 2.0 if good else min(2 * growth, 1e12)
         curvature = {n: 2 * np.abs(1 + 0.3 * w**2) ** 2 for n, w in params.items()}
         scale = max(
             s["scale"],
-            inner(gradients, {n: curvature[n] * g for n, g in gradients.items()}) / inner(gradients, gradients),
+            inner(gradients, {n: curvature[n] * g for n, g in gradients.items()}) / (inner(gradients, gradients) or 1.0),
         )
         weight = value(damping, k) * factor * scale
         u = {n: g / (curvature[n] + weight) for n, g in gradients.items()}
