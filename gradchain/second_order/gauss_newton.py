@@ -36,26 +36,26 @@ def scale_by_gauss_newton(
         (G + \lambda \sigma^2 I)\,u = g, \qquad G = J^\top\, \nabla^2 \ell(z)\, J, \qquad z = m(w), \quad
         J = \frac{\partial m}{\partial w}
 
-    The loss is :math:`\ell(m(w))`: a model's outputs and a function of them, squares or a cross-entropy, as a rule convex. Its
-    parts are extra arguments of ``update``, functions of the present batch: ``model_fn(params)`` returns the outputs,
-    an array or a tree, and ``outer(outputs)`` one number. For residuals, ``residual_fn(params)`` stands for both, with
-    :math:`\ell(r) = \frac12 \|r\|^2` and :math:`G = J^\top J`. ``value``, the loss, is needed, too:
+    The loss is :math:`\ell(m(w))`: a model's outputs and a function of them, squares or a cross-entropy, as a rule
+    convex. Its parts are extra arguments of ``update``, functions of the present batch: ``model_fn(params)`` returns
+    the outputs, an array or a tree, and ``outer(outputs)`` one number. For residuals, ``residual_fn(params)`` stands
+    for both, with :math:`\ell(r) = \frac12 \|r\|^2` and :math:`G = J^\top J`. ``value``, the loss, is needed, too:
 
     ``tx.update(grads, state, params, value=value, residual_fn=residuals)``
 
     The incoming updates are the right-hand side :math:`g`, so a stage before this one (clipping, weight decay) means
-    what it says. :math:`\sigma^2` is the largest :math:`\langle g, G g\rangle / \|g\|^2` so far, so that the damping has
-    no units. With the update as it is taken, times -1, as the step, the quadratic model promises that the loss falls
-    by :math:`p = \langle g, u\rangle - \frac12 \langle u, G u\rangle`. With ``adaptive``, the damping follows the gain
-    of the step before, :math:`\varrho = (f_{k-1} - f_k) / p_{k-1}` (Nielsen 1999):
+    what it says. :math:`\sigma^2` is the largest :math:`\langle g, G g\rangle / \|g\|^2` so far, so that the damping
+    has no units. With the update as it is taken, times -1, as the step, the quadratic model promises that the loss
+    falls by :math:`p = \langle g, u\rangle - \frac12 \langle u, G u\rangle`. With ``adaptive``, the damping follows the
+    gain of the step before, :math:`\varrho = (f_{k-1} - f_k) / p_{k-1}` (Nielsen 1999):
 
     .. math::
         \lambda_k = \lambda_{k-1} \max\left(\tfrac13, 1 - (2 \min(\varrho, 1.5) - 1)^3\right)
         \text{ if } \varrho > 10^{-4}, \text{ else } \lambda_{k-1} \nu, \quad \nu \leftarrow 2 \nu
 
     Unlike :func:`least_squares`, a transform can't take a step back: follow it by a learning rate or a line search, or
-    start with a larger damping. A learning rate below 1 lowers the gain, and so raises the damping. On mini-batches, values of
-    consecutive steps are of different batches: switch ``adaptive`` off.
+    start with a larger damping. A learning rate below 1 lowers the gain, and so raises the damping. On mini-batches,
+    values of consecutive steps are of different batches: switch ``adaptive`` off.
 
     One update costs two evaluations of the model and at most ``max_cg_steps + 2`` products with :math:`G`, each about
     two gradients. It is computed in at least float32. For complex parameters :math:`J^\top` is the adjoint. Derivatives

@@ -72,15 +72,15 @@ def least_squares(
     :math:`J` is the Jacobian of the residuals, :math:`D` a diagonal. For :math:`\lambda = 0` it is Gauss and Newton's
     step, for a large one a short step downhill. A step is taken if it brings more than
     :math:`10^{-4}` of the decrease that linear residuals would; then the damping shrinks, by up to 3 where
-    the model was right, and else it grows (Nielsen 1999). Each step evaluates the residuals once, and the Jacobian where it was
-    taken.
+    the model was right, and else it grows (Nielsen 1999). Each step evaluates the residuals once, and the Jacobian
+    where it was taken.
 
     The dense method factors :math:`J D^{-1}` by Householder's QR and never forms :math:`J^\top J`, which would halve
-    the digits. :math:`D` holds the largest norms so far of the columns of :math:`J` (Moré 1978), so that it doesn't matter in which units
-    the parameters are. :math:`J` is computed by forward differentiation, or in reverse if there are fewer residuals
-    than parameters. The method ``"cg"`` needs no matrix: it solves for the step by conjugate gradients on products with
-    :math:`J` and its transpose, to a relative :math:`\min(\mathrm{cg\_tol}, \sqrt{\|J^\top r\| / \|J_0^\top r_0\|})`;
-    its :math:`D` is the same for all parameters.
+    the digits. :math:`D` holds the largest norms so far of the columns of :math:`J` (Moré 1978), so that it doesn't
+    matter in which units the parameters are. :math:`J` is computed by forward differentiation, or in reverse if there
+    are fewer residuals than parameters. The method ``"cg"`` needs no matrix: it solves for the step by conjugate
+    gradients on products with :math:`J` and its transpose, to a relative :math:`\min(\mathrm{cg\_tol}, \sqrt{\|J^\top
+    r\| / \|J_0^\top r_0\|})`; its :math:`D` is the same for all parameters.
 
     It is a pure function: it may be jitted, and mapped over starts or data sets,
     ``jax.vmap(lambda y: least_squares(residuals, params, args=(x, y)))(ys)``, where each round evaluates the residuals
@@ -102,13 +102,13 @@ def least_squares(
     ============== =====================================================================================
 
     The tests of value and step apply only to steps that aren't made short by the damping. Otherwise the reason is
-    ``max_steps``, or ``not_finite`` where the residuals at the start, or their derivatives, aren't finite; later such points are
-    stepped back from.
+    ``max_steps``, or ``not_finite`` where the residuals at the start, or their derivatives, aren't finite; later such
+    points are stepped back from.
 
     Args:
-      residuals: ``residuals(params, *args)`` returns an array or a tree of arrays, model minus data, say, of any shapes. Divide
-        them by the data's standard deviations to weight them. Complex residuals count with their real and imaginary
-        parts, and so do complex parameters.
+      residuals: ``residuals(params, *args)`` returns an array or a tree of arrays, model minus data, say, of any
+        shapes. Divide them by the data's standard deviations to weight them. Complex residuals count with their real
+        and imaginary parts, and so do complex parameters.
       params: the start: a tree of floating-point or complex arrays. In half precision it is computed in float32, at
         points that are rounded to the parameters' dtypes.
       args: further arguments of ``residuals``: trees of arrays, such as the data.
@@ -119,8 +119,8 @@ def least_squares(
       gtol: at least 0; by default 1e-8 in float64 and 1e-4 in float32.
       ftol: at least 0; by default 1e-12 and 1e-7.
       xtol: at least 0; by default 1e-12 and 1e-5.
-      damping: the first :math:`\lambda > 0`, relative to the squares of the columns of :math:`J`. A larger one, such as 1, starts with shorter
-        steps, for bad starts.
+      damping: the first :math:`\lambda > 0`, relative to the squares of the columns of :math:`J`. A larger one, such as
+        1, starts with shorter steps, for bad starts.
       max_cg_steps: the most products with :math:`J^\top J` for a step of the method ``"cg"``.
       cg_tol: how exactly that method solves for a step, in (0, 1).
       history: whether to return the course of the run.

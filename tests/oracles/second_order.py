@@ -25,10 +25,8 @@ def gauss_newton(loss: Callable[[Arrays], Any], damping: Any, adaptive: bool = T
             factor *= max(1 / 3, 1 - (2 * min(gain, 1.5) - 1) ** 3) if good else growth
             factor, growth = np.clip(factor, 1e-12, 1e12), 2.0 if good else min(2 * growth, 1e12)
         curvature = {n: 2 * np.abs(1 + 0.3 * w**2) ** 2 for n, w in params.items()}
-        scale = max(
-            s["scale"],
-            inner(gradients, {n: curvature[n] * g for n, g in gradients.items()}) / (inner(gradients, gradients) or 1.0),
-        )
+        along = inner(gradients, {n: curvature[n] * g for n, g in gradients.items()})
+        scale = max(s["scale"], along / (inner(gradients, gradients) or 1.0))
         weight = value(damping, k) * factor * scale
         u = {n: g / (curvature[n] + weight) for n, g in gradients.items()}
         predicted = inner(gradients, u) - inner(u, {n: curvature[n] * x for n, x in u.items()}) / 2
