@@ -157,7 +157,7 @@ def least_squares(
     defaults = DEFAULTS[min(scalar_dtype(params).itemsize, dtype.itemsize)]
     given = [default if x is None else x for x, default in zip((gtol, ftol, xtol), defaults, strict=True)]
     numbers = [_number(kind, x, dtype) for kind, x in zip(NUMBERS, (*given, damping, cg_tol), strict=True)]
-    tolerances = Tolerances(*numbers[:3], max_steps)
+    tolerances = Tolerances(numbers[0], numbers[1], numbers[2], max_steps)
     recipe = _Recipe(residuals, has_aux, method, max_steps if history else 0)
     return _SOLVE(recipe, params, args, tolerances, *numbers[3:], max_cg_steps)
 

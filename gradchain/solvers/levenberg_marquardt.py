@@ -281,12 +281,23 @@ def _first(fun: Function, start: Arrays, method: Method, damping: Any, rows: int
         return jnp.asarray(x, dtype)
 
     r, aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fun, start))
-    proposal = Proposal([jnp.zeros_like(x) for x in start], *[number(0)] * 3)
+    proposal = Proposal([jnp.zeros_like(x) for x in start], number(0), number(0), number(0))
     point = Point(start, r, number(jnp.inf), aux)
-    counts = [number(x, jnp.int32) for x in (0, 0, -1, Reason.running)]
-    history = {name: jnp.full(rows, jnp.nan, dtype) for name in HISTORY} if rows else None
-    numbers = number(damping), number(2), *counts, number(0), number(0)
-    return Run(point, method.start(), proposal, start, *numbers, history)
+    return Run(
+        point=point,
+        model=method.start(),
+        proposal=proposal,
+        trial=start,
+        damping=number(damping),
+        growth=number(2),
+        flat=number(0, jnp.int32),
+        idle=number(0, jnp.int32),
+        steps=number(-1, jnp.int32),
+        reason=number(Reason.running, jnp.int32),
+        first_value=number(0),
+        first_gradient=number(0),
+        history={name: jnp.full(rows, jnp.nan, dtype) for name in HISTORY} if rows else None,
+    )
 
 
 HISTORY = ("value", "grad_norm", "damping", "evals")
@@ -361,7 +372,8 @@ def _standing(run: Run, value: Array, actual: Array, ftol: Any) -> tuple[Array, 
     resolution = jnp.finfo(value.dtype).eps * value
     flat = _free(run) & (jnp.abs(actual) <= ftol * value) & (run.proposal.predicted <= ftol * value)
     idle = (run.proposal.predicted <= resolution) & (actual <= resolution)
-    return tuple(jnp.where(x & (run.steps >= 0), n + 1, 0) for x, n in ((flat, run.flat), (idle, run.idle)))
+    later = run.steps >= 0
+    return jnp.where(flat & later, run.flat + 1, 0), jnp.where(idle & later, run.idle + 1, 0)
 
 
 def _free(run: Run) -> Array:
