@@ -12,9 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import gradchain as gc
 from gradchain import training
@@ -121,6 +123,27 @@ def precision():
     example["main"](picture=FOLDER / "precision.png")
 
 
+def fit_a_curve():
+    page = run_blocks(FOLDER.parent / "fit_a_curve.md")
+    t, params = np.linspace(0, 90, 200), page["fit"].params
+    with jax.enable_x64(True):
+        flat, unravel = ravel_pytree(params)
+        slopes = [
+            jax.jacfwd(lambda w, x=x: page["yields"](unravel(w), x))(flat)
+            for x in (t, page["days"])
+        ]
+        curve = np.asarray(page["yields"](params, t))
+    error = np.sqrt(2 * float(page["fit"].value) / (len(page["days"]) - len(params)))
+    inverse = np.linalg.pinv(np.asarray(slopes[1]))
+    width = 2 * error * np.linalg.norm(np.asarray(slopes[0]) @ inverse, axis=1)
+    _, ax = plt.subplots(figsize=(7, 4))
+    ax.fill_between(t, curve - width, curve + width, alpha=0.25, linewidth=0)
+    ax.plot(t, curve)
+    ax.plot(page["days"], page["growth"], "o", color="black")
+    ax.set(xlabel="days", ylabel="yield")
+    save("fit_a_curve.png", ax)
+
+
 def readme_sweep():
     """Run the README's own code and plot the sweep that it leaves behind."""
     _, ax = plt.subplots(figsize=(8, 4))
@@ -223,6 +246,7 @@ if __name__ == "__main__":
     averages()
     populations()
     precision()
+    fit_a_curve()
     readme_sweep()
     side_by_side()
     is_it_working()

@@ -104,6 +104,10 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.second_order.gauss_newton import scale_by_gauss_newton
+from gradchain.second_order.newton_cg import scale_by_newton_cg
+from gradchain.second_order.products import ggn_product, hvp
+from gradchain.solvers.least_squares import least_squares
 from gradchain.solvers.minimize import minimize
 from gradchain.solvers.solution import Reason, Solution
 from gradchain.transforms.accumulation import apply_every
@@ -273,11 +277,13 @@ __all__ = [
     "from_torch_state",
     "fromage",
     "galore",
+    "ggn_product",
     "global_norm",
     "graft",
     "graft_global",
     "has_updated",
     "hutchinson_estimator_diag_hessian",
+    "hvp",
     "hyperparams",
     "hyperparams_in_state",
     "identity",
@@ -292,6 +298,7 @@ __all__ = [
     "lars",
     "lbfgs",
     "leafwise",
+    "least_squares",
     "limit_update_ratio",
     "linear_onecycle_schedule",
     "linear_schedule",
@@ -374,6 +381,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_gauss_newton",
     "scale_by_hager_zhang_linesearch",
     "scale_by_lbfgs",
     "scale_by_learning_rate",
@@ -383,6 +391,7 @@ __all__ = [
     "scale_by_momo",
     "scale_by_momo_adam",
     "scale_by_muon",
+    "scale_by_newton_cg",
     "scale_by_nonlinear_cg",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",

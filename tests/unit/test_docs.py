@@ -29,6 +29,7 @@ LONG = {
     "checkpoints",
     "coming_from_keras",
     "find_a_learning_rate",
+    "fit_a_curve",
     "is_it_working",
     "populations",
     "precision",
