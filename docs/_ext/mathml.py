@@ -17,7 +17,7 @@ SYNONYMS = {r"\\dots\b": r"\ldots", r"\\Big(?=[/|])": r"\Bigl"}
 BAR = r'<mo(?: stretchy="false")?>([|‖])</mo>'
 """The bars of a magnitude or norm, which browsers would space like a relation."""
 
-ACCENT = r'<munderover>(\s*<mi>[^<]*</mi>)(.*?)(<mo stretchy="false">[ˆˉ˜]</mo>)\s*</munderover>'
+ACCENT = r'<munderover>(\s*<mi>[^<]*</mi>)(.*?)(<mo stretchy="false">[ˆˉ]</mo>)\s*</munderover>'
 """A letter with an accent and an index, which the converter puts below the letter."""
 
 
