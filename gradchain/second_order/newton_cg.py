@@ -11,6 +11,7 @@ from gradchain import tree
 from gradchain.combinators._reports import Reports
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
 from gradchain.core.hyper import Count, Positive, at_scalar
+from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, apply_updates, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import kind_of, register
 from gradchain.linesearch.base import is_traced
@@ -30,7 +31,7 @@ class NewtonCgInfo(NamedTuple):
     num_cg_steps: Array
     """How many products with the Hessian were computed, int32."""
     gain_ratio: Array
-    """What the step gained, divided by what the quadratic model promised; NaN before the first."""
+    """What the step gained, divided by what the quadratic model promised; 0 if no step was tried."""
 
 
 class NewtonCgState(NamedTuple):
@@ -90,22 +91,23 @@ class ScaleByNewtonCg(Reports):
     max_cg_steps: Any
 
     def init(self, params: Tree) -> NewtonCgState:
-        dtype = scalar_dtype(params)
-        count = jnp.zeros((), jnp.int32)
+        inexact_leaves(f"{self.name}.init", params, "parameter")
+        dtype, count = scalar_dtype(params), jnp.zeros((), jnp.int32)
         radius = 0.0 if self.initial_radius is None else self.number("initial_radius", count)
         return NewtonCgState(
             count,
             jnp.array(radius, dtype, copy=True),
             jnp.zeros((), dtype),
             jnp.full((), jnp.inf, dtype),
-            tree.zeros_like(params),
-            NewtonCgInfo(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, dtype)),
+            tree.zeros_like(_widened(params)),
+            NewtonCgInfo(jnp.zeros((), jnp.int32), jnp.zeros((), dtype)),
         )
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, NewtonCgState._fields)
         if params is None:
             raise lacks_params(self.name)
+        inexact_leaves(self.name, updates, "update")
         demand_all(self.name, extra, EXTRA)
         function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
         value = jnp.asarray(one_number(f"{self.name}: value", extra["value"])).astype(state.value.dtype)
@@ -191,7 +193,7 @@ def _advanced(now: Subproblem, image: Tree, limits: Limits) -> Subproblem:
     cauchy = jnp.minimum(jnp.where(curvature == 0, 1, 1 / jnp.abs(curvature)), limits.radius)
     radius = jnp.where(now.radius > 0, now.radius, cauchy)
     length = divide(now.squared, curvature)
-    inside = tree.norm(_along(now.solution, length, now.direction)) < radius
+    inside = tree.norm(_along(now.solution, length, now.direction)) < now.radius  # never where the radius isn't known
     bounded = (curvature <= 0) | ~inside
     length = jnp.where(bounded, _to_boundary(now.solution, now.direction, radius), length)
     promised = now.promised + length * (now.squared - 0.5 * length * curvature)
@@ -228,7 +230,7 @@ def _end(
 ) -> tuple[Tree, NewtonCgState]:
     """Return what ``update`` does, given value and gradient (JAX's) where the step leads; ``state`` has the old ones."""
     dtype = state.value.dtype
-    value, grad = jnp.asarray(reached[0], dtype), tree.conj(reached[1])
+    value, grad = jnp.asarray(reached[0], dtype), tree.conj(_widened(reached[1]))
     (norm, usable), new_norm = _size(updates, dtype), tree.norm(grad).astype(dtype)
     finite = jnp.isfinite(value) & jnp.isfinite(new_norm)
     resolution = jnp.where(jnp.isfinite(state.value), 8 * jnp.finfo(reached[0].dtype).eps * jnp.abs(state.value), 0)
@@ -246,8 +248,8 @@ def _end(
         jnp.where(usable, jnp.where(accepted & (judged >= POOR), longer, shorter), state.radius),
         jnp.where((state.first_norm == 0) & usable, norm, state.first_norm),
         jnp.where(accepted, value, state.value),
-        tree.where(accepted, grad, tree.cast_like(state.grad, grad)),
-        NewtonCgInfo(problem.count, jnp.where(usable, ratio, jnp.nan)),
+        tree.where(accepted, grad, state.grad),
+        NewtonCgInfo(problem.count, jnp.where(usable, ratio, 0)),
     )
     stays = jax.tree.map(lambda u: jnp.where(jnp.isfinite(norm), 0, u), updates)  # guards are to see what isn't finite
     return tree.where(accepted, move, stays), new_state

@@ -43,6 +43,7 @@ from tests.oracles.parameter_free import (
     prodigy,
 )
 from tests.oracles.routing import grafted, routed
+from tests.oracles.second_order import newton_cg
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -113,6 +114,7 @@ __all__ = [
     "momo",
     "momo_adam",
     "muon",
+    "newton_cg",
     "nonnegative",
     "normalize",
     "novograd",

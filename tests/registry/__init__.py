@@ -18,6 +18,7 @@ from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.precision import PRECISION
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
+from tests.registry.second_order import SECOND_ORDER
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
 
@@ -34,6 +35,7 @@ TRANSFORMS = [
     *ESTIMATED,
     *CONSTRAINTS,
     *VARIANT_TRANSFORMS,
+    *SECOND_ORDER,
 ]
 FAMILIES = [
     SGD,
