@@ -47,6 +47,11 @@ from gradchain.introspect.shardings import bytes_per_device, state_shardings, ze
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
+from gradchain.linesearch.backtracking import scale_by_backtracking_linesearch
+from gradchain.linesearch.from_state import value_and_grad_from_state
+from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
+from gradchain.linesearch.wolfe import ZoomLinesearchInfo
+from gradchain.linesearch.zoom import scale_by_zoom_linesearch
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (
@@ -74,6 +79,8 @@ from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_fre
 from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
 from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
 from gradchain.optimizers.variance_reduction import mars
+from gradchain.quasi_newton.lbfgs import lbfgs, scale_by_lbfgs
+from gradchain.quasi_newton.nonlinear_cg import scale_by_nonlinear_cg
 from gradchain.rounding import stochastic_round
 from gradchain.schedules import (
     constant_schedule,
@@ -146,6 +153,7 @@ from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale
 from gradchain.transforms.scaling import (
     centralize,
     identity,
+    negate,
     scale,
     scale_by_learning_rate,
     scale_by_schedule,
@@ -189,6 +197,7 @@ __all__ = [
     "Slots",
     "Stored",
     "Transform",
+    "ZoomLinesearchInfo",
     "accumulate",
     "acprop",
     "adabelief",
@@ -274,6 +283,7 @@ __all__ = [
     "keep_params_nonnegative",
     "lamb",
     "lars",
+    "lbfgs",
     "leafwise",
     "limit_update_ratio",
     "linear_onecycle_schedule",
@@ -298,6 +308,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "named_chain",
+    "negate",
     "nnls",
     "noisy_sgd",
     "normalize_by_update_norm",
@@ -345,6 +356,7 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch",
     "scale_by_belief",
     "scale_by_cocob",
     "scale_by_dadapt_adam",
@@ -353,6 +365,8 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_hager_zhang_linesearch",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -361,6 +375,7 @@ __all__ = [
     "scale_by_momo_adam",
     "scale_by_muon",
     "scale_by_newton_cg",
+    "scale_by_nonlinear_cg",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -380,6 +395,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_by_zoom_linesearch",
     "scale_gradient",
     "schedule_free",
     "schedule_free_adamw",
@@ -420,6 +436,7 @@ __all__ = [
     "update_infinity_moment",
     "update_moment",
     "update_moment_per_elem_norm",
+    "value_and_grad_from_state",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

@@ -22,7 +22,7 @@ def demand(where: str, extra: dict[str, Any], name: str) -> Any:
 
 
 def demand_all(where: str, extra: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless all of these extra arguments of ``update`` are there, naming those that are missing."""
+    """Raise ``ValueError`` unless ``update`` was given all of these extra arguments, naming those that are missing."""
     if missing := [name for name in names if extra.get(name) is None]:
         arguments = ", ".join(f"{name}=..." for name in names)
         raise ValueError(

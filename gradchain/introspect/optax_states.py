@@ -72,10 +72,17 @@ ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
     ("conditionally_mask", "held"): lambda theirs: theirs["step"] > 0,
     ("conditionally_transform", "held"): lambda theirs: theirs["step"] > 0,
     ("accumulate", "skipped"): lambda theirs: jnp.zeros_like(theirs["mini_step"]),
+    ("scale_by_lbfgs", "position"): lambda theirs: _next_slot(theirs),
+    ("scale_by_zoom_linesearch", "accepted"): lambda theirs: _accepted(theirs),
+    ("scale_by_zoom_linesearch", "slope"): lambda theirs: jnp.zeros_like(theirs["learning_rate"]),
     ("reduce_on_plateau", "has_best"): lambda theirs: jnp.isfinite(theirs["best_value"]),
     ("schedule_free", "count"): lambda theirs: theirs["step_count"] - 1,
 }
 """What Optax doesn't keep, made of what it keeps in the same stage."""
+COUNTS = ("count", "searches")
+"""Slots that count updates; Optax doesn't keep all of them."""
+RINGS = ("diff_params_memory", "diff_updates_memory", "weights_memory")
+"""Slots of ``scale_by_lbfgs`` that are filled in turn; Optax fills one at every update."""
 FIRST = {"scale_by_dog": "is_init_step", "scale_by_optimistic_gradient": "is_initial_step"}
 """Flags by which Optax knows a rule's first update; here it is the count."""
 ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
@@ -138,7 +145,7 @@ def from_optax_state(
     known = {p.stage: entries[p.address] for p in here.places if p.slot == "count" and p.address in entries}
     counts = _Counts(state_parts(tx, expected), known, count)
     for place in here.places:
-        if place.slot == "count" and place.address not in entries:
+        if place.slot in COUNTS and place.address not in entries:
             first = theirs.stages.get(partners.get(place.stage, ""), {}).get(FIRST.get(place.transform, ""))
             entries[place.address] = jnp.maximum(counts.of(place.stage), 0 if first is None else ~first)
     spare = [p.address for p in theirs.places if p.address not in used and not _is_spare(p)]
@@ -170,7 +177,7 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
     where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
     theirs, here = _Layout(where, optimizer, abstract_state(optimizer, params)), _Layout(where, tx, state)
     partners = _partners(here.places, theirs.places)
-    sources = {_address_there(place, partners): here.values[place.address] for place in here.places}
+    sources = {_address_there(place, partners): _for_optax(place, here) for place in here.places}
     owners = {there: here.stages.get(stage, {}) for stage, there in partners.items()}
     counts = [stage["count"] for stage in here.stages.values() if "count" in stage]
     initial = jax.tree.leaves(optimizer.init(params))
@@ -184,9 +191,28 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
             entries[place.address] = functools.reduce(jnp.maximum, counts)
         elif place.slot in CONSTANT:
             entries[place.address] = first
-    spare = [p for p in here.places if p.slot not in ("count", SLOT) and (p.transform, p.slot) not in ONLY_HERE]
+    spare = [p for p in here.places if p.slot not in (*COUNTS, SLOT) and (p.transform, p.slot) not in ONLY_HERE]
     entries |= {f"gradchain's {p.address}": sources[a] for p in spare if (a := _address_there(p, partners)) in sources}
     return load(where, optimizer, params, entries, "error", "error", settled=None)
+
+
+def _next_slot(stage: Stage) -> Any:
+    """Return the slot of the memory of L-BFGS that Optax writes at the next update but the first."""
+    return jnp.maximum(stage["count"] - 1, 0) % len(stage["weights_memory"])
+
+
+def _accepted(stage: Stage) -> Any:
+    """Return the last step that a line search took, as far as its state tells."""
+    return jnp.where(stage["learning_rate"] > 0, stage["learning_rate"], 1)
+
+
+def _for_optax(place: Place, here: "_Layout") -> Any:
+    """Return what ``place`` holds as Optax keeps it: the memory of L-BFGS goes on where Optax will write."""
+    x = here.values[place.address]
+    if place.transform != "scale_by_lbfgs" or place.slot not in RINGS:
+        return x
+    stage = here.stages[place.stage]
+    return jnp.roll(x, _next_slot(stage) - stage["position"], axis=0)
 
 
 class _Layout:

@@ -1,6 +1,5 @@
 """``LineSearch``: what a search is, and the loop in which a transform runs one."""
 
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -55,8 +54,6 @@ class LineSearch(Reports):
     None of them sees a tree of parameters, so that any loop can drive one; ``step`` is the loop of the transform.
     """
 
-    slopes: ClassVar[bool] = True
-    """Whether trials need a slope, and with it a gradient."""
     State: ClassVar[Any]
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
@@ -71,7 +68,13 @@ class LineSearch(Reports):
         raise TypeError(f"{type(self).__name__} must define begin")
 
     def tell(self, search: Search, value: Array, slope: Array) -> Search:
-        r"""Return the search after its next evaluation: :math:`\phi` and :math:`\phi'` at ``search.step``."""
+        r"""Return the search after an evaluation.
+
+        Args:
+          search: the search.
+          value: :math:`\phi(t)` at ``search.step``.
+          slope: :math:`\phi'(t)` there; a search that goes by values alone disregards it.
+        """
         raise TypeError(f"{type(self).__name__} must define tell")
 
     def end(self, state: Any, search: Search, value: Array, grad: Tree) -> Any:
@@ -96,6 +99,7 @@ class LineSearch(Reports):
         wide = jax.tree.map(lambda u: jnp.asarray(u, compute_dtype(jnp.result_type(u))), updates)
         search = _begin(self, state, value, slope_along(grad, wide, state.value.dtype))
         progress = self._run(function, params, wide, Progress(search, value.astype(state.value.dtype), grad))
+        self.explain(progress.search)
         taken = progress.search.taken
         scaled = jax.tree.map(lambda u: jnp.where(taken > 0, taken.astype(u.real.dtype) * u, 0), wide)
         return scaled, self.end(state, *progress)
@@ -106,9 +110,12 @@ class LineSearch(Reports):
         def turn(progress: Progress) -> Progress:
             point = trial(params, direction, progress.search.step)
             value, grad = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(point)
-            return _tell(self, progress, direction, value, grad)
+            return tell(self, progress, direction, value, grad)
 
         return repeat(turn, progress, params, direction)
+
+    def explain(self, search: Search) -> None:
+        """Print why a search has failed, if that is asked for."""
 
     def report(self, state: Any) -> dict[str, Any]:
         return {
@@ -116,6 +123,25 @@ class LineSearch(Reports):
             "num_linesearch_steps": state.info.num_linesearch_steps,
             "decrease_error": state.info.decrease_error,
         }
+
+
+def number(x: Any, dtype: Any) -> Array:
+    """Return one number in memory of its own, as states keep them."""
+    return jnp.array(x, dtype, copy=True)
+
+
+def next_guess(search: Search, before: Array) -> Array:
+    """Return the step that was taken; where there was none, the trial that would have come next, if any came at all.
+
+    So a search that had too few trials goes on, as long as the direction stays the same.
+    """
+    further = (search.count > 0) & (search.step > 0) & jnp.isfinite(search.step)
+    return jnp.where(search.taken > 0, search.taken, jnp.where(further, search.step, before))
+
+
+def stored(grad: Tree, like: Tree) -> Tree:
+    """Return a gradient in the structure and dtypes of the one that a state keeps."""
+    return tree.cast_like(tree.overlay(grad, like), like)
 
 
 def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:
@@ -140,12 +166,18 @@ def _begin(tx: LineSearch, state: Any, value: Array, slope: Array) -> Search:
 
 
 @jax.jit
-def _tell(tx: LineSearch, progress: Progress, direction: Tree, value: Array, grad: Tree) -> Progress:
+def tell(tx: LineSearch, progress: Progress, direction: Tree, value: Array, grad: Tree) -> Progress:
     """Return the progress after JAX's value and gradient at the trial."""
     grad = jax.tree.map(jnp.conj, grad)
-    search = tx.tell(progress.search, value, slope_along(grad, direction, progress.value.dtype))
-    kept = tree.where(search.keep, grad, progress.grad)
-    return Progress(search, jnp.where(search.keep, value.astype(progress.value.dtype), progress.value), kept)
+    told = tell_value(tx, progress, value, slope_along(grad, direction, progress.value.dtype))
+    return told._replace(grad=tree.where(told.search.keep, grad, progress.grad))
+
+
+@jax.jit
+def tell_value(tx: LineSearch, progress: Progress, value: Array, slope: Array) -> Progress:
+    """Return the progress after a trial's value and slope, with the gradient that it had."""
+    search, value = tx.tell(progress.search, value, slope), value.astype(progress.value.dtype)
+    return Progress(search, jnp.where(search.keep, value, progress.value), progress.grad)
 
 
 def repeat(turn: Any, progress: Progress, *known: Tree) -> Progress:

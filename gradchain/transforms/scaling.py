@@ -81,6 +81,15 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 
 @elementwise()
+def negate(g: Array, slot: Slots, at: At):
+    """Turn updates around: :math:`u = -g`.
+
+    The same as ``scale(-1.0)``, without a number, and so without a count in the state.
+    """
+    return -g
+
+
+@elementwise()
 def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 

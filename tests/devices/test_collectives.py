@@ -82,7 +82,9 @@ def test_zero_collects_each_update_once():
 
 
 @pytest.mark.parametrize(
-    "tx", [gc.clip_by_global_norm(1.0), gc.lamb(0.1), gc.prodigy()], ids=["clip_by_global_norm", "lamb", "prodigy"]
+    "tx",
+    [gc.clip_by_global_norm(1.0), gc.lamb(0.1), gc.prodigy(), gc.lbfgs(0.1, linesearch=None)],
+    ids=["clip_by_global_norm", "lamb", "prodigy", "lbfgs"],
 )
 def test_norms_and_products_move_single_numbers(tx):
     found = collectives(tx, SPLIT)

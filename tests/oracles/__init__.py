@@ -42,6 +42,7 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import newton_cg
 from tests.oracles.signs import lion, rprop
@@ -105,6 +106,7 @@ __all__ = [
     "keep_norm",
     "l1_penalty",
     "layerwise_dog",
+    "lbfgs",
     "learning_rate",
     "limit_update_ratio",
     "lion",
@@ -116,6 +118,7 @@ __all__ = [
     "muon",
     "newton_cg",
     "nonnegative",
+    "nonlinear_cg",
     "normalize",
     "novograd",
     "optimistic",

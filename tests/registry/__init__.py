@@ -16,6 +16,7 @@ from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_M
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.precision import PRECISION
+from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import SECOND_ORDER
@@ -36,6 +37,7 @@ TRANSFORMS = [
     *CONSTRAINTS,
     *VARIANT_TRANSFORMS,
     *SECOND_ORDER,
+    *QUASI_NEWTON,
 ]
 FAMILIES = [
     SGD,
@@ -51,6 +53,7 @@ FAMILIES = [
     BETS,
     MATRICES,
     VARIANT_OPTIMIZERS,
+    FULL_BATCH,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in FAMILIES for row in family]
 COMBINATIONS = [
