@@ -68,15 +68,11 @@ NOTES = {
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
 
 NOT_YET = {
-    "ZoomLinesearchInfo",
     "fisher_diag",
     "hessian_diag",
     "hvp",
     "lbfgs",
-    "scale_by_backtracking_linesearch",
     "scale_by_lbfgs",
-    "scale_by_zoom_linesearch",
-    "value_and_grad_from_state",
 }
 """What is planned. A name that exists must be taken off this list: a test holds it."""
 

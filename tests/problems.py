@@ -41,9 +41,7 @@ def box(x: Any) -> Any:
 
 
 def powell_singular(x: Any) -> Any:
-    return _squares(
-        x[0] + 10 * x[1], 5**0.5 * (x[2] - x[3]), (x[1] - 2 * x[2]) ** 2, 10**0.5 * (x[0] - x[3]) ** 2
-    )
+    return _squares(x[0] + 10 * x[1], 5**0.5 * (x[2] - x[3]), (x[1] - 2 * x[2]) ** 2, 10**0.5 * (x[0] - x[3]) ** 2)
 
 
 def wood(x: Any) -> Any:

@@ -15,6 +15,7 @@ from gradchain.linesearch.base import (
     Search,
     is_traced,
     next_guess,
+    no_gradient,
     number,
     repeat,
     stored,
@@ -25,7 +26,6 @@ from gradchain.linesearch.wolfe import DecreaseFraction, Growth
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact
 
 Shrinkage = Annotated[Any, Number("Shrinkage", "(0, 1)")]
 """A factor between 0 and 1."""
@@ -103,7 +103,7 @@ class BacktrackingSearch(LineSearch):
         return ScaleByBacktrackingLinesearchState(
             learning_rate=number(1, dtype),
             value=number(jnp.inf, dtype),
-            grad=jax.tree.map(jnp.zeros_like, inexact(params)) if self.store_grad else None,
+            grad=no_gradient(self.name, params) if self.store_grad else None,
             info=BacktrackingLinesearchInfo(number(0, jnp.int32), number(jnp.inf, dtype)),
             retry=number(0, dtype),
             searches=number(0, jnp.int32),
@@ -149,7 +149,7 @@ class BacktrackingSearch(LineSearch):
     def end(self, state: Any, search: Search, value: Array, grad: Tree) -> ScaleByBacktrackingLinesearchState:
         return ScaleByBacktrackingLinesearchState(
             learning_rate=jnp.where(search.done, search.taken, state.learning_rate),
-            value=value.astype(state.value.dtype),
+            value=number(value, state.value.dtype),
             grad=stored(grad, state.grad) if self.store_grad else None,
             info=BacktrackingLinesearchInfo(search.count, search.own.error),
             retry=jnp.where(search.done, 0, next_guess(search, state.retry)),

@@ -10,6 +10,7 @@ from jax.core import Tracer
 from gradchain import tree
 from gradchain.combinators._reports import Reports
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
+from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import apply_updates, check_state, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
@@ -96,7 +97,8 @@ class LineSearch(Reports):
         function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
         value = jnp.asarray(one_number(f"{self.name}: value", extra["value"]))
         grad = tree.match(without_float0(extra["grad"]), updates, self.name, "grad", "updates")
-        wide = jax.tree.map(lambda u: jnp.asarray(u, compute_dtype(jnp.result_type(u))), updates)
+        leaves, treedef = inexact_leaves(self.name, updates, "update")
+        wide = treedef.unflatten([u if u is None else u.astype(compute_dtype(u.dtype)) for u in leaves])
         search = _begin(self, state, value, slope_along(grad, wide, state.value.dtype))
         progress = self._run(function, params, wide, Progress(search, value.astype(state.value.dtype), grad))
         self.explain(progress.search)
@@ -140,8 +142,18 @@ def next_guess(search: Search, before: Array) -> Array:
 
 
 def stored(grad: Tree, like: Tree) -> Tree:
-    """Return a gradient in the structure and dtypes of the one that a state keeps."""
-    return tree.cast_like(tree.overlay(grad, like), like)
+    """Return a gradient in the structure and dtypes of the one that a state keeps, in memory of its own."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree.cast_like(tree.overlay(grad, like), like))
+
+
+def no_gradient(where: str, params: Tree) -> Tree:
+    """Return zeros in the place of a gradient, in at least float32.
+
+    Raises:
+      TypeError: for parameters that aren't floating-point or complex arrays.
+    """
+    leaves, treedef = inexact_leaves(f"{where}.init", params, "parameter")
+    return treedef.unflatten([x if x is None else jnp.zeros_like(x, compute_dtype(x.dtype)) for x in leaves])
 
 
 def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:

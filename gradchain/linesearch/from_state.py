@@ -42,14 +42,14 @@ def value_and_grad_from_state(value_fn: Callable[..., Any], has_aux: bool = Fals
         stored = tree.match(known.grad, params, "value_and_grad_from_state", "the gradient in the state", "params")
 
         def from_state() -> Any:
-            grad = jax.tree.map(jnp.conj, stored)
+            grad = tree.cast_like(jax.tree.map(jnp.conj, stored), params)
             return ((known.value, value_fn(params, *args, **kwargs)[1]) if has_aux else known.value), grad
 
         def computed() -> Any:
             found, grad = jax.value_and_grad(value_fn, has_aux=has_aux)(params, *args, **kwargs)
             value, *aux = found if has_aux else (found,)
             value = jnp.asarray(value, known.value.dtype)
-            return ((value, *aux) if has_aux else value), tree.cast_like(grad, stored)
+            return ((value, *aux) if has_aux else value), grad
 
         is_known = jnp.isfinite(known.value)
         if is_traced((is_known, params, args, kwargs)):

@@ -9,10 +9,9 @@ from jax import Array
 from gradchain.core.hyper import Number, at_scalar
 from gradchain.core.transform import scalar_dtype
 from gradchain.core.value import Choice
-from gradchain.linesearch.base import LineSearch, Search, next_guess, number, stored
+from gradchain.linesearch.base import LineSearch, Search, next_guess, no_gradient, number, stored
 from gradchain.numerics import safe_increment
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact
 
 DecreaseFraction = Annotated[Any, Number("DecreaseFraction", "[0, 1)")]
 """The fraction of the decrease that the slope predicts: in [0, 1)."""
@@ -122,9 +121,8 @@ class WolfeSearch(LineSearch):
     def init(self, params: Tree) -> Any:
         dtype = scalar_dtype(params)
         info = ZoomLinesearchInfo(number(0, jnp.int32), number(jnp.inf, dtype), number(jnp.inf, dtype))
-        grad = jax.tree.map(jnp.zeros_like, inexact(params))
         last = {"guess": number(1, dtype), "slope": number(0, dtype), "searches": number(0, jnp.int32)}
-        return self.State(number(1, dtype), number(jnp.inf, dtype), grad, info, **last)
+        return self.State(number(1, dtype), number(jnp.inf, dtype), no_gradient(self.name, params), info, **last)
 
     def at(self, name: str, state: Any) -> Array:
         """Return a hyperparameter for the next search, in the dtype of the state's numbers."""
@@ -161,7 +159,7 @@ class WolfeSearch(LineSearch):
         best, tried = search.own.best, search.count > 0
         return self.State(
             learning_rate=search.taken,
-            value=value.astype(state.value.dtype),
+            value=number(value, state.value.dtype),
             grad=stored(grad, state.grad),
             info=ZoomLinesearchInfo(search.count, *best.errors),
             guess=next_guess(search, state.guess),

@@ -22,6 +22,7 @@ from gradchain.tree import Tree
 
 ZOOM = scale_by_zoom_linesearch(20, initial_guess_strategy="one")
 
+
 class ScaleByLBFGSState(NamedTuple):
     """State of :func:`scale_by_lbfgs`."""
 

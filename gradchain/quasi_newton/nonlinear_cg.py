@@ -16,9 +16,7 @@ METHODS = ("hager_zhang", "polak_ribiere", "dai_yuan")
 
 
 @treewise(slots=("updates", "direction"))
-def scale_by_nonlinear_cg(
-    updates: Tree, slot: Slots, at: At, method: Annotated[str, Choice(*METHODS)] = "hager_zhang"
-):
+def scale_by_nonlinear_cg(updates: Tree, slot: Slots, at: At, method: Annotated[str, Choice(*METHODS)] = "hager_zhang"):
     r"""Add to the gradient a multiple of the last direction: nonlinear conjugate gradients.
 
     .. math::

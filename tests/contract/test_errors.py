@@ -105,7 +105,10 @@ def test_values_that_are_no_number_in_range(row):
                 tx.replace(**{name: value})
 
 
-MAY_BE_ABSENT = {"beta3", "clip_threshold", "clip_value_fn", "consistent_rms", "growth_interval", "init_estim_sq_dist"}
+MAY_BE_ABSENT = {
+    *("beta3", "clip_threshold", "clip_value_fn", "consistent_rms", "growth_interval", "init_estim_sq_dist"),
+    *("approx_dec_rtol", "max_learning_rate"),
+}
 """The numbers of the rows' parts for which None has a meaning, beside the decay of an average of parameters."""
 
 
@@ -173,6 +176,7 @@ def test_a_loss_of_any_real_type_or_one_for_each_lane_of_a_vmap(row):
         updating(row, value=value, params=trees.standard())
     tx, params = row.build(), trees.standard()
     state = jax.eval_shape(lambda: tx.init(params))
-    lanes = jax.vmap(lambda loss: tx.update(GRADIENT, tx.init(params), params, value=loss))
+    extra = row.extra(params)
+    lanes = jax.vmap(lambda loss: tx.update(GRADIENT, tx.init(params), params, **extra | {"value": loss}))
     after = jax.eval_shape(lanes, jnp.ones(8))[1]
     assert jax.tree.map(lambda x: x.shape[1:], after) == jax.tree.map(lambda x: x.shape, state)

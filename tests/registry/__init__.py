@@ -11,6 +11,7 @@ from tests.registry.classic_optimizers import ADAM, RMS, SGD
 from tests.registry.combinators import COMBINATORS
 from tests.registry.constraints import CONSTRAINTS
 from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
+from tests.registry.linesearch import LINESEARCH
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
@@ -38,6 +39,7 @@ TRANSFORMS = [
     *VARIANT_TRANSFORMS,
     *SECOND_ORDER,
     *QUASI_NEWTON,
+    *LINESEARCH,
 ]
 FAMILIES = [
     SGD,

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import optax
 
 import gradchain as gc

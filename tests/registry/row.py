@@ -57,6 +57,8 @@ class Row:
     """Whether finite differences make sense: no slot is stored in half precision, which makes a staircase, and no
     number stands where the rule jumps, as SM3's ``b2 = 1`` does, bends, as Adafactor's
     bound of 1 on a first update of size 1 does, or is about as small as their step, as AdaDelta's ``eps``."""
+    reverses: bool = True
+    """Whether it has a derivative in reverse mode: it has no loop that ends when a condition holds."""
     steep: bool = False
     """Whether its maths enlarges small changes of gradients many times, so that errors in single precision are to be
     measured against how far the oracle moves: Muon's polynomial does, where singular values are small, and the sign

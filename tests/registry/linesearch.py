@@ -1,0 +1,71 @@
+"""Line searches, on a loss whose value, gradient and function agree."""
+
+from typing import Any
+
+import optax
+
+import gradchain as gc
+from tests.registry.row import Row, loss
+
+
+def with_loss(params: Any) -> dict[str, Any]:
+    """Return the extra arguments of a search for |w|^2 / 2, whose gradient points uphill as its parameters do."""
+    return {"value": loss(params), "grad": params, "value_fn": loss}
+
+
+def downhill(search: Any) -> Any:
+    """Return a search along -(w + g): mostly downhill, whatever the gradients of a test are."""
+    return gc.chain(gc.add_decayed_weights(1.0), gc.scale(-1.0), search)
+
+
+def optax_downhill(search: Any) -> Any:
+    """Return the same of Optax's."""
+    return optax.chain(optax.add_decayed_weights(1.0), optax.scale(-1.0), search)
+
+
+LINESEARCH = [
+    Row(
+        "scale_by_backtracking_linesearch",
+        lambda: gc.scale_by_backtracking_linesearch(10, store_grad=True),
+        needs_params=True,
+        extra=with_loss,
+        reverses=False,
+        smooth=False,
+    ),
+    Row(
+        "scale_by_zoom_linesearch",
+        lambda: gc.scale_by_zoom_linesearch(10),
+        needs_params=True,
+        extra=with_loss,
+        reverses=False,
+        smooth=False,
+    ),
+    Row(
+        "scale_by_hager_zhang_linesearch",
+        lambda: gc.scale_by_hager_zhang_linesearch(10, initial_guess_strategy="slope"),
+        needs_params=True,
+        extra=with_loss,
+        reverses=False,
+        smooth=False,
+    ),
+    Row(
+        "backtracking_downhill",
+        lambda: downhill(gc.scale_by_backtracking_linesearch(30, increase_factor=2.0)),
+        optax=lambda: optax_downhill(optax.scale_by_backtracking_linesearch(30, increase_factor=2.0)),
+        needs_params=True,
+        extra=with_loss,
+        reverses=False,
+        smooth=False,
+        descends=True,
+    ),
+    Row(
+        "zoom_downhill",
+        lambda: downhill(gc.scale_by_zoom_linesearch(20, curv_rtol=0.1)),
+        optax=lambda: optax_downhill(optax.scale_by_zoom_linesearch(20, curv_rtol=0.1)),
+        needs_params=True,
+        extra=with_loss,
+        reverses=False,
+        smooth=False,
+        descends=True,
+    ),
+]
