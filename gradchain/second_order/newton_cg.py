@@ -114,8 +114,9 @@ class ScaleByNewtonCg(Reports):
         grad, multiply = linearized_gradient(function, _widened(params))
         problem, limits = _begin(self, updates, state)
         problem = _solved(multiply, problem, limits, updates, params)
-        move = _move(problem, updates, params)
-        reached = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(move)
+        move = _move(problem, updates)
+        rounded = tree.cast_like(move, params)
+        reached = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(rounded)
         return _end(self, updates, state._replace(value=value, grad=grad), problem, move, reached)
 
     def number(self, name: str, count: Any) -> Any:
@@ -217,18 +218,18 @@ def _to_boundary(solution: Tree, direction: Tree, radius: Array) -> Array:
 
 
 @jax.jit
-def _move(problem: Subproblem, updates: Tree, params: Tree) -> Tree:
-    """Return the step that the subproblem's solution stands for, in the parameters' dtypes."""
+def _move(problem: Subproblem, updates: Tree) -> Tree:
+    """Return the step that the subproblem's solution stands for."""
     norm, usable = _size(updates, problem.squared.dtype)
     norm = jnp.where(usable, norm, 0)
-    return tree.cast_like(jax.tree.map(lambda s: norm.astype(s.real.dtype) * s, problem.solution), params)
+    return jax.tree.map(lambda s: norm.astype(s.real.dtype) * s, problem.solution)
 
 
 @jax.jit
 def _end(
     tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState, problem: Subproblem, move: Tree, reached: tuple[Any, Tree]
 ) -> tuple[Tree, NewtonCgState]:
-    """Return what ``update`` does, given value and gradient (JAX's) where the step leads; ``state`` has the old ones."""
+    """Return updates and state, given JAX's value and gradient where the step leads; ``state`` has the old ones."""
     dtype = state.value.dtype
     value, grad = jnp.asarray(reached[0], dtype), tree.conj(_widened(reached[1]))
     (norm, usable), new_norm = _size(updates, dtype), tree.norm(grad).astype(dtype)
@@ -251,7 +252,7 @@ def _end(
         tree.where(accepted, grad, state.grad),
         NewtonCgInfo(problem.count, jnp.where(usable, ratio, 0)),
     )
-    stays = jax.tree.map(lambda u: jnp.where(jnp.isfinite(norm), 0, u), updates)  # guards are to see what isn't finite
+    stays = jax.tree.map(lambda u: jnp.where(usable, 0, u), _widened(updates))  # guards are to see what isn't finite
     return tree.where(accepted, move, stays), new_state
 
 
@@ -278,10 +279,10 @@ def scale_by_newton_cg(
     resolution of :math:`f` in its dtype, a step is taken if the gradient's norm falls.
 
     It is a whole optimizer: it stands last, without a learning rate, because it evaluates :math:`f(w + d)` and its
-    gradient to decide on its step. They are kept, so that :func:`value_and_grad_from_state` needn't compute them again. The
-    incoming updates must be the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient,
-    linearised, a product for each step of conjugate gradients (about as long as two gradients), and one value and
-    gradient. It is meant for functions without noise: all data at each step.
+    gradient to decide on its step. It keeps both, for :func:`value_and_grad_from_state`. The incoming updates must be
+    the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient, linearised, a
+    product for each step of conjugate gradients (about as long as two gradients), and one value with its gradient. It
+    is meant for functions without noise: all data at each step.
 
     ``update`` needs the parameters, ``value`` and ``value_fn``, from parameters (here in at least float32) to one real
     number; other arguments of ``value_fn`` are taken from those of ``update``. A gradient that isn't finite is handed

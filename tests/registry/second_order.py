@@ -37,5 +37,7 @@ SECOND_ORDER = [
         lambda: oracles.newton_cg(ridge, ridge_product, 40.0, 10.0, 3),
         needs_params=True,
         extra=with_ridge,
+        reverses=False,
+        smooth=False,
     ),
 ]
