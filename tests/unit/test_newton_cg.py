@@ -161,7 +161,7 @@ def test_state_and_config_come_back_and_the_run_goes_on_as_it_would_have():
     params = jax.tree.map(jnp.float32, START)
     whole, states = run(hills, TX, params, 4)
     halfway, state = jax.tree.map(lambda x: x[1], (whole, states))
-    again = gc.from_state_dict(gc.from_config(gc.to_config(TX)), gc.to_state_dict(TX, state), halfway)
+    again = gc.from_state_dict(gc.from_config(gc.to_config(TX)), halfway, gc.to_state_dict(TX, state))
     assert_same_kind(again, state)
     value = again.value
     updates, _ = TX.update(again.grad, again, halfway, value=value, value_fn=hills)
