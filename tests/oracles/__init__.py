@@ -44,7 +44,6 @@ from tests.oracles.parameter_free import (
 )
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
-from tests.oracles.second_order import newton_cg
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -63,6 +62,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
 __all__ = [

@@ -30,7 +30,7 @@ def with_ridge(params: Any) -> dict[str, Any]:
     return {"value": ridge(params), "value_fn": ridge}
 
 
-SECOND_ORDER = [
+TRUST_REGION = [
     Row(
         "scale_by_newton_cg",
         lambda: gc.scale_by_newton_cg(40.0, 10.0, 3),
