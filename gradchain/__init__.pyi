@@ -100,8 +100,12 @@ from gradchain.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradchain.second_order.gauss_newton import scale_by_gauss_newton
 from gradchain.second_order.newton_cg import scale_by_newton_cg
 from gradchain.second_order.products import ggn_product, hvp
+from gradchain.solvers.least_squares import least_squares
+from gradchain.solvers.minimize import minimize
+from gradchain.solvers.solution import Reason, Solution
 from gradchain.transforms.accumulation import apply_every
 from gradchain.transforms.adam_variants import (
     scale_by_adamax,
@@ -192,9 +196,11 @@ __all__ = [
     "NonNegative",
     "Part",
     "Positive",
+    "Reason",
     "Schedule",
     "Slot",
     "Slots",
+    "Solution",
     "Stored",
     "Transform",
     "ZoomLinesearchInfo",
@@ -285,6 +291,7 @@ __all__ = [
     "lars",
     "lbfgs",
     "leafwise",
+    "least_squares",
     "limit_update_ratio",
     "linear_onecycle_schedule",
     "linear_schedule",
@@ -301,6 +308,7 @@ __all__ = [
     "measure_with_ema",
     "mechanize",
     "metrics",
+    "minimize",
     "momo",
     "momo_adam",
     "monitor",
@@ -365,6 +373,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_gauss_newton",
     "scale_by_hager_zhang_linesearch",
     "scale_by_lbfgs",
     "scale_by_learning_rate",

@@ -35,7 +35,9 @@ def _is_parts(x: Any) -> bool:
     return isinstance(x, ComplexParts)
 
 
-def _split(tree: Tree) -> Tree:
+def split_parts(tree: Tree) -> Tree:
+    """Return the tree with the real and the imaginary part in the place of each complex array."""
+
     def leaf(x: Any) -> Any:
         dtype = jnp.result_type(x)
         if not jnp.issubdtype(dtype, jnp.complexfloating):
@@ -47,7 +49,8 @@ def _split(tree: Tree) -> Tree:
     return jax.tree.map(leaf, tree)
 
 
-def _join(tree: Tree) -> Tree:
+def join_parts(tree: Tree) -> Tree:
+    """Return the tree that :func:`split_parts` was given."""
     return jax.tree.map(lambda x: lax.complex(*x) if _is_parts(x) else x, tree, is_leaf=_is_parts)
 
 
@@ -62,27 +65,27 @@ class SplitRealAndImaginary(Around):
 
     def init(self, params: Tree) -> SplitRealAndImaginaryState:
         check_arrays(self.name, params)
-        return SplitRealAndImaginaryState(self.inner.init(_split(params)))
+        return SplitRealAndImaginaryState(self.inner.init(split_parts(params)))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, SplitRealAndImaginaryState._fields)
         updates, inner_state = self.inner.step(
-            _split(updates), state.inner_state, _split(params), functions_of(extra, _join, _split)
+            split_parts(updates), state.inner_state, split_parts(params), functions_of(extra, join_parts, split_parts)
         )
-        return _join(updates), SplitRealAndImaginaryState(inner_state)
+        return join_parts(updates), SplitRealAndImaginaryState(inner_state)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return super().parts(state, _split(params))
+        return super().parts(state, split_parts(params))
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
-        split = _split(params)
+        split = split_parts(params)
         weights = self.inner.eval_params(state.inner_state, split)
-        return params if same_leaves(weights, split) else _join(weights)
+        return params if same_leaves(weights, split) else join_parts(weights)
 
     def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
         if same_leaves(weights, params):
             return weights
-        return _join(self.inner.constrained(_split(weights), state.inner_state, _split(params), relying))
+        return join_parts(self.inner.constrained(split_parts(weights), state.inner_state, split_parts(params), relying))
 
 
 @public

@@ -5,8 +5,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from gradchain.numerics import abs_sq
 from gradchain.tree import Tree
 
 
@@ -40,7 +42,7 @@ def demand_number(where: str, extra: dict[str, Any], name: str) -> Any:
     return one_number(f"{where}: {name}", demand(where, extra, name))
 
 
-FUNCTIONS = ("value_fn", "grad_fn")
+FUNCTIONS = ("value_fn", "grad_fn", "model_fn", "outer")
 
 
 def demand_function(where: str, extra: dict[str, Any], name: str) -> Callable[..., Any]:
@@ -52,7 +54,8 @@ def demand_function(where: str, extra: dict[str, Any], name: str) -> Callable[..
     """
     function = demand(where, extra, name)
     if not callable(function):
-        raise TypeError(f"{where}: {name} must be a function of the parameters, got {function!r}")
+        of = "the outputs" if name == "outer" else "the parameters"
+        raise TypeError(f"{where}: {name} must be a function of {of}, got {function!r}")
     return function
 
 
@@ -90,12 +93,20 @@ def with_named_arguments(
 
 
 def with_value_fn(extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the extra arguments of ``update`` with Optax's ``obj_fn`` under the name that rules ask for.
+    """Return the extra arguments of ``update`` under the names that rules ask for.
 
-    Its result is checked to be one real number when it is called.
+    Optax's ``obj_fn`` is a ``value_fn``, whose result is checked to be one real number when it is called. A
+    ``residual_fn`` is a ``model_fn`` whose outputs count by half their squares.
     """
+    if extra.get("residual_fn") is not None:
+        extra = extra | {"model_fn": extra["residual_fn"], "outer": half_squares}
     function = extra.get("value_fn", extra.get("obj_fn"))
     return extra | {"value_fn": _with_one_value(function)} if callable(function) else extra
+
+
+def half_squares(residuals: Tree) -> Any:
+    r"""Return :math:`\frac12 \|r\|^2`."""
+    return sum((jnp.sum(abs_sq(r)) for r in jax.tree.leaves(residuals)), start=0.0) / 2
 
 
 def _with_one_value(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,6 +139,6 @@ def functions_of(extra: dict[str, Any], whole: Callable[[Tree], Tree], own: Call
     def grad_of(function: Callable[..., Tree]) -> Callable[..., Tree]:
         return lambda mine, *args: own(function(whole(mine), *args))
 
-    ways = {"value_fn": value_of, "obj_fn": value_of, "grad_fn": grad_of}
+    ways = {"value_fn": value_of, "obj_fn": value_of, "model_fn": value_of, "grad_fn": grad_of}
     functions = {name: way(extra[name]) for name, way in ways.items() if callable(extra.get(name))}
     return extra | functions | ({"grad": own(extra["grad"])} if extra.get("grad") is not None else {})

@@ -11,6 +11,8 @@ from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 from tests.registry.row import loss
 
+TRAINING = [row for row in ROWS if row.trains]
+
 DATA = {"x": np.linspace(0.5, 1.5, 6).astype("float32")}
 
 
@@ -19,7 +21,7 @@ def weighted(params, batch):
 
 
 @pytest.mark.slow
-@each()
+@each(TRAINING)
 def test_two_steps_of_training_are_finite(row):
     tx, params = row.build(), trees.standard("bfloat16" if "bfloat16" not in row.excludes else "float32")
     state = tx.init(params)
@@ -28,7 +30,7 @@ def test_two_steps_of_training_are_finite(row):
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(params))
 
 
-@each(rows=[row for row in ROWS if row.extra(trees.standard())], slow=secondary)
+@each(rows=[row for row in TRAINING if row.extra(trees.standard())], slow=secondary)
 def test_what_asks_for_extra_arguments_trains_in_fit(row):
     result = training.fit(weighted, trees.standard(), row.build(), DATA, epochs=2, batch_size=4, remainder="keep")
     assert np.isfinite(result.history["loss"]).all()

@@ -44,6 +44,7 @@ from tests.oracles.parameter_free import (
 )
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
+from tests.oracles.second_order import gauss_newton
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -100,6 +101,7 @@ __all__ = [
     "factored_rms",
     "fourth_root",
     "galore",
+    "gauss_newton",
     "grafted",
     "identity",
     "interpolated",

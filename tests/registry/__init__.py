@@ -20,6 +20,7 @@ from tests.registry.precision import PRECISION
 from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
+from tests.registry.second_order import CURVATURE
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -40,6 +41,7 @@ TRANSFORMS = [
     *TRUST_REGION,
     *QUASI_NEWTON,
     *LINESEARCH,
+    *CURVATURE,
 ]
 FAMILIES = [
     SGD,

@@ -38,6 +38,8 @@ class Row:
     needs_params: bool = False
     extra: Callable[[Any], dict[str, Any]] = no_extra
     """The extra arguments of ``update`` that it needs, as a function of the parameters (JAX's or NumPy's)."""
+    trains: bool = True
+    """Whether the training loops hand on all that it asks for; they know no residuals, only a loss."""
     random: bool = False
     descends: bool = False
     """Whether it is a whole optimizer: its updates, added to the parameters, lead downhill."""
