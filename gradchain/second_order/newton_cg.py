@@ -152,7 +152,8 @@ def _begin(tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState) -> tuple[Su
     norm, usable = _size(updates, dtype)
     top = float(jnp.finfo(dtype).max) / 8
     unit = jax.tree.map(lambda u: jnp.where(usable, divide(u, norm.astype(u.real.dtype)), 0), _widened(updates))
-    count = tree.size(updates) if tx.max_cg_steps is None else tx.number("max_cg_steps", state.count)
+    numbers = sum(x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(unit))
+    count = max(numbers, 1) if tx.max_cg_steps is None else tx.number("max_cg_steps", state.count)
     limits = Limits(
         jnp.minimum(divide(_largest(tx, state), norm), top),
         jnp.minimum(0.5, jnp.sqrt(divide(norm, jnp.where(state.first_norm > 0, state.first_norm, norm)))),
@@ -291,7 +292,8 @@ def scale_by_newton_cg(
     Args:
       max_radius: the longest step, in (0, inf].
       initial_radius: the first radius; ``None`` as above.
-      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters.
+      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters
+        (complex ones count twice).
 
     Example:
       >>> bowl = lambda w: jnp.sum(jnp.cosh(w * jnp.arange(1, 4)))

@@ -136,3 +136,13 @@ def test_precision_of_a_character_model():
     assert abs(results["master_weights, 16 bits"][0] - single) < 0.02
     assert results["weights in bfloat16"][0] > single + 0.02
     assert results["slots in int8"][3] < 2.3
+
+
+@pytest.mark.slow
+def test_second_order_methods_pass_adam_on_logistic_regression(tmp_path, capsys):
+    curves = run("12_second_order", budget=40, problems=("logistic regression",), plot_to=tmp_path / "second.png")
+    adam, lbfgs, newton = (values.min() for _, values in curves["logistic regression"].values())
+    assert lbfgs < adam
+    assert newton < 0.1
+    assert (tmp_path / "second.png").stat().st_size > 10_000
+    assert "L-BFGS" in capsys.readouterr().out

@@ -153,7 +153,7 @@ def test_fit_on_one_full_batch_solves_logistic_regression():
         margins = jnp.asarray(batch["x"]) @ w
         return jnp.mean(gc.losses.sigmoid_binary_cross_entropy(margins, batch["y"])) + 0.01 * jnp.sum(w**2)
 
-    result = training.fit(TX, loss_fn, jnp.zeros(3), data, batch_size=40, epochs=8, seed=0)
+    result = training.fit(loss_fn, jnp.zeros(3), TX, data, batch_size=40, epochs=8, seed=0)
     assert jnp.max(jnp.abs(jax.grad(loss_fn)(result.params, data))) < 1e-5
 
 
