@@ -54,6 +54,8 @@ EXPLAINED = {
     "AccumulationType": "not needed: `combine` of `training.microbatch` is a name, or a tree of names",
     "micro_grad": "`training.microbatch` around `jax.grad(f)`",
     "micro_vmap": "`jax.lax.map` with its `batch_size`",
+    "fisher_diag": "none: it is deprecated there, and flattens the parameters",
+    "hessian_diag": "`hutchinson_estimator_diag_hessian`, an estimate on trees; the exact one is deprecated there",
     "reshape_batch_axis": "not needed: `training.microbatch` slices the batch itself",
 }
 """What has another name here, or none, and why."""
@@ -62,17 +64,15 @@ NOTES = {
     "add_noise": "takes a seed or a key as `key`, not `seed` too",
     "noisy_sgd": "takes a seed or a key as `key`, not `seed` too",
     "scale_by_factored_rms": "the default of `decay_rate_fn` is `None`",
+    "lbfgs": "safer where the objective isn't convex",
+    "scale_by_lbfgs": "keeps pairs of positive curvature only; has `same_batch` for mini-batches",
     "scale_by_trust_ratio": "has a `mask` of its own",
     "nnls": "an iteration ahead",
 }
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
 
 NOT_YET = {
-    "fisher_diag",
-    "hessian_diag",
     "hvp",
-    "lbfgs",
-    "scale_by_lbfgs",
 }
 """What is planned. A name that exists must be taken off this list: a test holds it."""
 

@@ -73,16 +73,21 @@ ONLY_HERE: dict[tuple[str, str], Callable[[Stage], Any]] = {
     ("conditionally_transform", "held"): lambda theirs: theirs["step"] > 0,
     ("accumulate", "skipped"): lambda theirs: jnp.zeros_like(theirs["mini_step"]),
     ("scale_by_lbfgs", "position"): lambda theirs: _next_slot(theirs),
-    ("scale_by_zoom_linesearch", "accepted"): lambda theirs: _accepted(theirs),
-    ("scale_by_zoom_linesearch", "slope"): lambda theirs: jnp.zeros_like(theirs["learning_rate"]),
     ("reduce_on_plateau", "has_best"): lambda theirs: jnp.isfinite(theirs["best_value"]),
     ("schedule_free", "count"): lambda theirs: theirs["step_count"] - 1,
+    ("scale_by_backtracking_linesearch", "retry"): lambda theirs: jnp.zeros_like(theirs["learning_rate"]),
+    ("scale_by_zoom_linesearch", "guess"): lambda theirs: jnp.where(
+        theirs["learning_rate"] > 0, theirs["learning_rate"], 1
+    ),
+    ("scale_by_zoom_linesearch", "slope"): lambda theirs: jnp.zeros_like(theirs["learning_rate"]),
 }
 """What Optax doesn't keep, made of what it keeps in the same stage."""
 COUNTS = ("count", "searches")
-"""Slots that count updates; Optax doesn't keep all of them."""
+"""What our rules and searches call the number of their updates."""
 RINGS = ("diff_params_memory", "diff_updates_memory", "weights_memory")
 """Slots of ``scale_by_lbfgs`` that are filled in turn; Optax fills one at every update."""
+CONJUGATED = {("scale_by_backtracking_linesearch", "grad"), ("scale_by_zoom_linesearch", "grad")}
+"""Gradients that Optax keeps as JAX returns them; here they point uphill, complex ones, too."""
 FIRST = {"scale_by_dog": "is_init_step", "scale_by_optimistic_gradient": "is_initial_step"}
 """Flags by which Optax knows a rule's first update; here it is the count."""
 ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
@@ -177,7 +182,7 @@ def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
     where, tx, optimizer = "to_optax_state", as_transform(tx), as_transform(optimizer)
     theirs, here = _Layout(where, optimizer, abstract_state(optimizer, params)), _Layout(where, tx, state)
     partners = _partners(here.places, theirs.places)
-    sources = {_address_there(place, partners): _for_optax(place, here) for place in here.places}
+    sources = {_address_there(p, partners): _as_there(p, _turned(p, here)) for p in here.places}
     owners = {there: here.stages.get(stage, {}) for stage, there in partners.items()}
     counts = [stage["count"] for stage in here.stages.values() if "count" in stage]
     initial = jax.tree.leaves(optimizer.init(params))
@@ -201,12 +206,7 @@ def _next_slot(stage: Stage) -> Any:
     return jnp.maximum(stage["count"] - 1, 0) % len(stage["weights_memory"])
 
 
-def _accepted(stage: Stage) -> Any:
-    """Return the last step that a line search took, as far as its state tells."""
-    return jnp.where(stage["learning_rate"] > 0, stage["learning_rate"], 1)
-
-
-def _for_optax(place: Place, here: "_Layout") -> Any:
+def _turned(place: Place, here: "_Layout") -> Any:
     """Return what ``place`` holds as Optax keeps it: the memory of L-BFGS goes on where Optax will write."""
     x = here.values[place.address]
     if place.transform != "scale_by_lbfgs" or place.slot not in RINGS:
@@ -234,7 +234,7 @@ def _matched(here: _Layout, theirs: _Layout, partners: Mapping[str, str]) -> tup
         address = _address_there(place, partners)
         make = ONLY_HERE.get((place.transform, place.slot))
         if address in theirs.values:
-            entries[place.address] = _as_kind(theirs.values[address], here.values[place.address])
+            entries[place.address] = _as_kind(_as_there(place, theirs.values[address]), here.values[place.address])
             used.add(address)
         elif make and place.stage in partners:
             made = make(theirs.stages[partners[place.stage]])
@@ -273,6 +273,11 @@ def _address_there(place: Place, partners: Mapping[str, str]) -> str:
     if place.stage not in partners or (place.slot and not slot):
         return f"nowhere: {place.address}"
     return "/".join(filter(None, (partners[place.stage], slot, place.path)))
+
+
+def _as_there(place: Place, x: Any) -> Any:
+    """Return what a place holds here as Optax keeps it, or the other way round."""
+    return jnp.conj(x) if (place.transform, place.slot) in CONJUGATED else x
 
 
 def _as_kind(x: Any, like: Any) -> Any:

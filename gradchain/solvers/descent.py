@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.experimental import io_callback
 
 from gradchain import tree
 from gradchain.core.extra import with_value_fn
@@ -18,7 +18,7 @@ from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
-PATIENCE = 5
+PATIENCE = 10
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
 """How many trials a search gets that can gain less than the value resolves."""
@@ -58,6 +58,8 @@ class Numbers(NamedTuple):
     value: Array
     size: Array
     """What the test of the gradient looks at."""
+    least: Array
+    """The least such number since the value has fallen."""
     slope: Array
     hope: Array
     """What the first trial would gain if the function were linear."""
@@ -115,7 +117,7 @@ class Descent(NamedTuple):
         wide = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=compute_dtype(x.dtype)), params)
         names = ("value", "grad_norm", "step_size", "evals") if self.rows else ()
         return Run(
-            params, wide, begun, jnp.zeros((), bool), point, Numbers(zero, zero, zero, zero, zero), (before, search), point,
+            params, wide, begun, jnp.zeros((), bool), point, Numbers(*[zero] * 6), (before, search), point,
             Counts(none - 1, none, none, none, none, none), zero, zero, none,
             {name: jnp.full(self.rows, jnp.nan, dtype) for name in names} or None,
         )  # fmt: skip
@@ -150,12 +152,13 @@ class Descent(NamedTuple):
         active, taken = self._is_between(run), self._take(run)
         if self.callback is not None:
             shown = self._solution(taken, running=True)
-            stop = io_callback(self._call_back, jax.ShapeDtypeStruct((), bool), active, shown)
+            flag = jax.ShapeDtypeStruct((), bool)  # its use keeps a pure callback in the program; others can't be mapped
+            stop = jax.pure_callback(self._call_back, flag, active, shown, vmap_method="sequential")
             taken = taken._replace(reason=jnp.where(stop & (taken.reason == 0), Reason.callback, taken.reason))
         return lax.cond(taken.reason == Reason.running, self._begin, lambda run: run, taken)
 
-    def _call_back(self, active: Any, solution: Solution) -> bool:
-        return bool(active) and self.callback is not None and bool(self.callback(solution))
+    def _call_back(self, active: Any, solution: Solution) -> Any:
+        return np.asarray(bool(active) and self.callback is not None and bool(self.callback(solution)))
 
     def _take(self, run: Run) -> Run:
         """Return the run at the point that its search has found, with the reason to end there, if there is one."""
@@ -165,27 +168,27 @@ class Descent(NamedTuple):
         gain = jnp.where(length > 0, -old.slope * search.taken, 0)
         ended = self.stages.search.end(run.state[1], search, point.value, point.grad)
         hope = jnp.where(run.counts.fails > 0, jnp.minimum(old.hope, run.predicted), old.hope)
+        falls = first | (point.value < run.best.value - self.objective.eps * jnp.abs(run.best.value))
+        progress = falls | (size <= 0.9 * old.least)
         run = run._replace(
             state=(run.state[0], tree.where(first, run.state[1], ended)),
             best=tree.where(first | (point.value < run.best.value), point, run.best),
-            counts=self._counted(run, size, length, gain),
+            counts=self._counted(run, length, progress),
             first_size=jnp.where(first, size, run.first_size),
             predicted=jnp.where(length > 0, gain, hope),
-            numbers=old._replace(size=size),
+            numbers=old._replace(size=size, least=jnp.where(falls, size, jnp.minimum(size, old.least))),
         )
         return run._replace(reason=self._reason(run, length), history=self._noted(run))
 
-    def _counted(self, run: Run, size: Array, length: Array, gain: Array) -> Counts:
+    def _counted(self, run: Run, length: Array, progress: Array) -> Counts:
         counts, search, old, value = run.counts, run.search, run.numbers, run.kept.value
-        falls = value < old.value - self.objective.eps * jnp.abs(old.value)
-        stalls = ~falls & ~(size <= 0.9 * old.size) & (gain <= old.noise)
         largest = jnp.maximum(jnp.abs(value), jnp.abs(old.value))
         small = search.done & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
         still = length == 0
         new = Counts(
             counts.steps + 1,
             counts.evals,
-            jnp.where(stalls, counts.stalls + 1, 0),
+            jnp.where(progress, 0, counts.stalls + 1),
             jnp.where(small, counts.small + 1, 0),
             jnp.where(still, counts.fails + (search.count > 0), 0),
             jnp.where(still, counts.still + 1, 0),

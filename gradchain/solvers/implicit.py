@@ -12,13 +12,14 @@ from jax.interpreters import ad, batching, mlir
 from gradchain import tree
 from gradchain.combinators.complex_parts import join_parts, split_parts
 from gradchain.solvers.objective import Objective
+from gradchain.solvers.solution import Solution
 from gradchain.tree import Tree
 
 MOST_PRODUCTS = 1000
 
 
-def implicit_root(objective: Objective, solve: Callable[[Tree], tuple[Tree, Any]], params: Tree) -> tuple[Tree, Any]:
-    r"""Return what ``solve`` finds, with the derivatives of the root of the gradient.
+def implicit(objective: Objective, solve: Callable[[Tree], Solution], params: Tree) -> Solution:
+    r"""Return what ``solve`` finds, with the derivatives of an exact minimum.
 
     .. math:: \dot w = -(\nabla^2 f)^{-1}\, \partial_\theta \nabla f\, \dot\theta
 
@@ -26,19 +27,19 @@ def implicit_root(objective: Objective, solve: Callable[[Tree], tuple[Tree, Any]
 
     Args:
       objective: the function, and the arguments that there are derivatives by; what it closes over is among them.
-      solve: from the start to (the solution, anything else).
+      solve: the solver.
       params: the start.
     """
+    alone, inputs = jax.closure_convert(solve, params)
+    solution = alone(*lax.stop_gradient((params, *inputs)))
 
     def gradient(parts: Tree) -> Tree:
         return jax.grad(lambda parts: objective.value(join_parts(parts)))(parts)
 
-    def root(_: Any, parts: Tree) -> tuple[Tree, Any]:
-        found, rest = solve(join_parts(parts))
-        return split_parts(found), rest
-
-    found, rest = lax.custom_root(gradient, split_parts(params), root, _solve_symmetric, has_aux=True)
-    return join_parts(found), rest
+    start = split_parts(solution.params)
+    found = join_parts(lax.custom_root(gradient, start, lambda _, parts: parts, _solve_symmetric))
+    point = objective(found)
+    return solution._replace(params=found, value=point.value, aux=point.aux)
 
 
 def _solve_symmetric(matvec: Callable[[Tree], Tree], b: Tree) -> Tree:

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
-from gradchain import tree
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
 from gradchain.combinators.chain import Chain
 from gradchain.compiled import Compiled
@@ -19,7 +17,7 @@ from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
 from gradchain.quasi_newton.lbfgs import scale_by_lbfgs
 from gradchain.signatures import public
 from gradchain.solvers.descent import Descent, Limits
-from gradchain.solvers.implicit import forward_only, implicit_root
+from gradchain.solvers.implicit import forward_only, implicit
 from gradchain.solvers.objective import Objective, objective_of
 from gradchain.solvers.projected import NonmonotoneSearch, SpectralDirection
 from gradchain.solvers.solution import Solution
@@ -182,15 +180,10 @@ def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...]
         recipe.default and recipe.projection is None,
     )  # fmt: skip
 
-    def solve(params: Tree) -> tuple[Tree, Solution]:
-        solution = descent.solve(params, state)
-        return solution.params, solution
+    def solve(params: Tree) -> Solution:
+        return descent.solve(params, state)
 
-    if not recipe.implicit:
-        return forward_only(solve(params)[1])
-    found, solution = implicit_root(objective, solve, params)
-    point = objective(found)
-    return solution._replace(params=found, value=point.value, aux=point.aux)
+    return implicit(objective, solve, params) if recipe.implicit else forward_only(solve(params))
 
 
 _compiled = Compiled(_minimize)

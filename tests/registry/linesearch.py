@@ -14,14 +14,17 @@ def with_loss(params: Any) -> dict[str, Any]:
 
 
 def downhill(search: Any) -> Any:
-    """Return a search along -(w + g): mostly downhill, whatever the gradients of a test are."""
-    return gc.chain(gc.add_decayed_weights(1.0), gc.scale(-1.0), search)
+    """Return a search along -w, the steepest descent of that loss, whatever the gradients of a test are."""
+    return gc.chain(gc.scale(0.0), gc.add_decayed_weights(1.0), gc.scale(-1.0), search)
 
 
 def optax_downhill(search: Any) -> Any:
     """Return the same of Optax's."""
-    return optax.chain(optax.add_decayed_weights(1.0), optax.scale(-1.0), search)
+    return optax.chain(optax.scale(0.0), optax.add_decayed_weights(1.0), optax.scale(-1.0), search)
 
+
+SHORT = {"max_learning_rate": 0.5}
+"""No step leads to the minimum: there is no way down from there, and Optax's searches don't end."""
 
 LINESEARCH = [
     Row(
@@ -50,8 +53,8 @@ LINESEARCH = [
     ),
     Row(
         "backtracking_downhill",
-        lambda: downhill(gc.scale_by_backtracking_linesearch(30, increase_factor=2.0)),
-        optax=lambda: optax_downhill(optax.scale_by_backtracking_linesearch(30, increase_factor=2.0)),
+        lambda: downhill(gc.scale_by_backtracking_linesearch(30, **SHORT)),
+        optax=lambda: optax_downhill(optax.scale_by_backtracking_linesearch(30, **SHORT)),
         needs_params=True,
         extra=with_loss,
         reverses=False,
@@ -60,8 +63,8 @@ LINESEARCH = [
     ),
     Row(
         "zoom_downhill",
-        lambda: downhill(gc.scale_by_zoom_linesearch(20, curv_rtol=0.1)),
-        optax=lambda: optax_downhill(optax.scale_by_zoom_linesearch(20, curv_rtol=0.1)),
+        lambda: downhill(gc.scale_by_zoom_linesearch(20, **SHORT)),
+        optax=lambda: optax_downhill(optax.scale_by_zoom_linesearch(20, **SHORT)),
         needs_params=True,
         extra=with_loss,
         reverses=False,

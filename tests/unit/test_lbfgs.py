@@ -66,7 +66,8 @@ def two_wells(limit, x):
 BACKTRACKING = gc.lbfgs(linesearch=gc.scale_by_backtracking_linesearch(20, increase_factor=2.0, store_grad=True))
 
 
-@pytest.mark.parametrize("tx", [OURS, pytest.param(BACKTRACKING, marks=pytest.mark.slow)], ids=["zoom", "backtracking"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tx", [OURS, BACKTRACKING], ids=["zoom", "backtracking"])
 def test_no_step_raises_the_value(tx):
     """Where curvature is negative, from 20 starts (Optax's with backtracking goes uphill); and where half space is NaN.
 

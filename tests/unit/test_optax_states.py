@@ -1,5 +1,6 @@
 """Optax's states: runs that Optax begins go on here to the end that they would have had, and back again."""
 
+import functools
 from typing import Any
 
 import jax
@@ -170,3 +171,54 @@ def test_no_two_arrays_share_a_buffer_with_optaxs_state():
     state = gc.from_optax_state(tx, PARAMS, state_of(optax.adam(0.1)))
     buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
     assert len(set(buffers)) == len(buffers)
+
+
+def bumpy(params):
+    """Return a loss with negative curvature at the start of a run from ``PARAMS``, so that pairs are left out."""
+    return sum(jnp.sum(jnp.square(x) / 2 + jnp.cos(2 * x)) for x in jax.tree.leaves(params))
+
+
+MEMORY = 3
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def minimised(tx, steps, params, state):
+    """Return parameters and state after some steps down ``bumpy``."""
+
+    def step(_, carry):
+        params, state = carry
+        value, grad = jax.value_and_grad(bumpy)(params)
+        updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=bumpy)
+        return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, steps, step, (params, state))
+
+
+OURS, THEIRS = gc.lbfgs(0.3, MEMORY, linesearch=None), optax.lbfgs(0.3, MEMORY, linesearch=None)
+
+
+@pytest.mark.parametrize("before", [5, 7])
+def test_l_bfgs_goes_on_both_ways(before, x64):
+    """Before the memory is full and when it has been written round; here a slot is written when a pair is kept."""
+    params = trees.standard("float64")
+    middle, state = minimised(OURS, before, params, OURS.init(params))
+    end, _ = minimised(OURS, 4, middle, state)
+    there, _ = minimised(THEIRS, 4, middle, gc.to_optax_state(OURS, state, THEIRS, middle))
+    assert state[0].position != (state[0].count - 1) % MEMORY
+    trees.assert_close(there, end, 1e-9)
+    middle, state = minimised(THEIRS, 4 + before, params, THEIRS.init(params))
+    end, _ = minimised(THEIRS, 4, middle, state)
+    here, mine = minimised(OURS, 4, middle, gc.from_optax_state(OURS, middle, state))
+    trees.assert_close(here, end, 1e-9)
+    assert mine[0].count == 8 + before
+
+
+@pytest.mark.slow
+def test_l_bfgs_goes_on_with_its_search(x64):
+    params, ours, theirs = trees.standard("float64"), gc.lbfgs(), optax.lbfgs()
+    middle, state = minimised(theirs, 5, params, theirs.init(params))
+    mine = gc.from_optax_state(ours, middle, state)
+    assert mine[0].count == mine[2].searches == 5
+    here, _ = minimised(ours, 3, middle, mine)
+    there, _ = minimised(theirs, 3, middle, state)
+    trees.assert_close(here, there, 1e-9)

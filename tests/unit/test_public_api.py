@@ -163,11 +163,13 @@ def test_arguments_are_explained(value):
 OTHER_PARAMETERS = {
     "add_noise",
     "apply_updates",
+    "lbfgs",
     "noisy_sgd",
     "safe_norm",
     "safe_root_mean_squares",
     "scale_by_distance_over_gradients",
     "scale_by_factored_rms",
+    "scale_by_lbfgs",
     "scale_by_trust_ratio",
 }
 """What takes other arguments than in optax; docs/coming_from_optax.md says so."""

@@ -208,6 +208,6 @@ def test_conjugate_gradients_end_after_as_many_steps_as_there_are_variables(meth
 @pytest.mark.parametrize("method", METHODS)
 def test_conjugate_gradients_start_again_where_the_parameters_have_not_moved(method):
     tx = gc.scale_by_nonlinear_cg(method)
-    updates, state = after(tx, [PARAMS] * 2, [PARAMS, gc.tree.scale(0.5, PARAMS)])
+    _, state = after(tx, [PARAMS] * 2, [PARAMS, gc.tree.scale(0.5, PARAMS)])
     again, _ = tx.update(gc.tree.scale(0.5, PARAMS), state, PARAMS)
     close(again, gc.tree.scale(0.5, PARAMS), 0)
