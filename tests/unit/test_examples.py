@@ -138,6 +138,12 @@ def test_precision_of_a_character_model():
     assert results["slots in int8"][3] < 2.3
 
 
+def test_minimising_from_many_starts_finds_all_four_minima():
+    result = run("13_minimise")
+    assert result["minima"] >= {(3.0, 2.0), (-2.81, 3.13), (-3.78, -3.28), (3.58, -1.85)}
+    assert result["worst"] < 1e-3
+
+
 @pytest.mark.slow
 def test_second_order_methods_pass_adam_on_logistic_regression(tmp_path, capsys):
     curves = run("12_second_order", budget=40, problems=("logistic regression",), plot_to=tmp_path / "second.png")
