@@ -6,7 +6,6 @@ The Himmelblau function has four minima, all of value 0. Which one a run finds d
 import collections
 
 import jax
-import jax.numpy as jnp
 
 import gradchain as gc
 
