@@ -222,6 +222,11 @@ def is_it_working():
     save("is_it_working.png", axes[0, 0])
 
 
+def second_order():
+    main = runpy.run_path(str(EXAMPLES / "12_second_order.py"))["main"]
+    main(plot_to=FOLDER / "second_order.png")
+
+
 def long_runs():
     """Run the two large examples and keep their pictures."""
     pictures = {
@@ -250,5 +255,6 @@ if __name__ == "__main__":
     readme_sweep()
     side_by_side()
     is_it_working()
+    second_order()
     if "--long" in sys.argv:
         long_runs()

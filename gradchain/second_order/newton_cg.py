@@ -11,6 +11,7 @@ from gradchain import tree
 from gradchain.combinators._reports import Reports
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
 from gradchain.core.hyper import Count, Positive, at_scalar
+from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, apply_updates, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import kind_of, register
 from gradchain.linesearch.base import is_traced
@@ -30,7 +31,7 @@ class NewtonCgInfo(NamedTuple):
     num_cg_steps: Array
     """How many products with the Hessian were computed, int32."""
     gain_ratio: Array
-    """What the step gained, divided by what the quadratic model promised; NaN before the first."""
+    """What the step gained, divided by what the quadratic model promised; 0 if no step was tried."""
 
 
 class NewtonCgState(NamedTuple):
@@ -90,30 +91,32 @@ class ScaleByNewtonCg(Reports):
     max_cg_steps: Any
 
     def init(self, params: Tree) -> NewtonCgState:
-        dtype = scalar_dtype(params)
-        count = jnp.zeros((), jnp.int32)
+        inexact_leaves(f"{self.name}.init", params, "parameter")
+        dtype, count = scalar_dtype(params), jnp.zeros((), jnp.int32)
         radius = 0.0 if self.initial_radius is None else self.number("initial_radius", count)
         return NewtonCgState(
             count,
             jnp.array(radius, dtype, copy=True),
             jnp.zeros((), dtype),
             jnp.full((), jnp.inf, dtype),
-            tree.zeros_like(params),
-            NewtonCgInfo(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, dtype)),
+            tree.zeros_like(_widened(params)),
+            NewtonCgInfo(jnp.zeros((), jnp.int32), jnp.zeros((), dtype)),
         )
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, NewtonCgState._fields)
         if params is None:
             raise lacks_params(self.name)
+        inexact_leaves(self.name, updates, "update")
         demand_all(self.name, extra, EXTRA)
         function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
         value = jnp.asarray(one_number(f"{self.name}: value", extra["value"])).astype(state.value.dtype)
         grad, multiply = linearized_gradient(function, _widened(params))
         problem, limits = _begin(self, updates, state)
         problem = _solved(multiply, problem, limits, updates, params)
-        move = _move(problem, updates, params)
-        reached = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(move)
+        move = _move(problem, updates)
+        rounded = tree.cast_like(move, params)
+        reached = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(rounded)
         return _end(self, updates, state._replace(value=value, grad=grad), problem, move, reached)
 
     def number(self, name: str, count: Any) -> Any:
@@ -149,7 +152,8 @@ def _begin(tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState) -> tuple[Su
     norm, usable = _size(updates, dtype)
     top = float(jnp.finfo(dtype).max) / 8
     unit = jax.tree.map(lambda u: jnp.where(usable, divide(u, norm.astype(u.real.dtype)), 0), _widened(updates))
-    count = tree.size(updates) if tx.max_cg_steps is None else tx.number("max_cg_steps", state.count)
+    numbers = sum(x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(unit))
+    count = max(numbers, 1) if tx.max_cg_steps is None else tx.number("max_cg_steps", state.count)
     limits = Limits(
         jnp.minimum(divide(_largest(tx, state), norm), top),
         jnp.minimum(0.5, jnp.sqrt(divide(norm, jnp.where(state.first_norm > 0, state.first_norm, norm)))),
@@ -191,7 +195,7 @@ def _advanced(now: Subproblem, image: Tree, limits: Limits) -> Subproblem:
     cauchy = jnp.minimum(jnp.where(curvature == 0, 1, 1 / jnp.abs(curvature)), limits.radius)
     radius = jnp.where(now.radius > 0, now.radius, cauchy)
     length = divide(now.squared, curvature)
-    inside = tree.norm(_along(now.solution, length, now.direction)) < radius
+    inside = tree.norm(_along(now.solution, length, now.direction)) < now.radius  # never where the radius isn't known
     bounded = (curvature <= 0) | ~inside
     length = jnp.where(bounded, _to_boundary(now.solution, now.direction, radius), length)
     promised = now.promised + length * (now.squared - 0.5 * length * curvature)
@@ -215,20 +219,20 @@ def _to_boundary(solution: Tree, direction: Tree, radius: Array) -> Array:
 
 
 @jax.jit
-def _move(problem: Subproblem, updates: Tree, params: Tree) -> Tree:
-    """Return the step that the subproblem's solution stands for, in the parameters' dtypes."""
+def _move(problem: Subproblem, updates: Tree) -> Tree:
+    """Return the step that the subproblem's solution stands for."""
     norm, usable = _size(updates, problem.squared.dtype)
     norm = jnp.where(usable, norm, 0)
-    return tree.cast_like(jax.tree.map(lambda s: norm.astype(s.real.dtype) * s, problem.solution), params)
+    return jax.tree.map(lambda s: norm.astype(s.real.dtype) * s, problem.solution)
 
 
 @jax.jit
 def _end(
     tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState, problem: Subproblem, move: Tree, reached: tuple[Any, Tree]
 ) -> tuple[Tree, NewtonCgState]:
-    """Return what ``update`` does, given value and gradient (JAX's) where the step leads; ``state`` has the old ones."""
+    """Return updates and state, given JAX's value and gradient where the step leads; ``state`` has the old ones."""
     dtype = state.value.dtype
-    value, grad = jnp.asarray(reached[0], dtype), tree.conj(reached[1])
+    value, grad = jnp.asarray(reached[0], dtype), tree.conj(_widened(reached[1]))
     (norm, usable), new_norm = _size(updates, dtype), tree.norm(grad).astype(dtype)
     finite = jnp.isfinite(value) & jnp.isfinite(new_norm)
     resolution = jnp.where(jnp.isfinite(state.value), 8 * jnp.finfo(reached[0].dtype).eps * jnp.abs(state.value), 0)
@@ -246,10 +250,10 @@ def _end(
         jnp.where(usable, jnp.where(accepted & (judged >= POOR), longer, shorter), state.radius),
         jnp.where((state.first_norm == 0) & usable, norm, state.first_norm),
         jnp.where(accepted, value, state.value),
-        tree.where(accepted, grad, tree.cast_like(state.grad, grad)),
-        NewtonCgInfo(problem.count, jnp.where(usable, ratio, jnp.nan)),
+        tree.where(accepted, grad, state.grad),
+        NewtonCgInfo(problem.count, jnp.where(usable, ratio, 0)),
     )
-    stays = jax.tree.map(lambda u: jnp.where(jnp.isfinite(norm), 0, u), updates)  # guards are to see what isn't finite
+    stays = jax.tree.map(lambda u: jnp.where(usable, 0, u), _widened(updates))  # guards are to see what isn't finite
     return tree.where(accepted, move, stays), new_state
 
 
@@ -276,10 +280,10 @@ def scale_by_newton_cg(
     resolution of :math:`f` in its dtype, a step is taken if the gradient's norm falls.
 
     It is a whole optimizer: it stands last, without a learning rate, because it evaluates :math:`f(w + d)` and its
-    gradient to decide on its step. They are kept, so that :func:`value_and_grad_from_state` needn't compute them again. The
-    incoming updates must be the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient,
-    linearised, a product for each step of conjugate gradients (about as long as two gradients), and one value and
-    gradient. It is meant for functions without noise: all data at each step.
+    gradient to decide on its step. It keeps both, for :func:`value_and_grad_from_state`. The incoming updates must be
+    the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient, linearised, a
+    product for each step of conjugate gradients (about as long as two gradients), and one value with its gradient. It
+    is meant for functions without noise: all data at each step.
 
     ``update`` needs the parameters, ``value`` and ``value_fn``, from parameters (here in at least float32) to one real
     number; other arguments of ``value_fn`` are taken from those of ``update``. A gradient that isn't finite is handed
@@ -288,7 +292,8 @@ def scale_by_newton_cg(
     Args:
       max_radius: the longest step, in (0, inf].
       initial_radius: the first radius; ``None`` as above.
-      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters.
+      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters
+        (complex ones count twice).
 
     Example:
       >>> bowl = lambda w: jnp.sum(jnp.cosh(w * jnp.arange(1, 4)))

@@ -63,6 +63,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
 __all__ = [
@@ -117,6 +118,7 @@ __all__ = [
     "momo",
     "momo_adam",
     "muon",
+    "newton_cg",
     "nonlinear_cg",
     "nonnegative",
     "normalize",

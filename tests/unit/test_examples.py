@@ -138,3 +138,19 @@ def test_precision_of_a_character_model():
     assert abs(results["master_weights, 16 bits"][0] - single) < 0.02
     assert results["weights in bfloat16"][0] > single + 0.02
     assert results["slots in int8"][3] < 2.3
+
+
+def test_minimising_from_many_starts_finds_all_four_minima():
+    result = run("13_minimise")
+    assert result["minima"] >= {(3.0, 2.0), (-2.81, 3.13), (-3.78, -3.28), (3.58, -1.85)}
+    assert result["worst"] < 1e-3
+
+
+@pytest.mark.slow
+def test_second_order_methods_pass_adam_on_logistic_regression(tmp_path, capsys):
+    curves = run("12_second_order", budget=40, problems=("logistic regression",), plot_to=tmp_path / "second.png")
+    adam, lbfgs, newton = (values.min() for _, values in curves["logistic regression"].values())
+    assert lbfgs < adam
+    assert newton < 0.1
+    assert (tmp_path / "second.png").stat().st_size > 10_000
+    assert "L-BFGS" in capsys.readouterr().out
