@@ -371,6 +371,18 @@ def test_a_part_of_the_parameters_is_searched_with_its_share_of_the_gradient():
     np.testing.assert_array_equal(updates["b"], 0)
 
 
+def test_a_search_that_sees_real_and_imaginary_parts_gets_the_gradients():
+    def fun(z):
+        return jnp.sum(jnp.square(jnp.abs(z - (1 + 2j))))
+
+    params, search = jnp.array([0.5 - 1j, 3 + 0j]), down(SEARCHES["zoom"])
+    found = []
+    for tx in (search, gc.split_real_and_imaginary(search)):
+        value, grad, state = start(tx, params, fun)
+        found.append(tx.update(grad, state, params, value=value, grad=grad, value_fn=fun)[0])
+    trees.assert_close(found[1], found[0], 1e-6)
+
+
 def test_the_slope_predicts_the_first_trial():
     tx = gc.scale_by_hager_zhang_linesearch(initial_guess_strategy="slope")
     state = tx.init(jnp.zeros(2))._replace(learning_rate=jnp.float32(0.3), slope=jnp.float32(-4.0))
