@@ -71,18 +71,19 @@ BACKTRACKING = gc.lbfgs(linesearch=gc.scale_by_backtracking_linesearch(20, incre
 def test_no_step_raises_the_value(tx):
     """Where curvature is negative, from 20 starts (Optax's with backtracking goes uphill); and where half space is NaN.
 
-    The first twenty may go everywhere, the others only where they begin.
+    The first twenty may go everywhere, and end as close to a minimum as values of this precision tell:
+    sqrt(2 h eps |f|) is 4e-3 with curvatures h of 10. The others must stay where they begin.
     """
     starts = 2 * jnp.asarray(np.random.default_rng(0).normal(size=(20, 6)), jnp.float32)
     ahead = starts @ jnp.arange(1.0, 7) + 1
     limits = jnp.concatenate([jnp.full(20, jnp.inf), ahead])
-    ends, (values, *_) = jax.vmap(lambda limit, x: run(tx, two_wells, 40, x, limit))(limits, jnp.tile(starts, (2, 1)))
+    ends, (values, *_) = jax.vmap(lambda limit, x: run(tx, two_wells, 60, x, limit))(limits, jnp.tile(starts, (2, 1)))
     allowed = (1e-6 + 8 * float(jnp.finfo(jnp.float32).eps)) * jnp.abs(values[:, :-1])
     assert jnp.all(jnp.isfinite(ends))
     assert jnp.all(jnp.diff(values) <= allowed)
     assert jnp.all(values[:, -1] < values[:, 0])
     slopes = jax.vmap(jax.grad(two_wells, argnums=1))(limits, ends)
-    assert jnp.all(jnp.linalg.norm(slopes[:20], axis=1) < 1e-3)
+    assert jnp.all(jnp.linalg.norm(slopes[:20], axis=1) < 1e-2)
 
 
 def of_complex(z):
