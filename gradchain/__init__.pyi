@@ -50,12 +50,12 @@ from gradchain.introspect.shardings import bytes_per_device, state_shardings, ze
 from gradchain.introspect.state_dict import from_state_dict, to_state_dict
 from gradchain.introspect.torch_states import from_torch_state
 from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
-from gradchain.matrices.views import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.linesearch.backtracking import scale_by_backtracking_linesearch
 from gradchain.linesearch.from_state import value_and_grad_from_state
 from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
 from gradchain.linesearch.wolfe import ZoomLinesearchInfo
 from gradchain.linesearch.zoom import scale_by_zoom_linesearch
+from gradchain.matrices.views import GaLoreDimensionNumbers, MuonDimensionNumbers
 from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
 from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
 from gradchain.optimizers.adam_variants import (

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gradchain.core.hyper import Count, NonNegative, Number, Positive, at_scalar
-from gradchain.core.transform import Transform, apply_updates, scalar_dtype
-from gradchain.core.value import FLAG, kind_of, register
+from gradchain.core.combinator import combinator
+from gradchain.core.hyper import Count, NonNegative, Number, Positive
+from gradchain.core.transform import apply_updates, scalar_dtype
 from gradchain.linesearch.base import (
     LineSearch,
     Progress,
@@ -24,7 +24,6 @@ from gradchain.linesearch.base import (
 )
 from gradchain.linesearch.wolfe import DecreaseFraction, Growth
 from gradchain.numerics import safe_increment
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 Shrinkage = Annotated[Any, Number("Shrinkage", "(0, 1)")]
@@ -70,33 +69,60 @@ class Memory(NamedTuple):
     """By how much the last trial misses the condition."""
 
 
-@register
-class BacktrackingSearch(LineSearch):
-    """See :func:`scale_by_backtracking_linesearch`."""
+@combinator
+class scale_by_backtracking_linesearch(LineSearch):
+    r"""Scale updates by a step length that decreases the loss enough: Armijo's condition, by shorter and shorter steps.
 
-    name = "scale_by_backtracking_linesearch"
+    .. math:: f(w + t u) \le (1 + \delta) f(w) + c_1 t\,\mathrm{Re}\langle \nabla f(w), u\rangle + \epsilon
+
+    for the incoming update :math:`u`. The first trial is somewhat longer than the last step; each further one is
+    shorter by a factor. Trials cost a value and no gradient, so that this is the search for mini-batches: one that asks
+    for small curvature, too, fits the batch.
+
+    If no trial has decrease, or if the update doesn't lead downhill, the parameters stay where they are. Optax takes
+    the last trial then; and after a search in which no trial was finite its steps stay 0 for ever. Here the next search
+    goes on with shorter steps.
+
+    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``, the loss as a function of
+    the parameters; for complex parameters ``grad`` is the conjugate of JAX's gradient. Other extra arguments that
+    ``value_fn`` names are handed to it.
+
+    Args:
+      max_backtracking_steps: how often the step may be shortened, so that there are up to one trial more.
+      slope_rtol: :math:`c_1` in [0, 1).
+      decrease_factor: what a step is multiplied by to shorten it, in (0, 1).
+      increase_factor: what the last step is multiplied by for the first trial; ``math.inf`` begins each search with
+        ``max_learning_rate``.
+      max_learning_rate: the longest first trial.
+      atol: :math:`\epsilon \ge 0`.
+      rtol: :math:`\delta \ge 0`.
+      store_grad: compute the gradient, too, where the search ends, and keep it in the state for
+        :func:`value_and_grad_from_state`. It costs no further value, and is computed once; under ``vmap`` at each
+        trial.
+      verbose: print why a search has failed.
+
+    Example:
+      >>> tx = chain(scale(-1.0), scale_by_backtracking_linesearch(15))
+      >>> value, grad = jax.value_and_grad(loss_fn)(params, batch)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
+
+    References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithm 3.1; Vaswani et al., *Painless Stochastic
+    Gradient*, 2019.
+    """
+
+    max_backtracking_steps: Count
+    slope_rtol: DecreaseFraction = 1e-4
+    decrease_factor: Shrinkage = 0.8
+    increase_factor: Growth = 1.5
+    max_learning_rate: Positive = 1.0
+    atol: NonNegative = 0.0
+    rtol: NonNegative = 0.0
+    store_grad: bool = False
+    verbose: bool = False
+
     State = ScaleByBacktrackingLinesearchState
-    kinds = {
-        "max_backtracking_steps": kind_of(Count),
-        "slope_rtol": kind_of(DecreaseFraction),
-        "decrease_factor": kind_of(Shrinkage),
-        "increase_factor": kind_of(Growth),
-        "max_learning_rate": kind_of(Positive),
-        "atol": kind_of(NonNegative),
-        "rtol": kind_of(NonNegative),
-        "store_grad": FLAG,
-        "verbose": FLAG,
-    }
-    required = frozenset({"max_backtracking_steps"})
-    max_backtracking_steps: Any
-    slope_rtol: Any
-    decrease_factor: Any
-    increase_factor: Any
-    max_learning_rate: Any
-    atol: Any
-    rtol: Any
-    store_grad: bool
-    verbose: bool
 
     def init(self, params: Tree) -> ScaleByBacktrackingLinesearchState:
         dtype = scalar_dtype(params)
@@ -113,7 +139,7 @@ class BacktrackingSearch(LineSearch):
         dtype = state.value.dtype
 
         def at(name: str) -> Array:
-            return jnp.asarray(at_scalar(f"{self.name}: {name}", getattr(self, name), state.searches), dtype)
+            return jnp.asarray(self.number(name, state.searches), dtype)
 
         value, slope = value.astype(dtype), slope.astype(dtype)
         guess = jnp.minimum(at("increase_factor") * state.learning_rate, at("max_learning_rate"))
@@ -193,69 +219,3 @@ def _explain(search: Search) -> None:
         why = f"no trial of {search.count} had decrease; the last misses it by {own.error}"
         why = why if own.slope < 0 else "the updates don't lead downhill, so that nothing was evaluated"
         print(f"scale_by_backtracking_linesearch: value {own.value}, slope {own.slope}: {why}", flush=True)
-
-
-@public
-def scale_by_backtracking_linesearch(
-    max_backtracking_steps: Count,
-    slope_rtol: DecreaseFraction = 1e-4,
-    decrease_factor: Shrinkage = 0.8,
-    increase_factor: Growth = 1.5,
-    max_learning_rate: Positive = 1.0,
-    atol: NonNegative = 0.0,
-    rtol: NonNegative = 0.0,
-    store_grad: bool = False,
-    verbose: bool = False,
-) -> Transform:
-    r"""Scale updates by a step length that decreases the loss enough: Armijo's condition, by shorter and shorter steps.
-
-    .. math:: f(w + t u) \le (1 + \delta) f(w) + c_1 t\,\mathrm{Re}\langle \nabla f(w), u\rangle + \epsilon
-
-    for the incoming update :math:`u`. The first trial is somewhat longer than the last step; each further one is
-    shorter by a factor. Trials cost a value and no gradient, so that this is the search for mini-batches: one that asks
-    for small curvature, too, fits the batch.
-
-    If no trial has decrease, or if the update doesn't lead downhill, the parameters stay where they are. Optax takes
-    the last trial then; and after a search in which no trial was finite its steps stay 0 for ever. Here the next search
-    goes on with shorter steps.
-
-    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``, the loss as a function of
-    the parameters; for complex parameters ``grad`` is the conjugate of JAX's gradient. Other extra arguments that
-    ``value_fn`` names are handed to it.
-
-    Args:
-      max_backtracking_steps: how often the step may be shortened, so that there are up to one trial more.
-      slope_rtol: :math:`c_1` in [0, 1).
-      decrease_factor: what a step is multiplied by to shorten it, in (0, 1).
-      increase_factor: what the last step is multiplied by for the first trial; ``math.inf`` begins each search with
-        ``max_learning_rate``.
-      max_learning_rate: the longest first trial.
-      atol: :math:`\epsilon \ge 0`.
-      rtol: :math:`\delta \ge 0`.
-      store_grad: compute the gradient, too, where the search ends, and keep it in the state for
-        :func:`value_and_grad_from_state`. It costs no further value, and is computed once; under ``vmap`` at each
-        trial.
-      verbose: print why a search has failed.
-
-    Example:
-      >>> tx = chain(scale(-1.0), scale_by_backtracking_linesearch(15))
-      >>> value, grad = jax.value_and_grad(loss_fn)(params, batch)
-      >>> updates, state = tx.update(
-      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
-      ... )
-
-    References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithm 3.1; Vaswani et al., *Painless Stochastic
-    Gradient*, 2019.
-    """
-    fields = {
-        "max_backtracking_steps": max_backtracking_steps,
-        "slope_rtol": slope_rtol,
-        "decrease_factor": decrease_factor,
-        "increase_factor": increase_factor,
-        "max_learning_rate": max_learning_rate,
-        "atol": atol,
-        "rtol": rtol,
-        "store_grad": store_grad,
-        "verbose": verbose,
-    }
-    return BacktrackingSearch(**BacktrackingSearch.normalized(fields))

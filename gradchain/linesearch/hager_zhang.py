@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.core.combinator import combinator
 from gradchain.core.hyper import Count, NonNegative, Positive
-from gradchain.core.transform import Transform
-from gradchain.core.value import kind_of, register
 from gradchain.linesearch.base import Search
 from gradchain.linesearch.wolfe import (
     Best,
@@ -20,7 +19,6 @@ from gradchain.linesearch.wolfe import (
     is_finite,
     select,
 )
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 GROW = (2.0, 10.0)
@@ -64,25 +62,58 @@ class Memory(NamedTuple):
     """How often in a row it has hardly shrunk."""
 
 
-@register
-class HagerZhangSearch(WolfeSearch):
-    """See :func:`scale_by_hager_zhang_linesearch`."""
+@combinator
+class scale_by_hager_zhang_linesearch(WolfeSearch):
+    r"""Scale updates by a step length of Hager and Zhang's search, which works at the resolution of the loss, too.
 
-    name = "scale_by_hager_zhang_linesearch"
+    Along the incoming update :math:`u`, with :math:`\phi(t) = f(w + t u)` and :math:`\phi'` its slope, it looks for a
+    step with decrease, exact or approximate, and small curvature:
+
+    .. math:: \phi(t) \le \phi(0) + c_1 t \phi'(0) \quad\text{or}\quad
+        \phi'(t) \le (2 c_1 - 1)\,\phi'(0) \text{ and } \phi(t) \le \phi(0) + c_3 |\phi(0)|; \qquad
+        |\phi'(t)| \le c_2 |\phi'(0)|
+
+    A bracket keeps a point of negative slope on the left and one beyond a minimum on the right. The next trial is the
+    minimum of the cubic through both values and slopes; the secant of the slopes, where the values differ by their
+    rounding errors only; or the middle, where the bracket shrinks slowly. Before there is a right end, steps grow by 2
+    to 10. If a trial isn't finite, the next one is at a tenth of it, as long as no trial on its left was.
+
+    If no trial meets both conditions, the one of the lowest value with decrease is taken; without decrease the
+    parameters stay. Along a direction that doesn't lead downhill nothing is evaluated, and the parameters stay. The
+    state keeps value and gradient at the point reached for :func:`value_and_grad_from_state`.
+
+    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``; for complex parameters
+    ``grad`` is the conjugate of JAX's gradient. Other extra arguments that ``value_fn`` names are handed to it.
+
+    Args:
+      max_linesearch_steps: how many trials there may be, each of one value and gradient.
+      slope_rtol: :math:`c_1` in [0, 1).
+      curv_rtol: :math:`c_2 > c_1`; 0.1 for conjugate gradients, ``math.inf`` for no condition on curvature.
+      approx_dec_rtol: :math:`c_3 \ge 0`, at least 8 times the machine precision of the values; ``None`` for no
+        approximate decrease.
+      initial_guess_strategy: the first trial: ``"one"`` is 1, for directions of a Newton-like method; ``"keep"`` the
+        last step; ``"slope"`` the last step times :math:`\min(10, \phi'_{k-1}(0) / \phi'_k(0))`, which predicts
+        the same first-order decrease.
+
+    Example:
+      >>> tx = chain(scale(-1.0), scale_by_hager_zhang_linesearch(initial_guess_strategy="slope"))
+      >>> value_and_grad = value_and_grad_from_state(loss_fn)
+      >>> value, grad = value_and_grad(params, batch, state=state)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
+
+    References: Hager and Zhang, *A New Conjugate Gradient Method with Guaranteed Descent and an Efficient Line
+    Search*, 2005; *Algorithm 851: CG_DESCENT*, 2006.
+    """
+
+    max_linesearch_steps: Count = 25
+    slope_rtol: DecreaseFraction = 1e-4
+    curv_rtol: Positive = 0.9
+    approx_dec_rtol: NonNegative | None = 1e-6
+    initial_guess_strategy: Guess = "one"
+
     State = ScaleByHagerZhangLinesearchState
-    kinds = {
-        "max_linesearch_steps": kind_of(Count),
-        "slope_rtol": kind_of(DecreaseFraction),
-        "curv_rtol": kind_of(Positive),
-        "approx_dec_rtol": kind_of(NonNegative | None),
-        "initial_guess_strategy": kind_of(Guess),
-    }
-    optional = frozenset({"approx_dec_rtol"})
-    max_linesearch_steps: Any
-    slope_rtol: Any
-    curv_rtol: Any
-    approx_dec_rtol: Any
-    initial_guess_strategy: str
 
     def prepare(self, line: Line, best: Best, guess: Array, state: Any) -> tuple[Array, Memory]:
         infinite = jnp.full_like(guess, jnp.inf)
@@ -142,63 +173,3 @@ def cubic_minimum(left: Point, right: Point) -> Array:
     d1 = sa + sb - 3 * (fa - fb) / (a - b)
     d2 = jnp.sqrt(d1 * d1 - sa * sb)
     return b - (b - a) * (sb + d2 - d1) / (sb - sa + 2 * d2)
-
-
-@public
-def scale_by_hager_zhang_linesearch(
-    max_linesearch_steps: Count = 25,
-    slope_rtol: DecreaseFraction = 1e-4,
-    curv_rtol: Positive = 0.9,
-    approx_dec_rtol: NonNegative | None = 1e-6,
-    initial_guess_strategy: Guess = "one",
-) -> Transform:
-    r"""Scale updates by a step length of Hager and Zhang's search, which works at the resolution of the loss, too.
-
-    Along the incoming update :math:`u`, with :math:`\phi(t) = f(w + t u)` and :math:`\phi'` its slope, it looks for a
-    step with decrease, exact or approximate, and small curvature:
-
-    .. math:: \phi(t) \le \phi(0) + c_1 t \phi'(0) \quad\text{or}\quad
-        \phi'(t) \le (2 c_1 - 1)\,\phi'(0) \text{ and } \phi(t) \le \phi(0) + c_3 |\phi(0)|; \qquad
-        |\phi'(t)| \le c_2 |\phi'(0)|
-
-    A bracket keeps a point of negative slope on the left and one beyond a minimum on the right. The next trial is the
-    minimum of the cubic through both values and slopes; the secant of the slopes, where the values differ by their
-    rounding errors only; or the middle, where the bracket shrinks slowly. Before there is a right end, steps grow by 2
-    to 10. If a trial isn't finite, the next one is at a tenth of it, as long as no trial on its left was.
-
-    If no trial meets both conditions, the one of the lowest value with decrease is taken; without decrease the
-    parameters stay. Along a direction that doesn't lead downhill nothing is evaluated, and the parameters stay. The
-    state keeps value and gradient at the point reached for :func:`value_and_grad_from_state`.
-
-    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``; for complex parameters
-    ``grad`` is the conjugate of JAX's gradient. Other extra arguments that ``value_fn`` names are handed to it.
-
-    Args:
-      max_linesearch_steps: how many trials there may be, each of one value and gradient.
-      slope_rtol: :math:`c_1` in [0, 1).
-      curv_rtol: :math:`c_2 > c_1`; 0.1 for conjugate gradients, ``math.inf`` for no condition on curvature.
-      approx_dec_rtol: :math:`c_3 \ge 0`, at least 8 times the machine precision of the values; ``None`` for no
-        approximate decrease.
-      initial_guess_strategy: the first trial: ``"one"`` is 1, for directions of a Newton-like method; ``"keep"`` the
-        last step; ``"slope"`` the last step times :math:`\min(10, \phi'_{k-1}(0) / \phi'_k(0))`, which predicts
-        the same first-order decrease.
-
-    Example:
-      >>> tx = chain(scale(-1.0), scale_by_hager_zhang_linesearch(initial_guess_strategy="slope"))
-      >>> value_and_grad = value_and_grad_from_state(loss_fn)
-      >>> value, grad = value_and_grad(params, batch, state=state)
-      >>> updates, state = tx.update(
-      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
-      ... )
-
-    References: Hager and Zhang, *A New Conjugate Gradient Method with Guaranteed Descent and an Efficient Line
-    Search*, 2005; *Algorithm 851: CG_DESCENT*, 2006.
-    """
-    fields = {
-        "max_linesearch_steps": max_linesearch_steps,
-        "slope_rtol": slope_rtol,
-        "curv_rtol": curv_rtol,
-        "approx_dec_rtol": approx_dec_rtol,
-        "initial_guess_strategy": initial_guess_strategy,
-    }
-    return HagerZhangSearch(**HagerZhangSearch.normalized(fields)).checked()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Number, at_scalar
+from gradchain.core.hyper import Number
 from gradchain.core.transform import scalar_dtype
 from gradchain.core.value import Choice
 from gradchain.linesearch.base import LineSearch, Search, next_guess, no_gradient, number, stored
@@ -103,14 +103,8 @@ class WolfeSearch(LineSearch):
     ``initial_guess_strategy``, and define ``memory`` and ``tell``.
     """
 
-    max_linesearch_steps: Any
-    slope_rtol: Any
-    curv_rtol: Any
-    approx_dec_rtol: Any
-    initial_guess_strategy: str
-
     def checked(self) -> Self:
-        c1, c2 = self.slope_rtol, self.curv_rtol
+        c1, c2 = self._field("slope_rtol"), self._field("curv_rtol")
         if isinstance(c1, float) and isinstance(c2, float) and c2 <= c1:
             raise ValueError(
                 f"{self.name}: curv_rtol must be above slope_rtol, or no step may meet both conditions;"
@@ -124,16 +118,20 @@ class WolfeSearch(LineSearch):
         last = {"guess": number(1, dtype), "slope": number(0, dtype), "searches": number(0, jnp.int32)}
         return self.State(number(1, dtype), number(jnp.inf, dtype), no_gradient(self.name, params), info, **last)
 
+    def _field(self, name: str) -> Any:
+        """Return a field that subclasses declare, each in its own order."""
+        return getattr(self, name)
+
     def at(self, name: str, state: Any) -> Array:
         """Return a hyperparameter for the next search, in the dtype of the state's numbers."""
-        return jnp.asarray(at_scalar(f"{self.name}: {name}", getattr(self, name), state.searches), state.value.dtype)
+        return jnp.asarray(self.number(name, state.searches), state.value.dtype)
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         dtype = state.value.dtype
         eps = max(float(jnp.finfo(x).eps) for x in (dtype, jnp.promote_types(value.dtype, jnp.bfloat16)))
         value, slope = value.astype(dtype), slope.astype(dtype)
         noise = jnp.full((), -1, dtype)
-        if self.approx_dec_rtol is not None:
+        if self._field("approx_dec_rtol") is not None:
             noise = jnp.maximum(self.at("approx_dec_rtol", state), 8 * eps) * jnp.abs(value)
         c1, c2, most = (self.at(name, state) for name in ("slope_rtol", "curv_rtol", "max_linesearch_steps"))
         line = Line(value, slope, c1, c2, noise, most)
@@ -149,9 +147,10 @@ class WolfeSearch(LineSearch):
 
     def _guess(self, state: Any, slope: Array) -> Array:
         last = jnp.where(state.learning_rate > 0, state.learning_rate, state.guess)
-        if self.initial_guess_strategy == "one":
+        strategy = self._field("initial_guess_strategy")
+        if strategy == "one":
             return jnp.ones_like(last)
-        if self.initial_guess_strategy == "keep":
+        if strategy == "keep":
             return last
         return last * jnp.where(state.slope < 0, jnp.minimum(10, state.slope / slope), 1)
 

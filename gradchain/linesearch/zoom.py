@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.core.combinator import combinator
 from gradchain.core.hyper import Count, NonNegative, Positive
-from gradchain.core.transform import Transform
-from gradchain.core.value import FLAG, kind_of, register
 from gradchain.linesearch.base import Search
 from gradchain.linesearch.wolfe import (
     Best,
@@ -23,7 +22,6 @@ from gradchain.linesearch.wolfe import (
     is_finite,
     select,
 )
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 CUBIC_INSIDE = 0.2
@@ -75,36 +73,70 @@ class Memory(NamedTuple):
     """An end of the interval before, through which the cubic goes."""
 
 
-@register
-class ZoomSearch(WolfeSearch):
-    """See :func:`scale_by_zoom_linesearch`."""
+@combinator
+class scale_by_zoom_linesearch(WolfeSearch):
+    r"""Scale updates by a step length with decrease of the loss and small curvature.
 
-    name = "scale_by_zoom_linesearch"
+    The step :math:`t` along the incoming update :math:`u` is to meet both conditions, with
+    :math:`\phi(t) = f(w + t u)` and :math:`\phi'` its slope:
+
+    .. math:: \phi(t) \le \phi(0) + c_1 t \phi'(0) \quad\text{or}\quad
+        \phi'(t) \le (2 c_1 - 1)\,\phi'(0) \text{ and } \phi(t) \le \phi(0) + c_3 |\phi(0)|; \qquad
+        |\phi'(t)| \le c_2 |\phi'(0)|
+
+    The step grows until an interval must hold such a one; then trials inside it are the minimum of a cubic or a
+    parabola through known values, or its middle.
+
+    Where Optax's search finds a step, the trials are the same. Where it fails, they part: along updates that don't
+    lead downhill nothing is evaluated, and the parameters stay; they stay as well if no trial had decrease, and the
+    next search goes on where that one ended; from a trial that isn't finite steps shrink by 10, not by 2, until one is;
+    and if both conditions can't be met, the step is the one of the lowest value with decrease.
+
+    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``, the loss as a function of
+    the parameters; for complex parameters ``grad`` is the conjugate of JAX's gradient. Other extra arguments that
+    ``value_fn`` names are handed to it. The state keeps value and gradient at the point that is reached, for
+    :func:`value_and_grad_from_state`; what follows in a chain must not change the updates then.
+
+    Args:
+      max_linesearch_steps: how many trials there may be, each of one value and gradient.
+      max_learning_rate: the longest step; ``None`` for no limit.
+      tol: :math:`\ge 0`, by how much each condition may be missed.
+      increase_factor: by how much the step grows while the value falls.
+      slope_rtol: :math:`c_1` in [0, 1).
+      curv_rtol: :math:`c_2 > c_1`; ``math.inf`` for no condition on curvature.
+      approx_dec_rtol: :math:`c_3 \ge 0`, taken to be at least 8 times the machine precision of the values. ``None`` for
+        no approximate decrease, which helps near a minimum, where slopes are more precise than differences of values.
+      stepsize_precision: the search ends with what it has if the interval is shorter than this fraction of its right
+        end.
+      initial_guess_strategy: the first trial: ``"keep"`` is the last step (1 at first), for gradients; ``"one"`` is 1,
+        for directions of a Newton-like method; ``"slope"`` the last step times
+        :math:`\min(10, \phi'_{k-1}(0) / \phi'_k(0))`, which predicts the same decrease to first order.
+      verbose: print why a search has failed.
+
+    Example:
+      >>> tx = chain(scale(-1.0), scale_by_zoom_linesearch(15))
+      >>> value_and_grad = value_and_grad_from_state(loss_fn)
+      >>> value, grad = value_and_grad(params, batch, state=state)
+      >>> updates, state = tx.update(
+      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
+      ... )
+
+    References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6; Hager and Zhang,
+    *Algorithm 851: CG_DESCENT*, 2006.
+    """
+
+    max_linesearch_steps: Count
+    max_learning_rate: Positive | None = None
+    tol: NonNegative = 0.0
+    increase_factor: Growth = 2.0
+    slope_rtol: DecreaseFraction = 1e-4
+    curv_rtol: Positive = 0.9
+    approx_dec_rtol: NonNegative | None = 1e-6
+    stepsize_precision: NonNegative = 1e-5
+    initial_guess_strategy: Guess = "keep"
+    verbose: bool = False
+
     State = ScaleByZoomLinesearchState
-    kinds = {
-        "max_linesearch_steps": kind_of(Count),
-        "max_learning_rate": kind_of(Positive | None),
-        "tol": kind_of(NonNegative),
-        "increase_factor": kind_of(Growth),
-        "slope_rtol": kind_of(DecreaseFraction),
-        "curv_rtol": kind_of(Positive),
-        "approx_dec_rtol": kind_of(NonNegative | None),
-        "stepsize_precision": kind_of(NonNegative),
-        "initial_guess_strategy": kind_of(Guess),
-        "verbose": FLAG,
-    }
-    required = frozenset({"max_linesearch_steps"})
-    optional = frozenset({"max_learning_rate", "approx_dec_rtol"})
-    max_linesearch_steps: Any
-    max_learning_rate: Any
-    tol: Any
-    increase_factor: Any
-    slope_rtol: Any
-    curv_rtol: Any
-    approx_dec_rtol: Any
-    stepsize_precision: Any
-    initial_guess_strategy: str
-    verbose: bool
 
     def prepare(self, line: Line, best: Best, guess: Array, state: Any) -> tuple[Array, Memory]:
         longest = (
@@ -227,80 +259,3 @@ NO_INTERVAL = "The value still falls at max_learning_rate; a larger one may lead
 INTERVAL_TOO_SMALL = "The interval has become shorter than stepsize_precision times its right end."
 NO_CURVATURE = "The step has decrease, but not the small curvature"
 NO_DECREASE = "No trial had decrease, so that the parameters stay."
-
-
-@public
-def scale_by_zoom_linesearch(
-    max_linesearch_steps: Count,
-    max_learning_rate: Positive | None = None,
-    tol: NonNegative = 0.0,
-    increase_factor: Growth = 2.0,
-    slope_rtol: DecreaseFraction = 1e-4,
-    curv_rtol: Positive = 0.9,
-    approx_dec_rtol: NonNegative | None = 1e-6,
-    stepsize_precision: NonNegative = 1e-5,
-    initial_guess_strategy: Guess = "keep",
-    verbose: bool = False,
-) -> Transform:
-    r"""Scale updates by a step length with decrease of the loss and small curvature.
-
-    The step :math:`t` along the incoming update :math:`u` is to meet both conditions, with
-    :math:`\phi(t) = f(w + t u)` and :math:`\phi'` its slope:
-
-    .. math:: \phi(t) \le \phi(0) + c_1 t \phi'(0) \quad\text{or}\quad
-        \phi'(t) \le (2 c_1 - 1)\,\phi'(0) \text{ and } \phi(t) \le \phi(0) + c_3 |\phi(0)|; \qquad
-        |\phi'(t)| \le c_2 |\phi'(0)|
-
-    The step grows until an interval must hold such a one; then trials inside it are the minimum of a cubic or a
-    parabola through known values, or its middle.
-
-    Where Optax's search finds a step, the trials are the same. Where it fails, they part: along updates that don't
-    lead downhill nothing is evaluated, and the parameters stay; they stay as well if no trial had decrease, and the
-    next search goes on where that one ended; from a trial that isn't finite steps shrink by 10, not by 2, until one is;
-    and if both conditions can't be met, the step is the one of the lowest value with decrease.
-
-    ``update`` needs ``params`` and the extra arguments ``value``, ``grad`` and ``value_fn``, the loss as a function of
-    the parameters; for complex parameters ``grad`` is the conjugate of JAX's gradient. Other extra arguments that
-    ``value_fn`` names are handed to it. The state keeps value and gradient at the point that is reached, for
-    :func:`value_and_grad_from_state`; what follows in a chain must not change the updates then.
-
-    Args:
-      max_linesearch_steps: how many trials there may be, each of one value and gradient.
-      max_learning_rate: the longest step; ``None`` for no limit.
-      tol: :math:`\ge 0`, by how much each condition may be missed.
-      increase_factor: by how much the step grows while the value falls.
-      slope_rtol: :math:`c_1` in [0, 1).
-      curv_rtol: :math:`c_2 > c_1`; ``math.inf`` for no condition on curvature.
-      approx_dec_rtol: :math:`c_3 \ge 0`, taken to be at least 8 times the machine precision of the values. ``None`` for
-        no approximate decrease, which helps near a minimum, where slopes are more precise than differences of values.
-      stepsize_precision: the search ends with what it has if the interval is shorter than this fraction of its right
-        end.
-      initial_guess_strategy: the first trial: ``"keep"`` is the last step (1 at first), for gradients; ``"one"`` is 1,
-        for directions of a Newton-like method; ``"slope"`` the last step times
-        :math:`\min(10, \phi'_{k-1}(0) / \phi'_k(0))`, which predicts the same decrease to first order.
-      verbose: print why a search has failed.
-
-    Example:
-      >>> tx = chain(scale(-1.0), scale_by_zoom_linesearch(15))
-      >>> value_and_grad = value_and_grad_from_state(loss_fn)
-      >>> value, grad = value_and_grad(params, batch, state=state)
-      >>> updates, state = tx.update(
-      ...     grad, state, params, value=value, grad=grad, value_fn=loss_fn, batch=batch
-      ... )
-
-    References: Nocedal and Wright, *Numerical Optimization*, 2006, algorithms 3.5 and 3.6; Hager and Zhang,
-    *Algorithm 851: CG_DESCENT*, 2006.
-    """
-    fields = {
-        "max_linesearch_steps": max_linesearch_steps,
-        "max_learning_rate": max_learning_rate,
-        "tol": tol,
-        "increase_factor": increase_factor,
-        "slope_rtol": slope_rtol,
-        "curv_rtol": curv_rtol,
-        "approx_dec_rtol": approx_dec_rtol,
-        "stepsize_precision": stepsize_precision,
-        "initial_guess_strategy": initial_guess_strategy,
-        "verbose": verbose,
-    }
-    return ZoomSearch(**ZoomSearch.normalized(fields)).checked()

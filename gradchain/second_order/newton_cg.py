@@ -9,15 +9,14 @@ from jax import Array, lax
 
 from gradchain import tree
 from gradchain.combinators._reports import Reports
+from gradchain.core.combinator import combinator
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
-from gradchain.core.hyper import Count, Positive, at_scalar
+from gradchain.core.hyper import Count, Positive
 from gradchain.core.lift import inexact_leaves
-from gradchain.core.transform import Transform, apply_updates, check_state, lacks_params, scalar_dtype
-from gradchain.core.value import kind_of, register
+from gradchain.core.transform import apply_updates, check_state, lacks_params, scalar_dtype
 from gradchain.linesearch.base import is_traced
 from gradchain.numerics import compute_dtype, divide, safe_increment
 from gradchain.second_order.products import linearized_gradient
-from gradchain.signatures import public
 from gradchain.tree import Tree
 
 EXTRA = ("value", "value_fn")
@@ -60,7 +59,7 @@ class Subproblem(NamedTuple):
     promised: Array
     """By how much the solution lowers the model."""
     radius: Array
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     bounded: Array
     """Whether the solution lies on the boundary."""
     done: Array
@@ -72,23 +71,62 @@ class Limits(NamedTuple):
     radius: Array
     """An upper bound on the radius."""
     residual: Array
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-@register
-class ScaleByNewtonCg(Reports):
-    """See :func:`scale_by_newton_cg`."""
+@combinator
+class scale_by_newton_cg(Reports):
+    r"""Take Newton's step, truncated to a region in which the quadratic model has proved right.
 
-    name = "scale_by_newton_cg"
-    kinds = {
-        "max_radius": kind_of(Positive),
-        "initial_radius": kind_of(Positive),
-        "max_cg_steps": kind_of(Count),
-    }
-    optional = frozenset({"initial_radius", "max_cg_steps"})
-    max_radius: Any
-    initial_radius: Any
-    max_cg_steps: Any
+    .. math::
+        d \approx \arg\min_{\|d\| \le \Delta} m(d), \quad m(d) = \Re\langle g, d\rangle + \tfrac12 \Re\langle d,
+        \nabla^2 f(w)\,d\rangle, \qquad
+        \varrho = \frac{f(w) - f(w + d)}{-m(d)}
+
+    Conjugate gradients from :math:`d = 0` solve the subproblem with products of the Hessian and vectors, see
+    :func:`hvp`. They end at a residual of :math:`\min(\frac12, \sqrt{\|g\| / \|g_0\|})\,\|g\|`, with :math:`g_0` the
+    first gradient, and go to the boundary where that is nearer, or where a direction has no positive curvature: so
+    saddle points repel. The step is taken if :math:`\varrho > 10^{-3}`, and else the update is 0. The radius doubles
+    for :math:`\varrho > \frac34` at the boundary; for :math:`\varrho < \frac14` it becomes a quarter of the length
+    tried, a tenth where value or gradient aren't finite. It starts as :math:`\|g\|^3 / |\langle g, \nabla^2 f(w)\,g
+    \rangle|`, the length of the step along the gradient that the model asks for. Where :math:`-m(d)` is below the
+    resolution of :math:`f` in its dtype, a step is taken if the gradient's norm falls.
+
+    It is a whole optimizer: it stands last, without a learning rate, because it evaluates :math:`f(w + d)` and its
+    gradient to decide on its step. It keeps both, for :func:`value_and_grad_from_state`. The incoming updates must be
+    the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient, linearised, a
+    product for each step of conjugate gradients (about as long as two gradients), and one value with its gradient. It
+    is meant for functions without noise: all data at each step.
+
+    ``update`` needs the parameters, ``value`` and ``value_fn``, from parameters (here in at least float32) to one real
+    number; other arguments of ``value_fn`` are taken from those of ``update``. A gradient that isn't finite is handed
+    on as it is, and changes nothing else.
+
+    Args:
+      max_radius: the longest step, in (0, inf].
+      initial_radius: the first radius; ``None`` as above.
+      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters
+        (complex ones count twice).
+
+    Example:
+      >>> bowl = lambda w: jnp.sum(jnp.cosh(w * jnp.arange(1, 4)))
+      >>> w, tx = jnp.ones(3), scale_by_newton_cg()
+      >>> state = tx.init(w)
+      >>> for _ in range(8):
+      ...     value, grad = jax.value_and_grad(bowl)(w)
+      ...     updates, state = tx.update(grad, state, w, value=value, value_fn=bowl)
+      ...     w = apply_updates(w, updates)
+      >>> print(f"{bowl(w):.6f}")
+      3.000000
+
+    References:
+      Steihaug, *The Conjugate Gradient Method and Trust Regions in Large Scale Optimization*, 1983.
+      Nocedal and Wright, *Numerical Optimization*, 2nd edition, 2006, algorithms 4.1 and 7.2.
+    """
+
+    max_radius: Positive = float("inf")
+    initial_radius: Positive | None = None
+    max_cg_steps: Count | None = None
 
     def init(self, params: Tree) -> NewtonCgState:
         inexact_leaves(f"{self.name}.init", params, "parameter")
@@ -119,10 +157,6 @@ class ScaleByNewtonCg(Reports):
         reached = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(rounded)
         return _end(self, updates, state._replace(value=value, grad=grad), problem, move, reached)
 
-    def number(self, name: str, count: Any) -> Any:
-        """Return a hyperparameter at ``count``."""
-        return at_scalar(f"{self.name}: {name}", getattr(self, name), count)
-
     def report(self, state: Any) -> dict[str, Any]:
         return {"radius": state.radius, **state.info._asdict()}
 
@@ -146,7 +180,7 @@ def _size(updates: Tree, dtype: Any) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _begin(tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState) -> tuple[Subproblem, Limits]:
+def _begin(tx: scale_by_newton_cg, updates: Tree, state: NewtonCgState) -> tuple[Subproblem, Limits]:
     """Return the subproblem before its first product, done if there is no gradient, or none that is finite."""
     dtype = state.value.dtype
     norm, usable = _size(updates, dtype)
@@ -166,7 +200,7 @@ def _begin(tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState) -> tuple[Su
     return Subproblem(*start, jnp.zeros((), jnp.int32), jnp.zeros((), bool), ~usable), limits
 
 
-def _largest(tx: ScaleByNewtonCg, state: NewtonCgState) -> Array:
+def _largest(tx: scale_by_newton_cg, state: NewtonCgState) -> Array:
     """Return the largest radius there may be, a number even where none was given."""
     dtype = state.value.dtype
     return jnp.minimum(tx.number("max_radius", state.count), float(jnp.finfo(dtype).max) / 8).astype(dtype)
@@ -228,7 +262,12 @@ def _move(problem: Subproblem, updates: Tree) -> Tree:
 
 @jax.jit
 def _end(
-    tx: ScaleByNewtonCg, updates: Tree, state: NewtonCgState, problem: Subproblem, move: Tree, reached: tuple[Any, Tree]
+    tx: scale_by_newton_cg,
+    updates: Tree,
+    state: NewtonCgState,
+    problem: Subproblem,
+    move: Tree,
+    reached: tuple[Any, Tree],
 ) -> tuple[Tree, NewtonCgState]:
     """Return updates and state, given JAX's value and gradient where the step leads; ``state`` has the old ones."""
     dtype = state.value.dtype
@@ -255,60 +294,3 @@ def _end(
     )
     stays = jax.tree.map(lambda u: jnp.where(usable, 0, u), _widened(updates))  # guards are to see what isn't finite
     return tree.where(accepted, move, stays), new_state
-
-
-@public
-def scale_by_newton_cg(
-    max_radius: Positive = float("inf"),
-    initial_radius: Positive | None = None,
-    max_cg_steps: Count | None = None,
-) -> Transform:
-    r"""Take Newton's step, truncated to a region in which the quadratic model has proved right.
-
-    .. math::
-        d \approx \arg\min_{\|d\| \le \Delta} m(d), \quad m(d) = \Re\langle g, d\rangle + \tfrac12 \Re\langle d,
-        \nabla^2 f(w)\,d\rangle, \qquad
-        \varrho = \frac{f(w) - f(w + d)}{-m(d)}
-
-    Conjugate gradients from :math:`d = 0` solve the subproblem with products of the Hessian and vectors, see
-    :func:`hvp`. They end at a residual of :math:`\min(\frac12, \sqrt{\|g\| / \|g_0\|})\,\|g\|`, with :math:`g_0` the
-    first gradient, and go to the boundary where that is nearer, or where a direction has no positive curvature: so
-    saddle points repel. The step is taken if :math:`\varrho > 10^{-3}`, and else the update is 0. The radius doubles
-    for :math:`\varrho > \frac34` at the boundary; for :math:`\varrho < \frac14` it becomes a quarter of the length
-    tried, a tenth where value or gradient aren't finite. It starts as :math:`\|g\|^3 / |\langle g, \nabla^2 f(w)\,g
-    \rangle|`, the length of the step along the gradient that the model asks for. Where :math:`-m(d)` is below the
-    resolution of :math:`f` in its dtype, a step is taken if the gradient's norm falls.
-
-    It is a whole optimizer: it stands last, without a learning rate, because it evaluates :math:`f(w + d)` and its
-    gradient to decide on its step. It keeps both, for :func:`value_and_grad_from_state`. The incoming updates must be
-    the gradient of ``value_fn``: put penalties into the function. Each update computes one gradient, linearised, a
-    product for each step of conjugate gradients (about as long as two gradients), and one value with its gradient. It
-    is meant for functions without noise: all data at each step.
-
-    ``update`` needs the parameters, ``value`` and ``value_fn``, from parameters (here in at least float32) to one real
-    number; other arguments of ``value_fn`` are taken from those of ``update``. A gradient that isn't finite is handed
-    on as it is, and changes nothing else.
-
-    Args:
-      max_radius: the longest step, in (0, inf].
-      initial_radius: the first radius; ``None`` as above.
-      max_cg_steps: the most products in an update, at least 1; ``None`` is the number of parameters
-        (complex ones count twice).
-
-    Example:
-      >>> bowl = lambda w: jnp.sum(jnp.cosh(w * jnp.arange(1, 4)))
-      >>> w, tx = jnp.ones(3), scale_by_newton_cg()
-      >>> state = tx.init(w)
-      >>> for _ in range(8):
-      ...     value, grad = jax.value_and_grad(bowl)(w)
-      ...     updates, state = tx.update(grad, state, w, value=value, value_fn=bowl)
-      ...     w = apply_updates(w, updates)
-      >>> print(f"{bowl(w):.6f}")
-      3.000000
-
-    References:
-      Steihaug, *The Conjugate Gradient Method and Trust Regions in Large Scale Optimization*, 1983.
-      Nocedal and Wright, *Numerical Optimization*, 2nd edition, 2006, algorithms 4.1 and 7.2.
-    """
-    numbers = {"max_radius": max_radius, "initial_radius": initial_radius, "max_cg_steps": max_cg_steps}
-    return ScaleByNewtonCg(**ScaleByNewtonCg.normalized(numbers))

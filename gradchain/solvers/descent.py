@@ -1,7 +1,7 @@
 """The loop of :func:`minimize`: one evaluation an iteration, whatever the transform and its line search."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +152,7 @@ class Descent(NamedTuple):
         active, taken = self._is_between(run), self._take(run)
         if self.callback is not None:
             shown = self._solution(taken, running=True)
-            flag = jax.ShapeDtypeStruct((), bool)  # its use keeps a pure callback in the program; others can't be mapped
+            flag = jax.ShapeDtypeStruct((), bool)  # which is used: what isn't may be left out of the program
             stop = jax.pure_callback(self._call_back, flag, active, shown, vmap_method="sequential")
             taken = taken._replace(reason=jnp.where(stop & (taken.reason == 0), Reason.callback, taken.reason))
         return lax.cond(taken.reason == Reason.running, self._begin, lambda run: run, taken)
@@ -214,7 +214,7 @@ class Descent(NamedTuple):
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), reason, jnp.int32) for reason in tests]
+        reasons = [jnp.full((), cast(int, reason), jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
     def _noted(self, run: Run) -> dict[str, Array] | None:
@@ -246,9 +246,7 @@ class Descent(NamedTuple):
             search=search,
             over=search.done | search.failed,
             kept=point,
-            numbers=run.numbers._replace(
-                value=value, slope=slope, hope=-slope * search.step, noise=self._noise(point)
-            ),
+            numbers=run.numbers._replace(value=value, slope=slope, hope=-slope * search.step, noise=self._noise(point)),
             state=(before, run.state[1]),
         )
 

@@ -1,7 +1,7 @@
 """Spectral projected gradients: a direction inside a convex set, and a search that lets the value rise for a while."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 
 from gradchain import tree
 from gradchain.core.transform import Transform
-from gradchain.core.value import Kind, register
+from gradchain.core.value import register
 from gradchain.linesearch.base import LineSearch, Search
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
@@ -37,7 +37,6 @@ class SpectralDirection(Transform):
     """
 
     name = "spectral_direction"
-    kinds = {"projection": Kind()}
     projection: Callable[[Tree], Tree]
 
     def init(self, params: Tree) -> SpectralState:
@@ -84,9 +83,8 @@ class NonmonotoneSearch(LineSearch):
     """
 
     name = "nonmonotone_search"
-    kinds = {}
-    slope_rtol = 1e-4
-    most = 30
+    slope_rtol: ClassVar[float] = 1e-4
+    most: ClassVar[int] = 30
 
     def init(self, params: Tree) -> NonmonotoneState:
         raise TypeError("the dtype of the values is needed: call start")

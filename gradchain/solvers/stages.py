@@ -19,7 +19,6 @@ class FullStep(LineSearch):
     """What stands for the search of a transform that has none: it takes every update as it is."""
 
     name = "full_step"
-    kinds = {}
 
     def init(self, params: Tree) -> tuple[()]:
         return ()
