@@ -18,7 +18,7 @@ from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
-PATIENCE = 10
+PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
 """How many trials a search gets that can gain less than the value resolves."""
