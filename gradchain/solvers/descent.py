@@ -152,7 +152,9 @@ class Descent(NamedTuple):
         active, taken = self._is_between(run), self._take(run)
         if self.callback is not None:
             shown = self._solution(taken, running=True)
-            flag = jax.ShapeDtypeStruct((), bool)  # its use keeps a pure callback in the program; others can't be mapped
+            flag = jax.ShapeDtypeStruct(
+                (), bool
+            )  # its use keeps a pure callback in the program; others can't be mapped
             stop = jax.pure_callback(self._call_back, flag, active, shown, vmap_method="sequential")
             taken = taken._replace(reason=jnp.where(stop & (taken.reason == 0), Reason.callback, taken.reason))
         return lax.cond(taken.reason == Reason.running, self._begin, lambda run: run, taken)
@@ -246,9 +248,7 @@ class Descent(NamedTuple):
             search=search,
             over=search.done | search.failed,
             kept=point,
-            numbers=run.numbers._replace(
-                value=value, slope=slope, hope=-slope * search.step, noise=self._noise(point)
-            ),
+            numbers=run.numbers._replace(value=value, slope=slope, hope=-slope * search.step, noise=self._noise(point)),
             state=(before, run.state[1]),
         )
 

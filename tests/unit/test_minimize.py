@@ -71,7 +71,9 @@ def counted(fun, calls):
 
 
 def test_a_batch_takes_the_evaluations_of_its_slowest_member(x64):
-    starts = jnp.concatenate([jnp.asarray([[1.0, 1.0 + 1e-3]]), jnp.asarray(np.random.default_rng(0).normal(size=(15, 2)))])
+    starts = jnp.concatenate(
+        [jnp.asarray([[1.0, 1.0 + 1e-3]]), jnp.asarray(np.random.default_rng(0).normal(size=(15, 2)))]
+    )
     calls = []
     batch = jax.block_until_ready(jax.vmap(minimize, (None, 0))(counted(rosenbrock, calls), starts))
     jax.effects_barrier()
@@ -147,7 +149,9 @@ def test_a_wrong_gradient_ends_with_a_search_that_finds_nothing():
 
 def test_evaluations_that_end_within_the_first_search_leave_the_start():
     steep = lambda x: jnp.sum(jnp.where(x > 0.5, 1e6, x**2) + x)  # noqa: E731
-    solution = minimize(steep, -5.0 * jnp.ones(1), gc.chain(gc.scale(-100.0), gc.scale_by_hager_zhang_linesearch()), max_evals=2)
+    solution = minimize(
+        steep, -5.0 * jnp.ones(1), gc.chain(gc.scale(-100.0), gc.scale_by_hager_zhang_linesearch()), max_evals=2
+    )
     assert Reason(int(solution.reason)) is Reason.max_evals
     np.testing.assert_array_equal(solution.params, [-5.0])
 
@@ -157,7 +161,9 @@ def test_huge_gradients_in_float32_are_followed_down():
     assert_close(solution.value, jnp.float32(4), 1e-5)
 
 
-@pytest.mark.parametrize("nest", [lambda *s: gc.chain(gc.chain(*s[:2]), s[2]), lambda *s: gc.named_chain(*zip("abc", s))])
+@pytest.mark.parametrize(
+    "nest", [lambda *s: gc.chain(gc.chain(*s[:2]), s[2]), lambda *s: gc.named_chain(*zip("abc", s))]
+)
 def test_nested_chains_with_a_search_are_one_flat_loop(nest):
     stages = gc.scale_by_lbfgs(), gc.scale(-1.0), gc.scale_by_hager_zhang_linesearch()
     flat, tx = (minimize(rosenbrock, jnp.asarray(START), t) for t in (gc.chain(*stages), nest(*stages)))
