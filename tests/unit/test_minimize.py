@@ -44,7 +44,7 @@ def test_the_gradient_test_holds_at_the_solution(x64):
     assert jnp.max(jnp.abs(gradient)) <= 1e-8
     assert_close(solution.params, jnp.ones(2), 1e-7)
     assert_close(solution.grad, gradient, 1e-6)
-    assert solution.value == rosenbrock(solution.params)
+    assert abs(solution.value - rosenbrock(solution.params)) <= 1e-20
     assert solution.check() is solution
     assert solution.summary().startswith("converged (gradient)")
 
@@ -157,12 +157,12 @@ def test_evaluations_that_end_within_the_first_search_leave_the_start():
 
 
 def test_huge_gradients_in_float32_are_followed_down():
-    solution = minimize(lambda x: jnp.sum(jnp.exp(10 * x) - 10 * x), 5 * jnp.ones(4, jnp.float32))
+    solution = minimize(lambda x: jnp.sum(jnp.exp(10 * x) - 10 * x), 5 * jnp.ones(4, jnp.float32), gtol=1e-3)
     assert_close(solution.value, jnp.float32(4), 1e-5)
 
 
 @pytest.mark.parametrize(
-    "nest", [lambda *s: gc.chain(gc.chain(*s[:2]), s[2]), lambda *s: gc.named_chain(*zip("abc", s))]
+    "nest", [lambda *s: gc.chain(gc.chain(*s[:2]), s[2]), lambda *s: gc.named_chain(*zip("abc", s, strict=True))]
 )
 def test_nested_chains_with_a_search_are_one_flat_loop(nest):
     stages = gc.scale_by_lbfgs(), gc.scale(-1.0), gc.scale_by_hager_zhang_linesearch()
@@ -256,7 +256,7 @@ def test_the_function_is_evaluated_inside_the_set_only(x64):
 
     solution = minimize(nan_outside, -jnp.ones(4), projection=projections.projection_non_negative)
     assert solution.converged
-    assert_close(solution.params, gc.linear_algebra.nnls(jnp.asarray(MATRIX), jnp.asarray(TARGET), iters=500), 1e-5)
+    assert_close(solution.params, gc.nnls(jnp.asarray(MATRIX), jnp.asarray(TARGET), iters=500), 1e-5)
 
 
 def test_a_quadratic_on_the_simplex(x64):
