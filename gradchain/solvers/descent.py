@@ -206,7 +206,7 @@ class Descent(NamedTuple):
         at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
         short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
-        tests = {
+        tests: dict[Any, Array] = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
@@ -216,7 +216,7 @@ class Descent(NamedTuple):
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), reason, jnp.int32) for reason in tests]
+        reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
     def _noted(self, run: Run) -> dict[str, Array] | None:

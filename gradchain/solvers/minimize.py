@@ -119,7 +119,7 @@ def minimize(
 
     Example:
       >>> solution = minimize(lambda w: jnp.sum((w - 3.0) ** 2), jnp.zeros(2))
-      >>> print(solution.params, solution.converged)
+      >>> print(solution.params.round(3), solution.converged)
       [3. 3.] True
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, chapters 3 and 7; Hager and Zhang, *A New Conjugate
