@@ -119,8 +119,8 @@ def minimize(
 
     Example:
       >>> solution = minimize(lambda w: jnp.sum((w - 3.0) ** 2), jnp.zeros(2))
-      >>> print(solution.params.round(3), solution.converged)
-      [3. 3.] True
+      >>> print(f"{solution.params[0]:.3f}", solution.converged)
+      3.000 True
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, chapters 3 and 7; Hager and Zhang, *A New Conjugate
     Gradient Method with Guaranteed Descent and an Efficient Line Search*, 2005; Birgin, Martínez and Raydan,
