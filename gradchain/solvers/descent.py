@@ -1,7 +1,7 @@
 """The loop of :func:`minimize`: one evaluation an iteration, whatever the transform and its line search."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
-PATIENCE = 10
+PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
 """How many trials a search gets that can gain less than the value resolves."""
@@ -204,7 +204,7 @@ class Descent(NamedTuple):
         at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
         short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
-        tests = {
+        tests: dict[Any, Array] = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
@@ -214,7 +214,7 @@ class Descent(NamedTuple):
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), cast(int, reason), jnp.int32) for reason in tests]
+        reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
     def _noted(self, run: Run) -> dict[str, Array] | None:

@@ -61,7 +61,7 @@ def minimize(
     - ``value``: :math:`|f_k - f_{k+1}| \le` ``ftol`` :math:`\max(|f_k|, |f_{k+1}|)`, on two steps in a row;
     - ``step``: :math:`\max_i |s_i| \le` ``xtol`` :math:`\max_i |w_i|`;
     - ``precision``: what a step can gain, :math:`|\phi'(0)|\,t`, is below the resolution of the value, 8 eps
-      :math:`|f|`, and no search gains it, or for five steps neither the value nor the gradient has become smaller;
+      :math:`|f|`, and no search gains it, or for 20 steps neither the value nor the gradient has become smaller;
     - ``linesearch``: two searches in a row found no better point;
     - ``max_steps``, ``max_evals``.
 
@@ -119,8 +119,8 @@ def minimize(
 
     Example:
       >>> solution = minimize(lambda w: jnp.sum((w - 3.0) ** 2), jnp.zeros(2))
-      >>> print(solution.params, solution.converged)
-      [3. 3.] True
+      >>> print(f"{solution.params[0]:.3f}", solution.converged)
+      3.000 True
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, chapters 3 and 7; Hager and Zhang, *A New Conjugate
     Gradient Method with Guaranteed Descent and an Efficient Line Search*, 2005; Birgin, Martínez and Raydan,

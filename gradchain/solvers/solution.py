@@ -23,7 +23,7 @@ class Reason(enum.IntEnum):
     """It hasn't ended: what a callback is shown."""
     gradient = 1
     """The gradient is within ``gtol``."""
-    value = 2  # pyright: ignore
+    value = 2  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     """The value has changed by no more than ``ftol`` of itself, on two steps in a row."""
     step = 3
     """The step was no longer than ``xtol`` of the parameters."""
