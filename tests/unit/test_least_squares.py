@@ -203,6 +203,9 @@ def test_the_direction_solves_the_damped_system_of_a_network():
     trees.assert_close(gc.tree.add_scale(product, 0.1 * scale, u), gradient, 1e-4)
     predicted = gc.tree.vdot(gradient, u) - gc.tree.vdot(u, product) / 2
     trees.assert_close((state.scale, state.predicted), (scale, predicted), 1e-4)
+    assert 3 <= state.num_cg_steps <= 12
+    few = gc.scale_by_gauss_newton(0.1, max_cg_steps=2)
+    assert few.update(gradient, few.init(WEIGHTS), WEIGHTS, **WHOLE)[1].num_cg_steps == 2
 
 
 def test_a_mask_shows_the_direction_its_share_of_the_model():
