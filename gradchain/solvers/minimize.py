@@ -68,11 +68,12 @@ def minimize(
     - ``max_steps``, ``max_evals``.
 
     Only the first three count as converged. A step of 0, which :func:`scale_by_newton_cg` takes where its model was
-    wrong, passes neither ``value`` nor ``step``; fifty in a row end a run with ``precision``.
-    ``precision`` is how runs in float32 often end: the value can't be lowered any further there. The point is good as a rule, but in a badly conditioned valley it may be far from the minimum;
-    ``summary`` shows how large the gradient still is. The remedy is ``jax.enable_x64``, or a function of smaller
-    values: drop constants, and sum differences, not differences of sums. A start where value or gradient isn't finite
-    ends with ``not_finite``; further on the search steps back from such points (a transform without one ends there).
+    wrong, passes neither ``value`` nor ``step``; fifty in a row end a run with ``precision``. In float32 runs often end
+    so: the value can't be lowered any further there. The point is good as a rule, but in a badly conditioned valley it
+    may be far from the minimum; ``summary`` shows how large the gradient still is. The remedy is ``jax.enable_x64``, or
+    a function of smaller values: drop constants, and sum differences, not differences of sums. A start where value or
+    gradient isn't finite ends with ``not_finite``; further on the search steps back from such points (a transform
+    without one ends there).
 
     A run that doesn't converge raises no error: it returns the lowest point it has stood on. ``solution.check()``
     raises one.
