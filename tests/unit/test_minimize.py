@@ -287,7 +287,6 @@ def test_a_quadratic_on_the_simplex(x64):
         ({"implicit": True, "projection": lambda w: w}, ValueError, "projection"),
         ({"tx": gc.chain(gc.scale_by_hager_zhang_linesearch(), gc.scale(0.5))}, ValueError, "scale before the search"),
     ],
-    ids=str,
 )
 def test_what_is_refused(options, error, message):
     call = {"fun": lambda w: jnp.sum(w**2), "params": jnp.ones(4)} | options
