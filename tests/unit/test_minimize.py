@@ -117,7 +117,6 @@ def test_another_start_tolerance_number_or_argument_compiles_nothing():
         ({"max_evals": 5}, Reason.max_evals),
         ({"callback": lambda solution: solution.steps >= 2}, Reason.callback),
     ],
-    ids=str,
 )
 def test_runs_end_for_the_reason_they_say(options, reason):
     solution = minimize(above_one, jnp.asarray(START, jnp.float32), **options)
