@@ -18,6 +18,7 @@ from gradchain.core.transform import Part, Transform
 from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.alignment import S, T
 
 
 @register
@@ -93,7 +94,7 @@ def finishing(tx: Transform) -> Transform:
 
 
 @public
-def flush(tx: Any, state: Any, params: Tree, **extra: Any) -> tuple[Tree, Any]:
+def flush(tx: Child, state: S, params: T, **extra: Any) -> tuple[T, S]:
     """Return the update of a round of :func:`accumulate` that isn't full, and the state after it.
 
     For the end of training, when no more micro-steps come. The update is made of the micro-steps that there were, by

@@ -110,7 +110,7 @@ def _layer(leaf: Any, axis: int | None) -> Any:
 
 
 @public
-def per_layer(tx: Any, axes: Any) -> Transform:
+def per_layer(tx: Child, axes: Any) -> Transform:
     r"""Make rules that look at whole arrays look at each layer by itself, where arrays hold several layers.
 
     A model that ``scan``\ s over its layers keeps their parameters in one array with a layer axis. To a rule that uses
