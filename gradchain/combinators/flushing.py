@@ -1,7 +1,7 @@
 """The end of a round of accumulation that isn't full."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from gradchain.combinators.parallel import Parallel
 from gradchain.combinators.routing import partition
 from gradchain.combinators.sharpness import AlternatingSAM
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child, ChildKind, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import register
 from gradchain.signatures import public
@@ -44,7 +44,7 @@ class Finish(Transform):
     """An accumulation that ends its round, and those inside it, instead of a step; see :func:`flush`."""
 
     name = "finish"
-    inner: Child
+    inner: Annotated[Any, ChildKind()]
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, state = self.inner.finish(updates, state, params, extra)

@@ -146,22 +146,24 @@ class NamedChildrenKind(ChildKind):
 
 if TYPE_CHECKING:
 
-    class Transformation(Any, Protocol):
-        """What has ``init`` and ``update``. Inside a combinator it is a :class:`Transform`, hence the base ``Any``."""
+    class OtherTransform(Any, Protocol):
+        """Another library's transform. Inside a combinator it is wrapped, so it may be used as any transform there."""
 
         @property
         def init(self) -> Callable[[Any], Any]: ...
 
         @property
         def update(self) -> Callable[..., Any]: ...
-else:
-    Transformation = Any
 
-Child = Annotated[Transformation, ChildKind()]
+    AnyTransform = Transform | OtherTransform
+else:
+    AnyTransform = Any
+
+Child = Annotated[AnyTransform, ChildKind()]
 """A transform inside another: gradchain's, or any object with ``init`` and ``update``."""
-Children = Annotated[Sequence[Transformation], ChildrenKind()]
+Children = Annotated[Sequence[AnyTransform], ChildrenKind()]
 """Transforms inside another, in a list or tuple; kept as a tuple."""
-NamedChildren = Annotated[Mapping[str, Transformation], NamedChildrenKind()]
+NamedChildren = Annotated[Mapping[str, AnyTransform], NamedChildrenKind()]
 """Transforms inside another, in a dict by name; kept in the order of the names."""
 
 

@@ -214,17 +214,17 @@ class FrozenTree(typing.NamedTuple):
 
 if TYPE_CHECKING:
 
-    class Numeric(Any, Protocol):
+    class RealNumber(Any, Protocol):
         """What has a sign: Python's, NumPy's and JAX's numbers, arrays of them, and schedules."""
 
         def __neg__(self) -> Any: ...
 
-    class Course(Any, Protocol):
+    class ScheduleFunction(Any, Protocol):
         """A function of the count of updates."""
 
         def __call__(self, count: Any, /) -> Any: ...
 
-    Real = Numeric | Course
+    Real = RealNumber | ScheduleFunction
     """What a hyperparameter may be given as. A type checker refuses the rest, a string say; inside a rule, where it is
     one number, it may be used in any way, since both classes derive from ``Any``."""
 else:
