@@ -97,13 +97,13 @@ class Descent(NamedTuple):
     stages: Stages
     limits: Limits
     project: Callable[[Tree], Tree] | None
-    callback: Callable[[Solution], Any] | None
+    callback: Callable[[Solution[Any]], Any] | None
     rows: int
     """The length of the history; 0 for none."""
     unit_start: bool
     """Whether the first trial has length 1, whatever the gradient's size."""
 
-    def solve(self, params: Tree, state: Any) -> Solution:
+    def solve(self, params: Tree, state: Any) -> Solution[Any]:
         """Run the loop to its end."""
         run = lax.while_loop(lambda run: run.reason == Reason.running, self._evaluate, self._start(params, state))
         return self._solution(run)
@@ -257,7 +257,7 @@ class Descent(NamedTuple):
         moved = jnp.finfo(self.objective.dtype).eps * tree.vdot(*terms).astype(own.dtype)
         return own + jnp.where(jnp.isfinite(moved), moved, 0)
 
-    def _solution(self, run: Run, running: bool = False) -> Solution:
+    def _solution(self, run: Run, running: bool = False) -> Solution[Any]:
         """Return what was found: the last point if the run has converged, or goes on, and else the best."""
         converged = (run.reason >= Reason.gradient) & (run.reason <= Reason.step)
         params, value, grad, aux = point = run.kept if running else tree.where(converged, run.kept, run.best)
