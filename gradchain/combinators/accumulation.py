@@ -64,7 +64,7 @@ class accumulate(Reports):
     in a chain sees zeros between the rounds, and counts them as updates; put it inside.
 
     Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
-    with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
+    with its round (where Optax multiplies the accumulator by 0, it stays forever); to keep it from that round's update
     as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``, so that ``vmap``
     changes nothing.
 

@@ -34,7 +34,7 @@ def _is_parts(x: Any) -> bool:
 
 
 def split_parts(tree: Tree) -> Tree:
-    """Return the tree with the real and the imaginary part in the place of each complex array."""
+    """Return the tree with the real and the imaginary part in place of each complex array."""
 
     def leaf(x: Any) -> Any:
         dtype = jnp.result_type(x)

@@ -156,7 +156,7 @@ class skip_spikes(Reports):
 
     Args:
       inner: any transform.
-      k: standard deviations above the mean, at least 0; typical 3 to 6.
+      k: standard deviations above the mean, at least 0; typically 3 to 6.
       decay: :math:`\beta` in [0, 1), of mean and variance. Until :math:`1 / (1 - \beta)` steps they are plain averages.
       warmup: how many values must have been seen before one can be too high; at least 1.
       max_consecutive_skips: how many spikes in a row are left out. Steps that aren't finite always are.

@@ -24,7 +24,7 @@ from gradchain.tree.alignment import same_leaves
 
 
 def _halves(function: Callable[[Any], Any], params: Tree) -> Tree:
-    """Return ``function`` of each half-precision array, and ``None`` in the place of the others."""
+    """Return ``function`` of each half-precision array, and ``None`` in place of the others."""
     return jax.tree.map(lambda x: function(x) if is_half(jnp.result_type(x)) else None, params)
 
 
@@ -69,7 +69,7 @@ class stochastic_rounding(Transform):
     The update of a parameter :math:`w` is :math:`\mathrm{round}(w + u) - w`, where the sum is rounded to one of its two
     neighbours, more likely to the closer one (:func:`stochastic_round`). Adding it is exact wherever
     steps are smaller than weights. It takes no memory, and adds noise of up to one spacing a step; :func:`kahan`
-    and :func:`master_weights` take two bytes a parameter and add none. Arrays in full precision pass as they are.
+    and :func:`master_weights` take two bytes per parameter and add none. Arrays in full precision pass as they are.
 
     Let it be the outermost transform, or the last.
 
@@ -118,9 +118,9 @@ class kahan(Transform):
 
     .. math:: y = u + c, \qquad w' = \mathrm{round}(w + y), \qquad c' = y - (w' - w)
 
-    The compensation :math:`c` is kept in the parameters' dtype, two bytes a parameter; weight and compensation together
-    have about the precision of 16 bits behind the point. The update is :math:`w' - w`, so ``apply_updates`` adds
-    it exactly. Arrays in full precision pass as they are.
+    The compensation :math:`c` is kept in the parameters' dtype, two bytes per parameter; weight and compensation
+    together have about the precision of 16 bits behind the point. The update is :math:`w' - w`, so ``apply_updates``
+    adds it exactly. Arrays in full precision pass as they are.
 
     Let it be the outermost transform, or the last.
 
@@ -185,7 +185,7 @@ class master_weights(Transform):
     The state needn't hold the whole weight, since the parameter has its upper bits: ``bits=16`` keeps the 16 that
     bfloat16 lacks, with the same result; ``bits=8`` half of these, for weights of 16 bits behind the point. They are
     kept as the distance to the parameter, in units of its spacing. Together with :func:`store` that is Adam in 5
-    bytes a parameter instead of 12, the parameter included.
+    bytes per parameter instead of 12, the parameter included.
 
     Parameters that other code has changed, such as a projection after the update, count: the float32 copy is then
     taken from them anew, and distances start from where they are. Arrays in full precision pass as they are.

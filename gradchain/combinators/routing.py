@@ -21,7 +21,7 @@ from gradchain.tree.alignment import is_array_like
 
 
 def _select(tree: Tree, chosen: list[bool]) -> Tree:
-    """Return ``tree`` with ``None`` in the place of the leaves that aren't chosen."""
+    """Return ``tree`` with ``None`` in place of the leaves that aren't chosen."""
     leaves, treedef = flatten_optional(tree)
     if treedef == LEAF and not chosen[0]:
         return ()  # None itself would mean that there are no parameters
@@ -63,7 +63,7 @@ class MaskedState(NamedTuple):
 class masked(Transform):
     """Apply a transform to some parameters, and leave the other updates as they are.
 
-    ``inner`` sees ``None`` in the place of the others, and has no state for them. The mask is resolved against the
+    ``inner`` sees ``None`` in place of the others, and has no state for them. The mask is resolved against the
     parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that it can change
     its mind).
 
@@ -122,7 +122,7 @@ class PartitionState(NamedTuple):
 class partition(Transform):
     """Apply to each parameter the transform that its label names.
 
-    Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
+    Each transform sees ``None`` in place of other transforms' parameters, and has no state for them: a rule that
     looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
     against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
     (``decay.scale_by_adam.b1``). Leaves that are no arrays, such as an Equinox model's activation functions, belong to

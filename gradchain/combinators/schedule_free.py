@@ -79,7 +79,7 @@ class ScheduleFreeState(NamedTuple):
 
 @combinator
 class schedule_free(Transform):
-    r"""Make an optimizer schedule-free: an average in the place of a decaying learning rate, and of momentum.
+    r"""Make an optimizer schedule-free: an average in place of a decaying learning rate, and of momentum.
 
     The base optimizer moves :math:`z`; gradients are taken at the parameters :math:`y`; :math:`x` is the average, and
     what ``eval_params(tx, state, params)`` returns:
@@ -194,7 +194,7 @@ class primal_averaging(Transform):
     The base optimizer, AdamW for one, moves :math:`z`; parameters are :math:`y`; ``eval_params(tx, state, params)`` is
     the average :math:`x`. It smooths :func:`outer_nesterov`: the average moves at every step instead of jumping every
     :math:`k`, with one more copy of the weights instead of two. And it is :func:`schedule_free` with an exponential
-    average in the place of a uniform one. Equal :math:`\mu_x` and :math:`\mu_y` are Nesterov's method.
+    average in place of a uniform one. Equal :math:`\mu_x` and :math:`\mu_y` are Nesterov's method.
 
     Args:
       base_optimizer: any optimizer, with its momentum and its schedule. It sees the parameters :math:`y`.

@@ -202,7 +202,7 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
 
     At each update the slots are decoded to float32, the transform runs as ever, and what it returns is encoded again.
     So it works around any transform, whatever it is made of. With ``"int8"`` for both moments Adam's state takes 2.03
-    bytes a parameter instead of 8.
+    bytes per parameter instead of 8.
 
     Rounding is stochastic, unless a codec says otherwise: a second moment with :math:`\beta_2 = 0.999` changes by at
     most a thousandth of itself when it shrinks, which plain rounding to anything below 11 bits would always undo.
@@ -220,7 +220,7 @@ def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0
         ``**{"scale_by_adam.mu": "int8"}`` is that of one transform alone.
 
     Returns:
-      A transform whose state is ``(key, inner_state)``, with ``Stored(codes, scales)`` in the place of arrays: codes
+      A transform whose state is ``(key, inner_state)``, with ``Stored(codes, scales)`` in place of arrays: codes
       are ``uint8`` or a small float dtype, two 4-bit codes in a byte, scales float32. :func:`decoded` shows them as
       arrays.
 

@@ -176,7 +176,7 @@ def batch_axes(tx: Transform) -> Any:
         ``adam(jnp.logspace(-4, 0, 64))``.
 
     Returns:
-      A transform of the same structure, with axes in the place of its numbers.
+      A transform of the same structure, with axes in place of its numbers.
 
     Example:
       >>> tx = adam(jnp.logspace(-4, 0, 64))

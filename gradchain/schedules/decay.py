@@ -29,7 +29,7 @@ def linear_schedule(
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
     ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
-    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
+    (Optax stays at ``init_value`` forever). Negative lengths, which Optax takes for 0, are errors.
 
     Args:
       init_value: :math:`a`, the first value.
@@ -55,7 +55,7 @@ def polynomial_schedule(
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
     ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
-    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
+    (Optax stays at ``init_value`` forever). Negative lengths, which Optax takes for 0, are errors.
 
     Args:
       init_value: :math:`a`, the first value.
@@ -83,7 +83,7 @@ def exponential_decay(
     .. math:: a\,r^{x_k}, \qquad x_k = \max(k - k_0, 0) / n \quad (\lfloor x_k \rfloor \text{ with staircase})
 
     The value is ``init_value`` up to step ``transition_begin``. With ``end_value`` it stops there, at the step where
-    the formula crosses it; without, it falls towards 0 for ever. Growth (:math:`r > 1`) stops at a factor of 1.8e19 in
+    the formula crosses it; without, it falls towards 0 forever. Growth (:math:`r > 1`) stops at a factor of 1.8e19 in
     float32 (1.3e154 in float64), so that the value stays finite. With ``transition_steps=0`` it is ``init_value``
     throughout, as in Optax. Negative lengths and ``decay_rate=0``, where Optax returns ``init_value``, are errors.
 

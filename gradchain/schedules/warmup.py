@@ -19,7 +19,7 @@ def warmup_constant_schedule(count: Array, init_value: Hyper, peak_value: Hyper,
     r"""Rise on a straight line, then stay: :math:`a + (b - a) \min(k / w, 1)`.
 
     The first value is ``init_value``; from step ``warmup_steps`` on it is ``peak_value``. With ``warmup_steps=0`` it is
-    ``peak_value`` throughout, as in the other schedules with warm-up; Optax returns ``init_value`` for ever there.
+    ``peak_value`` throughout, as in the other schedules with warm-up; Optax returns ``init_value`` forever there.
 
     Args:
       init_value: :math:`a`.
@@ -84,7 +84,7 @@ def warmup_exponential_decay_schedule(
 
     The first value is ``init_value`` (``peak_value`` if there is no warm-up), and ``peak_value`` is reached at step
     ``warmup_steps``. The end is :func:`exponential_decay`'s: with ``end_value`` the value stops there, without it falls
-    towards 0 for ever.
+    towards 0 forever.
 
     Args:
       init_value: :math:`a`.

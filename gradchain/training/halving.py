@@ -117,7 +117,7 @@ def successive_halving(
       batch_size: examples in a step.
       eta: one in so many goes on, at least 2.
       rungs: how many rungs; by default as many as leave a run and an epoch for each.
-      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
+      seed: an integer seed or a PRNG key, for the order and the loss's keys, the same for every run.
       init: ``init(key) -> params`` makes a starting point of its own for each run.
       chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.
@@ -180,7 +180,7 @@ def hyperband(
       epochs: how long the last runs of each bracket are trained in all.
       batch_size: examples in a step.
       eta: one in so many goes on, at least 2.
-      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
+      seed: an integer seed or a PRNG key, for the order and the loss's keys, the same for every run.
       init: ``init(key) -> params`` makes a starting point of its own for each run.
       chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.

@@ -106,7 +106,7 @@ def fit(
       data: a tree of arrays with the examples on the leading axis.
       epochs: the number of passes over the data, at least 1.
       batch_size: examples in a step.
-      seed: a whole number or a PRNG key, for the order and the loss's keys.
+      seed: an integer seed or a PRNG key, for the order and the loss's keys.
       state: the optimizer's state to go on from; ``tx.init(params)`` by default.
       epochs_done: how many epochs went before. An epoch's order and keys come from the seed and its number, so that
         ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two epochs gives what four

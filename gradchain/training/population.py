@@ -68,16 +68,16 @@ def population_based_training(
       tx: a batch of transforms, one for each member, as :func:`~gradchain.training.sample` makes it. A member's
         numbers that aren't explored change only by copying.
       data: a tree of arrays with the examples on the leading axis.
-      explore: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) the range to
-        stay in and to draw from: :class:`Uniform`, :class:`LogUniform`, or :class:`Choice`, whose numbers move to a
-        neighbour.
+      explore: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the
+        range to stay in and to draw from: :class:`Uniform`, :class:`LogUniform`, or :class:`Choice`, whose numbers move
+        to a neighbour.
       epochs: passes over the data, a multiple of ``interval``.
       batch_size: examples in a step.
       interval: epochs in a round, at least 1.
       truncation: the share of members that copy one of as many best, above 0 and up to 0.5; one member at least.
       factors: what a copied number is multiplied by, each with probability 1/2; both above 0.
       resample: the probability, for each number, that it is drawn anew instead; in [0, 1].
-      seed: a whole number or a PRNG key, for the order, the loss's keys, and what is drawn.
+      seed: an integer seed or a PRNG key, for the order, the loss's keys, and what is drawn.
       init: ``init(key) -> params`` makes a starting point of its own for each member.
       chunk: how many members are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.

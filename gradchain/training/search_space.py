@@ -127,10 +127,10 @@ def sample(tx: Transform, space: Space, runs: int, seed: int | Array = 0) -> Tra
 
     Args:
       tx: a transform; its other numbers are shared.
-      space: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) where to draw
-        from: :class:`Uniform`, :class:`LogUniform` or :class:`Choice`.
+      space: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) where to
+        draw from: :class:`Uniform`, :class:`LogUniform` or :class:`Choice`.
       runs: the length of the batch.
-      seed: a whole number or a PRNG key. Each name has numbers of its own, which don't depend on the other names.
+      seed: an integer seed or a PRNG key. Each name has numbers of its own, which don't depend on the other names.
 
     Returns:
       ``tx`` with arrays of length ``runs``.

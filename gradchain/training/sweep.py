@@ -41,8 +41,8 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 
     Args:
       tx: a transform; its other numbers are shared.
-      values: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) the values to
-        try. The last name varies fastest.
+      values: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the
+        values to try. The last name varies fastest.
 
     Returns:
       ``tx`` with arrays of one common length, the product of the numbers of values.

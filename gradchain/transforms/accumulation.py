@@ -25,7 +25,7 @@ def apply_every(g: Array, slot: Slots, at: At, k: Count = 1):
     :func:`~gradchain.accumulate`.
 
     A sum starts anew without a trace of the one before. In Optax, which multiplies the old sum by 0, one NaN stays
-    for ever.
+    forever.
 
     Args:
       k: let updates through on every ``k``-th step; at least 1.

@@ -1,4 +1,4 @@
-"""Rules that divide by a running estimate of the gradient's size, number by number.
+"""Rules that divide by a running estimate of the gradient's size, element by element.
 
 Where that estimate is 0 (only with ``eps=0``, and zero gradients so far), the update is 0.
 """
@@ -172,8 +172,9 @@ def scale_by_adam(
       eps_root: :math:`\bar\epsilon \ge 0`, inside it; only for derivatives through the update at zero gradients in
         other libraries, here they are finite without it.
       mu_dtype: dtype of the stored first moment; by default the parameter's, and at least float32.
-      nesterov: NAdam's numerator. Dozat's algorithm 2 has a further factor :math:`\beta_2` on the second moment, which
-        Optax, PyTorch and we leave out; PyTorch also lets :math:`\beta_1` grow, which we don't.
+      nesterov: use NAdam's numerator, which adds Nesterov momentum. Dozat's algorithm 2 has a further factor
+        :math:`\beta_2` on the second moment, which Optax, PyTorch and we leave out; PyTorch also lets :math:`\beta_1`
+        grow, which we don't.
 
     References:
       Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 1.

@@ -30,8 +30,9 @@ def scale_by_cocob(g: Array, slot: Slots, at: At, alpha: Positive = 100.0, eps: 
         u_k &= w_1 + \frac{\theta_k}{L_k \max(G_k + L_k, \alpha L_k)} (L_k + R_k) - w_k
 
     :math:`R` is what has been won so far, :math:`L` the stake at the start. The update leads downhill by itself: no
-    learning rate follows. ``init`` must be given the real parameters. A complex number is one gambler in the plane,
-    with :math:`|g|` and :math:`\Re(\bar g (w - w_1))`; Optax's maximum of complex numbers has no meaning.
+    learning rate follows. Call ``init`` with the actual initial parameters, not with shapes or zeros. A complex number
+    is one gambler in the plane, with :math:`|g|` and :math:`\Re(\bar g (w - w_1))`; Optax's maximum of complex numbers
+    has no meaning.
 
     Args:
       alpha: :math:`\alpha > 0`; the first steps have length :math:`1/\alpha`.

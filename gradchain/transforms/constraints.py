@@ -85,7 +85,7 @@ def add_cautious_decayed_weights(
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay; see :func:`keep_norm`.
+      mask: which parameters to decay; see :func:`keep_norm`.
 
     Reference: Chen et al., *Cautious Weight Decay*, 2025, algorithm 1.
     """

@@ -33,7 +33,7 @@ def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random
     parameters count as two numbers.
 
     Args:
-      random_seed: a whole number or a PRNG key. An array of them makes a batch.
+      random_seed: an integer seed or a PRNG key. An array of seeds or keys makes a batch of transforms.
 
     References:
       Hutchinson, *A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines*, 1990.

@@ -46,8 +46,8 @@ def scale_by_distance_over_gradients(
         r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \quad r_0 = r_\epsilon (1 + \|w_1\|_2), \qquad
         G_k = G_{k-1} + \|g_k\|_2^2, \qquad u_k = c\,\frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
 
-    The layer-wise form of :func:`scale_by_dog`. Average the parameters over time, as its authors do. ``init`` must be
-    given the real parameters.
+    The layer-wise form of :func:`scale_by_dog`. Average the parameters over time, as its authors do. Call ``init`` with
+    the actual initial parameters, not with shapes or zeros.
 
     Args:
       reps_rel: :math:`r_\epsilon > 0`; 1e-4 for models with batch normalisation, else 1e-6.
@@ -82,7 +82,7 @@ def scale_by_dog(
         r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \qquad G_k = G_{k-1} + \|g_k\|_2^2, \qquad
         u_k = \frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
 
-    The norms run over all arrays. ``init`` must be given the real parameters.
+    The norms run over all arrays. Call ``init`` with the actual initial parameters, not with shapes or zeros.
 
     Args:
       init_value: sets the first step; above 0, and small enough not to diverge.

@@ -23,7 +23,7 @@ def trace(
     the average use :func:`ema`. PyTorch's ``SGD(dampening=0)`` is the same.
 
     Args:
-      decay: :math:`\mu` in [0, 1]; typical 0.9.
+      decay: :math:`\mu` in [0, 1]; typically 0.9.
       nesterov: look ahead along the trace.
       accumulator_dtype: dtype of the stored trace; by default the parameter's, and at least float32.
 

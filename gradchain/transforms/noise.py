@@ -32,7 +32,7 @@ def add_noise(g: Array, slot: Slots, at: At, eta: NonNegative, gamma: Hyper, key
     Args:
       eta: :math:`\eta \ge 0`, the variance on the first update.
       gamma: :math:`\gamma`; the paper uses 0.55. With 0 the noise doesn't fade.
-      key: a whole number or a PRNG key. An array of them makes a batch: a sweep over seeds. (``jax.grad`` with respect
+      key: an integer seed or a PRNG key. An array of them makes a batch: a sweep over seeds. (``jax.grad`` with respect
         to a transform that holds one needs ``allow_int=True``.)
 
     Reference: Neelakantan et al., *Adding Gradient Noise Improves Learning for Very Deep Networks*, 2015, equation 1.

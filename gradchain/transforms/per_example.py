@@ -95,7 +95,8 @@ def differentially_private_aggregate(
     Args:
       l2_norm_clip: :math:`c \ge 0`, the bound on the norm of an example's gradient over all arrays.
       noise_multiplier: :math:`\sigma \ge 0`; with 0 there is no noise, whatever the bound.
-      key: a whole number or a PRNG key. An array of them makes a batch. (Optax's deprecated ``seed`` isn't there.)
+      key: an integer seed or a PRNG key. An array of seeds or keys makes a batch of transforms. (Optax's deprecated
+        ``seed`` isn't there.)
 
     Reference: Abadi et al., *Deep Learning with Differential Privacy*, 2016, algorithm 1.
     """

@@ -40,12 +40,12 @@ def scale_by_polyak(
     whose norm is below 1.5e-8.
 
     Args:
-      f_min: :math:`f^*`, the least loss or a lower bound on it. A loss that may be negative needs another bound than 0,
+      f_min: :math:`f^*`, the least loss or a lower bound on it. If the loss can be negative, 0 is not a valid bound;
         see ``variant``.
       max_learning_rate: :math:`\gamma \ge 0`, a bound on the step size.
       eps: :math:`\epsilon \ge 0`.
       variant: below :math:`f^*` "sps" steps uphill, with a negative step size that nothing bounds, and "sps+" not at
-        all: there :math:`\max(f(w) - f^*, 0)` is in the place of :math:`f(w) - f^*`.
+        all: there :math:`\max(f(w) - f^*, 0)` is in place of :math:`f(w) - f^*`.
 
     References:
       Loizou et al., *Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence*, 2021
@@ -128,10 +128,10 @@ def scale_by_momo(
     Args:
       learning_rate: :math:`\alpha \ge 0`, a bound on the step size, or a schedule.
       beta: :math:`\beta` in [0, 1).
-      lower_bound: :math:`f^*`, a lower bound on the loss. Below it there are no steps along the gradient: a loss that
-        may be negative needs another bound than 0.
+      lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
+        be negative, 0 is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`.
-      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+      adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1; the weight
     decay and the estimated bound as in the authors' code.
@@ -184,10 +184,10 @@ def scale_by_momo_adam(
       b1: :math:`\beta_1` in [0, 1).
       b2: :math:`\beta_2` in [0, 1).
       eps: :math:`\epsilon \ge 0`.
-      lower_bound: :math:`f^*`, a lower bound on the loss. Below it there are no steps along the gradient: a loss that
-        may be negative needs another bound than 0.
+      lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
+        be negative, 0 is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`.
-      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+      adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """

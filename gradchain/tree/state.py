@@ -221,7 +221,7 @@ def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
       tree: a state, or any tree.
       filtering: replace only parts for which ``filtering(path, value)`` holds, as in :func:`get_all_with_path`.
       **kwargs: new values by key or address, as in :func:`get`. All parts that fit are replaced. Values are taken as
-        they are: a Python number in the place of an array changes the state's dtypes.
+        they are: a Python number in place of an array changes the state's dtypes.
 
     Raises:
       KeyError: if a key fits nothing, listing what there is.
