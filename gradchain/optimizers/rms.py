@@ -36,7 +36,7 @@ def adadelta(
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: Mask | None = None,
 ) -> Transform:
-    r"""AdaDelta: steps in the units of the parameters, without a learning rate to choose, see
+    r"""AdaDelta: steps in the units of the parameters, with no learning rate to choose,
     :func:`~gradchain.scale_by_adadelta`.
 
     Args:
