@@ -53,8 +53,7 @@ def scale_by_amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ):
-    r"""Divide Adam's first moment by the root of the largest second moment so far, so that step sizes can't increase
-    again.
+    r"""Divide Adam's first moment by the root of the largest second moment so far, so that steps can't grow again.
 
     .. math::
         \hat\nu_k = \max(\hat\nu_{k-1}, \nu_k / (1 - \beta_2^k)), \qquad

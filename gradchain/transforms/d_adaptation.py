@@ -104,10 +104,10 @@ def scale_by_prodigy(
         d_k &= \max\left(d_{k-1}, \frac{c\,r_k}{\|s_k\|_1}\right), \qquad
         u_k = \lambda_k \left(\frac{m_k}{\sqrt{v_k} + d_k \epsilon} + \omega\,w_k\right)
 
-    Norms and products run over all arrays; sums that are 0 leave the estimate as it is (in Optax it becomes NaN if the
-    first gradient is zero). Call ``init`` with the actual initial parameters, not with shapes or zeros. As in Optax and
-    in the authors' code, the new estimate multiplies :math:`\epsilon`; that code applies bias correction only on
-    request.
+    Norms and products are taken over all arrays; where the sums are 0, the estimate doesn't change (in Optax it becomes
+    NaN if the first gradient is zero). Call ``init`` with the actual initial parameters, not with shapes or zeros. As
+    in Optax and in the authors' code, the new estimate multiplies :math:`\epsilon`; that code applies bias correction
+    only on request.
 
     Args:
       learning_rate: :math:`\gamma \ge 0`, or a schedule around 1; it is part of the estimate.

@@ -40,8 +40,7 @@ def scale_by_distance_over_gradients(
     param_dtype: DType | None = None,
     global_scale: Hyper = 1.0,
 ):
-    r"""Scale each array's gradient by its largest distance from the start, over the root of the sum of squared norms:
-    LDoG.
+    r"""Scale each array's gradient by its largest distance from the start, over the root sum of squared norms: LDoG.
 
     .. math::
         r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \quad r_0 = r_\epsilon (1 + \|w_1\|_2), \qquad

@@ -29,8 +29,7 @@ def scale_by_lion(
     mode: Annotated[str, Choice("hard", "smooth", "refined")] = "hard",
     smooth_beta: Positive = 1.0,
 ):
-    r"""Take the sign of a mix of the gradient and a moving average, in which the gradient weighs more than in the
-    average.
+    r"""Take the sign of a moving average of gradients in which the newest weighs more than in the stored average.
 
     .. math::
         c_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \qquad u_k = \mathrm{sign}(c_k), \qquad
@@ -74,8 +73,7 @@ def scale_by_rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
-    r"""Step by the gradient's sign, with a step size that grows while the sign stays the same and shrinks when it
-    changes.
+    r"""Step by the gradient's sign; the step size grows while the sign stays the same and shrinks when it changes.
 
     .. math::
         \delta_k = \begin{cases}
