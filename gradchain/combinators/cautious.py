@@ -24,8 +24,7 @@ class CautiousState(NamedTuple):
 
 @combinator
 class cautious(Transform):
-    r"""Drop the elements of the update that point uphill by the current gradient, and scale the others up to
-    compensate.
+    r"""Drop the elements of an update that point uphill by the current gradient, and scale up the others.
 
     For each array with :math:`d` elements, of which :math:`n` agree,
 

@@ -141,8 +141,7 @@ class SkipSpikesState(NamedTuple):
 
 @combinator
 class skip_spikes(Reports):
-    r"""Skip steps whose gradient norm, or loss, is far above its running mean: the update is 0, the state doesn't
-    change.
+    r"""Skip steps whose gradient norm, or loss, is far above its running mean: updates are 0, the state is unchanged.
 
     A step is skipped if its :math:`x_n` isn't finite, or
 

@@ -65,8 +65,7 @@ class StochasticRoundingState(NamedTuple):
 
 @combinator
 class stochastic_rounding(Transform):
-    r"""Round half-precision parameters up or down at random, so that updates below their spacing take effect on
-    average.
+    r"""Round half-precision parameters up or down at random, so that updates below their spacing count on average.
 
     The update of a parameter :math:`w` is :math:`\mathrm{round}(w + u) - w`, where the sum is rounded to one of its two
     neighbours, more likely to the closer one (:func:`stochastic_round`). Adding it is exact wherever

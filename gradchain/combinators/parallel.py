@@ -78,8 +78,7 @@ def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
 
 @public
 def graft(magnitude: Tree, direction: Tree) -> Tree:
-    r"""Return, for each array, the norm of one tree with the direction of the other: :math:`u_i = d_i \|m_i\| /
-    \|d_i\|`.
+    r"""Return, for each array, the norm of one tree in the direction of another: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
 
     A merge for :func:`parallel`. Where :math:`d_i` is 0, so is :math:`u_i`. Norms are taken in at least float32.
 

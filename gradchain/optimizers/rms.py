@@ -36,8 +36,7 @@ def adadelta(
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: Mask | None = None,
 ) -> Transform:
-    r"""AdaDelta: steps in the units of the parameters, with no learning rate to choose,
-    :func:`~gradchain.scale_by_adadelta`.
+    r"""AdaDelta: steps in the parameters' units, with no rate to choose, :func:`~gradchain.scale_by_adadelta`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule. ``None`` is 1, as in the paper (Optax's ``None`` goes uphill).

@@ -85,8 +85,7 @@ def scale_by_rms(
 
 @elementwise(slots={"e_g": SECOND_MOMENT, "e_x": SECOND_MOMENT})
 def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonNegative = 1e-6):
-    r"""Scale by the ratio of the root mean squares of past updates and of gradients, so that no learning rate is
-    needed.
+    r"""Scale by the ratio of the root mean squares of past updates and of gradients; needs no learning rate.
 
     .. math::
         E^g_k = \rho E^g_{k-1} + (1 - \rho)\,|g_k|^2, \quad
