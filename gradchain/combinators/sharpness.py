@@ -153,7 +153,7 @@ def sam(
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> Transform:
-    r"""Sharpness-aware minimisation: climb to a worse point nearby, and step from the start along its gradient.
+    r"""Sharpness-aware minimisation: climb to a worse point nearby, and descend with the gradient found there.
 
     With one ascent step (``sync_period=2``), on the right with the usual
     ``adv_optimizer = chain(normalize_by_update_norm(eps=0.0), sgd(rho))``:

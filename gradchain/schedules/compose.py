@@ -60,7 +60,7 @@ def join_schedules(
       boundaries: :math:`b_1 \le b_2 \le \dots`, the steps at which the second schedule starts, the third and so on.
 
     Raises:
-      ValueError: if there isn't exactly one boundary fewer than schedules (Optax ignores schedules that are too many),
+      ValueError: if there isn't exactly one boundary fewer than schedules (Optax ignores surplus schedules),
         or if boundaries decrease.
 
     Example:

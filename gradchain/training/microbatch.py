@@ -21,7 +21,7 @@ Combine = Literal["mean", "sum", "concatenate"]
 def microbatch(
     function: Callable[P, Any], size: int, *, batch_argnums: int | tuple[int, ...] = 1, combine: Any = "mean"
 ) -> Callable[P, Any]:
-    """Compute ``function`` on slices of its batch, one after another: the same result with the memory of one slice.
+    """Return a function that computes ``function`` slice by slice: the same result with the memory of one slice.
 
     Wrapped around ``jax.value_and_grad(loss_fn)`` it gives the loss and gradient of a batch whose activations don't fit
     into memory at once. If the loss is a mean over examples, so is its gradient. So by default the results for the
