@@ -22,8 +22,8 @@ PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
 """How many trials a search gets that can gain less than the value resolves."""
-STILL = 20
-"""After how many steps in a row that haven't moved the parameters a run has failed."""
+STILL = 50
+"""After how many steps in a row that haven't moved the parameters a run ends; regions of trust shrink meanwhile."""
 
 
 class Limits(NamedTuple):
@@ -183,8 +183,8 @@ class Descent(NamedTuple):
     def _counted(self, run: Run, length: Array, progress: Array) -> Counts:
         counts, search, old, value = run.counts, run.search, run.numbers, run.kept.value
         largest = jnp.maximum(jnp.abs(value), jnp.abs(old.value))
-        small = search.done & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
-        still = length == 0
+        still = length == 0  # a step that was refused shows nothing
+        small = search.done & ~still & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
         new = Counts(
             counts.steps + 1,
             counts.evals,
@@ -200,16 +200,17 @@ class Descent(NamedTuple):
         """Return why the run ends at the point just taken: the first of the tests that holds."""
         counts, limits, point, searches = run.counts, self.limits, run.kept, self.stages.has_search
         size, later = run.numbers.size, run.counts.steps > 0
-        exhausted = (counts.fails >= 2) | (counts.still >= STILL)
+        stuck = counts.still >= STILL
+        exhausted = (counts.fails >= 2) | stuck
         at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
-        short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
+        short = (length > 0) & (length <= limits.xtol * tree.norm(point.params, jnp.inf))
         tests: dict[Any, Array] = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
             Reason.step: (limits.xtol > 0) & later & run.search.done & short,
-            Reason.precision: searches & at_noise,
+            Reason.precision: at_noise if searches else stuck,
             Reason.linesearch: searches & exhausted,
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,

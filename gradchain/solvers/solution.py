@@ -148,6 +148,6 @@ def _line(numbers: dict[str, Any]) -> str:
         share = f" ({size / first:.1e} of the first)" if first > 0 else ""
         parts.append(f"largest gradient {size:.2e}{share}")
     if reason in (Reason.precision, Reason.linesearch) and "predicted" in numbers:
-        parts.append(f"predicted decrease {numbers['predicted']:.1e}")
+        parts.append(f"predicted decrease {numbers['predicted'] + 0.0:.1e}")
     parts.append(f"{int(numbers['steps'])} steps, {int(numbers['evals'])} evaluations")
     return ", ".join(parts)

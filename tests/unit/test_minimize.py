@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradchain as gc
@@ -298,3 +299,53 @@ def test_a_single_solution_has_no_best_and_nothing_is_known_inside_jit():
         minimize(rosenbrock, jnp.asarray(START)).best()
     with pytest.raises(TypeError, match="outside jit"):
         jax.jit(lambda x: minimize(rosenbrock, x).check().value)(jnp.asarray(START))
+
+
+def spiky(x):
+    """Return a function whose Hessian at 3 is far from what the function does on the way to its minimum at 1."""
+    return jnp.sum(1 + jnp.log1p(100 * (x - 1) ** 2)) + jnp.sum(jnp.where(x > 4.5, jnp.nan, 0))
+
+
+@pytest.mark.parametrize("options", [{"xtol": 1e-3}, {"ftol": 1e-3}, {}], ids=str)
+def test_a_step_that_newton_cg_refuses_shows_no_convergence(options):
+    tx = gc.scale_by_newton_cg(initial_radius=1e6)
+    solution = minimize(spiky, jnp.array([4.0, 3.0]), tx, gtol=0.0, max_steps=200, history=True, **options)
+    values = solution.history["value"]
+    assert jnp.all(values[:9] == spiky(jnp.array([4.0, 3.0])))  # the radius shrinks
+    assert_close(solution.params, jnp.ones(2), 1e-3)
+    expected = {"xtol": Reason.step, "ftol": Reason.value}.get(next(iter(options), ""), Reason.precision)
+    assert Reason(int(solution.reason)) in (expected, Reason.gradient)
+    assert int(solution.steps) < 100
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (gc.scale_by_newton_cg, 40),
+        (lambda: gc.adam(0.1), 1000),
+        (lambda: optax.adam(0.1), 1000),
+        (optax.lbfgs, 60),
+        (gc.lbfgs, 60),
+    ],
+    ids=["newton_cg", "adam", "optax_adam", "optax_lbfgs", "lbfgs"],
+)
+def test_any_optimizer_finds_the_minimum(make, most):
+    solution = minimize(rosenbrock, jnp.asarray(START, jnp.float32), make(), max_steps=most).check()
+    assert Reason(int(solution.reason)) is Reason.gradient
+    assert jnp.max(jnp.abs(jax.grad(rosenbrock)(solution.params))) <= 1e-4 * solution.first_grad_norm
+    assert_close(solution.params, jnp.ones(2), 0.1)
+
+
+def test_steps_that_move_nothing_end_a_run_before_its_steps_are_used_up():
+    rate = gc.piecewise_constant_schedule(0.1, {5: 0.0})
+    solution = minimize(rosenbrock, jnp.asarray(START), gc.sgd(rate * 1e-3), ftol=1e-9, xtol=1e-9)
+    assert Reason(int(solution.reason)) is Reason.precision
+    assert not solution.converged
+    assert int(solution.steps) == 55
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, lambda tx: gc.masked(tx, True)], ids=["chain", "masked"])
+def test_a_direction_that_needs_the_model_says_which_solver_to_call(wrap):
+    tx = gc.chain(wrap(gc.scale_by_gauss_newton()), gc.scale(-1.0))
+    with pytest.raises(ValueError, match=r"scale_by_gauss_newton needs a model.*least_squares.*scale_by_newton_cg"):
+        minimize(rosenbrock, jnp.asarray(START), tx)
