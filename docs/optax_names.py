@@ -75,6 +75,7 @@ NOTES = {
 }
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
 
+
 def their_names(module: str) -> list[str]:
     """Return the public names of one of Optax's modules, without submodules, states and what it only imports."""
     found = vars(importlib.import_module(module)).items()
