@@ -145,7 +145,7 @@ def _line(numbers: dict[str, Any]) -> str:
     parts = [f"{_ENDINGS[reason].format(dtype=value.dtype)}; value {value:.6g}"]
     if "grad_norm" in numbers:
         size, first = numbers["grad_norm"], numbers.get("first_grad_norm", np.zeros(()))
-        share = f" ({size / first:.1e} of the first)" if first > 0 else ""
+        share = f" ({size / first:.1e} of the first)" if 0 < first < np.inf else ""
         parts.append(f"largest gradient {size:.2e}{share}")
     if reason in (Reason.precision, Reason.linesearch) and "predicted" in numbers:
         parts.append(f"predicted decrease {numbers['predicted'] + 0.0:.1e}")

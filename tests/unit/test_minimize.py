@@ -161,6 +161,18 @@ def test_huge_gradients_in_float32_are_followed_down():
     assert_close(solution.value, jnp.float32(4), 1e-5)
 
 
+def test_the_units_of_the_function_and_of_the_parameters_dont_matter_in_float32():
+    """Squares of slopes vanish or overflow there, and the first trial, of length 1, changes the value by nothing."""
+
+    def fun(w, unit, scale):
+        return unit * jnp.sum(jnp.arange(1, 4) * (scale * w - 1) ** 2)
+
+    for unit, scale in ((1e-30, 1.0), (1e30, 1.0), (1.0, 1e-12), (1.0, 1e15)):
+        solution = minimize(fun, jnp.zeros(3), args=(jnp.float32(unit), jnp.float32(scale)))
+        assert solution.check().evals <= 25
+        assert_close(scale * solution.params, jnp.ones(3), 1e-3)
+
+
 @pytest.mark.parametrize(
     "nest", [lambda *s: gc.chain(gc.chain(*s[:2]), s[2]), lambda *s: gc.named_chain(*zip("abc", s, strict=True))]
 )
