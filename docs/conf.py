@@ -31,7 +31,7 @@ html_static_path = ["_static"]
 html_css_files = ["gradchain.css"]
 html_copy_source = False
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "signature"
