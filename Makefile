@@ -62,6 +62,7 @@ gallery: $(VENV)/.gallery
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
+	$(BIN)/python docs/check_search.py docs/_build/html
 
 # Needs Chromium.
 check-explore: docs

@@ -20,6 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "optimizers",
+    "search_words",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/results"]
 nitpicky = True
