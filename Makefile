@@ -6,9 +6,9 @@ WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 
 # Tests compile the same small programs again and again: their processes share them.
-test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
-test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
 .PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery docs check-explore clean
 
@@ -55,6 +55,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --project pyproject.toml
+	$(BIN)/python -m pytest -m lint tests/types
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format .

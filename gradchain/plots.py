@@ -15,6 +15,7 @@ import numpy as np
 
 from gradchain.core.hyper import Schedule
 from gradchain.signatures import public
+from gradchain.solvers.solution import Solution
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.population_result import PopulationResult
@@ -108,6 +109,38 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     if result.has_winner:
         best = values[result.best]
         _mark_best(ax, best, result.scores[result.best], f"best: {x.replace('_', ' ')} {best:.3g}")
+    return _legend(ax)
+
+
+@public
+def plot_minimization(solutions: Mapping[str, Solution] | Solution, *, ax: Any = None) -> Any:
+    """Plot the values above the lowest one, and the gradients, of minimisations against their evaluations.
+
+    Args:
+      solutions: by the label to show, solutions with a history (``minimize(..., history=True)``); or a single one.
+        Values are drawn as thick lines, gradients (their largest component) as thin ones.
+      ax: the matplotlib axes to draw into; a new figure by default.
+
+    Returns:
+      The axes, both logarithmic.
+
+    Raises:
+      ValueError: if a solution has no history, or is a batch.
+    """
+    named = {"": solutions} if isinstance(solutions, Solution) else solutions
+    for label, solution in named.items():
+        if solution.history is None or np.ndim(solution.value):
+            what = "has no history; call minimize(..., history=True)" if solution.history is None else "is a batch"
+            raise ValueError(f"plot_minimization: the solution {label!r} {what}")
+    runs = {label: {name: np.asarray(x, float) for name, x in s.history.items()} for label, s in named.items()}
+    lowest = min(np.nanmin(run["value"], initial=np.inf) for run in runs.values())
+    ax = _axes(ax, "evaluations", "value above the lowest, largest gradient")
+    for i, (label, run) in enumerate(runs.items()):
+        for what, y, width in (("value", run["value"] - lowest, 2.0), ("gradient", run["grad_norm"], 1.0)):
+            shown = np.isfinite(y) & (y > 0)
+            ax.plot(run["evals"][shown], y[shown], label=f"{label} {what}".strip(), **_style(i), linewidth=width)
+    _scale(ax, "y", "log")
+    _scale(ax, "x", "log")
     return _legend(ax)
 
 

@@ -199,7 +199,7 @@ class outer_steps(Transform):
 
 
 @public
-def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
+def lookahead(fast_optimizer: Child, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
     r"""Lookahead: ``k`` steps forward, one step back. :func:`outer_steps` with a plain step of size :math:`\alpha`.
 
     .. math:: \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi
@@ -221,7 +221,7 @@ def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, re
 
 @public
 def outer_nesterov(
-    inner: Any, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
+    inner: Child, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
 ) -> Transform:
     r"""Take a slow step with Nesterov momentum after every few fast ones: DiLoCo with one worker, or SNOO.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-from gradchain.core.foreign import Children
+from gradchain.core.foreign import Child, Children
 from gradchain.core.lift import step_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
@@ -71,7 +71,7 @@ class Chain(Transform):
 
 
 @public
-def chain(*args: Any) -> Transform:
+def chain(*args: Child) -> Transform:
     """Apply transforms one after another, each to the updates that the one before returned.
 
     Consecutive elementwise and leafwise rules, those of chains inside included, run as one call for each array.
@@ -117,7 +117,7 @@ class NamedChain(Transform):
 
 
 @public
-def named_chain(*args: tuple[str, Any]) -> Transform:
+def named_chain(*args: tuple[str, Child]) -> Transform:
     """Apply named transforms one after another; the state is a dict by their names.
 
     Args:

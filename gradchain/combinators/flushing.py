@@ -1,7 +1,7 @@
 """The end of a round of accumulation that isn't full."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from gradchain.combinators.parallel import Parallel
 from gradchain.combinators.routing import partition
 from gradchain.combinators.sharpness import AlternatingSAM
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child, ChildKind, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.alignment import S, T
 
 
 @register
@@ -43,7 +44,7 @@ class Finish(Transform):
     """An accumulation that ends its round, and those inside it, instead of a step; see :func:`flush`."""
 
     name = "finish"
-    inner: Child
+    inner: Annotated[Any, ChildKind()]
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, state = self.inner.finish(updates, state, params, extra)
@@ -93,7 +94,7 @@ def finishing(tx: Transform) -> Transform:
 
 
 @public
-def flush(tx: Any, state: Any, params: Tree, **extra: Any) -> tuple[Tree, Any]:
+def flush(tx: Child, state: S, params: T, **extra: Any) -> tuple[T, S]:
     """Return the update of a round of :func:`accumulate` that isn't full, and the state after it.
 
     For the end of training, when no more micro-steps come. The update is made of the micro-steps that there were, by

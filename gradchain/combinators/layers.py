@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradchain.combinators.labels import Labels, check_pattern, matches
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Child, Foreign, as_transform
+from gradchain.core.foreign import Child, ChildKind, Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.lift import Own
 from gradchain.core.rule import Rule
@@ -58,7 +58,7 @@ class PerLayer(Rule):
     """One leafwise rule with its layer axes, see :func:`per_layer`."""
 
     name = "per_layer"
-    tx: Child
+    tx: Annotated[Rule, ChildKind()]
     axes: Annotated[Any, AXES]
 
     def init(self, params: Tree) -> Any:
@@ -110,7 +110,7 @@ def _layer(leaf: Any, axis: int | None) -> Any:
 
 
 @public
-def per_layer(tx: Any, axes: Any) -> Transform:
+def per_layer(tx: Child, axes: Any) -> Transform:
     r"""Make rules that look at whole arrays look at each layer by itself, where arrays hold several layers.
 
     A model that ``scan``\ s over its layers keeps their parameters in one array with a layer axis. To a rule that uses

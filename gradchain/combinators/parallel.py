@@ -7,7 +7,7 @@ import jax
 
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
-from gradchain.core.foreign import Children, is_unapplied
+from gradchain.core.foreign import Child, Children, is_unapplied
 from gradchain.core.transform import Part, Transform, either
 from gradchain.core.value import register
 from gradchain.numerics import divide
@@ -54,7 +54,7 @@ class Parallel(Transform):
 
 
 @public
-def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
+def parallel(*args: Child, merge: Callable[..., Tree]) -> Transform:
     """Apply transforms to the same updates, each by itself, and merge what they return.
 
     Args:

@@ -222,7 +222,7 @@ def freeze(mask: Any) -> Transform:
 
 
 @public
-def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Transform:
+def selective_transform(optimizer: Child, *, freeze_mask: Any) -> Transform:
     """Apply a transform to some parameters, and freeze the others: they have no state, and their updates are zero.
 
     It is a :func:`partition` with the labels ``train`` and ``freeze``.

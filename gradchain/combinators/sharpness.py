@@ -146,8 +146,8 @@ class OpaqueSAM(SAM):
 
 @public
 def sam(
-    optimizer: Any,
-    adv_optimizer: Any,
+    optimizer: Child,
+    adv_optimizer: Child,
     sync_period: Count = 2,
     reset_state: bool = True,
     opaque_mode: bool = False,

@@ -197,7 +197,7 @@ def decoded(state: Any) -> Any:
 
 
 @public
-def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
+def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
     r"""Keep the slots of a transform in 16, 8 or 4 bits a number instead of 32.
 
     At each update the slots are decoded to float32, the transform runs as ever, and what it returns is encoded again.

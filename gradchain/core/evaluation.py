@@ -6,16 +6,16 @@ from typing import Any, Literal, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.rule import Constructor
 from gradchain.core.transform import Part
 from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, overlay, show_path
-from gradchain.tree.alignment import same_leaves
+from gradchain.tree.alignment import T, same_leaves
 
 
 @public
-def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
+def eval_params(tx: Child, state: Any, params: T) -> T:
     """Return the weights to evaluate and to keep, however deep in ``tx`` the transform is that has them.
 
     Averages, slow weights, the average inside :func:`schedule_free`: whatever a transform in ``tx`` holds to be

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,11 +144,26 @@ class NamedChildrenKind(ChildKind):
         return {name: as_transform(table[name]) for name in sorted(table)}
 
 
-Child = Annotated[Any, ChildKind()]
+if TYPE_CHECKING:
+
+    class OtherTransform(Any, Protocol):
+        """Another library's transform. Inside a combinator it is wrapped, so it may be used as any transform there."""
+
+        @property
+        def init(self) -> Callable[[Any], Any]: ...
+
+        @property
+        def update(self) -> Callable[..., Any]: ...
+
+    AnyTransform = Transform | OtherTransform
+else:
+    AnyTransform = Any
+
+Child = Annotated[AnyTransform, ChildKind()]
 """A transform inside another: gradchain's, or any object with ``init`` and ``update``."""
-Children = Annotated[Sequence[Any], ChildrenKind()]
+Children = Annotated[Sequence[AnyTransform], ChildrenKind()]
 """Transforms inside another, in a list or tuple; kept as a tuple."""
-NamedChildren = Annotated[Mapping[str, Any], NamedChildrenKind()]
+NamedChildren = Annotated[Mapping[str, AnyTransform], NamedChildrenKind()]
 """Transforms inside another, in a dict by name; kept in the order of the names."""
 
 

@@ -18,7 +18,7 @@ from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact, is_float0, is_key, same_leaves, without_float0
+from gradchain.tree.alignment import S, T, inexact, is_float0, is_key, same_leaves, without_float0
 from gradchain.tree.construction import can_hold
 
 
@@ -66,7 +66,7 @@ class Transform(Value):
         """Return (updates, state), leaving half-precision input in float32: what combinators call on their parts."""
         raise TypeError(f"{type(self).__name__} must define step")
 
-    def update(self, updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
+    def update(self, updates: T, state: S, params: T | None = None, **extra: Any) -> tuple[T, S]:
         """Return the transformed updates and the next state.
 
         Args:
@@ -163,7 +163,7 @@ class Transform(Value):
             Part(name if several else "", getattr(self, name), _state_of(self, name, state), params) for name in names
         ]
 
-    def eval_params(self, state: Any, params: Tree) -> Tree:
+    def eval_params(self, state: Any, params: T) -> T:
         """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
 
         The parts take turns in the order of ``parts``, each on its share of what the ones before made; leaves that a
@@ -313,8 +313,8 @@ def scalar_dtype(params: Tree) -> Any:
 
 @public
 def apply_updates(
-    params: Tree, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
-) -> Tree:
+    params: T, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
+) -> T:
     """Return ``params + updates``, in the parameters' dtypes.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform
 from gradchain.introspect.paths import abstract_state, places
 from gradchain.introspect.stages import HyperparameterRow, SlotRow, StageRow, shardings_of, stage_rows
@@ -127,7 +127,7 @@ class Description:
 
 @public
 def describe(
-    tx: Any, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
+    tx: Child, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
 ) -> Description:
     """Return what a transform does and keeps, stage by stage and parameter by parameter: print it before a long run.
 

@@ -13,7 +13,7 @@ from gradchain.combinators.conditional import Conditional
 from gradchain.combinators.guards import apply_if_finite, skip_spikes
 from gradchain.combinators.labels import path_name
 from gradchain.combinators.sharpness import AlternatingSAM
-from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.foreign import Child, Foreign, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import Place, abstract_state, places, state_parts
@@ -112,7 +112,7 @@ BESIDE = ("adversary", "outer")
 
 @public
 def from_optax_state(
-    tx: Any,
+    tx: Child,
     params: Tree,
     optax_state: Any,
     *,
@@ -163,7 +163,7 @@ def from_optax_state(
 
 
 @public
-def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
+def to_optax_state(tx: Child, state: Any, optimizer: Any, params: Tree) -> Any:
     """Return the state of an Optax optimizer that goes on where the same composition here has stopped.
 
     Args:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.foreign import Child, Foreign, as_transform
 from gradchain.core.hyperparams import named_parts
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, check_state
@@ -73,7 +73,7 @@ def _in_host(x: Any) -> Any:
 
 
 @public
-def state_paths(tx: Any, state: Any) -> dict[str, Any]:
+def state_paths(tx: Child, state: Any) -> dict[str, Any]:
     """Return every array of a state by its address, ``stage/slot/parameter path``, in the state's own order.
 
     A stage has the name that :func:`hyperparams` gives it: the constructor's, after the labels of ``partition`` and

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from gradchain.combinators.labels import path_name
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
 from gradchain.matrices.views import MuonDimensionNumbers, view
@@ -20,7 +20,7 @@ __all__ = ["bytes_per_device", "state_shardings", "zero_shardings"]
 
 
 @public
-def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any:
+def state_shardings(tx: Child, params: Tree, shardings: Tree | None = None) -> Any:
     """Return where each array of a transform's state should lie: for ``jax.jit(tx.init, out_shardings=...)``.
 
     State made like a parameter, such as a moment, lies like it; Adafactor's rows and columns, like the axis they are
@@ -54,7 +54,9 @@ def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any
 
 
 @public
-def zero_shardings(tx: Any, params: Tree, shardings: Tree | None = None, *, axis: str | Sequence[str] = "data") -> Any:
+def zero_shardings(
+    tx: Child, params: Tree, shardings: Tree | None = None, *, axis: str | Sequence[str] = "data"
+) -> Any:
     """Return shardings that also spread the optimizer's state over the axis that the batch is spread over (ZeRO-1).
 
     Data parallelism keeps a copy of the whole state on every device. Spread over ``n`` of them it takes a part in ``n``

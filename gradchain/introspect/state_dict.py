@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import state_paths
 from gradchain.signatures import public
@@ -19,7 +19,7 @@ VERSION = 1
 
 
 @public
-def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:
+def to_state_dict(tx: Child, state: Any) -> dict[str, Any]:
     """Return a state as a flat dict from address to array, for a checkpoint in any format.
 
     Addresses are those of :func:`state_paths`. PRNG keys become their raw data, and :func:`from_state_dict` makes keys
@@ -56,7 +56,7 @@ def _plain(address: str, x: Any) -> Any:
 
 @public
 def from_state_dict(
-    tx: Any,
+    tx: Child,
     params: Tree,
     state_dict: Mapping[str, Any],
     *,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.combinators.labels import path_name
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.introspect.entries import Missing, Unexpected, load
@@ -33,7 +33,7 @@ SLOTS = {
 
 @public
 def from_torch_state(
-    tx: Any,
+    tx: Child,
     params: Tree,
     state_dict: Mapping[str, Any],
     names: Sequence[str] | Mapping[str, str],

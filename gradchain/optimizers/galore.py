@@ -4,9 +4,8 @@ Evidence: Zhao et al. (2024) pre-train models of 60 M to 7 B parameters with up 
 state than Adam, at about the same perplexity.
 """
 
-from typing import Any
-
 from gradchain.combinators.chain import chain
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Count, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.matrices.views import DimensionNumbers
@@ -22,7 +21,7 @@ def galore(
     rank: int = 128,
     update_proj_gap: Count = 200,
     scale: Hyper = 1.0,
-    base_optimizer: Any = None,
+    base_optimizer: Child | None = None,
     weight_decay: NonNegative = 0.0,
     mask: Mask | None = None,
     weight_dimension_numbers: DimensionNumbers | None = None,

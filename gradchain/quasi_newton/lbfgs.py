@@ -227,7 +227,7 @@ def lbfgs(
       >>> print(objective(x) < 1e-9)
       True
 
-    References: see :func:`scale_by_lbfgs`.
+    Reference: Liu and Nocedal, *On the Limited Memory BFGS Method for Large Scale Optimization*, 1989.
     """
     direction = scale_by_lbfgs(memory_size, scale_init_precond)
     sign = negate() if learning_rate is None else scale_by_learning_rate(learning_rate)

@@ -1,7 +1,7 @@
 """The loop of :func:`minimize`: one evaluation an iteration, whatever the transform and its line search."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
-PATIENCE = 10
+PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
 """How many trials a search gets that can gain less than the value resolves."""
@@ -97,13 +97,13 @@ class Descent(NamedTuple):
     stages: Stages
     limits: Limits
     project: Callable[[Tree], Tree] | None
-    callback: Callable[[Solution], Any] | None
+    callback: Callable[[Solution[Any]], Any] | None
     rows: int
     """The length of the history; 0 for none."""
     unit_start: bool
     """Whether the first trial has length 1, whatever the gradient's size."""
 
-    def solve(self, params: Tree, state: Any) -> Solution:
+    def solve(self, params: Tree, state: Any) -> Solution[Any]:
         """Run the loop to its end."""
         run = lax.while_loop(lambda run: run.reason == Reason.running, self._evaluate, self._start(params, state))
         return self._solution(run)
@@ -204,7 +204,7 @@ class Descent(NamedTuple):
         at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
         short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
-        tests = {
+        tests: dict[Any, Array] = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
@@ -214,7 +214,7 @@ class Descent(NamedTuple):
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), cast(int, reason), jnp.int32) for reason in tests]
+        reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
     def _noted(self, run: Run) -> dict[str, Array] | None:
@@ -257,7 +257,7 @@ class Descent(NamedTuple):
         moved = jnp.finfo(self.objective.dtype).eps * tree.vdot(*terms).astype(own.dtype)
         return own + jnp.where(jnp.isfinite(moved), moved, 0)
 
-    def _solution(self, run: Run, running: bool = False) -> Solution:
+    def _solution(self, run: Run, running: bool = False) -> Solution[Any]:
         """Return what was found: the last point if the run has converged, or goes on, and else the best."""
         converged = (run.reason >= Reason.gradient) & (run.reason <= Reason.step)
         params, value, grad, aux = point = run.kept if running else tree.where(converged, run.kept, run.best)

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
 from gradchain.combinators.chain import Chain
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform
 from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
 from gradchain.quasi_newton.lbfgs import scale_by_lbfgs
@@ -24,6 +24,7 @@ from gradchain.solvers.solution import Solution
 from gradchain.solvers.stages import Stages, take_apart
 from gradchain.transforms.scaling import negate
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 UNLIMITED = np.iinfo(np.int32).max
 
@@ -33,7 +34,7 @@ class Recipe(NamedTuple):
 
     fun: Callable[..., Any]
     projection: Callable[[Tree], Tree] | None
-    callback: Callable[[Solution], Any] | None
+    callback: Callable[[Solution[Any]], Any] | None
     has_aux: bool
     implicit: bool
     rows: int
@@ -43,11 +44,11 @@ class Recipe(NamedTuple):
 
 @public
 def minimize(
-    fun: Callable[..., Any], params: Tree, tx: Any = None, *, args: tuple[Any, ...] = (), has_aux: bool = False,
-    max_steps: int = 1000, max_evals: int | None = None, gtol: Any = None, ftol: Any = 0.0, xtol: Any = 0.0,
-    projection: Callable[[Tree], Tree] | None = None, history: bool = False,
-    callback: Callable[[Solution], Any] | None = None, implicit: bool = False,
-) -> Solution:  # fmt: skip
+    fun: Callable[..., Any], params: T, tx: Child | None = None, *, args: tuple[Any, ...] = (),
+    has_aux: bool = False, max_steps: int = 1000, max_evals: int | None = None, gtol: Any = None, ftol: Any = 0.0,
+    xtol: Any = 0.0, projection: Callable[[Tree], Tree] | None = None, history: bool = False,
+    callback: Callable[[Solution[T]], Any] | None = None, implicit: bool = False,
+) -> Solution[T]:  # fmt: skip
     r"""Minimise a function of any tree of parameters, by L-BFGS or any other transform.
 
     The whole run is one compiled loop with one evaluation of value and gradient an iteration, trials of line searches
@@ -61,7 +62,7 @@ def minimize(
     - ``value``: :math:`|f_k - f_{k+1}| \le` ``ftol`` :math:`\max(|f_k|, |f_{k+1}|)`, on two steps in a row;
     - ``step``: :math:`\max_i |s_i| \le` ``xtol`` :math:`\max_i |w_i|`;
     - ``precision``: what a step can gain, :math:`|\phi'(0)|\,t`, is below the resolution of the value, 8 eps
-      :math:`|f|`, and no search gains it, or for five steps neither the value nor the gradient has become smaller;
+      :math:`|f|`, and no search gains it, or for 20 steps neither the value nor the gradient has become smaller;
     - ``linesearch``: two searches in a row found no better point;
     - ``max_steps``, ``max_evals``.
 
@@ -119,8 +120,8 @@ def minimize(
 
     Example:
       >>> solution = minimize(lambda w: jnp.sum((w - 3.0) ** 2), jnp.zeros(2))
-      >>> print(solution.params, solution.converged)
-      [3. 3.] True
+      >>> print(f"{solution.params[0]:.3f}", solution.converged)
+      3.000 True
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, chapters 3 and 7; Hager and Zhang, *A New Conjugate
     Gradient Method with Guaranteed Descent and an Efficient Line Search*, 2005; Birgin, Martínez and Raydan,
@@ -167,7 +168,7 @@ def _default() -> Transform:
     return Chain((scale_by_lbfgs(), negate(), scale_by_hager_zhang_linesearch()))
 
 
-def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...], limits: Limits) -> Solution:
+def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...], limits: Limits) -> Solution[Any]:
     """Run the solver. Pure."""
     recipe = Recipe(*recipe)
     objective = objective_of(recipe.fun, params, args, recipe.has_aux)
@@ -180,7 +181,7 @@ def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...]
         recipe.default and recipe.projection is None,
     )  # fmt: skip
 
-    def solve(params: Tree) -> Solution:
+    def solve(params: Tree) -> Solution[Any]:
         return descent.solve(params, state)
 
     return implicit(objective, solve, params) if recipe.implicit else forward_only(solve(params))

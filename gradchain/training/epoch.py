@@ -1,7 +1,7 @@
 """One pass over the data, as pure functions: training on shuffled mini-batches, and measuring."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Generic, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,24 @@ import numpy as np
 from jax import Array, lax
 
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Objective, step_objective
 from gradchain.training.wording import are_batches, hints_at_batches, how_to_feed
 from gradchain.tree import Tree, show_path
-from gradchain.tree.alignment import is_key
+from gradchain.tree.alignment import S, T, is_key
 
 Remainder = Literal["drop", "keep", "wrap"]
 
 
 @public
-class Epoch(NamedTuple):
+class Epoch(NamedTuple, Generic[T, S]):
     """What one pass over the data gives."""
 
-    params: Any
-    state: Any
+    params: T
+    state: S
     metrics: Metrics
     """The loss of every step, of shape ``(steps,)``, and its aux with that leading axis."""
     sizes: Array
@@ -94,10 +94,10 @@ def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
 
 @public
 def scan_epoch(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: int | Array | None = None, *,
+    loss_fn: Callable[..., Any], params: T, tx: Child, state: S, data: Tree, key: int | Array | None = None, *,
     batch_size: int, shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False,
     takes_key: bool = False,
-) -> Epoch:  # fmt: skip
+) -> Epoch[T, S]:  # fmt: skip
     r"""Train for one pass over the data, in shuffled mini-batches, by one ``lax.scan``.
 
     Pure: jit it, scan over epochs, ``vmap`` it over transforms, keys or parameters, differentiate through it.
@@ -166,7 +166,7 @@ def as_key(seed: Any, where: str) -> Array:
 def scan_objective(
     objective: Objective, params: Tree, tx: Any, state: Any, data: Tree, key: Array | None,
     batch_size: int, shuffle: bool, remainder: Remainder,
-) -> Epoch:  # fmt: skip
+) -> Epoch[Any, Any]:  # fmt: skip
     """Do what :func:`scan_epoch` does, for an ``Objective`` and a transform of our own."""
     n = check_batches(data, batch_size)
     order_key, loss_key = _split(key, shuffle and batch_size < n, objective.takes_key)

@@ -10,6 +10,7 @@ from jax import Array
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
+from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
@@ -21,6 +22,7 @@ from gradchain.training.ranking import Mode
 from gradchain.training.step import Objective
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 
 @public
@@ -95,13 +97,13 @@ def _whole_log(x: int, base: int) -> int:
 
 @public
 def successive_halving(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], Tree] | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> HalvingResult:  # fmt: skip
+) -> HalvingResult[T]:  # fmt: skip
     """Train every transform of a batch for a short time, the best third for three times as long, and so on.
 
     All rungs are one compiled call. What goes on keeps its parameters and state, and only that is computed: a rung's
@@ -159,13 +161,13 @@ def successive_halving(
 
 @public
 def hyperband(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    seed: int | Array = 0, init: Callable[[Array], T] | None = None, chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> HalvingResult:  # fmt: skip
+) -> HalvingResult[T]:  # fmt: skip
     """Run several successive halvings in one compiled call, from many short runs to a few long ones.
 
     Successive halving drops what is slow to begin with, though it may be best in the end. Hyperband hedges: each of
@@ -237,7 +239,7 @@ def hyperband_runs(epochs: int, eta: int = 3) -> int:
 Brackets = tuple[tuple[Rung, ...], ...]
 
 
-def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult:
+def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult[Any]:
     ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
     with Bar(plan.progress, ticks, title, "part") as bar:
         best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))

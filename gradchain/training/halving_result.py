@@ -8,11 +8,12 @@ import numpy as np
 from gradchain.signatures import public
 from gradchain.training.history import History
 from gradchain.training.sweep_result import Numbers, SweepResult
+from gradchain.tree.alignment import T
 
 
 @public
 @dataclass(frozen=True, eq=False, repr=False)
-class HalvingResult(SweepResult):
+class HalvingResult(SweepResult[T]):
     """What :func:`~gradchain.training.successive_halving` and :func:`~gradchain.training.hyperband` return.
 
     A :class:`SweepResult` in which runs end at different epochs. Only those trained to the end can win. In ``history``

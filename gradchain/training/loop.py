@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import as_arrays, check_whole
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.signatures import public
 from gradchain.training.epoch import (
     Remainder,
@@ -31,6 +31,7 @@ from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.step import Objective
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 
 class Recipe(NamedTuple):
@@ -53,12 +54,12 @@ class Recipe(NamedTuple):
 
 
 @public
-class FitResult(NamedTuple):
+class FitResult(NamedTuple, Generic[T]):
     """What :func:`fit` returns."""
 
-    params: Any
+    params: T
     """The trained parameters (the best epoch's, where early stopping restores them)."""
-    eval_params: Any
+    eval_params: T
     """Their evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params`` themselves
     unless the transform averages, or is schedule-free, or the like."""
     state: Any
@@ -76,7 +77,7 @@ class FitResult(NamedTuple):
 
 @public
 def fit(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
+    loss_fn: Callable[..., Any], params: T, tx: Child, data: Tree, *, epochs: int, batch_size: int,
     seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
     validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
     early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
@@ -84,7 +85,7 @@ def fit(
     on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1,
     checkpoint_keep: int = 3,
-) -> FitResult:  # fmt: skip
+) -> FitResult[T]:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
     The compiled program is kept for the same ``loss_fn``, options and shapes: another learning rate or seed doesn't

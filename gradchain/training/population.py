@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
@@ -24,6 +25,7 @@ from gradchain.training.ranking import Mode
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
 from gradchain.training.step import Objective
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 EVOLUTION = 2**32 - 1
 """What the seed's key is folded with for exploiting and exploring: the number of no epoch."""
@@ -44,14 +46,14 @@ class Evolution(NamedTuple):
 
 @public
 def population_based_training(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, explore: Space, epochs: int, batch_size: int,
-    interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25,
-    seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
-    validation: Tree | None = None, validation_batch_size: int | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, explore: Space, epochs: int,
+    batch_size: int, interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2),
+    resample: float = 0.25, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> PopulationResult:  # fmt: skip
+) -> PopulationResult[T]:  # fmt: skip
     r"""Train a population that finds its hyperparameters, and how they should change, while it learns.
 
     Between two rounds of training the worst members each copy one of the best, drawn at random: its parameters, its

@@ -10,11 +10,12 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.signatures import public
 from gradchain.training.history import History, plain_number
 from gradchain.training.sweep_result import Numbers, SweepResult, short_name
+from gradchain.tree.alignment import T
 
 
 @public
 @dataclass(frozen=True, eq=False, repr=False)
-class PopulationResult(SweepResult):
+class PopulationResult(SweepResult[T]):
     """What :func:`~gradchain.training.population_based_training` returns.
 
     A :class:`SweepResult` whose runs are the members; ``tx`` holds their last hyperparameters. ``history`` is that of

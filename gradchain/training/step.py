@@ -1,7 +1,7 @@
 """One step of training: the loss, its gradient, the transform, the new parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from gradchain import tree
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric
 from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.signatures import public
 from gradchain.training.placement import Placement
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import S, T, is_array
 
 
 @public
@@ -104,9 +104,9 @@ def counted(batch: Tree) -> dict[str, int]:
 
 @public
 def train_step(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None = None, *,
+    loss_fn: Callable[..., Any], params: T, tx: Child, state: S, batch: Tree, key: Array | None = None, *,
     has_aux: bool = False, takes_key: bool = False,
-) -> tuple[Tree, Any, Metrics]:  # fmt: skip
+) -> tuple[T, S, Metrics]:  # fmt: skip
     r"""Take one step: :math:`w \leftarrow w + \mathrm{update}(\nabla f(w))`.
 
     Pure: it may be jitted, mapped and differentiated.
@@ -139,10 +139,16 @@ def train_step(
 _compiled_step = Compiled(step_objective, donated=(0, 2))
 
 
+class Step(Protocol):
+    """A compiled step, as :func:`make_step` returns it."""
+
+    def __call__(
+        self, params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = ...
+    ) -> tuple[T, S, Metrics]: ...
+
+
 @public
-def make_step(
-    loss_fn: Callable[..., Any], tx: Any, *, has_aux: bool = False, takes_key: bool = False
-) -> Callable[..., tuple[Tree, Any, Metrics]]:
+def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, takes_key: bool = False) -> Step:
     """Return a compiled :func:`train_step` that reuses the memory of the parameters and state it is given.
 
     ``step(params, state, batch, key=None, tx=tx)`` returns ``(params, state, Metrics(loss, aux))``. The ``params`` and
@@ -165,26 +171,24 @@ def make_step(
     objective = Objective(loss_fn, has_aux, takes_key)
     default = as_transform(tx)
 
-    def step(
-        params: Tree, state: Any, batch: Tree, key: Array | None = None, tx: Any = default
-    ) -> tuple[Tree, Any, Metrics]:
+    def step(params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = default) -> tuple[T, S, Metrics]:
         return _compiled_step(objective, params, as_transform(tx), state, batch, key)
 
     return step
 
 
 @public
-class Path(NamedTuple):
+class Path(NamedTuple, Generic[T]):
     """The iterates of an optimizer on a function."""
 
-    points: Any
+    points: T
     """A tree like the start, each leaf with a leading axis of length ``steps + 1``; the start comes first."""
     values: Array
     """The function's values at the points, of shape ``(steps + 1,)``."""
 
 
 @public
-def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int) -> Path:
+def trace_path(function: Callable[[Any], Any], start: T, tx: Child, steps: int) -> Path[T]:
     """Return every iterate of an optimizer on a deterministic function, computed by one ``lax.scan``.
 
     Args:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import as_arrays
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
@@ -30,6 +30,7 @@ from gradchain.training.ranking import Goal, Mode, goal_of
 from gradchain.training.step import Objective
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 MOST_TICKS = 100
 """How often a sweep moves its progress bar; each time costs about a tenth of a millisecond."""
@@ -65,13 +66,13 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 
 @public
 def sweep(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
-    seeds: int | Sequence[int] | Array = 0, starts: Tree | None = None, init: Callable[[Array], Tree] | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int,
+    seeds: int | Sequence[int] | Array = 0, starts: T | None = None, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False, mesh: Mesh | None = None,
-) -> SweepResult:  # fmt: skip
+) -> SweepResult[T]:  # fmt: skip
     """Train with every transform of a batch, and from every seed or start, in one compiled call.
 
     Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import History, plain_number, text_table, write_csv
 from gradchain.training.ranking import Goal, Mode
-from gradchain.tree.alignment import is_key
+from gradchain.tree.alignment import T, is_key
 
 Numbers = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
 
 @public
 @dataclass(frozen=True, eq=False)
-class SweepResult:
+class SweepResult(Generic[T]):
     """What :func:`~gradchain.training.sweep` returns.
 
     A *run* is one transform of the batch; a *replica* of it is one seed or start.
@@ -56,7 +56,7 @@ class SweepResult:
 
     tx: Transform
     """The batch of transforms."""
-    params: Any
+    params: T | None
     """The winner's parameters after the last epoch, its best replica's: those to evaluate and to keep (see
     :func:`gradchain.eval_params`). ``None`` if there is no winner."""
     scores: Numbers

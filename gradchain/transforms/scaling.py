@@ -81,7 +81,7 @@ def negate(g: Array, slot: Slots, at: At):
 
 
 @elementwise()
-def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):  # pyright: ignore
     r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
 
     A negative rate is an error. To maximise, negate the gradients before all else:

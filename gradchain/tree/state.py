@@ -11,7 +11,7 @@ import jax
 from jax.tree_util import DictKey, GetAttrKey, keystr
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, children, under
+from gradchain.tree.alignment import T, Tree, children, under
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -214,7 +214,7 @@ def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = No
 
 
 @public
-def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
+def set(tree: T, filtering: Filter | None = None, /, **kwargs: Any) -> T:
     """Return a copy of a state with parts replaced.
 
     Args:
