@@ -10,7 +10,13 @@ lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
+<<<<<<< ours
 .PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery notebooks docs check-explore clean
+||||||| base
+.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs check-explore clean
+=======
+.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery docs check-explore clean
+>>>>>>> theirs
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -41,6 +47,11 @@ accept: $(VENV)/.accept
 bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+
+# Evaluations of minimisers and fits of many libraries; half an hour or more. A few: ARGS="--solvers 'gradchain minimize'".
+minimisers: $(VENV)/.accept
+	$(BIN)/python -m tests.benchmarks.minimisers $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m tests.benchmarks.minimisers --fits)
 
 # Small wrong changes, and whether the tests notice: make mutants PATHS="gradchain/core --number 40 --minutes 60".
 mutants: $(VENV)/.test
