@@ -10,13 +10,7 @@ lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-<<<<<<< ours
-.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery notebooks docs check-explore clean
-||||||| base
-.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs check-explore clean
-=======
-.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery docs check-explore clean
->>>>>>> theirs
+.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery notebooks docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
