@@ -13,7 +13,7 @@ T = TypeVar("T", bound=Transform)
 
 @public
 def combinator(cls: type[T]) -> type[T]:
-    """Turn a class into a constructor of transforms. (A class decorator.)
+    """Turn a class into a constructor of transforms: a class decorator.
 
     Args:
       cls: a class that derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field
