@@ -58,7 +58,7 @@ class PerLayer(Rule):
     """One leafwise rule with its layer axes, see :func:`per_layer`."""
 
     name = "per_layer"
-    tx: Annotated[Rule, ChildKind()]
+    tx: Annotated[Any, ChildKind()]  # a rule
     axes: Annotated[Any, AXES]
 
     def init(self, params: Tree) -> Any:

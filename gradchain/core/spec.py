@@ -130,8 +130,8 @@ DECLARATIONS = {
     "whole": "declare whole=function, whose result for the whole tree of updates it is",
     "key": "declare random=True, and annotate one of its parameters Key",
     "turn": "declare turn=True",
-    "t": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
-    "count": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
+    "t": "declare count=True; a rule without numbers doesn't count its updates otherwise",
+    "count": "declare count=True; a rule without numbers doesn't count its updates otherwise",
 }
 """What a rule declares to read what is there for those that do."""
 
@@ -151,6 +151,7 @@ class Spec(NamedTuple):
     per_example: bool
     debiased: tuple[str, ...]
     turn: bool
+    counts: bool
 
     def __hash__(self) -> int:
         return hash(self.function)

@@ -3,14 +3,14 @@
 import math
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradchain.signatures import public
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from typing_extensions import TypeVar  # typing's takes a default from Python 3.13 on
 
     T = TypeVar("T", default=Any)
