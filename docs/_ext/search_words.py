@@ -113,11 +113,9 @@ WORDS = {
 def add_entries(app, docname, source):
     """Put a page's phrases into the index, behind its title."""
     if docname in WORDS:
-        phrases = "\n".join(
-            f"single: ! {phrase}" for phrase in WORDS[docname].split(", ")
-        )
+        phrases = ", ".join(f"! {phrase}" for phrase in WORDS[docname].split(", "))
         title, rest = source[0].split("\n", 1)
-        source[0] = f"{title}\n\n```{{index}}\n{phrases}\n```\n{rest}"
+        source[0] = f"{title}\n\n```{{index}} {phrases}\n```\n{rest}"
 
 
 def setup(app):
