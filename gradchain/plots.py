@@ -132,7 +132,7 @@ def plot_minimization(solutions: Mapping[str, Solution] | Solution, *, ax: Any =
         if solution.history is None or np.ndim(solution.value):
             what = "has no history; call minimize(..., history=True)" if solution.history is None else "is a batch"
             raise ValueError(f"plot_minimization: the solution {label!r} {what}")
-    runs = {label: {name: np.asarray(x, float) for name, x in s.history.items()} for label, s in named.items()}
+    runs = {label: {name: np.asarray(x, float) for name, x in (s.history or {}).items()} for label, s in named.items()}
     lowest = min(np.nanmin(run["value"], initial=np.inf) for run in runs.values())
     ax = _axes(ax, "evaluations", "value above the lowest, largest gradient")
     for i, (label, run) in enumerate(runs.items()):
