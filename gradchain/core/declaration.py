@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 
 def annotations(cls: type) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def check_body(cls: type, hints: Mapping[str, Any]) -> None:
             raise TypeError(f"{where}: a parameter can't be called {name!r}, which {_owner(cls, name)} uses itself")
         if _is_method(cls, vars(cls).get(name)):
             raise TypeError(f"{where}: {name!r} is both a field and a method; call one of them something else")
-        for hint in (hints[name], *typing.get_args(hints[name])):
+        is_declared = typing.get_origin(hints[name]) is Annotated
+        for hint in () if is_declared else (hints[name], *typing.get_args(hints[name])):
             if isinstance(hint, type) and hasattr(hint, "with_fields"):
                 alias = "Child (several: Children)" if hasattr(hint, "step") else "Hyper"
                 raise TypeError(f"{where}: {name} is annotated {hint.__name__}; write {name}: {alias}")

@@ -89,7 +89,8 @@ def _accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, An
 def as_transform(tx: Any) -> Transform:
     """Return ``tx`` if it is a gradchain transform, else wrap any object with ``init`` and ``update``.
 
-    A wrapped transform gets updates in the parameters' dtype, and extra arguments as far as its ``update`` takes them.
+    A wrapped transform receives updates in the parameters' dtype, and those extra arguments that its ``update``
+    accepts.
 
     Raises:
       TypeError: if ``tx`` has no ``init`` and ``update``.

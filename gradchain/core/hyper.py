@@ -1,7 +1,7 @@
 """Hyperparameters: numbers, arrays or schedules, declared by annotation, checked when concrete.
 
 A rule or schedule annotates each parameter with what it may be: ``Hyper`` (any number), ``Decay`` (in [0, 1)),
-``NonNegative``, ``Count`` (a whole number) and so on are numbers and may be traced; ``DType``, ``Mask`` and plain types
+``NonNegative``, ``Count`` (an integer) and so on are numbers and may be traced; ``DType``, ``Mask`` and plain types
 are static; ``Key`` is a seed or PRNG key.
 """
 
@@ -253,10 +253,10 @@ Mask = Annotated[Any, MaskKind()]
 
 
 class Schedule(Value):
-    """A hyperparameter that depends on the number of updates so far: a callable pytree of its own numbers.
+    """A hyperparameter that depends on the number of updates so far: a callable pytree of its own parameters.
 
-    ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules add,
-    subtract, multiply and divide, with each other and with numbers.
+    ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules can be
+    added, subtracted, multiplied and divided, with each other and with numbers.
     """
 
     given = ("count",)

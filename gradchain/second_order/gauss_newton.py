@@ -15,7 +15,7 @@ from gradchain.second_order.conjugate_gradients import conjugate_gradients
 from gradchain.second_order.products import linearized_ggn
 from gradchain.tree import Tree
 
-START = {"factor": 1.0, "growth": 2.0, "scale": 0.0, "predicted": 0.0, "last_value": 0.0}
+START = {"factor": 1.0, "growth": 2.0, "scale": 0.0, "predicted": 0.0, "last_value": 0.0, "num_cg_steps": 0.0}
 RANGE = 1e-12, 1e12
 """Of the factor on the damping."""
 
@@ -57,9 +57,9 @@ def scale_by_gauss_newton(
     start with a larger damping. A learning rate below 1 lowers the gain, and so raises the damping. On mini-batches,
     values of consecutive steps are of different batches: switch ``adaptive`` off.
 
-    One update costs two evaluations of the model and at most ``max_cg_steps + 2`` products with :math:`G`, each about
-    two gradients. It is computed in at least float32. For complex parameters :math:`J^\top` is the adjoint. Derivatives
-    of the update are those of the exact solution.
+    One update costs two evaluations of the model, and ``num_cg_steps + 2`` products with :math:`G`, each about two
+    gradients; the state has this number, as a floating-point one. It is computed in at least float32. For complex
+    parameters :math:`J^\top` is the adjoint. Derivatives of the update are those of the exact solution.
 
     Args:
       damping: :math:`\lambda > 0`, the first one, or a schedule that is multiplied by what ``adaptive`` makes of it.
@@ -97,13 +97,14 @@ def scale_by_gauss_newton(
     def damped(v: Tree) -> Tree:
         return tree.add_scale(multiply(v), weight, v)
 
-    def solve(_: Any, b: Tree) -> Tree:
-        return conjugate_gradients(damped, b, cg_tol, max_cg_steps)[0]
+    def solve(_: Any, b: Tree) -> tuple[Tree, Array]:
+        return conjugate_gradients(damped, b, cg_tol, max_cg_steps)
 
-    u = lax.custom_linear_solve(damped, unit, solve, symmetric=True)
+    u, count = lax.custom_linear_solve(damped, unit, solve, symmetric=True, has_aux=True)
     promise = (_inner(unit, u, at.dtype) - _inner(u, multiply(u), at.dtype) / 2) * norm * norm
     predicted = jnp.clip(promise, 0, jnp.finfo(at.dtype).max)
-    kept = slot(factor=factor, growth=growth, scale=scale, predicted=predicted, last_value=value)
+    numbers = {"factor": factor, "growth": growth, "scale": scale, "predicted": predicted, "last_value": value}
+    kept = slot(**numbers, num_cg_steps=count.astype(at.dtype))
     return jax.tree.map(lambda x: norm.astype(x.real.dtype) * x, u), kept
 
 

@@ -1,7 +1,7 @@
 """The loop of :func:`minimize`: one evaluation an iteration, whatever the transform and its line search."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ from gradchain import tree
 from gradchain.core.extra import with_value_fn
 from gradchain.core.transform import apply_updates
 from gradchain.linesearch.base import Search, slope_along
-from gradchain.numerics import compute_dtype
+from gradchain.numerics import compute_dtype, divide
 from gradchain.solvers.objective import Objective, Point
 from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
-PATIENCE = 10
+PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
-"""How many trials a search gets that can gain less than the value resolves."""
-STILL = 20
-"""After how many steps in a row that haven't moved the parameters a run has failed."""
+"""How many trials a search gets that can gain less than the value resolves; the first may have to grow that long."""
+STILL = 50
+"""After how many steps in a row that haven't moved the parameters a run ends; regions of trust shrink meanwhile."""
 
 
 class Limits(NamedTuple):
@@ -101,7 +101,7 @@ class Descent(NamedTuple):
     rows: int
     """The length of the history; 0 for none."""
     unit_start: bool
-    """Whether the first trial has length 1, whatever the gradient's size."""
+    """Whether the first direction is divided by its length, so that the first trial has length 1."""
 
     def solve(self, params: Tree, state: Any) -> Solution[Any]:
         """Run the loop to its end."""
@@ -128,7 +128,8 @@ class Descent(NamedTuple):
         slope = slope_along(point.grad, run.updates, point.value.dtype)
         first, evals = run.counts.steps < 0, run.counts.evals + 1
         search = tree.where(first, run.search, self.stages.search.tell(run.search, point.value, slope))
-        hopeless = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.numbers.hope <= run.numbers.noise)
+        late = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.counts.steps > 0)
+        hopeless = late & (run.numbers.hope <= run.numbers.noise)
         over = search.done | search.failed | hopeless | first | (evals >= self.limits.max_evals)
         run = run._replace(
             search=search._replace(failed=over & ~search.done),
@@ -183,8 +184,8 @@ class Descent(NamedTuple):
     def _counted(self, run: Run, length: Array, progress: Array) -> Counts:
         counts, search, old, value = run.counts, run.search, run.numbers, run.kept.value
         largest = jnp.maximum(jnp.abs(value), jnp.abs(old.value))
-        small = search.done & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
-        still = length == 0
+        still = length == 0  # a step that was refused shows nothing
+        small = search.done & ~still & (jnp.abs(old.value - value) <= self.limits.ftol * largest)
         new = Counts(
             counts.steps + 1,
             counts.evals,
@@ -200,21 +201,22 @@ class Descent(NamedTuple):
         """Return why the run ends at the point just taken: the first of the tests that holds."""
         counts, limits, point, searches = run.counts, self.limits, run.kept, self.stages.has_search
         size, later = run.numbers.size, run.counts.steps > 0
-        exhausted = (counts.fails >= 2) | (counts.still >= STILL)
+        stuck = counts.still >= STILL
+        exhausted = (counts.fails >= 2) | stuck
         at_noise = (counts.stalls >= PATIENCE) | (exhausted & (run.predicted <= run.numbers.noise))
         gtol = jnp.where(jnp.isnan(limits.gtol), self.objective.gtol * run.first_size, limits.gtol)
-        short = length <= limits.xtol * tree.norm(point.params, jnp.inf)
-        tests = {
+        short = (length > 0) & (length <= limits.xtol * tree.norm(point.params, jnp.inf))
+        tests: dict[Any, Array] = {
             Reason.not_finite: ~(jnp.isfinite(point.value) & jnp.isfinite(size)),
             Reason.gradient: size <= gtol,
             Reason.value: (limits.ftol > 0) & (counts.small >= 2),
             Reason.step: (limits.xtol > 0) & later & run.search.done & short,
-            Reason.precision: searches & at_noise,
+            Reason.precision: at_noise if searches else stuck,
             Reason.linesearch: searches & exhausted,
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), cast(int, reason), jnp.int32) for reason in tests]
+        reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
         return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
 
     def _noted(self, run: Run) -> dict[str, Array] | None:
@@ -235,11 +237,12 @@ class Descent(NamedTuple):
         extra = with_value_fn({"value": value, "grad": grad, "value_fn": self.objective.value})
         updates, before = self.stages.before.step(grad, run.state[0], params, extra)
         updates = jax.tree.map(lambda u, like: u.astype(like.dtype), updates, run.updates)
+        if self.unit_start:
+            length = tree.norm(updates)
+            divided = jax.tree.map(lambda u: divide(u, length.astype(u.real.dtype)), updates)
+            updates = tree.where(run.counts.steps == 0, divided, updates)
         slope = slope_along(grad, updates, value.dtype)
         search = self.stages.search.begin(run.state[1], value.astype(self.objective.shapes.value.dtype), slope)
-        if self.unit_start:
-            unit = (1 / tree.norm(updates)).astype(search.step.dtype)
-            search = search._replace(step=jnp.where((run.counts.steps == 0) & jnp.isfinite(unit), unit, search.step))
         return run._replace(
             params=params,
             updates=updates,

@@ -12,6 +12,8 @@ from gradchain.arguments import as_arrays, check_whole, described, is_numeric, s
 from gradchain.combinators.chain import Chain
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
+from gradchain.core.hyperparams import walk
+from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
 from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
 from gradchain.quasi_newton.lbfgs import scale_by_lbfgs
@@ -60,17 +62,19 @@ def minimize(
 
     - ``gradient``: :math:`\max_i |g_i| \le` ``gtol``;
     - ``value``: :math:`|f_k - f_{k+1}| \le` ``ftol`` :math:`\max(|f_k|, |f_{k+1}|)`, on two steps in a row;
-    - ``step``: :math:`\max_i |s_i| \le` ``xtol`` :math:`\max_i |w_i|`;
+    - ``step``: :math:`0 < \max_i |s_i| \le` ``xtol`` :math:`\max_i |w_i|`;
     - ``precision``: what a step can gain, :math:`|\phi'(0)|\,t`, is below the resolution of the value, 8 eps
-      :math:`|f|`, and no search gains it, or for five steps neither the value nor the gradient has become smaller;
+      :math:`|f|`, and no search gains it, or for 20 steps neither the value nor the gradient has become smaller;
     - ``linesearch``: two searches in a row found no better point;
     - ``max_steps``, ``max_evals``.
 
-    Only the first three count as converged. ``precision`` is how runs in float32 often end: the value can't be lowered
-    any further there. The point is good as a rule, but in a badly conditioned valley it may be far from the minimum;
-    ``summary`` shows how large the gradient still is. The remedy is ``jax.enable_x64``, or a function of smaller
-    values: drop constants, and sum differences, not differences of sums. A start where value or gradient isn't finite
-    ends with ``not_finite``; further on the search steps back from such points (a transform without one ends there).
+    Only the first three count as converged. A step of 0, which :func:`scale_by_newton_cg` takes where its model was
+    wrong, passes neither ``value`` nor ``step``; fifty in a row end a run with ``precision``. In float32 runs often end
+    so: the value can't be lowered any further there. The point is good as a rule, but in a badly conditioned valley it
+    may be far from the minimum; ``summary`` shows how large the gradient still is. The remedy is ``jax.enable_x64``, or
+    a function of smaller values: drop constants, and sum differences, not differences of sums. A start where value or
+    gradient isn't finite ends with ``not_finite``; further on the search steps back from such points (a transform
+    without one ends there).
 
     A run that doesn't converge raises no error: it returns the lowest point it has stood on. ``solution.check()``
     raises one.
@@ -116,12 +120,13 @@ def minimize(
       TypeError: if ``params`` has anything but floating-point or complex arrays, or none; if ``fun`` doesn't return one
         real number, or a pair where it shouldn't.
       ValueError: for limits below 1 or negative tolerances; if a stage after the line search would change its step; for
-        ``projection`` together with ``tx`` or ``implicit``.
+        ``projection`` together with ``tx`` or ``implicit``; for a ``tx`` that needs more than ``fun``, as
+        :func:`scale_by_gauss_newton` does.
 
     Example:
       >>> solution = minimize(lambda w: jnp.sum((w - 3.0) ** 2), jnp.zeros(2))
-      >>> print(solution.params, solution.converged)
-      [3. 3.] True
+      >>> print(f"{solution.params[0]:.3f}", solution.converged)
+      3.000 True
 
     References: Nocedal and Wright, *Numerical Optimization*, 2006, chapters 3 and 7; Hager and Zhang, *A New Conjugate
     Gradient Method with Guaranteed Descent and an Efficient Line Search*, 2005; Birgin, Martínez and Raydan,
@@ -149,10 +154,21 @@ def minimize(
     transform = _default() if tx is None else as_transform(tx)
     if transform.per_example:
         raise ValueError(f"minimize: {transform.name} takes gradients of single examples, and fun has no batch")
+    _refuse_models(transform)
     take_apart(transform)
     rows = max_steps if history else 0
     recipe = Recipe(fun, projection, callback, has_aux, implicit, rows, tx is None)
     return _compiled(recipe, params, transform, args, limits)
+
+
+def _refuse_models(tx: Transform) -> None:
+    """Raise ``ValueError`` if a rule in ``tx`` needs more than one function of the parameters."""
+    rules = [part.transform for part in walk(tx) if isinstance(part.transform, Rule)]
+    if asking := [rule.name for rule in rules if "model_fn" in rule.unlayered.spec.extra]:
+        raise ValueError(
+            f"minimize: {asking[0]} needs a model and a function of its outputs, and fun is both in one; for residuals "
+            'write least_squares(residual_fn, params, method="cg"), for any other function scale_by_newton_cg()'
+        )
 
 
 def _tolerance(name: str, value: Any) -> Any:

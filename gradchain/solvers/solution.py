@@ -24,7 +24,7 @@ class Reason(enum.IntEnum):
     """It hasn't ended: what a callback is shown."""
     gradient = 1
     """The gradient is within ``gtol``."""
-    value = 2  # pyright: ignore
+    value = 2  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     """The value has changed by no more than ``ftol`` of itself, on two steps in a row."""
     step = 3
     """The step was no longer than ``xtol`` of the parameters."""
@@ -145,9 +145,9 @@ def _line(numbers: dict[str, Any]) -> str:
     parts = [f"{_ENDINGS[reason].format(dtype=value.dtype)}; value {value:.6g}"]
     if "grad_norm" in numbers:
         size, first = numbers["grad_norm"], numbers.get("first_grad_norm", np.zeros(()))
-        share = f" ({size / first:.1e} of the first)" if first > 0 else ""
+        share = f" ({size / first:.1e} of the first)" if 0 < first < np.inf else ""
         parts.append(f"largest gradient {size:.2e}{share}")
     if reason in (Reason.precision, Reason.linesearch) and "predicted" in numbers:
-        parts.append(f"predicted decrease {numbers['predicted']:.1e}")
+        parts.append(f"predicted decrease {numbers['predicted'] + 0.0:.1e}")
     parts.append(f"{int(numbers['steps'])} steps, {int(numbers['evals'])} evaluations")
     return ", ".join(parts)

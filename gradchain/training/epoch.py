@@ -23,7 +23,7 @@ Remainder = Literal["drop", "keep", "wrap"]
 
 @public
 class Epoch(NamedTuple, Generic[T, S]):
-    """What one pass over the data gives."""
+    """The result of one pass over the data."""
 
     params: T
     state: S
@@ -35,7 +35,7 @@ class Epoch(NamedTuple, Generic[T, S]):
     def mean(self) -> Metrics:
         """Return the metrics averaged over all examples: steps weighted by their sizes, in at least float32.
 
-        Whole numbers and booleans are averaged as numbers: a count comes out as the mean count in a step.
+        Integers and booleans are averaged as real numbers: a count becomes the mean count per step.
         """
         weights = self.sizes / jnp.sum(self.sizes)
 
@@ -101,23 +101,23 @@ def scan_epoch(
     r"""Train for one pass over the data, in shuffled mini-batches, by one ``lax.scan``.
 
     Pure: jit it, scan over epochs, ``vmap`` it over transforms, keys or parameters, differentiate through it.
-    ``batch_size=1`` is stochastic gradient descent. With ``batch_size`` the number of examples it is one step of batch
-    gradient descent, and the data keep their order.
+    ``batch_size=1`` is stochastic gradient descent. With ``batch_size`` equal to the number of examples it is one step
+    of full-batch gradient descent, and the data keep their order.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
       params: a tree of inexact arrays.
       tx: a transform, optax's too.
-      state: from ``tx.init(params)`` or the epoch before.
-      data: a tree of arrays; all have the examples on the leading axis, as many in each.
-      key: a PRNG key or seed for the order and, with ``takes_key``, for the loss; not needed without both.
+      state: from ``tx.init(params)`` or the previous epoch.
+      data: a tree of arrays, all with the examples on a leading axis of the same length.
+      key: a PRNG key or seed for the order and, with ``takes_key``, for the loss; not needed if neither is used.
       batch_size: examples in a step, from 1 to all of them.
-      shuffle: draw a new order; otherwise the data are taken as they lie.
+      shuffle: draw a new order; otherwise the data are used in their own order.
       remainder: what to do with the last examples where ``batch_size`` doesn't divide their number. ``"drop"``: leave
-        them out of this epoch (others in the next one, if shuffled). ``"keep"``: take them in a smaller last step,
-        which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step of
-        the optimizer. ``"wrap"``: fill the last batch
-        up with examples from the epoch's beginning, which are then seen twice.
+        them out of this epoch (with shuffling, others are left out of the next). ``"keep"``: use them in a smaller last
+        step, which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step
+        of the optimizer. ``"wrap"``: fill the last batch up with examples from the start of the epoch, which are then
+        seen twice.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
       takes_key: whether ``loss_fn`` takes a key; each step gets its own.
 
@@ -230,17 +230,17 @@ def evaluate(
     loss_fn: Callable[..., Any], params: Tree, data: Tree, *, batch_size: int | None = None, has_aux: bool = False,
     takes_key: bool = False, key: int | Array | None = None,
 ) -> Metrics:  # fmt: skip
-    """Measure the loss over all of the data, without training: the mean over every example, in batches if wanted.
+    """Return the mean loss over all of the data, without training, computed in batches if wanted.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
       params: the parameters to measure.
       data: a tree of arrays with the examples on the leading axis.
-      batch_size: examples at once, to bound the memory; the last batch may be smaller. All by default.
+      batch_size: examples evaluated at once, to limit memory; the last batch may be smaller. All by default.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux are averaged in the same way.
       takes_key: whether ``loss_fn`` takes a key.
-      key: a PRNG key or seed; every call of ``loss_fn`` gets that key. The default ``None`` tells it to measure: to
-        leave dropout out.
+      key: a PRNG key or seed; every call of ``loss_fn`` gets that key. The default ``None`` tells ``loss_fn`` that it
+        is being evaluated, so that it can turn dropout off.
 
     Returns:
       ``Metrics(loss, aux)``.

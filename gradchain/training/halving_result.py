@@ -16,8 +16,8 @@ from gradchain.tree.alignment import T
 class HalvingResult(SweepResult[T]):
     """What :func:`~gradchain.training.successive_halving` and :func:`~gradchain.training.hyperband` return.
 
-    A :class:`SweepResult` in which runs end at different epochs. Only those trained to the end can win. In ``history``
-    NaN stands where a run wasn't trained any more; ``scores`` hold the last value of the selected column there was.
+    A :class:`SweepResult` in which runs end at different epochs. Only those trained to the end can win. ``history`` is
+    NaN where a run was no longer trained; ``scores`` has each run's last value of the selected column.
     """
 
     epochs: Numbers
@@ -27,7 +27,7 @@ class HalvingResult(SweepResult[T]):
 
     @property
     def order(self) -> Numbers:
-        """The runs, the best first: those trained longer, and of these the better score."""
+        """The runs, best first: by how long they were trained, then by score."""
         return np.lexsort((self._goal.cost(self.scores, np), -self.epochs))
 
     @property

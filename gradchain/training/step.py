@@ -22,7 +22,7 @@ from gradchain.tree.alignment import S, T, is_array
 
 @public
 class Metrics(NamedTuple):
-    """What a loss function returned: a pytree, so that ``scan`` stacks it."""
+    """What a loss function returned; a pytree, so that ``scan`` can stack it."""
 
     loss: Any
     """The loss: shape ``()`` for one step, ``(steps,)`` for an epoch."""
@@ -116,18 +116,18 @@ def train_step(
         ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``.
       params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends.
       tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
-        this batch as a function of the parameters (for line searches, curvatures and the like). Where the batch's
-        arrays agree on the length of their first axis, it gets that, too, as ``weight`` and ``examples``: so a
-        smaller batch counts less in the mean of :func:`~gradchain.accumulate`. One that takes per-example gradients,
-        such as :func:`~gradchain.dpsgd`, gets them: those of ``loss_fn`` on batches of one.
-      state: from ``tx.init(params)`` or the step before.
-      batch: a tree of arrays, handed to ``loss_fn`` as it is.
+        this batch as a function of the parameters (for line searches, curvatures and the like). If all arrays of the
+        batch have the same length along their first axis, it also gets that as ``weight`` and ``examples``, so that a
+        smaller batch counts less in the mean of :func:`~gradchain.accumulate`. A transform that takes per-example
+        gradients, such as :func:`~gradchain.dpsgd`, gets those of ``loss_fn`` on batches of one.
+      state: from ``tx.init(params)`` or the previous step.
+      batch: a tree of arrays, passed to ``loss_fn`` unchanged.
       key: a PRNG key for ``loss_fn``.
       has_aux: whether ``loss_fn`` returns auxiliary output.
       takes_key: whether ``loss_fn`` takes a key (dropout, noise).
 
     Returns:
-      ``(params, state, Metrics(loss, aux))``, the metrics at the parameters before the step.
+      ``(params, state, Metrics(loss, aux))``, with the metrics at the parameters before the step.
 
     Raises:
       TypeError: if ``loss_fn`` doesn't return one real number, or a pair where it shouldn't.
@@ -149,12 +149,12 @@ class Step(Protocol):
 
 @public
 def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, takes_key: bool = False) -> Step:
-    """Return a compiled :func:`train_step` that reuses the memory of the parameters and state it is given.
+    """Return a compiled :func:`train_step` that reuses the memory of the parameters and state passed to it.
 
     ``step(params, state, batch, key=None, tx=tx)`` returns ``(params, state, Metrics(loss, aux))``. The ``params`` and
-    ``state`` passed in are donated: use those that come back. (An array that occurs twice, under two names or in the
-    batch as well, is copied first.) Other hyperparameters of the same transform don't recompile:
-    ``step(params, state, batch, tx=tx.replace(learning_rate=0.01))``.
+    ``state`` passed in are donated: use those that come back. (An array that occurs twice, under two names or also in
+    the batch, is copied first.) Changing hyperparameters of the same transform doesn't recompile: ``step(params, state,
+    batch, tx=tx.replace(learning_rate=0.01))``.
 
     Args:
       loss_fn: see :func:`train_step`. Steps for the same function share their compiled code.
@@ -192,7 +192,7 @@ def trace_path(function: Callable[[Any], Any], start: T, tx: Child, steps: int) 
     """Return every iterate of an optimizer on a deterministic function, computed by one ``lax.scan``.
 
     Args:
-      function: from a tree like ``start`` to one real number.
+      function: maps a tree like ``start`` to a real scalar.
       start: where to begin, a tree of numbers or arrays.
       tx: a transform, optax's too.
       steps: how many steps to take, at least 0.

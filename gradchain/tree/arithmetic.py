@@ -297,12 +297,12 @@ def size(tree: Tree) -> int:
 
 @public
 def scale_gradient(inputs: T, scale: ArrayLike) -> T:
-    """Return ``inputs`` as they are, but with derivatives multiplied by ``scale``.
+    """Return ``inputs`` unchanged, but with derivatives multiplied by ``scale``.
 
     It works in forward and reverse mode, and ``scale`` may be traced. With 0, infinite derivatives stop there too.
 
     Args:
-      inputs: a tree of arrays; whole numbers pass.
+      inputs: a tree of arrays; integers pass unchanged.
       scale: the factor, any real number: -1 reverses gradients, as in adversarial domain adaptation.
 
     Reference: Ganin and Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015, equation 7.

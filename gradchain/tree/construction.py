@@ -32,7 +32,8 @@ def full_like(tree: T, fill_value: ArrayLike, dtype: DTypeLike | None = None) ->
     """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes.
 
     Raises:
-      TypeError: where that dtype can't hold the value: a fraction among whole numbers, or a complex number.
+      TypeError: where that dtype can't hold the value: a fraction in an integer dtype, or a complex number in a real
+        one.
     """
 
     def leaf(path: Any, x: Any) -> Any:
@@ -52,7 +53,7 @@ def _holds(dtype: Any, value: ArrayLike) -> bool:
 
 @public
 def batch_shape(tree: T, shape: tuple[int, ...] = ()) -> T:
-    """Return the tree with axes of the given sizes put in front of each leaf, along which the leaf is repeated."""
+    """Return the tree with leading axes of the given sizes added to each leaf, along which the leaf is repeated."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 
 
@@ -100,7 +101,7 @@ def cast(tree: T, dtype: DTypeLike | None) -> T:
     """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay.
 
     Raises:
-      TypeError: where a complex leaf would lose its imaginary part, or any leaf its fraction.
+      TypeError: where a complex leaf would lose its imaginary part, or any leaf its fractional part.
     """
     if dtype is None:
         return tree
@@ -118,7 +119,7 @@ def cast_like(tree: T, other_tree: Tree) -> T:
     """Return ``tree`` with each leaf in the dtype of its counterpart; JAX's ``float0``, for no derivative, stays.
 
     Raises:
-      TypeError: where a complex leaf would lose its imaginary part, or one of fractions would become whole numbers.
+      TypeError: where a complex leaf would lose its imaginary part, or a floating-point one would become integer.
     """
 
     def leaf(path: Any, x: Any, like: Any) -> Any:

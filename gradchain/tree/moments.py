@@ -1,6 +1,6 @@
 """Running moments and slow copies of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
 
-Where an update is ``None``, or JAX's ``float0``, the result is ``None``. Moments that are whole numbers become real.
+Where an update is ``None``, or JAX's ``float0``, the result is ``None``. Integer moments become floating-point.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def update_infinity_moment(updates: Tree, moments: T, decay: ArrayLike, eps: Arr
 
 @public
 def bias_correction(moment: T, decay: ArrayLike, count: ArrayLike) -> T:
-    r"""Return moving averages corrected for their start at zero, :math:`m / (1 - \beta^t)`.
+    r"""Return bias-corrected moving averages, :math:`m / (1 - \beta^t)`.
 
     Args:
       moment: :math:`m`, after :math:`t` updates.
@@ -98,7 +98,7 @@ def incremental_update(new_tensors: Tree, old_tensors: T, step_size: ArrayLike) 
     r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
 
     Computed in at least float32. A small step is lost where the old arrays are stored in half precision: keep those in
-    float32. Whole numbers and keys aren't averaged; they come from the new tree.
+    float32. Integers and keys aren't averaged; they are taken from the new tree.
 
     Args:
       new_tensors: the latest values.
@@ -121,13 +121,13 @@ def incremental_update(new_tensors: Tree, old_tensors: T, step_size: ArrayLike) 
 def periodic_update(new_tensors: Tree, old_tensors: T, steps: ArrayLike, update_period: ArrayLike) -> T:
     """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
 
-    Both are selected from with ``where``, so that it costs the same under ``vmap`` as without.
+    It selects with ``where``, so that the cost is the same under ``vmap``.
 
     Args:
       new_tensors: the latest values.
       old_tensors: a slow copy, such as a target network's.
       steps: the number of steps so far; at 0 the new tree is returned.
-      update_period: a whole number, at least 1.
+      update_period: an integer, at least 1.
 
     Raises:
       TypeError: where the old arrays' dtype can't hold the new ones.

@@ -227,3 +227,12 @@ def test_the_damping_shrinks_by_three_where_the_model_is_right_and_grows_where_i
         w = w + step * u
     assert factors == pytest.approx([1, 1 / 3, 2 / 3])
     assert state.growth == 4
+
+
+@pytest.mark.parametrize(("settings", "products"), [({}, 3), ({"max_cg_steps": 2}, 2), ({"cg_tol": 0.9}, 1)], ids=str)
+def test_the_state_says_how_many_products_the_direction_took(settings, products):
+    residuals = lambda w: jnp.array([1.0, 2.0, 4.0]) * w - 1  # noqa: E731
+    tx, w = gc.scale_by_gauss_newton(**{"damping": 1e-3, "cg_tol": 1e-3} | settings), jnp.zeros(3)
+    gradient = jax.grad(lambda w: jnp.sum(residuals(w) ** 2) / 2)(w)
+    state = tx.update(gradient, tx.init(w), w, value=1.5, residual_fn=residuals)[1]
+    assert state.num_cg_steps == products

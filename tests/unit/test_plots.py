@@ -66,6 +66,20 @@ def test_losses_down_to_0_and_below_are_drawn(losses):
     assert plots.plot_losses([np.nan, 1.0]).get_yscale() == "log"
 
 
+def test_minimisations_are_drawn_against_their_evaluations():
+    fun = lambda w: jnp.sum(w**4 + w**2)  # noqa: E731
+    found = gc.minimize(fun, jnp.ones(2), history=True, max_steps=20)
+    ax = plots.plot_minimization({"lbfgs": found})
+    assert draw(ax) == ["lbfgs value", "lbfgs gradient"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    values, gradients = ax.get_lines()
+    steps = int(found.steps)
+    np.testing.assert_array_equal(gradients.get_xdata(), found.history["evals"][:steps])
+    np.testing.assert_allclose(values.get_ydata()[0], found.history["value"][0] - found.value, rtol=1e-5)
+    with pytest.raises(ValueError, match="history=True"):
+        plots.plot_minimization(gc.minimize(fun, jnp.ones(2)))
+
+
 def test_many_lines_differ_in_colour_and_form():
     ax = plots.plot_losses({str(i): [2.0, 1.0] for i in range(20)})
     looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_marker()) for line in ax.get_lines()}
