@@ -6,11 +6,11 @@ WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 
 # Tests compile the same small programs again and again: their processes share them.
-test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
-test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench mutants lint format gallery docs check-explore clean
+.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery notebooks docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -42,6 +42,11 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
 
+# Evaluations of minimisers and fits of many libraries; half an hour or more. A few: ARGS="--solvers 'gradchain minimize'".
+minimisers: $(VENV)/.accept
+	$(BIN)/python -m tests.benchmarks.minimisers $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m tests.benchmarks.minimisers --fits)
+
 # Small wrong changes, and whether the tests notice: make mutants PATHS="gradchain/core --number 40 --minutes 60".
 mutants: $(VENV)/.test
 	$(BIN)/python tests/mutants.py $(PATHS)
@@ -50,6 +55,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --project pyproject.toml
+	$(BIN)/python -m pytest -m lint tests/types
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format .
@@ -62,6 +68,11 @@ gallery: $(VENV)/.gallery
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
+	$(BIN)/python docs/check_search.py docs/_build/html
+
+# From the tutorials' pages; commit what it writes.
+notebooks:
+	$(PYTHON) docs/make_notebooks.py
 
 # Needs Chromium.
 check-explore: docs

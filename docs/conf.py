@@ -20,6 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "optimizers",
+    "search_words",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/results"]
 nitpicky = True
@@ -31,7 +32,7 @@ html_static_path = ["_static"]
 html_css_files = ["gradchain.css"]
 html_copy_source = False
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "signature"

@@ -70,14 +70,10 @@ NOTES = {
     "nnls": "an iteration ahead",
     "scale_by_backtracking_linesearch": "takes no step without decrease",
     "scale_by_zoom_linesearch": "takes no step without decrease",
+    "hvp": "`hvp(fun, params, v)`, on trees",
     "value_and_grad_from_state": "takes `has_aux`, too",
 }
 """What has other arguments, or other results on purpose, in a few words; docstrings say more."""
-
-NOT_YET = {
-    "hvp",
-}
-"""What is planned. A name that exists must be taken off this list: a test holds it."""
 
 
 def their_names(module: str) -> list[str]:
@@ -108,7 +104,7 @@ def counterpart(name: str, module: str) -> str | None:
         return EXPLAINED[name]
     if found := our_name(name, module):
         return f"`{found}`" + (f": {NOTES[name]}" if name in NOTES else "")
-    return "not yet" if name in NOT_YET else None
+    return None
 
 
 def page() -> str:

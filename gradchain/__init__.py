@@ -15,8 +15,7 @@ __version__ = "0.1.0"
 def _modules() -> dict[str, str]:
     """Return the module of each public name, as the stub imports them (parsing it properly takes ten times longer)."""
     stub = Path(__file__).with_suffix(".pyi").read_text()
-    imports = re.findall(r"^from (\S+) import (?:\(([^)]*)\)|(.*))$", stub, re.M)
-    return {name: module for module, *lists in imports for name in re.findall(r"\w+", "".join(lists))}
+    return {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as \2$", stub, re.M)}
 
 
 _MODULES = _modules()

@@ -1,465 +1,279 @@
-from gradchain import (
-    assignment,
-    losses,
-    matrices,
-    numerics,
-    perturbations,
-    plots,
-    projections,
-    schedules,
-    training,
-    tree,
-)
-from gradchain.codecs import Codec, Stored, codec
-from gradchain.combinators.accumulation import accumulate, has_updated
-from gradchain.combinators.averaging import average_params, lookahead, outer_nesterov, outer_steps
-from gradchain.combinators.cautious import cautious
-from gradchain.combinators.chain import chain, named_chain
-from gradchain.combinators.complex_parts import split_real_and_imaginary
-from gradchain.combinators.conditional import conditionally_mask, conditionally_transform
-from gradchain.combinators.flushing import flush
-from gradchain.combinators.guards import apply_if_finite, skip_large_updates, skip_not_finite, skip_spikes
-from gradchain.combinators.half_precision import kahan, master_weights, stochastic_rounding
-from gradchain.combinators.labels import by_leaf, by_path, matrices_and_rest
-from gradchain.combinators.layers import per_layer
-from gradchain.combinators.loss_scaling import current_loss_scale, loss_scale
-from gradchain.combinators.mechanic import mechanize
-from gradchain.combinators.offloading import offload_state
-from gradchain.combinators.parallel import graft, graft_global, parallel
-from gradchain.combinators.precision import float32_updates
-from gradchain.combinators.routing import freeze, masked, partition, selective_transform
-from gradchain.combinators.schedule_free import primal_averaging, schedule_free, schedule_free_eval_params
-from gradchain.combinators.sharpness import sam
-from gradchain.combinators.steering import hyperparams_in_state, inject_hyperparams
-from gradchain.combinators.storage import decoded, store
-from gradchain.combinators.watching import measure_with_ema, metrics, monitor, share_rounded_away, snapshot, watch
-from gradchain.core.combinator import combinator
-from gradchain.core.evaluation import eval_params
-from gradchain.core.foreign import Child, Children, NamedChildren
-from gradchain.core.hyper import Count, Decay, DType, Fraction, Hyper, Key, Mask, NonNegative, Positive, Schedule
-from gradchain.core.hyperparams import batch_axes, hyperparams, set_hyperparams
-from gradchain.core.rule import elementwise, leafwise, treewise
-from gradchain.core.spec import At, Slot, Slots
-from gradchain.core.transform import Part, Transform, apply_updates
-from gradchain.interop import from_optax, to_optax
-from gradchain.introspect.config import from_config, to_config
-from gradchain.introspect.describe import describe
-from gradchain.introspect.optax_states import from_optax_state, to_optax_state
-from gradchain.introspect.paths import state_paths
-from gradchain.introspect.shardings import bytes_per_device, state_shardings, zero_shardings
-from gradchain.introspect.state_dict import from_state_dict, to_state_dict
-from gradchain.introspect.torch_states import from_torch_state
-from gradchain.linear_algebra import matrix_inverse_pth_root, nnls, power_iteration
-from gradchain.linesearch.backtracking import scale_by_backtracking_linesearch
-from gradchain.linesearch.from_state import value_and_grad_from_state
-from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch
-from gradchain.linesearch.wolfe import ZoomLinesearchInfo
-from gradchain.linesearch.zoom import scale_by_zoom_linesearch
-from gradchain.matrices.views import GaLoreDimensionNumbers, MuonDimensionNumbers
-from gradchain.numerics import safe_increment, safe_norm, safe_root_mean_squares
-from gradchain.optimizers.adam import adam, adamw, nadam, nadamw
-from gradchain.optimizers.adam_variants import (
-    adabelief,
-    adamax,
-    adamaxw,
-    adan,
-    amsgrad,
-    optimistic_adam_v2,
-    radam,
-    yogi,
-)
-from gradchain.optimizers.curvature import sophia
-from gradchain.optimizers.delayed import acprop, adopt
-from gradchain.optimizers.dual_averaging import madgrad
-from gradchain.optimizers.factored import adafactor, sm3
-from gradchain.optimizers.galore import galore
-from gradchain.optimizers.layerwise import fromage, lamb, lars, novograd
-from gradchain.optimizers.mixed_momentum import ademamix, simplified_ademamix
-from gradchain.optimizers.muon import muon
-from gradchain.optimizers.parameter_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, polyak_sgd, prodigy
-from gradchain.optimizers.private import dpsgd
-from gradchain.optimizers.rms import adadelta, adagrad, rmsprop, rmsprop_tf, rmsprop_torch
-from gradchain.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
-from gradchain.optimizers.sgd import noisy_sgd, optimistic_gradient_descent, sgd
-from gradchain.optimizers.signs import lion, rprop, sign_sgd, signum
-from gradchain.optimizers.variance_reduction import mars
-from gradchain.quasi_newton.lbfgs import lbfgs, scale_by_lbfgs
-from gradchain.quasi_newton.nonlinear_cg import scale_by_nonlinear_cg
-from gradchain.rounding import stochastic_round
-from gradchain.schedules import (
-    constant_schedule,
-    cosine_decay_schedule,
-    cosine_onecycle_schedule,
-    exponential_decay,
-    inverse_sqrt_schedule,
-    join_schedules,
-    linear_onecycle_schedule,
-    linear_schedule,
-    piecewise_constant_schedule,
-    piecewise_interpolate_schedule,
-    polynomial_schedule,
-    sgdr_schedule,
-    warmup_constant_schedule,
-    warmup_cosine_decay_schedule,
-    warmup_exponential_decay_schedule,
-    warmup_stable_decay_schedule,
-)
-from gradchain.second_order.gauss_newton import scale_by_gauss_newton
-from gradchain.second_order.newton_cg import scale_by_newton_cg
-from gradchain.second_order.products import ggn_product, hvp
-from gradchain.solvers.least_squares import least_squares
-from gradchain.solvers.minimize import minimize
-from gradchain.solvers.solution import Reason, Solution
-from gradchain.transforms.accumulation import apply_every
-from gradchain.transforms.adam_variants import (
-    scale_by_adamax,
-    scale_by_adan,
-    scale_by_amsgrad,
-    scale_by_belief,
-    scale_by_radam,
-    scale_by_yogi,
-)
-from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_adam, scale_by_rms, scale_by_rss, scale_by_stddev
-from gradchain.transforms.clipping import (
-    adaptive_grad_clip,
-    clip,
-    clip_by_block_rms,
-    clip_by_global_norm,
-    keep_params_nonnegative,
-    normalize_by_update_norm,
-    zero_nans,
-)
-from gradchain.transforms.coin_betting import scale_by_cocob
-from gradchain.transforms.constraints import add_cautious_decayed_weights, keep_norm, limit_update_ratio, project
-from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian, scale_by_sophia
-from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
-from gradchain.transforms.decay import add_decayed_weights, add_l1_penalty, add_l2_penalty
-from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
-from gradchain.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
-from gradchain.transforms.dual_averaging import scale_by_madgrad
-from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
-from gradchain.transforms.layerwise import (
-    descend_and_shrink,
-    scale_by_novograd,
-    scale_by_param_block_norm,
-    scale_by_param_block_rms,
-    scale_by_trust_ratio,
-)
-from gradchain.transforms.low_rank import scale_by_galore
-from gradchain.transforms.mixed_momentum import scale_by_ademamix, scale_by_simplified_ademamix
-from gradchain.transforms.momentum import ema, scale_by_optimistic_gradient, trace
-from gradchain.transforms.noise import add_noise
-from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz, scale_by_muon, scale_by_shape
-from gradchain.transforms.per_example import (
-    differentially_private_aggregate,
-    per_example_global_norm_clip,
-    per_example_layer_norm_clip,
-)
-from gradchain.transforms.plateau import reduce_on_plateau
-from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
-from gradchain.transforms.scaling import (
-    centralize,
-    identity,
-    negate,
-    scale,
-    scale_by_learning_rate,
-    scale_by_schedule,
-    scale_by_sign,
-    set_to_zero,
-    stateless,
-    stateless_with_tree_map,
-)
-from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
-from gradchain.transforms.variance_reduction import scale_by_mars
-from gradchain.tree import (
-    bias_correction,
-    global_norm,
-    incremental_update,
-    periodic_update,
-    scale_gradient,
-    update_infinity_moment,
-    update_moment,
-    update_moment_per_elem_norm,
-)
+from gradchain import assignment as assignment
+from gradchain import losses as losses
+from gradchain import matrices as matrices
+from gradchain import numerics as numerics
+from gradchain import perturbations as perturbations
+from gradchain import plots as plots
+from gradchain import projections as projections
+from gradchain import schedules as schedules
+from gradchain import training as training
+from gradchain import tree as tree
+from gradchain.codecs import Codec as Codec
+from gradchain.codecs import Stored as Stored
+from gradchain.codecs import codec as codec
+from gradchain.combinators.accumulation import accumulate as accumulate
+from gradchain.combinators.accumulation import has_updated as has_updated
+from gradchain.combinators.averaging import average_params as average_params
+from gradchain.combinators.averaging import lookahead as lookahead
+from gradchain.combinators.averaging import outer_nesterov as outer_nesterov
+from gradchain.combinators.averaging import outer_steps as outer_steps
+from gradchain.combinators.cautious import cautious as cautious
+from gradchain.combinators.chain import chain as chain
+from gradchain.combinators.chain import named_chain as named_chain
+from gradchain.combinators.complex_parts import split_real_and_imaginary as split_real_and_imaginary
+from gradchain.combinators.conditional import conditionally_mask as conditionally_mask
+from gradchain.combinators.conditional import conditionally_transform as conditionally_transform
+from gradchain.combinators.flushing import flush as flush
+from gradchain.combinators.guards import apply_if_finite as apply_if_finite
+from gradchain.combinators.guards import skip_large_updates as skip_large_updates
+from gradchain.combinators.guards import skip_not_finite as skip_not_finite
+from gradchain.combinators.guards import skip_spikes as skip_spikes
+from gradchain.combinators.half_precision import kahan as kahan
+from gradchain.combinators.half_precision import master_weights as master_weights
+from gradchain.combinators.half_precision import stochastic_rounding as stochastic_rounding
+from gradchain.combinators.labels import by_leaf as by_leaf
+from gradchain.combinators.labels import by_path as by_path
+from gradchain.combinators.labels import matrices_and_rest as matrices_and_rest
+from gradchain.combinators.layers import per_layer as per_layer
+from gradchain.combinators.loss_scaling import current_loss_scale as current_loss_scale
+from gradchain.combinators.loss_scaling import loss_scale as loss_scale
+from gradchain.combinators.mechanic import mechanize as mechanize
+from gradchain.combinators.offloading import offload_state as offload_state
+from gradchain.combinators.parallel import graft as graft
+from gradchain.combinators.parallel import graft_global as graft_global
+from gradchain.combinators.parallel import parallel as parallel
+from gradchain.combinators.precision import float32_updates as float32_updates
+from gradchain.combinators.routing import freeze as freeze
+from gradchain.combinators.routing import masked as masked
+from gradchain.combinators.routing import partition as partition
+from gradchain.combinators.routing import selective_transform as selective_transform
+from gradchain.combinators.schedule_free import primal_averaging as primal_averaging
+from gradchain.combinators.schedule_free import schedule_free as schedule_free
+from gradchain.combinators.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradchain.combinators.sharpness import sam as sam
+from gradchain.combinators.steering import hyperparams_in_state as hyperparams_in_state
+from gradchain.combinators.steering import inject_hyperparams as inject_hyperparams
+from gradchain.combinators.storage import decoded as decoded
+from gradchain.combinators.storage import store as store
+from gradchain.combinators.watching import measure_with_ema as measure_with_ema
+from gradchain.combinators.watching import metrics as metrics
+from gradchain.combinators.watching import monitor as monitor
+from gradchain.combinators.watching import share_rounded_away as share_rounded_away
+from gradchain.combinators.watching import snapshot as snapshot
+from gradchain.combinators.watching import watch as watch
+from gradchain.core.combinator import combinator as combinator
+from gradchain.core.evaluation import eval_params as eval_params
+from gradchain.core.foreign import Child as Child
+from gradchain.core.foreign import Children as Children
+from gradchain.core.foreign import NamedChildren as NamedChildren
+from gradchain.core.hyper import Count as Count
+from gradchain.core.hyper import Decay as Decay
+from gradchain.core.hyper import DType as DType
+from gradchain.core.hyper import Fraction as Fraction
+from gradchain.core.hyper import Hyper as Hyper
+from gradchain.core.hyper import Key as Key
+from gradchain.core.hyper import Mask as Mask
+from gradchain.core.hyper import NonNegative as NonNegative
+from gradchain.core.hyper import Positive as Positive
+from gradchain.core.hyper import Schedule as Schedule
+from gradchain.core.hyperparams import batch_axes as batch_axes
+from gradchain.core.hyperparams import hyperparams as hyperparams
+from gradchain.core.hyperparams import set_hyperparams as set_hyperparams
+from gradchain.core.rule import elementwise as elementwise
+from gradchain.core.rule import leafwise as leafwise
+from gradchain.core.rule import treewise as treewise
+from gradchain.core.spec import At as At
+from gradchain.core.spec import Slot as Slot
+from gradchain.core.spec import Slots as Slots
+from gradchain.core.transform import Part as Part
+from gradchain.core.transform import Transform as Transform
+from gradchain.core.transform import apply_updates as apply_updates
+from gradchain.interop import from_optax as from_optax
+from gradchain.interop import to_optax as to_optax
+from gradchain.introspect.config import from_config as from_config
+from gradchain.introspect.config import to_config as to_config
+from gradchain.introspect.describe import describe as describe
+from gradchain.introspect.optax_states import from_optax_state as from_optax_state
+from gradchain.introspect.optax_states import to_optax_state as to_optax_state
+from gradchain.introspect.paths import state_paths as state_paths
+from gradchain.introspect.shardings import bytes_per_device as bytes_per_device
+from gradchain.introspect.shardings import state_shardings as state_shardings
+from gradchain.introspect.shardings import zero_shardings as zero_shardings
+from gradchain.introspect.state_dict import from_state_dict as from_state_dict
+from gradchain.introspect.state_dict import to_state_dict as to_state_dict
+from gradchain.introspect.torch_states import from_torch_state as from_torch_state
+from gradchain.linear_algebra import matrix_inverse_pth_root as matrix_inverse_pth_root
+from gradchain.linear_algebra import nnls as nnls
+from gradchain.linear_algebra import power_iteration as power_iteration
+from gradchain.linesearch.backtracking import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from gradchain.linesearch.from_state import value_and_grad_from_state as value_and_grad_from_state
+from gradchain.linesearch.hager_zhang import scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch
+from gradchain.linesearch.wolfe import ZoomLinesearchInfo as ZoomLinesearchInfo
+from gradchain.linesearch.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from gradchain.matrices.views import GaLoreDimensionNumbers as GaLoreDimensionNumbers
+from gradchain.matrices.views import MuonDimensionNumbers as MuonDimensionNumbers
+from gradchain.numerics import safe_increment as safe_increment
+from gradchain.numerics import safe_norm as safe_norm
+from gradchain.numerics import safe_root_mean_squares as safe_root_mean_squares
+from gradchain.optimizers.adam import adam as adam
+from gradchain.optimizers.adam import adamw as adamw
+from gradchain.optimizers.adam import nadam as nadam
+from gradchain.optimizers.adam import nadamw as nadamw
+from gradchain.optimizers.adam_variants import adabelief as adabelief
+from gradchain.optimizers.adam_variants import adamax as adamax
+from gradchain.optimizers.adam_variants import adamaxw as adamaxw
+from gradchain.optimizers.adam_variants import adan as adan
+from gradchain.optimizers.adam_variants import amsgrad as amsgrad
+from gradchain.optimizers.adam_variants import optimistic_adam_v2 as optimistic_adam_v2
+from gradchain.optimizers.adam_variants import radam as radam
+from gradchain.optimizers.adam_variants import yogi as yogi
+from gradchain.optimizers.curvature import sophia as sophia
+from gradchain.optimizers.delayed import acprop as acprop
+from gradchain.optimizers.delayed import adopt as adopt
+from gradchain.optimizers.dual_averaging import madgrad as madgrad
+from gradchain.optimizers.factored import adafactor as adafactor
+from gradchain.optimizers.factored import sm3 as sm3
+from gradchain.optimizers.galore import galore as galore
+from gradchain.optimizers.layerwise import fromage as fromage
+from gradchain.optimizers.layerwise import lamb as lamb
+from gradchain.optimizers.layerwise import lars as lars
+from gradchain.optimizers.layerwise import novograd as novograd
+from gradchain.optimizers.mixed_momentum import ademamix as ademamix
+from gradchain.optimizers.mixed_momentum import simplified_ademamix as simplified_ademamix
+from gradchain.optimizers.muon import muon as muon
+from gradchain.optimizers.parameter_free import cocob as cocob
+from gradchain.optimizers.parameter_free import dadapt_adamw as dadapt_adamw
+from gradchain.optimizers.parameter_free import dog as dog
+from gradchain.optimizers.parameter_free import dowg as dowg
+from gradchain.optimizers.parameter_free import momo as momo
+from gradchain.optimizers.parameter_free import momo_adam as momo_adam
+from gradchain.optimizers.parameter_free import polyak_sgd as polyak_sgd
+from gradchain.optimizers.parameter_free import prodigy as prodigy
+from gradchain.optimizers.private import dpsgd as dpsgd
+from gradchain.optimizers.rms import adadelta as adadelta
+from gradchain.optimizers.rms import adagrad as adagrad
+from gradchain.optimizers.rms import rmsprop as rmsprop
+from gradchain.optimizers.rms import rmsprop_tf as rmsprop_tf
+from gradchain.optimizers.rms import rmsprop_torch as rmsprop_torch
+from gradchain.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
+from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent
+from gradchain.optimizers.sgd import sgd as sgd
+from gradchain.optimizers.signs import lion as lion
+from gradchain.optimizers.signs import rprop as rprop
+from gradchain.optimizers.signs import sign_sgd as sign_sgd
+from gradchain.optimizers.signs import signum as signum
+from gradchain.optimizers.variance_reduction import mars as mars
+from gradchain.quasi_newton.lbfgs import lbfgs as lbfgs
+from gradchain.quasi_newton.lbfgs import scale_by_lbfgs as scale_by_lbfgs
+from gradchain.quasi_newton.nonlinear_cg import scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from gradchain.rounding import stochastic_round as stochastic_round
+from gradchain.schedules import constant_schedule as constant_schedule
+from gradchain.schedules import cosine_decay_schedule as cosine_decay_schedule
+from gradchain.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
+from gradchain.schedules import exponential_decay as exponential_decay
+from gradchain.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
+from gradchain.schedules import join_schedules as join_schedules
+from gradchain.schedules import linear_onecycle_schedule as linear_onecycle_schedule
+from gradchain.schedules import linear_schedule as linear_schedule
+from gradchain.schedules import piecewise_constant_schedule as piecewise_constant_schedule
+from gradchain.schedules import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from gradchain.schedules import polynomial_schedule as polynomial_schedule
+from gradchain.schedules import sgdr_schedule as sgdr_schedule
+from gradchain.schedules import warmup_constant_schedule as warmup_constant_schedule
+from gradchain.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from gradchain.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from gradchain.schedules import warmup_stable_decay_schedule as warmup_stable_decay_schedule
+from gradchain.second_order.gauss_newton import scale_by_gauss_newton as scale_by_gauss_newton
+from gradchain.second_order.newton_cg import scale_by_newton_cg as scale_by_newton_cg
+from gradchain.second_order.products import ggn_product as ggn_product
+from gradchain.second_order.products import hvp as hvp
+from gradchain.solvers.least_squares import least_squares as least_squares
+from gradchain.solvers.minimize import minimize as minimize
+from gradchain.solvers.solution import Reason as Reason
+from gradchain.solvers.solution import Solution as Solution
+from gradchain.transforms.accumulation import apply_every as apply_every
+from gradchain.transforms.adam_variants import scale_by_adamax as scale_by_adamax
+from gradchain.transforms.adam_variants import scale_by_adan as scale_by_adan
+from gradchain.transforms.adam_variants import scale_by_amsgrad as scale_by_amsgrad
+from gradchain.transforms.adam_variants import scale_by_belief as scale_by_belief
+from gradchain.transforms.adam_variants import scale_by_radam as scale_by_radam
+from gradchain.transforms.adam_variants import scale_by_yogi as scale_by_yogi
+from gradchain.transforms.adaptive import scale_by_adadelta as scale_by_adadelta
+from gradchain.transforms.adaptive import scale_by_adam as scale_by_adam
+from gradchain.transforms.adaptive import scale_by_rms as scale_by_rms
+from gradchain.transforms.adaptive import scale_by_rss as scale_by_rss
+from gradchain.transforms.adaptive import scale_by_stddev as scale_by_stddev
+from gradchain.transforms.clipping import adaptive_grad_clip as adaptive_grad_clip
+from gradchain.transforms.clipping import clip as clip
+from gradchain.transforms.clipping import clip_by_block_rms as clip_by_block_rms
+from gradchain.transforms.clipping import clip_by_global_norm as clip_by_global_norm
+from gradchain.transforms.clipping import keep_params_nonnegative as keep_params_nonnegative
+from gradchain.transforms.clipping import normalize_by_update_norm as normalize_by_update_norm
+from gradchain.transforms.clipping import zero_nans as zero_nans
+from gradchain.transforms.coin_betting import scale_by_cocob as scale_by_cocob
+from gradchain.transforms.constraints import add_cautious_decayed_weights as add_cautious_decayed_weights
+from gradchain.transforms.constraints import keep_norm as keep_norm
+from gradchain.transforms.constraints import limit_update_ratio as limit_update_ratio
+from gradchain.transforms.constraints import project as project
+from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
+from gradchain.transforms.curvature import scale_by_sophia as scale_by_sophia
+from gradchain.transforms.d_adaptation import scale_by_dadapt_adam as scale_by_dadapt_adam
+from gradchain.transforms.d_adaptation import scale_by_prodigy as scale_by_prodigy
+from gradchain.transforms.decay import add_decayed_weights as add_decayed_weights
+from gradchain.transforms.decay import add_l1_penalty as add_l1_penalty
+from gradchain.transforms.decay import add_l2_penalty as add_l2_penalty
+from gradchain.transforms.delayed import scale_by_acprop as scale_by_acprop
+from gradchain.transforms.delayed import scale_by_adopt as scale_by_adopt
+from gradchain.transforms.distance import scale_by_distance_over_gradients as scale_by_distance_over_gradients
+from gradchain.transforms.distance import scale_by_dog as scale_by_dog
+from gradchain.transforms.distance import scale_by_dowg as scale_by_dowg
+from gradchain.transforms.dual_averaging import scale_by_madgrad as scale_by_madgrad
+from gradchain.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
+from gradchain.transforms.factored import scale_by_sm3 as scale_by_sm3
+from gradchain.transforms.layerwise import descend_and_shrink as descend_and_shrink
+from gradchain.transforms.layerwise import scale_by_novograd as scale_by_novograd
+from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
+from gradchain.transforms.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
+from gradchain.transforms.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
+from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
+from gradchain.transforms.mixed_momentum import scale_by_ademamix as scale_by_ademamix
+from gradchain.transforms.mixed_momentum import scale_by_simplified_ademamix as scale_by_simplified_ademamix
+from gradchain.transforms.momentum import ema as ema
+from gradchain.transforms.momentum import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradchain.transforms.momentum import trace as trace
+from gradchain.transforms.noise import add_noise as add_noise
+from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz
+from gradchain.transforms.orthogonal import scale_by_muon as scale_by_muon
+from gradchain.transforms.orthogonal import scale_by_shape as scale_by_shape
+from gradchain.transforms.per_example import differentially_private_aggregate as differentially_private_aggregate
+from gradchain.transforms.per_example import per_example_global_norm_clip as per_example_global_norm_clip
+from gradchain.transforms.per_example import per_example_layer_norm_clip as per_example_layer_norm_clip
+from gradchain.transforms.plateau import reduce_on_plateau as reduce_on_plateau
+from gradchain.transforms.polyak import scale_by_momo as scale_by_momo
+from gradchain.transforms.polyak import scale_by_momo_adam as scale_by_momo_adam
+from gradchain.transforms.polyak import scale_by_polyak as scale_by_polyak
+from gradchain.transforms.scaling import centralize as centralize
+from gradchain.transforms.scaling import identity as identity
+from gradchain.transforms.scaling import negate as negate
+from gradchain.transforms.scaling import scale as scale
+from gradchain.transforms.scaling import scale_by_learning_rate as scale_by_learning_rate
+from gradchain.transforms.scaling import scale_by_schedule as scale_by_schedule
+from gradchain.transforms.scaling import scale_by_sign as scale_by_sign
+from gradchain.transforms.scaling import set_to_zero as set_to_zero
+from gradchain.transforms.scaling import stateless as stateless
+from gradchain.transforms.scaling import stateless_with_tree_map as stateless_with_tree_map
+from gradchain.transforms.signs import scale_by_lion as scale_by_lion
+from gradchain.transforms.signs import scale_by_rprop as scale_by_rprop
+from gradchain.transforms.variance_reduction import scale_by_mars as scale_by_mars
+from gradchain.tree import bias_correction as bias_correction
+from gradchain.tree import global_norm as global_norm
+from gradchain.tree import incremental_update as incremental_update
+from gradchain.tree import periodic_update as periodic_update
+from gradchain.tree import scale_gradient as scale_gradient
+from gradchain.tree import update_infinity_moment as update_infinity_moment
+from gradchain.tree import update_moment as update_moment
+from gradchain.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
 
 __version__: str
-
-__all__ = [
-    "At",
-    "Child",
-    "Children",
-    "Codec",
-    "Count",
-    "DType",
-    "Decay",
-    "Fraction",
-    "GaLoreDimensionNumbers",
-    "Hyper",
-    "Key",
-    "Mask",
-    "MuonDimensionNumbers",
-    "NamedChildren",
-    "NonNegative",
-    "Part",
-    "Positive",
-    "Reason",
-    "Schedule",
-    "Slot",
-    "Slots",
-    "Solution",
-    "Stored",
-    "Transform",
-    "ZoomLinesearchInfo",
-    "accumulate",
-    "acprop",
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamaxw",
-    "adamw",
-    "adan",
-    "adaptive_grad_clip",
-    "add_cautious_decayed_weights",
-    "add_decayed_weights",
-    "add_l1_penalty",
-    "add_l2_penalty",
-    "add_noise",
-    "ademamix",
-    "adopt",
-    "amsgrad",
-    "apply_every",
-    "apply_if_finite",
-    "apply_updates",
-    "assignment",
-    "average_params",
-    "batch_axes",
-    "bias_correction",
-    "by_leaf",
-    "by_path",
-    "bytes_per_device",
-    "cautious",
-    "centralize",
-    "chain",
-    "clip",
-    "clip_by_block_rms",
-    "clip_by_global_norm",
-    "cocob",
-    "codec",
-    "combinator",
-    "conditionally_mask",
-    "conditionally_transform",
-    "constant_schedule",
-    "cosine_decay_schedule",
-    "cosine_onecycle_schedule",
-    "current_loss_scale",
-    "dadapt_adamw",
-    "decoded",
-    "descend_and_shrink",
-    "describe",
-    "differentially_private_aggregate",
-    "dog",
-    "dowg",
-    "dpsgd",
-    "elementwise",
-    "ema",
-    "eval_params",
-    "exponential_decay",
-    "float32_updates",
-    "flush",
-    "freeze",
-    "from_config",
-    "from_optax",
-    "from_optax_state",
-    "from_state_dict",
-    "from_torch_state",
-    "fromage",
-    "galore",
-    "ggn_product",
-    "global_norm",
-    "graft",
-    "graft_global",
-    "has_updated",
-    "hutchinson_estimator_diag_hessian",
-    "hvp",
-    "hyperparams",
-    "hyperparams_in_state",
-    "identity",
-    "incremental_update",
-    "inject_hyperparams",
-    "inverse_sqrt_schedule",
-    "join_schedules",
-    "kahan",
-    "keep_norm",
-    "keep_params_nonnegative",
-    "lamb",
-    "lars",
-    "lbfgs",
-    "leafwise",
-    "least_squares",
-    "limit_update_ratio",
-    "linear_onecycle_schedule",
-    "linear_schedule",
-    "lion",
-    "lookahead",
-    "loss_scale",
-    "losses",
-    "madgrad",
-    "mars",
-    "masked",
-    "master_weights",
-    "matrices",
-    "matrices_and_rest",
-    "matrix_inverse_pth_root",
-    "measure_with_ema",
-    "mechanize",
-    "metrics",
-    "minimize",
-    "momo",
-    "momo_adam",
-    "monitor",
-    "muon",
-    "nadam",
-    "nadamw",
-    "named_chain",
-    "negate",
-    "nnls",
-    "noisy_sgd",
-    "normalize_by_update_norm",
-    "novograd",
-    "numerics",
-    "offload_state",
-    "optimistic_adam_v2",
-    "optimistic_gradient_descent",
-    "orthogonalize_via_newton_schulz",
-    "outer_nesterov",
-    "outer_steps",
-    "parallel",
-    "partition",
-    "per_example_global_norm_clip",
-    "per_example_layer_norm_clip",
-    "per_layer",
-    "periodic_update",
-    "perturbations",
-    "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule",
-    "plots",
-    "polyak_sgd",
-    "polynomial_schedule",
-    "power_iteration",
-    "primal_averaging",
-    "prodigy",
-    "project",
-    "projections",
-    "radam",
-    "reduce_on_plateau",
-    "rmsprop",
-    "rmsprop_tf",
-    "rmsprop_torch",
-    "rprop",
-    "safe_increment",
-    "safe_norm",
-    "safe_root_mean_squares",
-    "sam",
-    "scale",
-    "scale_by_acprop",
-    "scale_by_adadelta",
-    "scale_by_adam",
-    "scale_by_adamax",
-    "scale_by_adan",
-    "scale_by_ademamix",
-    "scale_by_adopt",
-    "scale_by_amsgrad",
-    "scale_by_backtracking_linesearch",
-    "scale_by_belief",
-    "scale_by_cocob",
-    "scale_by_dadapt_adam",
-    "scale_by_distance_over_gradients",
-    "scale_by_dog",
-    "scale_by_dowg",
-    "scale_by_factored_rms",
-    "scale_by_galore",
-    "scale_by_gauss_newton",
-    "scale_by_hager_zhang_linesearch",
-    "scale_by_lbfgs",
-    "scale_by_learning_rate",
-    "scale_by_lion",
-    "scale_by_madgrad",
-    "scale_by_mars",
-    "scale_by_momo",
-    "scale_by_momo_adam",
-    "scale_by_muon",
-    "scale_by_newton_cg",
-    "scale_by_nonlinear_cg",
-    "scale_by_novograd",
-    "scale_by_optimistic_gradient",
-    "scale_by_param_block_norm",
-    "scale_by_param_block_rms",
-    "scale_by_polyak",
-    "scale_by_prodigy",
-    "scale_by_radam",
-    "scale_by_rms",
-    "scale_by_rprop",
-    "scale_by_rss",
-    "scale_by_schedule",
-    "scale_by_shape",
-    "scale_by_sign",
-    "scale_by_simplified_ademamix",
-    "scale_by_sm3",
-    "scale_by_sophia",
-    "scale_by_stddev",
-    "scale_by_trust_ratio",
-    "scale_by_yogi",
-    "scale_by_zoom_linesearch",
-    "scale_gradient",
-    "schedule_free",
-    "schedule_free_adamw",
-    "schedule_free_eval_params",
-    "schedule_free_sgd",
-    "schedules",
-    "selective_transform",
-    "set_hyperparams",
-    "set_to_zero",
-    "sgd",
-    "sgdr_schedule",
-    "share_rounded_away",
-    "sign_sgd",
-    "signum",
-    "simplified_ademamix",
-    "skip_large_updates",
-    "skip_not_finite",
-    "skip_spikes",
-    "sm3",
-    "snapshot",
-    "sophia",
-    "split_real_and_imaginary",
-    "state_paths",
-    "state_shardings",
-    "stateless",
-    "stateless_with_tree_map",
-    "stochastic_round",
-    "stochastic_rounding",
-    "store",
-    "to_config",
-    "to_optax",
-    "to_optax_state",
-    "to_state_dict",
-    "trace",
-    "training",
-    "tree",
-    "treewise",
-    "update_infinity_moment",
-    "update_moment",
-    "update_moment_per_elem_norm",
-    "value_and_grad_from_state",
-    "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule",
-    "warmup_stable_decay_schedule",
-    "watch",
-    "yogi",
-    "zero_nans",
-    "zero_shardings",
-]

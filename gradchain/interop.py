@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 
 
 @public
-def to_optax(tx: Any) -> Any:
+def to_optax(tx: Child) -> Any:
     """Return a transform as an ``optax.GradientTransformationExtraArgs``.
 
     Most code takes any object with ``init`` and ``update``, and needs no conversion. Two kinds do: code that checks
@@ -30,7 +30,7 @@ def to_optax(tx: Any) -> Any:
 
 
 @public
-def from_optax(tx: Any) -> Transform:
+def from_optax(tx: Child) -> Transform:
     """Return any object with ``init`` and ``update``, optax's above all, as a gradchain transform.
 
     Combinators do this by themselves. The foreign transform gets updates in the parameters' dtype, and extra arguments

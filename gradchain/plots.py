@@ -1,4 +1,4 @@
-"""Plots of losses, sweeps, schedules and optimizers' paths. They need matplotlib, and use no global state of it.
+"""Plots of losses, sweeps, schedules and optimizers' paths. They need Matplotlib, and don't use its global state.
 
 Every function draws into ``ax`` or into a new figure, and returns the axes; ``ax.figure`` is the figure, to show or to
 save: ``plot_losses(runs).figure.savefig("losses.png")``. Lines differ in colour (a palette that colour-blind people can
@@ -37,11 +37,10 @@ def plot_losses(
     """Plot the losses of one or several runs against the epoch, or against the step for the paths of optimizers.
 
     Args:
-      runs: by the label to show, histories or arrays of shape ``(epochs,)``; or a single one, without a label.
-        ``result.run(i)`` gives one of a sweep's. Or what :func:`~gradchain.training.trace_path` returned: its values,
-        the start's at step 0. What isn't finite is left out.
-      columns: which columns of the histories to draw; several get lines of different thickness, ``val_`` ones
-        the thinner.
+      runs: a dict from label to history or to an array of shape ``(epochs,)``; or a single one, without a label.
+        ``result.run(i)`` is the history of one run of a sweep. Also results of :func:`~gradchain.training.trace_path`:
+        their values, from step 0, the start. Values that aren't finite are left out.
+      columns: which columns of the histories to draw; if there are several, ``val_`` columns have thinner lines.
       ax: the matplotlib axes to draw into; a new figure by default.
       yscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0.
 
@@ -74,10 +73,11 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     """Plot the score of a sweep's runs against one hyperparameter, with the diverged region and the winner marked.
 
     Args:
-      result: what :func:`~gradchain.training.sweep` returned. With several replicas the line is their mean and the band
-        their lowest and highest. If other hyperparameters vary too, each combination of them gets a line.
+      result: what :func:`~gradchain.training.sweep` returned. With several replicas the line is their mean, and the
+        band goes from the lowest to the highest. If other hyperparameters vary too, each combination of them gets a
+        line.
       x: the hyperparameter, by the name that ``result.varied`` has; by default the learning rate if it varies, else
-        the one with the most values. PRNG keys have no place on an axis.
+        the one with the most values. PRNG keys can't be put on an axis.
       ax: the matplotlib axes to draw into; a new figure by default.
       xscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0 and span more than a factor
         of 10.
@@ -86,7 +86,7 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
       The axes.
 
     Raises:
-      ValueError: if ``x`` isn't varied, or the sweep varies no numbers.
+      ValueError: if the sweep doesn't vary ``x``, or varies no hyperparameter that is a number.
     """
     varied = result.varied
     numbers = {name: v for name, v in varied.items() if np.issubdtype(v.dtype, np.number)}
@@ -132,7 +132,7 @@ def plot_minimization(solutions: Mapping[str, Solution] | Solution, *, ax: Any =
         if solution.history is None or np.ndim(solution.value):
             what = "has no history; call minimize(..., history=True)" if solution.history is None else "is a batch"
             raise ValueError(f"plot_minimization: the solution {label!r} {what}")
-    runs = {label: {name: np.asarray(x, float) for name, x in s.history.items()} for label, s in named.items()}
+    runs = {label: {name: np.asarray(x, float) for name, x in (s.history or {}).items()} for label, s in named.items()}
     lowest = min(np.nanmin(run["value"], initial=np.inf) for run in runs.values())
     ax = _axes(ax, "evaluations", "value above the lowest, largest gradient")
     for i, (label, run) in enumerate(runs.items()):
@@ -191,12 +191,12 @@ def plot_halving(
     result: HalvingResult, *, column: str | None = None, ax: Any = None, xscale: str = "log",
     yscale: str | None = None,
 ) -> Any:  # fmt: skip
-    """Plot the course of every run of a successive halving or Hyperband, up to where it was dropped.
+    """Plot the history of every run of successive halving or Hyperband, up to where it was dropped.
 
     Args:
       result: what :func:`~gradchain.training.successive_halving` or :func:`~gradchain.training.hyperband` returned.
-        Each bracket has a colour of its own; a marker stands where a run ended.
-      column: which column of the history to draw; by default the one that decided.
+        Each bracket has its own colour; a marker shows where a run ended.
+      column: which column of the history to draw; by default the one that the runs were ranked by.
       ax: the matplotlib axes to draw into; a new figure by default.
       xscale: ``"log"`` or ``"linear"``.
       yscale: ``"log"`` or ``"linear"``; logarithmic by default if all values are above 0.
@@ -226,7 +226,7 @@ def plot_halving(
 def plot_population(
     result: PopulationResult, *, y: str | None = None, ax: Any = None, yscale: str | None = None
 ) -> Any:
-    """Plot what a population's members went through: a hyperparameter, or a column of the history.
+    """Plot a hyperparameter, or a column of the history, for all members of a population.
 
     Args:
       result: what :func:`~gradchain.training.population_based_training` returned. Each of the last round's members has
@@ -242,7 +242,7 @@ def plot_population(
       The axes.
 
     Raises:
-      ValueError: if there is nothing of that name.
+      ValueError: if there is no hyperparameter or column of that name.
     """
     names, members = list(result.schedule(0)), range(len(result.scores))
     y = y or max(names, key=lambda name: name == "learning_rate")
@@ -273,8 +273,8 @@ def plot_schedule(
     """Plot one or several schedules over the first updates.
 
     Args:
-      schedules: by the label to show, or a sequence (labelled by their reprs), or a single one. Any callable from
-        count to number that JAX can map.
+      schedules: a dict from label to schedule, a sequence of schedules (labelled by their reprs), or a single one. Any
+        callable from count to number that JAX can ``vmap`` will do.
       steps: the last update shown; the first is 0.
       ax: the matplotlib axes to draw into; a new figure by default.
       ylabel: what the values are.
@@ -299,17 +299,17 @@ def plot_path(
     function: Callable[[Any], Any], paths: Mapping[str, Any] | Any, *, ax: Any = None,
     xlim: tuple[float, float] | None = None, ylim: tuple[float, float] | None = None, levels: int = 12,
 ) -> Any:  # fmt: skip
-    """Plot the paths of optimizers over the contours of a function of two numbers.
+    """Plot the paths of optimizers over the contours of a function of two variables.
 
     The contours lie closer together near the lowest value in view: their heights above it grow geometrically.
 
     Args:
       function: from an array of shape ``(2,)`` to a number.
-      paths: by the label to show, arrays of shape ``(points, 2)`` or what :func:`~gradchain.training.trace_path`
-        returned; or a single one. What leaves the view isn't shown.
+      paths: a dict from label to an array of shape ``(points, 2)`` or to a result of
+        :func:`~gradchain.training.trace_path`; or a single one. Points outside the view aren't shown.
       ax: the matplotlib axes to draw into; a new figure by default.
-      xlim: the first number's range; by default what the paths cover, and some more.
-      ylim: the second number's.
+      xlim: the range of the first variable; by default that of the paths, and a margin.
+      ylim: the range of the second variable.
       levels: how many contours to draw.
 
     Returns:

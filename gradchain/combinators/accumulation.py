@@ -46,35 +46,36 @@ class AccumulateState(NamedTuple):
 
 @combinator
 class accumulate(Reports):
-    """Collect the gradients of several micro-steps, and step with their mean: Optax's ``MultiSteps``.
+    """Accumulate the gradients of several micro-steps, and take one step with their mean: Optax's ``MultiSteps``.
 
-    On all steps but the last of each round updates are 0, and neither the state of ``tx`` nor its counts and schedules
-    move. ``accumulate(tx, 1)`` is ``tx``. :func:`has_updated` tells whether the last step emitted.
+    ``every`` micro-steps make one *round*. On all steps but the last of each round updates are 0, and the state of
+    ``tx``, its counts and schedules included, doesn't change. ``accumulate(tx, 1)`` is equivalent to ``tx``.
+    :func:`has_updated` tells whether the last step emitted an update.
 
     Micro-batches of different sizes are weighted by the extra argument ``weight``, 1 by default:
-    ``update(grads, state, params, weight=len(batch))``. Training loops hand it on; where it is their number of
+    ``update(grads, state, params, weight=len(batch))``. The training loops pass it; where it is their number of
     ``examples``, a sum isn't weighted by it.
 
     ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
-    ``weight`` is the total, and ``grad`` is what the gradient is, if that is what came in (else it isn't handed on).
-    Functions of the parameters, such as ``value_fn``, and other extra arguments can't be averaged: they reach ``tx`` as
-    the last micro-step brings them, and are of its micro-batch.
+    ``weight`` is the total, and ``grad`` is the accumulated gradient, if the incoming updates are the gradient
+    (otherwise ``grad`` isn't passed on). Functions of the parameters, such as ``value_fn``, and other extra arguments
+    can't be averaged: ``tx`` receives those of the last micro-step, which refer to its micro-batch only.
 
-    A round that isn't full when training ends is lost, unless :func:`flush` makes a step of it. What stands *behind* it
-    in a chain sees zeros between the rounds, and counts them as updates; put it inside.
+    A round that is incomplete when training ends is lost, unless :func:`flush` makes a step of it. Stages *after*
+    ``accumulate`` in a chain see zeros between rounds, and count them as updates; put them inside.
 
-    Against Optax: the accumulator of a half-precision parameter is in float32 when it is handed on, too. A NaN ends
-    with its round (where Optax multiplies the accumulator by 0, it stays for ever); to keep it from that round's update
-    as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``, so that ``vmap``
-    changes nothing.
+    Differences from Optax: for half-precision parameters, ``tx`` receives the accumulated gradient in float32. A NaN
+    affects only its own round (Optax multiplies the accumulator by 0, so that a NaN stays forever); to keep it out of
+    that round's update as well, skip the micro-step, or wrap ``tx`` in :func:`apply_if_finite`. There is no ``cond``,
+    so the cost is the same under ``vmap``.
 
     Args:
       tx: any transform.
-      every: micro-steps in a round; a number (traced ones too) or a schedule of the number of rounds so far. What isn't
-        whole is rounded up.
-      use_grad_mean: step with the mean; with the sum if False.
-      should_skip_update_fn: ``f(updates, count, params) -> (skip, info)``, such as :func:`skip_not_finite`. A
-        micro-step that is skipped counts for nothing; ``info``, of fixed structure, is kept as ``state.skip_state``.
+      every: micro-steps in a round; a number (which may be traced) or a schedule that is given the number of rounds so
+        far. Fractions are rounded up.
+      use_grad_mean: step with the mean; if False, with the sum.
+      should_skip_update_fn: ``f(updates, count, params) -> (skip, info)``, such as :func:`skip_not_finite`. A skipped
+        micro-step doesn't count; ``info``, of fixed structure, is kept as ``state.skip_state``.
       accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
 
     Raises:
@@ -209,8 +210,8 @@ class accumulate(Reports):
 def has_updated(state: Any) -> Array:
     """Return whether the last step emitted an update, in a ``state`` with :func:`accumulate` at any depth.
 
-    False before the first update; where several stand side by side, whether any of them emitted. A micro-step that was
-    skipped right after a round counts as no update; Optax's method of this name says True there.
+    False before the first update. Where several are side by side, it tells whether any of them emitted. A micro-step
+    that was skipped right after a round is no update; Optax's method of this name returns True there.
 
     Raises:
       ValueError: if there is no :func:`accumulate` in the state.

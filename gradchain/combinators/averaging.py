@@ -37,28 +37,28 @@ class AverageParamsState(NamedTuple):
 
 @combinator
 class average_params(Transform):
-    r"""Average the weights along the way; the updates stay what they are.
+    r"""Average the weights during training; the updates are unchanged.
 
     With :math:`w_k` the weights after :math:`k` updates and :math:`n = k - k_0`,
 
     .. math:: \bar w_k = \bar w_{k-1} + c_n\,(w_k - \bar w_{k-1}), \qquad
         c_n = \frac1n \;\text{ or }\; \frac{1 - \beta_n}{W_n}, \qquad W_n = \beta_n W_{n-1} + 1 - \beta_n
 
-    The first is the plain mean of all weights after the start, Polyak's and Ruppert's tail average, the second their
-    exponential moving average corrected for its beginning: :math:`W_n = 1 - \beta^n` for a constant decay. Up to the
-    start the average is the present weights.
-    ``eval_params(tx, state, params)`` returns it, in the parameters' dtypes; it is kept in float32 or wider.
+    The first is the plain mean of all weights after the start, the tail average of Polyak and Ruppert; the second is
+    their bias-corrected exponential moving average: :math:`W_n = 1 - \beta^n` for a constant decay. Until the start,
+    the average equals the current weights. ``eval_params(tx, state, params)`` returns it, in the parameters' dtypes; it
+    is kept in float32 or wider.
 
-    It averages the weights that it is given at each update and at evaluation: the real ones, whatever later stages
-    or wrappers make of the updates. If ``tx`` has evaluation weights itself, it averages those.
+    It averages the actual weights, which it is given at each update and at evaluation, whatever later stages or
+    wrappers do to the updates. If ``tx`` has evaluation weights itself, it averages those.
 
-    Weights count once for each update that ``tx`` emits: around :func:`accumulate` that is once a round, and steps that
-    a guard such as :func:`apply_if_finite` leaves out don't count. In a :func:`partition` an update of any part counts.
+    Weights count once for each update that ``tx`` emits: around :func:`accumulate` that is once per round, and steps
+    skipped by a guard such as :func:`apply_if_finite` don't count. In a :func:`partition` an update of any part counts.
 
     Args:
       tx: any transform.
       decay: :math:`\beta` in [0, 1), or a schedule; ``None`` for the plain mean.
-      start: :math:`k_0`, how many updates to wait.
+      start: :math:`k_0`, the number of updates before averaging starts.
 
     Example:
       >>> tx = average_params(adam(1e-3), decay=0.999)
@@ -121,25 +121,25 @@ class OuterStepsState(NamedTuple):
 
 @combinator
 class outer_steps(Transform):
-    r"""Let a second transform make one slow step out of every few fast ones.
+    r"""Let a second optimizer take one slow step after every few fast steps.
 
     From the slow weights :math:`\phi`, ``inner`` takes :math:`k` steps to :math:`\theta`. Then ``outer`` gets their
     sum, :math:`\theta - \phi`, as the update to transform, and both weights move to
     :math:`\phi + \mathrm{outer}(\theta - \phi)`, where the next :math:`k` steps begin. Evaluation weights
     (``eval_params``) are :math:`\phi`. :func:`lookahead` and :func:`outer_nesterov` are two cases.
 
-    ``outer`` is given a sum of *updates*, which point downhill already: its last stage is :func:`scale`, not
-    :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. Slow weights and slots are float32 for
-    half-precision parameters. If other transforms change the updates afterwards, fast and slow weights part; let
-    this one be the outermost, or the last. (Evaluation weights obey a constraint that comes later, such as
-    :func:`project`, and those of frozen parameters are the parameters.) Fast steps are the updates that ``inner``
-    emits: around :func:`accumulate` a period is :math:`k` rounds.
+    ``outer`` receives a sum of *updates*, which already point downhill: its last stage is :func:`scale`, not
+    :func:`scale_by_learning_rate`. Its schedules advance with the slow steps. For half-precision parameters, slow
+    weights and slots are float32. If later transforms change the updates, fast and slow weights drift apart, so make
+    this the outermost transform, or the last. (Evaluation weights obey a later constraint, such as :func:`project`, and
+    for frozen parameters they are the parameters.) Fast steps are the updates that ``inner`` emits: around
+    :func:`accumulate` a period is :math:`k` rounds.
 
     Args:
       inner: the optimizer of the fast weights, at which gradients are taken.
-      outer: the transform of the sum; its numbers are listed under the label ``outer``.
+      outer: the transform of the sum; its hyperparameters are listed under the label ``outer``.
       sync_period: :math:`k`, or a schedule.
-      reset_state: start ``inner`` anew after each slow step, counts and keys included.
+      reset_state: reinitialise ``inner`` after each slow step, counts and keys included.
 
     Example:
       >>> tx = outer_steps(adamw(1e-3), chain(scale_by_adam(), scale(0.01)), sync_period=20)
@@ -199,20 +199,20 @@ class outer_steps(Transform):
 
 
 @public
-def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
+def lookahead(fast_optimizer: Child, sync_period: Count, slow_step_size: Hyper, reset_state: bool = False) -> Transform:
     r"""Lookahead: ``k`` steps forward, one step back. :func:`outer_steps` with a plain step of size :math:`\alpha`.
 
     .. math:: \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi
 
-    Optax keeps the slow weights :math:`\phi` in the parameters, as a pair ``LookaheadParams(fast, slow)``, and training
-    code has to know. Here they are in the state, and this is a transform like any other: parameters are the fast
-    weights, and ``eval_params(tx, state, params)`` returns the slow ones. The trajectories are the same.
+    Optax keeps the slow weights :math:`\phi` in the parameters, as a pair ``LookaheadParams(fast, slow)``, which
+    training code has to unpack. Here they are in the state, and this is a transform like any other: the parameters are
+    the fast weights, and ``eval_params(tx, state, params)`` returns the slow ones. The trajectories are the same.
 
     Args:
       fast_optimizer: the optimizer of the fast weights.
       sync_period: :math:`k`, or a schedule.
       slow_step_size: :math:`\alpha`, or a schedule of the number of slow steps; listed as ``outer.scale.step_size``.
-      reset_state: start ``fast_optimizer`` anew after each slow step.
+      reset_state: reinitialise ``fast_optimizer`` after each slow step.
 
     Reference: Zhang et al., *Lookahead Optimizer: k steps forward, 1 step back*, 2019, algorithm 1.
     """
@@ -221,7 +221,7 @@ def lookahead(fast_optimizer: Any, sync_period: Count, slow_step_size: Hyper, re
 
 @public
 def outer_nesterov(
-    inner: Any, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
+    inner: Child, sync_period: Count, learning_rate: NonNegative = 0.7, momentum: Fraction = 0.9
 ) -> Transform:
     r"""Take a slow step with Nesterov momentum after every few fast ones: DiLoCo with one worker, or SNOO.
 
@@ -232,7 +232,7 @@ def outer_nesterov(
 
     Args:
       inner: the optimizer of the fast weights, such as :func:`adamw`.
-      sync_period: :math:`k`, or a schedule; 10 to 100 is usual.
+      sync_period: :math:`k`, or a schedule; usually 10 to 100.
       learning_rate: :math:`\eta`, or a schedule; listed as ``outer.scale.step_size``.
       momentum: :math:`\mu`; listed as ``outer.trace.decay``.
 

@@ -1,4 +1,4 @@
-"""``cautious``: move only those numbers that the present gradient agrees to move."""
+"""``cautious``: update only the elements where the current gradient agrees with the update."""
 
 from dataclasses import KW_ONLY
 from typing import Any, NamedTuple, Self
@@ -24,13 +24,13 @@ class CautiousState(NamedTuple):
 
 @combinator
 class cautious(Transform):
-    r"""Drop the updates that point uphill by the present gradient, and scale the others up for it.
+    r"""Drop the elements of an update that point uphill by the current gradient, and scale up the others.
 
-    For each array with :math:`d` numbers, of which :math:`n` agree,
+    For each array with :math:`d` elements, of which :math:`n` agree,
 
     .. math:: u_i = \frac{d}{n + \xi}\;\tilde u_i \;\text{ where } \tilde u_i g_i < 0, \text{ else } 0
 
-    with :math:`\tilde u` the update of ``tx`` and :math:`g` what goes into it. Momentum then never works against
+    with :math:`\tilde u` the update of ``tx`` and :math:`g` its input. Momentum then never works against
     the gradient. As in the paper, weight decay stays outside: ``chain(cautious(scale_by_adam(), downhill=False),
     add_decayed_weights(0.1), scale_by_learning_rate(1e-3))``. For complex numbers the product is
     :math:`\mathrm{Re}(\bar g \tilde u)`.
@@ -38,11 +38,11 @@ class cautious(Transform):
     Args:
       tx: any transform.
       xi: :math:`\xi \ge 0`; 1 in the paper.
-      downhill: whether updates of ``tx`` point downhill, as an optimizer's do. A transform without the learning rate
-        points uphill; for it set False.
+      downhill: whether updates of ``tx`` point downhill, as an optimizer's do. Updates of a transform without a
+        learning rate point uphill; set False for it.
 
     Raises:
-      ValueError: if ``tx`` collects gradients (:func:`accumulate`), of which it would see the last alone.
+      ValueError: if ``tx`` accumulates gradients (:func:`accumulate`), since only the last one would be seen here.
 
     Reference: Liang et al., *Cautious Optimizers: Improving Training with One Line of Code*, 2024, algorithms 1 and 2.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-from gradchain.core.foreign import Children
+from gradchain.core.foreign import Child, Children
 from gradchain.core.lift import step_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
@@ -71,14 +71,15 @@ class Chain(Transform):
 
 
 @public
-def chain(*args: Any) -> Transform:
+def chain(*args: Child) -> Transform:
     """Apply transforms one after another, each to the updates that the one before returned.
 
-    Consecutive elementwise and leafwise rules, those of chains inside included, run as one call for each array.
+    Consecutive elementwise and leafwise rules, including those of nested chains, run as one call for each array.
     Between the stages, updates of half-precision parameters stay in float32.
 
     Args:
-      *args: transforms, gradchain's or any with ``init`` and ``update`` (optax's). None at all gives the identity.
+      *args: transforms, gradchain's or any with ``init`` and ``update`` (optax's). With no arguments it is the
+        identity.
 
     Returns:
       A transform whose state is the tuple of its stages' states.
@@ -117,8 +118,8 @@ class NamedChain(Transform):
 
 
 @public
-def named_chain(*args: tuple[str, Any]) -> Transform:
-    """Apply named transforms one after another; the state is a dict by their names.
+def named_chain(*args: tuple[str, Child]) -> Transform:
+    """Apply named transforms one after another; the state is a dict from name to state.
 
     Args:
       *args: pairs of a name and a transform. The names label the hyperparameters too

@@ -34,7 +34,7 @@ def _is_parts(x: Any) -> bool:
 
 
 def split_parts(tree: Tree) -> Tree:
-    """Return the tree with the real and the imaginary part in the place of each complex array."""
+    """Return the tree with the real and the imaginary part in place of each complex array."""
 
     def leaf(x: Any) -> Any:
         dtype = jnp.result_type(x)
@@ -54,15 +54,16 @@ def join_parts(tree: Tree) -> Tree:
 
 @combinator
 class split_real_and_imaginary(Transform):
-    r"""Let a transform see each complex array as two real ones, its real and its imaginary part.
+    r"""Let a transform see each complex array as two real ones: its real and its imaginary part.
 
     A rule for complex numbers treats :math:`z` as one number: Adam's second moment averages :math:`|g|^2`, and
-    both parts are divided by the same root. Inside this one each part has moments of its own, as if the parameter had
-    been stored as two. Real arrays pass as they are. PyTorch's optimizers treat complex parameters in this way.
+    both parts are divided by the same root. Inside this combinator each part has moments of its own, as if the
+    parameter had been stored as two. Real arrays pass unchanged. PyTorch's optimizers treat complex parameters in
+    this way.
 
     Args:
       inner: any transform. Masks and labels in it that are trees would have to name the parts, fields ``real`` and
-        ``imag``; functions and patterns of paths needn't.
+        ``imag``; functions and path patterns needn't.
 
     Example:
       >>> tx = split_real_and_imaginary(adam(1e-3))

@@ -51,10 +51,10 @@ class Conditional(Transform):
 
 @combinator
 class conditionally_transform(Conditional):
-    """Apply a transform on some steps, and let updates through as they are on the others.
+    """Apply a transform on some steps, and pass updates unchanged on the others.
 
-    On the others the state of ``inner`` stays, its counts included. Both outcomes are computed and one is selected,
-    as ``vmap`` would make of Optax's ``cond``, too.
+    On the other steps the state of ``inner``, its counts included, doesn't change. Both outcomes are computed and one
+    is selected, which is also what Optax's ``cond`` becomes under ``vmap``.
 
     Args:
       inner: any transform.
@@ -77,7 +77,7 @@ class conditionally_transform(Conditional):
 class conditionally_mask(Conditional):
     """Apply a transform on some steps, and make updates 0 on the others.
 
-    On the others the state of ``inner`` stays, its counts included.
+    On the other steps the state of ``inner``, its counts included, doesn't change.
 
     Args:
       inner: any transform.

@@ -1,7 +1,7 @@
-"""The end of a round of accumulation that isn't full."""
+"""The end of an incomplete round of accumulation."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from gradchain.combinators.parallel import Parallel
 from gradchain.combinators.routing import partition
 from gradchain.combinators.sharpness import AlternatingSAM
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child, ChildKind, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree
+from gradchain.tree.alignment import S, T
 
 
 @register
@@ -43,7 +44,7 @@ class Finish(Transform):
     """An accumulation that ends its round, and those inside it, instead of a step; see :func:`flush`."""
 
     name = "finish"
-    inner: Child
+    inner: Annotated[Any, ChildKind()]
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, state = self.inner.finish(updates, state, params, extra)
@@ -93,19 +94,19 @@ def finishing(tx: Transform) -> Transform:
 
 
 @public
-def flush(tx: Any, state: Any, params: Tree, **extra: Any) -> tuple[Tree, Any]:
-    """Return the update of a round of :func:`accumulate` that isn't full, and the state after it.
+def flush(tx: Child, state: S, params: T, **extra: Any) -> tuple[T, S]:
+    """Return the update of an incomplete round of :func:`accumulate`, and the state after it.
 
-    For the end of training, when no more micro-steps come. The update is made of the micro-steps that there were, by
-    their mean (or sum), and the state is as after a full round. Transforms inside and behind the accumulation make
-    their step, those around it count it; those before it rest. Where no round has begun, updates are 0, and the state
-    is the same.
+    For the end of training, when no more micro-steps come. The update is made from the mean (or sum) of the micro-steps
+    so far, and the state is that after a full round. Transforms inside the accumulation and after it take their step,
+    and those around it count it; those before it do nothing. If no round has begun, updates are 0, and the state is
+    unchanged.
 
     Args:
-      tx: a transform with :func:`accumulate` in it, at any depth. (Optax's ``MultiSteps`` isn't looked into.)
+      tx: a transform with :func:`accumulate` in it, at any depth. (Optax's ``MultiSteps`` isn't recognised.)
       state: its state.
       params: the current parameters.
-      **extra: further arguments that transforms inside ask for. ``value`` needn't be given: it is the round's.
+      **extra: further arguments that transforms inside ask for. ``value`` isn't needed: it is that of the round.
 
     Raises:
       ValueError: if there is no :func:`accumulate` in ``tx``, or one behind another in a chain, or one inside the

@@ -1,4 +1,4 @@
-"""Guards: steps that are left out because their gradient or loss can't be trusted."""
+"""Guards: skip steps whose gradient or loss can't be trusted."""
 
 from typing import Any, NamedTuple
 
@@ -21,14 +21,14 @@ from gradchain.tree import Tree
 
 
 def count_not_finite(updates: Tree) -> Array:
-    """Return how many numbers in a tree are infinite or NaN."""
+    """Return how many elements of a tree are infinite or NaN."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(updates)]
     return sum((jnp.sum(~jnp.isfinite(x), dtype=jnp.int32) for x in leaves), jnp.zeros((), jnp.int32))
 
 
 @public
 def skip_not_finite(updates: Tree, gradient_step: ArrayLike, params: Tree | None) -> tuple[Array, dict[str, Array]]:
-    """Tell :func:`accumulate` to skip a micro-step whose gradient holds an infinity or a NaN.
+    """Tell :func:`accumulate` to skip a micro-step whose gradient has an infinity or a NaN.
 
     Args:
       updates: the micro-step's gradient.
@@ -51,13 +51,13 @@ def skip_large_updates(
 ) -> tuple[Array, dict[str, Array]]:
     """Tell :func:`accumulate` to skip a micro-step whose gradient's squared norm isn't below a bound, or is NaN.
 
-    The norm is taken in at least float32, and of complex numbers too.
+    The norm is taken in at least float32; complex gradients work too.
 
     Args:
       updates: the micro-step's gradient.
       gradient_step: the number of updates so far; ignored.
       params: ignored.
-      max_squared_norm: the bound; give it with ``functools.partial``, which compares by identity.
+      max_squared_norm: the bound; bind it with ``functools.partial``, which compares by identity.
 
     Returns:
       (skip, info) with ``info["should_skip"]`` and ``info["norm_squared"]``.
@@ -85,12 +85,12 @@ class ApplyIfFiniteState(NamedTuple):
 
 @combinator
 class apply_if_finite(Reports):
-    """Leave out updates whose gradient holds an infinity or a NaN: they are 0, and the state of ``inner`` stays.
+    """Skip updates whose gradient has an infinity or a NaN: the update is 0, and the state of ``inner`` doesn't change.
 
     Args:
       inner: any transform.
-      max_consecutive_errors: after this many bad gradients in a row give up, and let all further ones of the row
-        through, so that a run that can't recover doesn't stand still unnoticed.
+      max_consecutive_errors: after this many bad gradients in a row, give up and let further bad ones through, so that
+        a run that can't recover doesn't stall unnoticed.
 
     Example:
       >>> tx = apply_if_finite(adam(1e-3), max_consecutive_errors=5)
@@ -141,9 +141,9 @@ class SkipSpikesState(NamedTuple):
 
 @combinator
 class skip_spikes(Reports):
-    r"""Leave out steps whose gradient norm, or loss, lies far above its running mean: updates are 0, the state stays.
+    r"""Skip steps whose gradient norm, or loss, is far above its running mean: updates are 0, the state is unchanged.
 
-    A step is left out if its :math:`x_n` isn't finite, or
+    A step is skipped if its :math:`x_n` isn't finite, or
 
     .. math::
         x_n > \mu + k \sigma, \qquad
@@ -151,15 +151,16 @@ class skip_spikes(Reports):
         \sigma^2 \leftarrow (1 - a_n) (\sigma^2 + a_n (x_n - \mu)^2), \qquad
         a_n = \max(1 - \beta, 1 / n).
 
-    Values of steps that are left out don't enter mean and variance. After ``max_consecutive_skips`` steps in a row the
-    level has changed for good: the next finite one is taken, and the statistics start anew with it.
+    Skipped steps don't enter the mean and variance. After ``max_consecutive_skips`` skipped steps in a row, the level
+    is taken to have changed for good: the next finite step is taken, and the statistics restart from it.
 
     Args:
       inner: any transform.
-      k: standard deviations above the mean, at least 0; typical 3 to 6.
-      decay: :math:`\beta` in [0, 1), of mean and variance. Until :math:`1 / (1 - \beta)` steps they are plain averages.
-      warmup: how many values must have been seen before one can be too high; at least 1.
-      max_consecutive_skips: how many spikes in a row are left out. Steps that aren't finite always are.
+      k: how many standard deviations above the mean are allowed, at least 0; typically 3 to 6.
+      decay: :math:`\beta` in [0, 1), of mean and variance. For the first :math:`1 / (1 - \beta)` steps they are plain
+        averages.
+      warmup: how many values are collected before any step can be skipped as a spike; at least 1.
+      max_consecutive_skips: how many spikes in a row are skipped. Steps that aren't finite are always skipped.
       by_value: watch the loss, passed as ``update(..., value=loss)``, instead of the gradient's global norm.
 
     Reference: Finch, *Incremental calculation of weighted mean and variance*, 2009, section 9, for mean and variance.

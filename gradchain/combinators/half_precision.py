@@ -1,4 +1,5 @@
-"""Parameters in half precision that take steps smaller than their spacing: at random, compensated, or beside full ones.
+"""Updates smaller than the spacing of half-precision parameters: rounded stochastically, compensated, or kept in
+float32.
 
 Each of these transforms returns updates that lead from one half-precision number to another, so that
 ``apply_updates``, or any other code that adds them, rounds nothing.
@@ -24,7 +25,7 @@ from gradchain.tree.alignment import same_leaves
 
 
 def _halves(function: Callable[[Any], Any], params: Tree) -> Tree:
-    """Return ``function`` of each half-precision array, and ``None`` in the place of the others."""
+    """Return ``function`` of each half-precision array, and ``None`` in place of the others."""
     return jax.tree.map(lambda x: function(x) if is_half(jnp.result_type(x)) else None, params)
 
 
@@ -64,14 +65,14 @@ class StochasticRoundingState(NamedTuple):
 
 @combinator
 class stochastic_rounding(Transform):
-    r"""Round half-precision parameters up or down at random, so that they take steps below their spacing on average.
+    r"""Round half-precision parameters up or down at random, so that updates below their spacing count on average.
 
     The update of a parameter :math:`w` is :math:`\mathrm{round}(w + u) - w`, where the sum is rounded to one of its two
     neighbours, more likely to the closer one (:func:`stochastic_round`). Adding it is exact wherever
-    steps are smaller than weights. It takes no memory, and adds noise of up to one spacing a step; :func:`kahan`
-    and :func:`master_weights` take two bytes a parameter and add none. Arrays in full precision pass as they are.
+    steps are smaller than weights. It takes no memory, and adds noise of up to one spacing per step. :func:`kahan` and
+    :func:`master_weights` need two bytes per parameter and add none. Arrays in full precision are unaffected.
 
-    Let it be the outermost transform, or the last.
+    Make it the outermost transform, or the last.
 
     Args:
       tx: any transform; its updates arrive in float32.
@@ -118,11 +119,11 @@ class kahan(Transform):
 
     .. math:: y = u + c, \qquad w' = \mathrm{round}(w + y), \qquad c' = y - (w' - w)
 
-    The compensation :math:`c` is kept in the parameters' dtype, two bytes a parameter; weight and compensation together
-    have about the precision of 16 bits behind the point. The update is :math:`w' - w`, so ``apply_updates`` adds
-    it exactly. Arrays in full precision pass as they are.
+    The compensation :math:`c` is kept in the parameters' dtype, two bytes per parameter; weight and compensation
+    together have about 16 bits of precision. The update is :math:`w' - w`, so ``apply_updates`` adds it exactly. Arrays
+    in full precision are unaffected.
 
-    Let it be the outermost transform, or the last.
+    Make it the outermost transform, or the last.
 
     Args:
       tx: any transform; its updates arrive in float32.
@@ -176,21 +177,21 @@ class MasterWeightsState(NamedTuple):
 
 @combinator
 class master_weights(Transform):
-    r"""Update float32 weights, and let half-precision parameters follow them.
+    r"""Update float32 master weights, to which the half-precision parameters are rounded.
 
-    The transform inside sees weights in float32 and changes those; the update that is returned leads the parameter to
-    the half-precision number nearest to the new weight. So a run in bfloat16 takes the steps of a float32 run, but
-    for gradients being taken at rounded weights.
+    The inner transform sees and updates weights in float32; the update that is returned moves the parameter to the
+    half-precision number nearest to the new weight. So a run in bfloat16 takes the same steps as a float32 run, except
+    that gradients are taken at rounded weights.
 
     The state needn't hold the whole weight, since the parameter has its upper bits: ``bits=16`` keeps the 16 that
     bfloat16 lacks, with the same result; ``bits=8`` half of these, for weights of 16 bits behind the point. They are
     kept as the distance to the parameter, in units of its spacing. Together with :func:`store` that is Adam in 5
-    bytes a parameter instead of 12, the parameter included.
+    bytes per parameter instead of 12, the parameter included.
 
-    Parameters that other code has changed, such as a projection after the update, count: the float32 copy is then
-    taken from them anew, and distances start from where they are. Arrays in full precision pass as they are.
+    If other code changes the parameters, such as a projection after the update, the change is respected: the float32
+    copy is taken from them again, and distances restart from there. Arrays in full precision are unaffected.
 
-    Let it be the outermost transform, or the last.
+    Make it the outermost transform, or the last.
 
     Args:
       tx: any transform.

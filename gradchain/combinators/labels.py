@@ -1,4 +1,4 @@
-"""Labels and masks: what says which parameters a transform gets. By a tree, by path, by array, or by a function."""
+"""Labels and masks: which parameters a transform gets, by a tree, by path, by array, or by a function."""
 
 import dataclasses
 import fnmatch
@@ -114,15 +114,15 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     :func:`partition`, :func:`masked`, ``adamw(mask=...)``.
 
     Args:
-      patterns: pairs of a pattern and a label (for a mask: True or False), the first match decides. A path is written
-        ``encoder/layers/0/kernel``. A pattern fits whole names in a row, anywhere in it: ``bias`` and ``layers/0`` do
-        what they say, ``/encoder`` only fits at the start. ``*`` stands for any characters (``/`` too), ``?`` for
-        one, ``[ab]`` for one of those.
-      default: the label of what no pattern matches. Without one that is an error.
+      patterns: pairs of a pattern and a label (for a mask: True or False), of which the first match decides. A path is
+        written ``encoder/layers/0/kernel``. A pattern matches one or more consecutive whole names anywhere in the path,
+        such as ``bias`` or ``layers/0``; with a leading slash, as in ``/encoder``, it only matches at the start. ``*``
+        stands for any characters (``/`` too), ``?`` for one, ``[ab]`` for one of those.
+      default: the label of parameters that no pattern matches. Without a default these are an error.
 
     Raises:
-      ValueError: for a pattern with an empty range such as ``[9-0]``. When it is used, if a pattern decides for no
-        parameter, or none matches and there is no default. The message lists what there is.
+      ValueError: for a pattern with an empty range such as ``[9-0]``. When the labels are used: if a pattern decides no
+        parameter's label, or if no pattern matches a parameter and there is no default. The message lists the paths.
 
     Example:
       >>> decayed = by_path([("bias", False), ("*norm*", False)], default=True)
@@ -158,7 +158,7 @@ def by_leaf(function: Callable[[str, Any], Any]) -> ByLeaf:
 
     Args:
       function: ``function(path, leaf)`` returns a label (for a mask: True or False). ``path`` is a string such as
-        ``encoder/layers/0/kernel``. The array may be traced: only its shape and dtype are to be used.
+        ``encoder/layers/0/kernel``. The array may be traced: use only its shape and dtype.
 
     Example:
       >>> tx = masked(add_decayed_weights(0.1), by_leaf(lambda path, leaf: leaf.ndim > 1))
@@ -209,16 +209,17 @@ def matrices_and_rest(
     matrices: str = "matrices",
     rest: str = "rest",
 ) -> MatricesAndRest:
-    """Label hidden weight matrices one way; embeddings, output layers, vectors and scalars the other.
+    """Label hidden weight matrices separately from embeddings, output layers, vectors and scalars.
 
-    Methods for matrices, such as Muon, are meant for the first group only. It goes by names, so look at
-    ``describe(tx, params)`` before a long run.
+    Methods for matrices, such as Muon, are meant for the first group only. It decides by names, so check ``describe(tx,
+    params)`` before a long run.
 
     Args:
-      not_hidden: patterns, as for :func:`by_path` but compared in lower case, of what belongs to the rest whatever its
-        shape: by default usual names of embeddings (``*embed*``, ``wte``), output layers (``head``, ``lm_head``,
-        ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``). Names given here replace these.
-      ndims: the numbers of axes of a matrix; ``(2, 3)`` for layers stacked along a first axis too.
+      not_hidden: patterns, as for :func:`by_path` but compared in lower case, of parameters that belong to the rest
+        whatever their shape: by default the usual names of embeddings (``*embed*``, ``wte``), output layers (``head``,
+        ``lm_head``, ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``). Names given here
+        replace these.
+      ndims: how many axes a matrix may have; ``(2, 3)`` to include layers stacked along a first axis.
       matrices: label of the first group.
       rest: label of the second.
 

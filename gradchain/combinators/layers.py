@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradchain.combinators.labels import Labels, check_pattern, matches
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Child, Foreign, as_transform
+from gradchain.core.foreign import Child, ChildKind, Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.lift import Own
 from gradchain.core.rule import Rule
@@ -58,7 +58,7 @@ class PerLayer(Rule):
     """One leafwise rule with its layer axes, see :func:`per_layer`."""
 
     name = "per_layer"
-    tx: Child
+    tx: Annotated[Any, ChildKind()]  # a rule
     axes: Annotated[Any, AXES]
 
     def init(self, params: Tree) -> Any:
@@ -110,32 +110,32 @@ def _layer(leaf: Any, axis: int | None) -> Any:
 
 
 @public
-def per_layer(tx: Any, axes: Any) -> Transform:
-    r"""Make rules that look at whole arrays look at each layer by itself, where arrays hold several layers.
+def per_layer(tx: Child, axes: Any) -> Transform:
+    r"""Apply rules that use whole arrays to each layer separately, where one array holds several layers.
 
     A model that ``scan``\ s over its layers keeps their parameters in one array with a layer axis. To a rule that uses
     an array's shape, axes or norm (LAMB's trust ratio, Adafactor's rows and columns, block-wise clipping) the whole
     stack would be one parameter. ``per_layer`` gives each layer the update that it would get as an array of its own;
     state is stacked in the same way, and random rules draw from a key for each layer.
 
-    Rules that treat numbers one by one aren't affected; neither are rules that look at all arrays together: a global
-    norm stays global. Masks are resolved against the arrays as they are.
+    Elementwise rules aren't affected; neither are rules that use all arrays together: a global norm stays global. Masks
+    are resolved against the stacked arrays.
 
     Args:
       tx: any transform, a whole optimizer for instance.
-      axes: the layer axis of each array: a whole number for all, a tree of them over (a prefix of) the parameters with
+      axes: the layer axis of each array: an integer for all, a tree of integers over (a prefix of) the parameters with
         ``None`` for arrays that hold no layers; a list of pairs of a pattern and an axis, where the first that matches
-        an array's path decides (patterns are those of :func:`by_path`; what none matches holds no layers); or a
-        function from parameters to a tree of axes, such as :func:`by_leaf`. Negative axes count from the last.
+        an array's path decides (patterns are those of :func:`by_path`; an array that none matches holds no layers); or
+        a function from parameters to a tree of axes, such as :func:`by_leaf`. Negative axes count from the last.
 
     Returns:
-      ``tx`` with ``per_layer`` around each of the rules that it matters to. Layers of layers are
+      ``tx`` with ``per_layer`` around each rule that it makes a difference to. For nested layers write
       ``per_layer(per_layer(tx, inner), outer)``; inner axes are then counted without the outer one.
 
     Raises:
-      TypeError: for transforms inside that can't be looked into: other libraries', and
+      TypeError: for inner transforms that can't be inspected: other libraries', and
         :func:`inject_hyperparams`, whose factory may call ``per_layer`` itself.
-      ValueError: when it is used, if an array lacks its axis.
+      ValueError: when the transform is used, if an array lacks its axis.
 
     Example:
       >>> params = {"layers": {"kernel": jnp.ones((12, 64, 64))}, "head": jnp.ones((64, 10))}

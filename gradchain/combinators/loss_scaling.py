@@ -34,30 +34,30 @@ class LossScaleState(NamedTuple):
 
 @combinator
 class loss_scale(Reports):
-    r"""Divide gradients of a scaled loss by the scale, leave out steps that overflowed, and adapt the scale.
+    r"""Divide gradients of a scaled loss by the scale, skip steps that overflowed, and adapt the scale.
 
-    The smallest float16 is 6e-8, and gradients below vanish. Those of the loss times :math:`S` don't,
-    unless one overflows. After an overflow (an infinity or a NaN in the gradients) the updates are 0, the state of
-    ``tx`` stays and :math:`S` is halved; after ``growth_interval`` steps in a row without one it is doubled. So it
-    stays just below what the largest gradient allows. ``growth_interval=None`` is static scaling: :math:`S` stays
-    what it is.
+    The smallest positive float16 number is 6e-8, and smaller gradients underflow to 0. Gradients of the loss times
+    :math:`S` don't, but may overflow. After an overflow (an infinity or a NaN in the gradients) the updates are 0, the
+    state of ``tx`` doesn't change, and :math:`S` is halved; after ``growth_interval`` steps in a row without overflow
+    it is doubled. So it stays just below what the largest gradient allows. ``growth_interval=None`` is static scaling:
+    :math:`S` is constant.
 
-    The loss has to be multiplied by the present scale, which :func:`current_loss_scale` reads from the state:
+    The loss has to be multiplied by the current scale, which :func:`current_loss_scale` reads from the state:
 
     .. code-block:: python
 
         def scaled_loss(params, batch, state):
             return loss_fn(params, batch) * current_loss_scale(state)
 
-    ``gradchain.training`` does that by itself. bfloat16 has the range of float32 and needs no scale.
+    The loops of ``gradchain.training`` do that automatically. bfloat16 has the range of float32 and needs no scale.
 
     Args:
-      tx: any transform; it sees the gradients of the loss itself, in float32. Clipping belongs inside.
-      init_scale: :math:`S` at first, above 0. Powers of two change no digits.
+      tx: any transform; it sees the unscaled gradients, in float32. Clipping belongs inside.
+      init_scale: the initial :math:`S`, above 0. Scaling by powers of two is exact.
       growth_interval: steps without overflow after which :math:`S` grows, at least 1; ``None`` for static scaling.
       factor: what :math:`S` is multiplied by, and divided by after an overflow; at least 1.
-      min_scale: :math:`S` isn't lowered beyond this.
-      max_scale: nor raised beyond that.
+      min_scale: lower bound on :math:`S`.
+      max_scale: upper bound on :math:`S`.
 
     Example:
       >>> tx = loss_scale(adamw(1e-3))
@@ -114,7 +114,7 @@ class loss_scale(Reports):
 
 @public
 def current_loss_scale(state: Any) -> Array | float:
-    """Return what the next loss is to be multiplied by: the scale in the state of a :func:`loss_scale`, else 1.
+    """Return the factor for the next loss: the scale in the state of a :func:`loss_scale`, or 1 if there is none.
 
     Args:
       state: the state of any transform, with one :func:`loss_scale` in it at any depth.

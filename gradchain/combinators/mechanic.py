@@ -45,19 +45,19 @@ class mechanize(Transform):
 
     .. math:: s_{k+1} = \frac{s_0\,m_k / n + \max(r_k, 0)}{\sqrt{v_k} + \epsilon}
 
-    and :math:`s` is the sum over :math:`i`. The clipping is Optax's. A base optimizer keeps its schedule, with a
-    peak of 1. If other transforms change the updates afterwards, :math:`\Delta` is off; let this one be the outermost.
+    and :math:`s` is the sum over :math:`i`. The clipping is Optax's. The base optimizer keeps its schedule, with a peak
+    of 1. If later transforms change the updates, :math:`\Delta` is wrong; make this the outermost transform.
 
     Args:
-      base_optimizer: any optimizer whose updates aren't normalised to the weights, as LAMB's are.
+      base_optimizer: any optimizer whose updates, unlike LAMB's, aren't scaled by the norm of the weights.
       weight_decay: :math:`\lambda \ge 0`, which stabilises the scale; not the optimizer's own decay.
       eps: :math:`\epsilon > 0`.
-      s_init: :math:`s_0`, below any scale that could be right.
+      s_init: :math:`s_0`, the initial scale; choose it far too small.
       num_betas: :math:`n`, the number of averages.
 
     Raises:
-      ValueError: if ``base_optimizer`` collects gradients (:func:`accumulate`), of which the scale would see the last
-        alone.
+      ValueError: if ``base_optimizer`` accumulates gradients (:func:`accumulate`), since the scale would only see the
+        last one.
 
     Reference: Cutkosky et al., *Mechanic: A Learning Rate Tuner*, 2023, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""State that waits in the host's memory between updates."""
+"""Optimizer state kept in host memory between updates."""
 
 import functools
 from typing import Any
@@ -15,18 +15,18 @@ from gradchain.tree.shardings import move
 
 @combinator
 class offload_state(Transform):
-    """Keep a transform's state in the host's memory, and bring it to the device for each update.
+    """Keep a transform's state in host memory, and copy it to the device for each update.
 
-    Optimizer state is needed once a step and is often twice as large as the parameters. In the host's (pinned) memory
-    it leaves the device's to activations, for the time that it takes to move it there and back. Results don't
-    change. Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and
-    other single numbers stay on the device.
+    Optimizer state is needed once per step and is often twice as large as the parameters. Keeping it in the host's
+    (pinned) memory leaves device memory to activations, at the cost of moving it there and back. Results don't change.
+    Inside a compiled step the compiler overlaps the transfers with other work where it can; counts and other scalars
+    stay on the device.
 
     Use it outermost. Derivatives with respect to hyperparameters or earlier parameters would go through the state,
-    which JAX can't differentiate there: meta-learning does without ``offload_state``.
-    :func:`~gradchain.state_shardings` knows the memory's kind, so that offloading and sharding go together.
+    which JAX can't differentiate there: for meta-learning, don't use ``offload_state``.
+    :func:`~gradchain.state_shardings` includes the memory kind, so that offloading and sharding can be combined.
 
-    :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into the host's memory.
+    :func:`from_state_dict` and :func:`~gradchain.training.load_checkpoint` put the arrays back into host memory.
     JAX's pickles don't: :func:`to_state_dict` makes a dict that does.
 
     Args:

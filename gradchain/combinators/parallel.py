@@ -7,7 +7,7 @@ import jax
 
 from gradchain import tree
 from gradchain.core.evaluation import side_by_side
-from gradchain.core.foreign import Children, is_unapplied
+from gradchain.core.foreign import Child, Children, is_unapplied
 from gradchain.core.transform import Part, Transform, either
 from gradchain.core.value import register
 from gradchain.numerics import divide
@@ -54,8 +54,8 @@ class Parallel(Transform):
 
 
 @public
-def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
-    """Apply transforms to the same updates, each by itself, and merge what they return.
+def parallel(*args: Child, merge: Callable[..., Tree]) -> Transform:
+    """Apply several transforms to the same updates independently, and merge their results.
 
     Args:
       *args: one or more transforms. All see the same incoming updates, parameters and extra arguments.
@@ -78,12 +78,12 @@ def parallel(*args: Any, merge: Callable[..., Tree]) -> Transform:
 
 @public
 def graft(magnitude: Tree, direction: Tree) -> Tree:
-    r"""Return for each array the one tree's size with the other's direction: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
+    r"""Return, for each array, the norm of one tree in the direction of another: :math:`u_i = d_i \|m_i\| / \|d_i\|`.
 
-    A merge for :func:`parallel`. Where :math:`d_i` is 0, so is :math:`u_i`. Sizes are in at least float32.
+    A merge for :func:`parallel`. Where :math:`d_i` is 0, so is :math:`u_i`. Norms are taken in at least float32.
 
     Args:
-      magnitude: updates :math:`m`, of which only the Euclidean norm of each array counts.
+      magnitude: updates :math:`m`, of which only the Euclidean norm of each array is used.
       direction: updates :math:`d`.
 
     Reference: Agarwal et al., *Disentangling Adaptive Gradient Methods from Learning Rates*, 2020, section 3.
@@ -94,12 +94,12 @@ def graft(magnitude: Tree, direction: Tree) -> Tree:
 
 @public
 def graft_global(magnitude: Tree, direction: Tree) -> Tree:
-    r"""Return one tree's size, of all arrays together, with the other's direction: :math:`u = d \|m\| / \|d\|`.
+    r"""Return the direction of one tree with the global norm of another: :math:`u = d \|m\| / \|d\|`.
 
     A merge for :func:`parallel`: :func:`graft` with the norm over the whole tree.
 
     Args:
-      magnitude: updates :math:`m`, of which only the Euclidean norm counts.
+      magnitude: updates :math:`m`, of which only the Euclidean norm is used.
       direction: updates :math:`d`.
     """
     _check("graft_global", magnitude, direction)

@@ -11,10 +11,10 @@ from gradchain.tree import Tree
 
 @combinator
 class float32_updates(Transform):
-    """Return the updates as computed, in float32 for half-precision parameters, instead of in the parameters' dtype.
+    """Return updates for half-precision parameters in float32, as computed, and not in the parameters' dtype.
 
-    For code that adds them with its own rounding, such as stochastic rounding. It only matters outermost: between the
-    stages of a chain updates are in float32 anyway.
+    For code that adds them with its own rounding, such as stochastic rounding. Use it outermost: between the stages of
+    a chain, updates are in float32 anyway.
 
     Args:
       tx: any transform.

@@ -21,7 +21,7 @@ from gradchain.tree.alignment import is_array_like
 
 
 def _select(tree: Tree, chosen: list[bool]) -> Tree:
-    """Return ``tree`` with ``None`` in the place of the leaves that aren't chosen."""
+    """Return ``tree`` with ``None`` in place of the leaves that aren't chosen."""
     leaves, treedef = flatten_optional(tree)
     if treedef == LEAF and not chosen[0]:
         return ()  # None itself would mean that there are no parameters
@@ -61,11 +61,11 @@ class MaskedState(NamedTuple):
 
 @combinator
 class masked(Transform):
-    """Apply a transform to some parameters, and leave the other updates as they are.
+    """Apply a transform to some parameters, and pass the updates of the others unchanged.
 
-    ``inner`` sees ``None`` in the place of the others, and has no state for them. The mask is resolved against the
-    parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that it can change
-    its mind).
+    ``inner`` sees ``None`` in place of the others, and has no state for them. The mask is resolved against the
+    parameters, at ``init`` and at each update (Optax calls a mask function with the *updates*, so that the mask can
+    change from one update to the next).
 
     Args:
       inner: any transform.
@@ -73,9 +73,9 @@ class masked(Transform):
         :func:`by_leaf`, or a function from parameters to such a tree. Functions (but for :func:`by_path`) need
         ``params`` in every update. Anything that is a container to JAX, such as an Equinox module, is a tree, also if
         it can be called.
-      mask_compatible_extra_args: reduce extra arguments that have the updates' structure in the same way.
-        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters anyway,
-        with the others as they are.
+      mask_compatible_extra_args: apply the mask also to extra arguments that have the structure of the updates.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of ``inner``'s parameters in any
+        case, with the others held fixed.
 
     Raises:
       ValueError: if the mask doesn't fit the parameters, or ``params`` are needed and missing.
@@ -120,23 +120,23 @@ class PartitionState(NamedTuple):
 
 @combinator
 class partition(Transform):
-    """Apply to each parameter the transform that its label names.
+    """Apply to each parameter the transform that its label selects.
 
-    Each transform sees ``None`` in the place of other transforms' parameters, and has no state for them: a rule that
-    looks at all updates together, such as clipping by their norm, looks at those of its own label. Labels are resolved
-    against the parameters, at ``init`` and at each update. They come before the names of hyperparameters
-    (``decay.scale_by_adam.b1``). Leaves that are no arrays, such as an Equinox model's activation functions, belong to
-    no transform, whatever their label.
+    Each transform sees ``None`` in place of other transforms' parameters, and has no state for them: a rule that uses
+    all updates together, such as clipping by global norm, uses those of its own label. Labels are resolved against the
+    parameters, at ``init`` and at each update. They are prefixed to the names of hyperparameters
+    (``decay.scale_by_adam.b1``). Leaves that aren't arrays, such as the activation functions of an Equinox model,
+    belong to no transform, whatever their label.
 
     Args:
-      transforms: a dict from label (a string) to transform. One that no parameter is labelled with is no error.
+      transforms: a dict from label (a string) to transform. Labels that no parameter has are allowed.
       param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
         :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
         :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
         Equinox module, is a tree, also if it can be called.
-      mask_compatible_extra_args: divide extra arguments that have the updates' structure in the same way.
-        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters anyway,
-        with the others as they are.
+      mask_compatible_extra_args: split also extra arguments that have the structure of the updates.
+        Functions of the parameters, ``value_fn`` and ``grad_fn``, become functions of each part's parameters in any
+        case, with the others held fixed.
 
     Raises:
       ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are
@@ -210,20 +210,20 @@ class partition(Transform):
 
 @public
 def freeze(mask: Any) -> Transform:
-    """Set the updates of some parameters to zero, and leave the others as they are.
+    """Set the updates of some parameters to zero, and pass the others unchanged.
 
-    Put last in a chain it keeps parameters where they are; transforms before it still keep state for them, unless they
-    are in :func:`selective_transform`.
+    Put it last in a chain to keep the parameters fixed. Transforms before it still keep state for them; use
+    :func:`selective_transform` to avoid that.
 
     Args:
-      mask: as for :func:`masked`; true where the update becomes zero, also where it is not finite.
+      mask: as for :func:`masked`; true where the update becomes zero, even where it is not finite.
     """
     return masked(set_to_zero(), mask)
 
 
 @public
-def selective_transform(optimizer: Any, *, freeze_mask: Any) -> Transform:
-    """Apply a transform to some parameters, and freeze the others: they have no state, and their updates are zero.
+def selective_transform(optimizer: Child, *, freeze_mask: Any) -> Transform:
+    """Apply a transform to some parameters, and freeze the others: these have no state, and their updates are zero.
 
     It is a :func:`partition` with the labels ``train`` and ``freeze``.
 

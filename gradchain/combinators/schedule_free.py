@@ -1,4 +1,4 @@
-"""Optimizers without an end in sight: gradients are taken between the optimizer's own weights and their average."""
+"""Optimizers that need no schedule: gradients are taken between the base optimizer's weights and their average."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -79,7 +79,7 @@ class ScheduleFreeState(NamedTuple):
 
 @combinator
 class schedule_free(Transform):
-    r"""Make an optimizer schedule-free: an average in the place of a decaying learning rate, and of momentum.
+    r"""Make an optimizer schedule-free: averaging replaces learning-rate decay and momentum.
 
     The base optimizer moves :math:`z`; gradients are taken at the parameters :math:`y`; :math:`x` is the average, and
     what ``eval_params(tx, state, params)`` returns:
@@ -90,27 +90,28 @@ class schedule_free(Transform):
 
     .. math:: c_k = \frac{w_k}{w_1 + \dots + w_k}, \qquad w_k = k^r (\max_{i \le k} \eta_i)^p
 
-    Only :math:`z` is stored: :math:`x` follows from it and from the parameters. A schedule for the learning rate only
-    warms up. As in the paper, :math:`\eta_k` is the rate that the base optimizer's step has used; Optax
-    evaluates a schedule one step later for the weight than for the step. With a constant rate the two agree.
-    :math:`z` is float32 for half-precision parameters, where Optax's is in their dtype.
+    Only :math:`z` is stored: :math:`x` follows from it and from the parameters. If the learning rate is a schedule, it
+    should only warm up. As in the paper, :math:`\eta_k` is the rate that the base optimizer's step has used; Optax
+    evaluates a schedule one step later for the weight than for the step. With a constant rate the two agree. :math:`z`
+    is float32 for half-precision parameters, where Optax's is in their dtype.
 
-    Optax's evaluation weights are found only with the transform's own state in hand, so that inside a chain they are
-    lost; :func:`eval_params` finds them at any depth.
+    In Optax, evaluation weights can be computed only from the transform's own state, not from that of a chain around
+    it; :func:`eval_params` finds them at any depth.
 
-    Let it be the outermost transform, or the last: :math:`x` follows from the parameters only if they take its updates.
-    Evaluation weights of parameters that :func:`freeze` holds afterwards are the parameters; a constraint afterwards,
-    such as :func:`project`, makes ``eval_params`` an error. Steps on which ``base_optimizer`` emits nothing
-    (:func:`accumulate` between its rounds, guards) count for nothing.
+    Make it the outermost transform, or the last: :math:`x` follows from the parameters only if its updates are applied
+    unchanged. For parameters frozen by a later :func:`freeze`, the evaluation weights are the parameters; with a later
+    constraint, such as :func:`project`, ``eval_params`` raises an error. Steps on which ``base_optimizer`` emits
+    nothing (:func:`accumulate` between its rounds, guards) don't count.
 
     Args:
       base_optimizer: without momentum: ``sgd(rate)``, or Adam with ``b1=0``. It sees the parameters :math:`y`.
-      learning_rate: the rate, or schedule, that ``base_optimizer`` has too; here it weighs the average.
+      learning_rate: the rate, or schedule, that ``base_optimizer`` has too; here it determines the weights of the
+        average.
       b1: :math:`\beta_1` in (0, 1], or a schedule; the share of the average in the parameters.
-      weight_lr_power: :math:`p \ge 0`; 0 weighs all rates alike.
+      weight_lr_power: :math:`p \ge 0`; with 0, the weights don't depend on the rate.
       state_dtype: dtype of :math:`z`.
-      r: :math:`r \ge 0`; the larger, the sooner early steps leave the average. 0 weighs all steps alike. Optax has no
-        such number.
+      r: :math:`r \ge 0`; the larger it is, the less early steps count in the average. 0 weighs all steps equally. Optax
+        has no such argument.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024, equations 3-5, algorithm 1; the authors' code for
     :math:`r`.
@@ -185,16 +186,16 @@ class PrimalAveragingState(NamedTuple):
 
 @combinator
 class primal_averaging(Transform):
-    r"""Generalised primal averaging (GPA): a moving average of the weights, and gradients taken close to it.
+    r"""Generalised primal averaging (GPA): a moving average of the weights, with gradients taken close to it.
 
     .. math::
         z_{k+1} = z_k + u_k, \qquad x_{k+1} = \mu_x x_k + (1 - \mu_x)\,z_{k+1}, \qquad
         y_{k+1} = \mu_y x_{k+1} + (1 - \mu_y)\,z_{k+1}
 
-    The base optimizer, AdamW for one, moves :math:`z`; parameters are :math:`y`; ``eval_params(tx, state, params)`` is
-    the average :math:`x`. It smooths :func:`outer_nesterov`: the average moves at every step instead of jumping every
-    :math:`k`, with one more copy of the weights instead of two. And it is :func:`schedule_free` with an exponential
-    average in the place of a uniform one. Equal :math:`\mu_x` and :math:`\mu_y` are Nesterov's method.
+    The base optimizer, such as AdamW, moves :math:`z`; the parameters are :math:`y`; ``eval_params(tx, state, params)``
+    is the average :math:`x`. It smooths :func:`outer_nesterov`: the average moves at every step instead of jumping
+    every :math:`k`, with one more copy of the weights instead of two. And it is :func:`schedule_free` with an
+    exponential average in place of a uniform one. Equal :math:`\mu_x` and :math:`\mu_y` are Nesterov's method.
 
     Args:
       base_optimizer: any optimizer, with its momentum and its schedule. It sees the parameters :math:`y`.

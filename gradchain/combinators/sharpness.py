@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: descend with the gradient from the worst point nearby."""
+"""Sharpness-aware minimisation: descend along the gradient taken at the worst point nearby."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -146,40 +146,41 @@ class OpaqueSAM(SAM):
 
 @public
 def sam(
-    optimizer: Any,
-    adv_optimizer: Any,
+    optimizer: Child,
+    adv_optimizer: Child,
     sync_period: Count = 2,
     reset_state: bool = True,
     opaque_mode: bool = False,
     batch_axis_name: str | None = None,
 ) -> Transform:
-    r"""Sharpness-aware minimisation: climb to a worse point nearby, take the gradient there, descend with it from home.
+    r"""Sharpness-aware minimisation: climb to a worse point nearby, and descend with the gradient found there.
 
-    With one step uphill (``sync_period=2``), at right with the usual
+    With one ascent step (``sync_period=2``), on the right with the usual
     ``adv_optimizer = chain(normalize_by_update_norm(eps=0.0), sgd(rho))``:
 
     .. math:: \hat w = w - \mathrm{adv}(\nabla f(w)) = w + \rho\,\frac{\nabla f(w)}{\|\nabla f(w)\|}, \qquad
         w \leftarrow w + \mathrm{opt}(\nabla f(\hat w))
 
-    There are two forms. In the alternating one, each update is one step, up or down: the training loop stays as it is,
-    two gradients make one step of ``optimizer``, and ``eval_params(tx, state, params)`` are the weights :math:`w`
-    during a climb, too. In opaque mode each update is the whole of it, and is given the function to climb with:
-    ``tx.update(gradient, state, params, grad_fn=lambda params, i: ...)``, ``i`` being the number of the climb's
-    step, and ``params`` the point reached, in at least float32: in bfloat16 a short climb would be lost. Without
-    ``grad_fn`` it is the gradient of ``value_fn``, the loss as a function of the parameters, which training loops hand
-    on. Choose it where a step has other effects, such as batch statistics.
+    There are two forms. In the alternating form, each update is one step, up or down: the training loop needs no
+    change, two gradients make one step of ``optimizer``, and ``eval_params(tx, state, params)`` returns the weights
+    :math:`w`, even during the ascent. In opaque mode each update does both, and is given the gradient function for the
+    ascent: ``tx.update(gradient, state, params, grad_fn=lambda params, i: ...)``, where ``i`` is the index of the
+    ascent step, and ``params`` the point reached, in at least float32: in bfloat16 a short step would be rounded away.
+    Without ``grad_fn`` it is the gradient of ``value_fn``, the loss as a function of the parameters, which the training
+    loops pass. Choose opaque mode if a training step has other effects, such as updating batch statistics.
 
-    Unlike Optax's, the alternating form is right for ``sync_period=1`` (there it steps from the weights of one step
-    before), and both outcomes are selected, not weighted with 0 and 1, so that an infinite one that isn't wanted does
-    no harm. Optax's ``contrib.normalize`` is 0/0 for a zero gradient; :func:`normalize_by_update_norm` is 0.
+    Unlike Optax's, the alternating form is correct for ``sync_period=1`` (Optax steps from the weights of the step
+    before), and outcomes are selected, not weighted by 0 and 1, so that infinities in the unused one do no harm.
+    Optax's ``contrib.normalize`` is 0/0 for a zero gradient; :func:`normalize_by_update_norm` is 0.
 
     Args:
-      optimizer: takes the step from home. Its schedules count these steps.
-      adv_optimizer: takes the steps uphill; its updates are negated. Its numbers are listed under ``adversary``.
+      optimizer: takes the descent step from the original point. Its schedules count these steps.
+      adv_optimizer: takes the ascent steps; its updates are negated. Its hyperparameters are listed under
+        ``adversary``.
       sync_period: gradients for each step of ``optimizer``; a schedule or array only in the alternating form.
-      reset_state: start ``adv_optimizer`` anew after each step of ``optimizer``.
-      opaque_mode: the form.
-      batch_axis_name: in opaque mode, the mapped axis over which to average the gradients of the climb.
+      reset_state: reinitialise ``adv_optimizer`` after each step of ``optimizer``.
+      opaque_mode: use the opaque form; the alternating one by default.
+      batch_axis_name: in opaque mode, the mapped axis over which to average the gradients of the ascent.
 
     Raises:
       ValueError: at the update, if ``grad_fn`` and ``value_fn`` are missing in opaque mode.

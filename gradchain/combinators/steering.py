@@ -1,4 +1,4 @@
-"""Hyperparameters in the state, for code that holds the transform fixed."""
+"""Hyperparameters in the state, for code that keeps the transform fixed."""
 
 import functools
 import inspect
@@ -34,18 +34,19 @@ class HyperparamsInStateState(NamedTuple):
 
 @combinator
 class hyperparams_in_state(Transform):
-    """Keep the hyperparameters of ``tx`` in its state, for code that holds ``tx`` fixed (Flax's ``TrainState``).
+    """Keep the hyperparameters of ``tx`` in its state, for code that keeps ``tx`` fixed (Flax's ``TrainState``).
 
-    The state is ``(hyperparams, inner_state)``. ``hyperparams`` is a dict by the names that
-    :func:`hyperparams` lists (the numbers inside schedules included), and may be assigned to between updates:
+    The state is ``(hyperparams, inner_state)``. ``hyperparams`` is a dict from the names that :func:`hyperparams` lists
+    (parameters of schedules included) to values, which may be assigned to between updates:
     ``state.hyperparams["scale_by_learning_rate.learning_rate"] = 0.5`` neither retraces nor recompiles.
 
     Args:
-      tx: any transform. Its own numbers are the first values in the state; after that only the state's count.
+      tx: any transform. Its hyperparameters are the initial values in the state; after that only those in the state
+        matter.
 
     Raises:
-      ValueError: if a transform inside keeps its numbers in the state already; and at the next update, if a key of
-        ``hyperparams`` was added or lost.
+      ValueError: if an inner transform already keeps its hyperparameters in the state; and at the next update, if a key
+        of ``hyperparams`` was added or removed.
     """
 
     tx: Child
@@ -216,24 +217,24 @@ def _frozen(value: Any) -> Any:
 def inject_hyperparams(
     inner_factory: Callable[P, Any], static_args: str | Iterable[str] = (), hyperparam_dtype: DType | None = None
 ) -> Callable[P, Transform]:
-    """Wrap an optimizer's constructor so that its numeric arguments live in the state, as Optax does it.
+    """Wrap an optimizer's constructor so that its numeric arguments are kept in the state, as in Optax.
 
-    gradchain's own transforms don't need this to be steered; :func:`hyperparams_in_state` works on any composition.
-    It serves people and code that come from Optax: ``inject_hyperparams(adam)(1e-3)`` has a state with ``count``,
-    ``hyperparams`` (by the constructor's argument names) and ``inner_state``.
+    gradchain's own transforms don't need this for their hyperparameters to be changed; :func:`hyperparams_in_state`
+    works on any composition. It is for code written for Optax: ``inject_hyperparams(adam)(1e-3)`` has a
+    state with ``count``, ``hyperparams`` (by the constructor's argument names) and ``inner_state``.
 
     Args:
       inner_factory: a function that returns a transform; its defaults become hyperparameters too.
-      static_args: names of arguments that are handed on as they are. What gradchain's own constructors declare to be
-        no number (masks, keys, dtypes, flags) always is; of other factories, bools, ``None``, strings and all else that
-        isn't a number, an array or a callable.
-      hyperparam_dtype: dtype of the numbers in the state; by default that of each, and rules cast it to the dtype
-        that they compute in. Whole numbers, such as ``every`` of :func:`accumulate`, stay whole.
+      static_args: names of arguments that are passed on unchanged. Arguments that gradchain's own constructors declare
+        as non-numeric (masks, keys, dtypes, flags) always are; for other factories, so are bools, ``None``, strings and
+        everything else that isn't a number, an array or a callable.
+      hyperparam_dtype: dtype of the values in the state; by default each keeps its own, and rules cast it to the dtype
+        that they compute in. Integers, such as ``every`` of :func:`accumulate`, stay integers.
 
     Returns:
-      A function with the factory's signature. Callable arguments are schedules: evaluated at each update, their
-      present values in the state. Numbers may be assigned to in ``state.hyperparams``; they come from there alone, so
-      that changing the transform (``tx.replace``) matters only for the next ``init``.
+      A function with the factory's signature. Callable arguments are schedules: they are evaluated at each update, and
+      the state has their current values. Other values may be assigned in ``state.hyperparams``; they are read only from
+      there, so that changing the transform (``tx.replace``) affects only the next ``init``.
     """
     if not callable(inner_factory):
         raise TypeError(

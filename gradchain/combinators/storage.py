@@ -1,4 +1,4 @@
-"""``store``: the slots of any transform in 16, 8 or 4 bits a number."""
+"""``store``: the slots of any transform in 16, 8 or 4 bits per element."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -178,10 +178,10 @@ def _encoded_like(old: Any, new: Any, key: jax.Array) -> Any:
 
 @public
 def decoded(state: Any) -> Any:
-    """Return a state with all arrays that :func:`store` keeps in fewer bits as float32 arrays.
+    """Return a state in which all arrays that :func:`store` keeps in fewer bits are decoded to float32.
 
-    To look at, to plot, or to go on without ``store``: the ``inner_state`` of the result is one that the transform
-    inside takes.
+    Use it to inspect or plot a state, or to continue without ``store``: the ``inner_state`` of the result is a valid
+    state of the inner transform.
 
     Args:
       state: the state of any transform, at any depth.
@@ -197,30 +197,30 @@ def decoded(state: Any) -> Any:
 
 
 @public
-def store(tx: Any, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
-    r"""Keep the slots of a transform in 16, 8 or 4 bits a number instead of 32.
+def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key = 0, **slots: Any) -> Transform:
+    r"""Keep the slots of a transform in 16, 8 or 4 bits per element instead of 32.
 
-    At each update the slots are decoded to float32, the transform runs as ever, and what it returns is encoded again.
-    So it works around any transform, whatever it is made of. With ``"int8"`` for both moments Adam's state takes 2.03
-    bytes a parameter instead of 8.
+    At each update the slots are decoded to float32, the transform runs as usual, and the new slots are encoded again.
+    So it works around any transform. With ``"int8"`` for both moments Adam's state takes 2.03 bytes per parameter
+    instead of 8.
 
     Rounding is stochastic, unless a codec says otherwise: a second moment with :math:`\beta_2 = 0.999` changes by at
-    most a thousandth of itself when it shrinks, which plain rounding to anything below 11 bits would always undo.
+    most a thousandth of itself when it shrinks, which rounding to nearest with fewer than 11 bits would always undo.
 
     Args:
       tx: any transform, or another library's.
-      default: how to store what isn't named: the name of a format (see :func:`codec`), a dtype or a codec for all
-        declared slots of gradchain's own rules. ``None`` leaves them as they are.
-      min_size: arrays of fewer numbers stay as they are: biases and scales matter more than the few bytes they take.
+      default: how to store slots that aren't named: the name of a format (see :func:`codec`), a dtype or a codec for
+        all declared slots of gradchain's own rules. ``None`` doesn't change them.
+      min_size: arrays with fewer elements aren't encoded: biases and scales matter more than the few bytes they take.
       key: a seed or PRNG key for the rounding; the state keeps it.
       **slots: how to store the slots of one name: ``mu="bfloat16"``, ``nu=codec("int8", block_size=64)``. A choice by
-        parameter is a :func:`by_path` or :func:`by_leaf` whose labels are formats, ``"float32"`` for parameters
-        that stay as they are. Names are those in the state: of a rule's slots, and, if they are named, of arrays that
-        a combinator or another library's transform keeps (``average`` in :func:`average_params`).
-        ``**{"scale_by_adam.mu": "int8"}`` is that of one transform alone.
+        parameter is a :func:`by_path` or :func:`by_leaf` whose labels are formats, ``"float32"`` for parameters whose
+        slots aren't encoded. Names are those in the state: of a rule's slots, and, if they are named, of arrays that a
+        combinator or another library's transform keeps (``average`` in :func:`average_params`).
+        ``**{"scale_by_adam.mu": "int8"}`` selects the slot of one transform only.
 
     Returns:
-      A transform whose state is ``(key, inner_state)``, with ``Stored(codes, scales)`` in the place of arrays: codes
+      A transform whose state is ``(key, inner_state)``, with ``Stored(codes, scales)`` in place of arrays: codes
       are ``uint8`` or a small float dtype, two 4-bit codes in a byte, scales float32. :func:`decoded` shows them as
       arrays.
 

@@ -1,4 +1,4 @@
-"""Looking at a run: measurements kept in the state, and all there is to log in one flat dict."""
+"""Monitoring a run: measurements kept in the state, and everything worth logging in one flat dict."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -74,12 +74,12 @@ class MeasureWithEma(Transform):
 def measure_with_ema(
     measure: Callable[[Any], Any], decay: Decay, debias: bool = True, accumulator_dtype: DType | None = None
 ) -> Transform:
-    """Average a measurement over the steps, for :func:`monitor`.
+    """Return the moving average of a measurement, for :func:`monitor`.
 
     Args:
       measure: a function of the updates; booleans are averaged as 0 and 1.
       decay: the weight of the past, in [0, 1).
-      debias: correct the average for its start at zero.
+      debias: apply bias correction, since the average starts at zero.
       accumulator_dtype: dtype of the stored average.
 
     Example:
@@ -150,7 +150,7 @@ class Monitor(Reports):
 
 @public
 def monitor(measures: Mapping[str, Any]) -> Transform:
-    """Measure the updates that pass by, and keep the last measurements in the state; updates stay as they are.
+    """Measure the updates that pass through, and keep the latest measurements in the state; updates are unchanged.
 
     ``state.measurements`` has the same structure from ``init`` on, zeros at first. (In Optax it is empty until the
     first update, so that the state can't be carried through a ``scan``.) Measures see updates in at least float32.
@@ -176,9 +176,9 @@ def monitor(measures: Mapping[str, Any]) -> Transform:
 
 @public
 def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Transform:
-    """Keep one measurement of the updates that pass by in the state: :func:`monitor` with one measure.
+    """Keep one measurement of the updates that pass through in the state: :func:`monitor` with one measure.
 
-    Before the first update it is zero. In Optax it is the measure of the parameters.
+    Before the first update it is zero; in Optax it is then the measure of the parameters.
 
     Args:
       measure_name: its name in ``state.measurements``.
@@ -189,14 +189,14 @@ def snapshot(measure_name: str, measure: Callable[[Any], Any]) -> Transform:
 
 @public
 def share_rounded_away(params: Tree, updates: Tree) -> Array:
-    """Return which share of the nonzero updates changes nothing, since adding it rounds back to the parameter.
+    """Return the fraction of nonzero updates that have no effect, because the sum rounds back to the parameter.
 
-    A bfloat16 number has 8 bits: an update below a 256th to a 512th of its parameter is lost. If the share is large,
+    A bfloat16 number has 8 bits: an update below 1/256 to 1/512 of its parameter is lost. If the fraction is large,
     keep the parameters in float32, or round them stochastically.
 
     Args:
       params: the parameters.
-      updates: what is to be added to them, not yet rounded to their dtypes.
+      updates: what is added to them, not yet rounded to their dtypes.
 
     Returns:
       A number in [0, 1]; 0 where all updates are zero.
@@ -227,15 +227,15 @@ class WatchState(NamedTuple):
 
 @combinator
 class watch(Reports):
-    """Keep the norms of what goes into a transform and of what comes out in the state, for :func:`metrics`.
+    """Keep the norms of a transform's input and output in the state, for :func:`metrics`.
 
-    Besides ``gradient_norm`` and ``update_norm`` these are ``rounded_away``, the share of the last update that was too
-    small to change parameters of their dtype (:func:`share_rounded_away`), and ``changed``, how many updates the
-    transform has changed at all: around a clipping rule, how many were clipped.
+    Besides ``gradient_norm`` and ``update_norm`` it keeps ``rounded_away``, the fraction of the last update that was
+    too small to change parameters of their dtype (:func:`share_rounded_away`), and ``changed``, the number of updates
+    that the transform has modified: around a clipping rule, how many were clipped.
 
     Args:
-      tx: any transform; the whole optimizer or one stage.
-      label: what the names begin with in :func:`metrics`, to tell several apart.
+      tx: any transform: a whole optimizer or a single stage.
+      label: prefix of the names in :func:`metrics`, to tell several apart.
 
     Example:
       >>> tx = watch(chain(watch(clip_by_global_norm(1.0), "clip"), adamw(1e-3)))
@@ -270,12 +270,12 @@ class watch(Reports):
 
 @public
 def metrics(tx: Transform, state: Any) -> dict[str, Array]:
-    """Return what there is to log about a run, as one flat dict from name to number.
+    """Return everything worth logging about a run, as one flat dict from name to number.
 
-    These are the learning rates, by the names and values that :func:`hyperparams` gives them: those of the next
-    update; the scalars that rules keep, such as ``reduce_on_plateau.scale``; what :func:`accumulate`,
-    :func:`apply_if_finite` and :func:`skip_spikes` counted; norms and counts from :func:`watch`; and measurements from
-    :func:`monitor`, if they are single numbers. Of two equal names the second ends in ``_2``.
+    The dict has the learning rates of the next update, under the names that :func:`hyperparams` uses; the scalars that
+    rules keep, such as ``reduce_on_plateau.scale``; the counts of :func:`accumulate`, :func:`apply_if_finite` and
+    :func:`skip_spikes`; norms and counts from :func:`watch`; and scalar measurements from :func:`monitor`. If a name
+    occurs twice, the second ends in ``_2``.
 
     Args:
       tx: any transform.

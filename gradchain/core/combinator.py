@@ -13,22 +13,22 @@ T = TypeVar("T", bound=Transform)
 
 @public
 def combinator(cls: type[T]) -> type[T]:
-    """Turn a class into the constructor of its transforms: a class decorator.
+    """Turn a class into a constructor of transforms: a class decorator.
 
     Args:
-      cls: derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field is an
-        annotation and perhaps a default: ``tx: Child`` is a transform inside (Optax's, too), ``rate: Decay = 0.9`` a
-        number or schedule, ``flag: bool = False`` static. The kinds are those of rules' parameters, and ``Child``,
-        ``Children`` (a sequence) and ``NamedChildren`` (a dict). ``_: KW_ONLY`` stands before fields that are given by
-        name only.
+      cls: a class that derives from :class:`Transform`, declares its fields, and defines ``init`` and ``step``. A field
+        is an annotation, with or without a default: ``tx: Child`` is an inner transform (Optax's too), ``rate: Decay =
+        0.9`` a number or schedule, ``flag: bool = False`` static. The kinds are those of rules' parameters, and
+        ``Child``, ``Children`` (a sequence) and ``NamedChildren`` (a dict). Put ``_: KW_ONLY`` before fields that are
+        passed by keyword only.
 
     Returns:
-      A function with the class's name and docstring and a parameter for each field, which checks what it is given. The
+      A function with the class's name and docstring and a parameter for each field, which checks its arguments. The
       class is its attribute ``Value``. (To type checkers it is the class, so that they know its signature.)
 
     Raises:
-      TypeError: for a class that can't be meant: a field that is called like a method, an attribute without annotation,
-        ``init`` or ``step`` that are missing. When a transform is made: for ``parts`` out of order.
+      TypeError: for an invalid class: a field with the name of a method, an attribute without annotation, a missing
+        ``init`` or ``step``. When a transform is made: if ``parts`` are out of order.
 
     Example:
       >>> from typing import Any, NamedTuple

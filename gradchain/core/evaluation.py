@@ -1,4 +1,4 @@
-"""Weights for evaluation: averages, slow weights and the like, asked for in one way at any depth."""
+"""Evaluation weights: averages, slow weights and the like, found in one way at any depth."""
 
 from collections.abc import Callable
 from typing import Any, Literal, ParamSpec
@@ -6,37 +6,37 @@ from typing import Any, Literal, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.rule import Constructor
 from gradchain.core.transform import Part
 from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, overlay, show_path
-from gradchain.tree.alignment import same_leaves
+from gradchain.tree.alignment import T, same_leaves
 
 
 @public
-def eval_params(tx: Any, state: Any, params: Tree) -> Tree:
-    """Return the weights to evaluate and to keep, however deep in ``tx`` the transform is that has them.
+def eval_params(tx: Child, state: Any, params: T) -> T:
+    """Return the weights to evaluate and to keep, wherever in ``tx`` they are.
 
-    Averages, slow weights, the average inside :func:`schedule_free`: whatever a transform in ``tx`` holds to be
-    better than the weights that gradients are taken at. Where none does, ``params`` themselves. Several in
-    one chain take turns, in the chain's order. They obey what comes later in the chain and constrains the parameters:
-    frozen ones have their own values, and :func:`project`, :func:`keep_params_nonnegative` and :func:`keep_norm` hold
-    for them, too.
+    These are averages, slow weights or the average inside :func:`schedule_free`: the weights that a transform in ``tx``
+    prefers to those that gradients are taken at. If there is no such transform, ``params`` itself is returned. Several
+    in one chain are applied in the order of the chain. Constraints that come later in the chain hold for evaluation
+    weights too: frozen parameters keep their own values, and :func:`project`, :func:`keep_params_nonnegative` and
+    :func:`keep_norm` are applied.
 
     Args:
-      tx: any transform. (Another library's, Optax's ``schedule_free`` for one, counts as one without such weights.)
+      tx: any transform. (Those of other libraries, such as Optax's ``schedule_free``, count as having no such weights.)
       state: its state.
-      params: the current parameters, which gradients are taken at. Leaves that aren't floating-point arrays (an
-        Equinox model's functions, say) come back as they are.
+      params: the current parameters, which gradients are taken at. Leaves that aren't floating-point arrays (the
+        functions of an Equinox model, for example) are returned unchanged.
 
     Returns:
       A tree like ``params``, in its dtypes.
 
     Raises:
-      ValueError: where two transforms side by side, or one inside the other, have such weights for the same leaf,
-        and neither is made of the other's; where a constraint behind :func:`schedule_free` or :func:`primal_averaging`
-        changes the updates that such weights are made of.
+      ValueError: where two transforms side by side, or one inside the other, have such weights for the same leaf, and
+        neither is computed from the other's; if a constraint after :func:`schedule_free` or :func:`primal_averaging`
+        changes the updates that such weights are computed from.
 
     Example:
       >>> tx = chain(clip_by_global_norm(1.0), schedule_free_sgd(0.1))

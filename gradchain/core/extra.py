@@ -1,4 +1,4 @@
-"""The extra arguments of ``update``: numbers such as the loss, and functions of the parameters."""
+"""The extra arguments of ``update``: scalars such as the loss, and functions of the parameters."""
 
 import functools
 import inspect

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,8 @@ def _accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, An
 def as_transform(tx: Any) -> Transform:
     """Return ``tx`` if it is a gradchain transform, else wrap any object with ``init`` and ``update``.
 
-    A wrapped transform gets updates in the parameters' dtype, and extra arguments as far as its ``update`` takes them.
+    A wrapped transform receives updates in the parameters' dtype, and those extra arguments that its ``update``
+    accepts.
 
     Raises:
       TypeError: if ``tx`` has no ``init`` and ``update``.
@@ -144,11 +145,26 @@ class NamedChildrenKind(ChildKind):
         return {name: as_transform(table[name]) for name in sorted(table)}
 
 
-Child = Annotated[Any, ChildKind()]
+if TYPE_CHECKING:
+
+    class OtherTransform(Any, Protocol):
+        """Another library's transform. Inside a combinator it is wrapped, so it may be used as any transform there."""
+
+        @property
+        def init(self) -> Callable[[Any], Any]: ...
+
+        @property
+        def update(self) -> Callable[..., Any]: ...
+
+    AnyTransform = Transform | OtherTransform
+else:
+    AnyTransform = Any
+
+Child = Annotated[AnyTransform, ChildKind()]
 """A transform inside another: gradchain's, or any object with ``init`` and ``update``."""
-Children = Annotated[Sequence[Any], ChildrenKind()]
+Children = Annotated[Sequence[AnyTransform], ChildrenKind()]
 """Transforms inside another, in a list or tuple; kept as a tuple."""
-NamedChildren = Annotated[Mapping[str, Any], NamedChildrenKind()]
+NamedChildren = Annotated[Mapping[str, AnyTransform], NamedChildrenKind()]
 """Transforms inside another, in a dict by name; kept in the order of the names."""
 
 

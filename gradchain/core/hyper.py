@@ -1,14 +1,14 @@
 """Hyperparameters: numbers, arrays or schedules, declared by annotation, checked when concrete.
 
 A rule or schedule annotates each parameter with what it may be: ``Hyper`` (any number), ``Decay`` (in [0, 1)),
-``NonNegative``, ``Count`` (a whole number) and so on are numbers and may be traced; ``DType``, ``Mask`` and plain types
+``NonNegative``, ``Count`` (an integer) and so on are numbers and may be traced; ``DType``, ``Mask`` and plain types
 are static; ``Key`` is a seed or PRNG key.
 """
 
 import operator
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -212,19 +212,37 @@ class FrozenTree(typing.NamedTuple):
         return repr(self.thaw())
 
 
-Hyper = Annotated[Any, Number("Hyper")]
+if TYPE_CHECKING:
+
+    class RealNumber(Any, Protocol):
+        """What has a sign: Python's, NumPy's and JAX's numbers, arrays of them, and schedules."""
+
+        def __neg__(self) -> Any: ...
+
+    class ScheduleFunction(Any, Protocol):
+        """A function of the count of updates."""
+
+        def __call__(self, count: Any, /) -> Any: ...
+
+    Real = RealNumber | ScheduleFunction
+    """What a hyperparameter may be given as. A type checker refuses the rest, a string say; inside a rule, where it is
+    one number, it may be used in any way, since both classes derive from ``Any``."""
+else:
+    Real = Any
+
+Hyper = Annotated[Real, Number("Hyper")]
 """Any real number, or a schedule."""
-NonNegative = Annotated[Any, Number("NonNegative", "[0, inf]")]
+NonNegative = Annotated[Real, Number("NonNegative", "[0, inf]")]
 """At least 0."""
-Positive = Annotated[Any, Number("Positive", "(0, inf]")]
+Positive = Annotated[Real, Number("Positive", "(0, inf]")]
 """Above 0."""
-Decay = Annotated[Any, Number("Decay", "[0, 1)")]
+Decay = Annotated[Real, Number("Decay", "[0, 1)")]
 """The weight of the past in an average: in [0, 1)."""
-Fraction = Annotated[Any, Number("Fraction", "[0, 1]")]
+Fraction = Annotated[Real, Number("Fraction", "[0, 1]")]
 """In [0, 1]."""
-Count = Annotated[Any, Number("Count", "[1, inf]", whole=True)]
+Count = Annotated[Real, Number("Count", "[1, inf]", whole=True)]
 """A whole number, at least 1."""
-Whole = Annotated[Any, Number("Whole", "[0, inf]", whole=True)]
+Whole = Annotated[Real, Number("Whole", "[0, inf]", whole=True)]
 """A whole number, at least 0."""
 Key = Annotated[Any, KeyKind()]
 """A seed or PRNG key."""
@@ -235,10 +253,10 @@ Mask = Annotated[Any, MaskKind()]
 
 
 class Schedule(Value):
-    """A hyperparameter that depends on the number of updates so far: a callable pytree of its own numbers.
+    """A hyperparameter that depends on the number of updates so far: a callable pytree of its own parameters.
 
-    ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules add,
-    subtract, multiply and divide, with each other and with numbers.
+    ``schedule(count)`` gives the value after ``count`` updates (0 on the first), in float32 or wider. Schedules can be
+    added, subtracted, multiplied and divided, with each other and with numbers.
     """
 
     given = ("count",)

@@ -1,4 +1,4 @@
-"""Hyperparameters by name: list them, read their present values, change them, batch them."""
+"""Hyperparameters by name: list them, read their current values, change them, batch them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def hyperparams(tx: Transform, state: Any = None) -> dict[str, Any]:
 
     Returns:
       A dict in the order of the chain. A schedule is listed under its hyperparameter's name, followed by its own
-      numbers (``scale_by_learning_rate.learning_rate.decay_steps``). Absent ones (``None``) are left out.
+      parameters (``scale_by_learning_rate.learning_rate.decay_steps``). Hyperparameters that are ``None`` are left out.
 
     Example:
       >>> hyperparams(sgd(0.1, momentum=0.9))
@@ -97,11 +97,11 @@ def set_hyperparams(tx: Transform, values: Mapping[str, Any]) -> Transform:
     Args:
       tx: any transform.
       values: new numbers, arrays or schedules by name. A name may be shortened to its last parts
-        (``learning_rate``, ``trace.decay``) as long as that fits just one.
+        (``learning_rate``, ``trace.decay``) as long as that is unambiguous.
 
     Raises:
-      ValueError: for a name that fits none or several, listing the known ones; for a value out of range, or values
-        that don't go together; for names of which one is a part of the other.
+      ValueError: for a name that matches none or several, listing the known names; for a value out of range, or values
+        that are inconsistent; for two names of which one contains the other.
     """
     tx = as_transform(tx)
     parts = walk(tx)
@@ -172,11 +172,11 @@ def batch_axes(tx: Transform) -> Any:
     """Return the ``in_axes`` under which ``jax.vmap`` maps over a batched transform: 0 for arrays, else ``None``.
 
     Args:
-      tx: a transform, some of whose numbers are arrays with one leading axis, such as
+      tx: a transform, some of whose hyperparameters are arrays with one leading axis, such as
         ``adam(jnp.logspace(-4, 0, 64))``.
 
     Returns:
-      A transform of the same structure, with axes in the place of its numbers.
+      A transform of the same structure, with axes in place of its hyperparameters.
 
     Example:
       >>> tx = adam(jnp.logspace(-4, 0, 64))

@@ -196,7 +196,7 @@ def _constructor(spec: Spec) -> Any:
     cls = constructor.Value
     _check_declarations(spec, cls.kinds)
     cls.counted = frozenset(name for name, slot in spec.slots.items() if spec.debiased or slot.counted)
-    cls.has_count = spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
+    cls.has_count = spec.counts or spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
     own = zip(FIELDS, (cls.has_count, spec.random, spec.debiased), strict=True)
     fields = [*(name for name, is_kept in own if is_kept), *spec.scalars, *spec.slots]
     title = "".join(word.capitalize() for word in spec.name.split("_")) + "State"
@@ -241,6 +241,7 @@ class Decorator(Protocol):
         per_example: bool = False,
         debiased: Sequence[str] = (),
         turn: bool = False,
+        count: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]: ...
 
 
@@ -256,6 +257,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
         per_example: bool = False,
         debiased: Sequence[str] = (),
         turn: bool = False,
+        count: bool = False,
     ) -> Callable[[Callable[Concatenate[Any, Any, Any, P], Any]], Constructor[P]]:
         if callable(slots):
             raise TypeError(f"@{kind} is called, even where it declares nothing: write @{kind}()")
@@ -274,7 +276,7 @@ def _decorator(kind: Literal["elementwise", "leafwise", "treewise"]) -> Decorato
 
         def lift(function: Callable[Concatenate[Any, Any, Any, P], Any]) -> Constructor[P]:
             name = getattr(function, "__name__", "")
-            needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased), turn
+            needs = scalars or {}, param, random, tuple(extra), whole, per_example, tuple(debiased), turn, count
             return _constructor(Spec(function, name, kind, table, *needs))
 
         return lift
@@ -306,6 +308,8 @@ _ARGS = """
         decay changes, and it is computed once for all arrays.
       turn: (elementwise, leafwise) whether the rule reads ``at.turn``, its array's number among all: for what arrays
         do in turn, see :func:`gradchain.matrices.due`.
+      count: whether the rule reads ``at.t`` or ``at.count`` though none of its parameters is a number: rules with a
+        number count their updates in any case.
     """
 _DOCS = {
     "elementwise": "Lift a rule that treats every number by itself: any layout of the array gives the same." + _ARGS,

@@ -59,17 +59,17 @@ class Sums(NamedTuple):
 
 @public
 class At:
-    """The surroundings of one call of a rule: what it declared (``param``, ``random``, ``whole``, ``extra``) is there.
+    """The context of one call of a rule, with what the rule declared (``param``, ``random``, ``whole``, ``extra``).
 
-    Declared extra arguments are attributes by their own names.
+    Declared extra arguments are attributes under their own names.
 
     Attributes:
       t: the number of this update, 1 on the first, in the compute dtype.
       count: the number of updates before this one, 0 on the first, an integer.
       param: the parameter, in the compute dtype (for ``@treewise`` the tree); ``None`` if missing and optional.
-      whole: what the declared function ``whole`` made of all incoming updates, such as their global norm.
+      whole: the result of the declared function ``whole`` on all incoming updates, such as their global norm.
       key: a PRNG key for this array and update.
-      turn: a pair of the number of this array, from 0, and how many arrays the rule applies to; see
+      turn: a pair: the index of this array, from 0, and the number of arrays that the rule applies to; see
         :func:`gradchain.matrices.due`.
     """
 
@@ -130,8 +130,8 @@ DECLARATIONS = {
     "whole": "declare whole=function, whose result for the whole tree of updates it is",
     "key": "declare random=True, and annotate one of its parameters Key",
     "turn": "declare turn=True",
-    "t": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
-    "count": "it is the count of updates, which rules with a number keep; annotate one of its parameters Hyper",
+    "t": "declare count=True; a rule without numbers doesn't count its updates otherwise",
+    "count": "declare count=True; a rule without numbers doesn't count its updates otherwise",
 }
 """What a rule declares to read what is there for those that do."""
 
@@ -151,6 +151,7 @@ class Spec(NamedTuple):
     per_example: bool
     debiased: tuple[str, ...]
     turn: bool
+    counts: bool
 
     def __hash__(self) -> int:
         return hash(self.function)

@@ -18,7 +18,7 @@ from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import inexact, is_float0, is_key, same_leaves, without_float0
+from gradchain.tree.alignment import S, T, inexact, is_float0, is_key, same_leaves, without_float0
 from gradchain.tree.construction import can_hold
 
 
@@ -57,8 +57,8 @@ class Transform(Value):
         """Return the state before the first update.
 
         Args:
-          params: a tree of inexact arrays; only shapes, dtypes and (for few rules) values matter. Leaves that are
-            masked out or frozen may be of any dtype.
+          params: a tree of inexact arrays; only shapes, dtypes and (for a few rules) values matter. Leaves that are
+            masked out or frozen may have any dtype.
         """
         raise TypeError(f"{type(self).__name__} must define init")
 
@@ -66,15 +66,15 @@ class Transform(Value):
         """Return (updates, state), leaving half-precision input in float32: what combinators call on their parts."""
         raise TypeError(f"{type(self).__name__} must define step")
 
-    def update(self, updates: Tree, state: Any, params: Tree | None = None, **extra: Any) -> tuple[Tree, Any]:
+    def update(self, updates: T, state: S, params: T | None = None, **extra: Any) -> tuple[T, S]:
         """Return the transformed updates and the next state.
 
         Args:
           updates: gradients, or updates from an earlier transform: a tree like ``params``; ``None`` where there is
-            none. What JAX gives for the derivative by a whole number, of dtype ``float0``, counts as ``None``.
+            none. Leaves of dtype ``float0``, JAX's derivatives with respect to integers, count as ``None``.
           state: from ``init`` or the last ``update``.
           params: the current parameters; may be missing where no rule needs them.
-          **extra: further arguments; what no rule asks for is ignored. ``value`` is the loss, one real number.
+          **extra: further arguments; those that no rule asks for are ignored. ``value`` is the loss, a real scalar.
 
         Returns:
           (updates, state): updates to *add* to the parameters, in the parameters' dtypes (in the incoming
@@ -82,7 +82,7 @@ class Transform(Value):
 
         Raises:
           ValueError: if ``updates``, ``state`` or ``params`` don't fit each other; if params or an extra argument are
-            needed and missing; if an array is given where an extra argument stands for one number.
+            needed and missing; if an extra argument that must be a scalar is an array.
           TypeError: if an array isn't of an inexact dtype.
         """
         if updates is None:
@@ -163,7 +163,7 @@ class Transform(Value):
             Part(name if several else "", getattr(self, name), _state_of(self, name, state), params) for name in names
         ]
 
-    def eval_params(self, state: Any, params: Tree) -> Tree:
+    def eval_params(self, state: Any, params: T) -> T:
         """Return the weights for evaluation: ``params``, changed by each part that keeps better ones.
 
         The parts take turns in the order of ``parts``, each on its share of what the ones before made; leaves that a
@@ -237,13 +237,13 @@ class Transform(Value):
         return tree.where(condition, new, tree.zeros_like(new)), tree.where(condition, new_state, state)
 
     def describe(self, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None) -> Any:
-        """Return :func:`gradchain.describe` of this transform, to print: what it does and keeps."""
+        """Return :func:`gradchain.describe` of this transform, to print: its stages, hyperparameters and state."""
         from gradchain.introspect.describe import describe  # loads when a report is asked for
 
         return describe(self, params, state, steps=steps, shardings=shardings)
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with hyperparameters changed, by any name that :func:`gradchain.set_hyperparams` takes."""
+        """Return a copy with hyperparameters changed, under any name that :func:`gradchain.set_hyperparams` accepts."""
         from gradchain.core.hyperparams import set_hyperparams
 
         return cast(Self, set_hyperparams(self, changes))
@@ -313,24 +313,24 @@ def scalar_dtype(params: Tree) -> Any:
 
 @public
 def apply_updates(
-    params: Tree, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
-) -> Tree:
+    params: T, updates: Tree, rounding: Literal["nearest", "stochastic"] = "nearest", key: jax.Array | None = None
+) -> T:
     """Return ``params + updates``, in the parameters' dtypes.
 
     Args:
-      params: a tree of arrays. Leaves where ``updates`` has ``None`` are returned as they are.
+      params: a tree of arrays. Leaves where ``updates`` has ``None`` are returned unchanged.
       updates: a tree of the same structure and shapes; ``None`` (or JAX's ``float0``) where nothing changes.
-      rounding: how sums are rounded to parameters in half precision. To nearest, an update below a 512th of a
-        bfloat16 number is lost, however often it comes. ``"stochastic"`` keeps sums right on average
-        (see :func:`stochastic_round`); it needs updates that aren't rounded themselves, so put
-        :func:`float32_updates` around the transform. Compensated sums need state: :func:`kahan` and
-        :func:`master_weights` are transforms, whose updates are added as ever; :func:`stochastic_rounding` is one
-        that does this, for code that calls ``apply_updates`` itself.
-      key: a PRNG key, another one at each step; for ``"stochastic"``.
+      rounding: how sums are rounded to half-precision parameters. With rounding to nearest, an update below 1/512 of a
+        bfloat16 parameter is lost, however often it is repeated. ``"stochastic"`` keeps sums correct on average (see
+        :func:`stochastic_round`); it needs updates that haven't been rounded already, so put :func:`float32_updates`
+        around the transform. Compensated summation needs state: :func:`kahan` and :func:`master_weights` are
+        transforms, whose updates are added as usual. :func:`stochastic_rounding` does the rounding inside a transform,
+        for code that calls ``apply_updates`` itself.
+      key: a PRNG key, a new one at each step; for ``"stochastic"``.
 
     Raises:
       ValueError: if structure or shapes differ; for another ``rounding``, or if the key is missing.
-      TypeError: if a sum would lose its fraction in a whole number, or its imaginary part in a real one.
+      TypeError: if a sum would lose its fractional part in an integer dtype, or its imaginary part in a real one.
 
     Example:
       >>> params, tx = jnp.ones(1000, jnp.bfloat16), float32_updates(sgd(1e-3))

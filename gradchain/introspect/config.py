@@ -33,23 +33,23 @@ VERSION = 1
 
 @public
 def to_config(tx: Transform | Schedule, constructors: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
-    """Return a transform or schedule as a dict that JSON can hold, from which :func:`from_config` makes it again.
+    """Return a transform or schedule as a JSON-serialisable dict, from which :func:`from_config` rebuilds it.
 
-    A constructor's call is a dict of its ``name`` and its arguments, all of them, so that a later default changes
-    nothing. A chain lists its ``stages``. Masks and labels are described by patterns
-    (:func:`by_path`, :func:`matrices_and_rest`) or as trees of dicts, lists and tuples.
+    A constructor's call is a dict of its ``name`` and all of its arguments, so that a later change of a default has no
+    effect. A chain lists its ``stages``. Masks and labels are described by patterns (:func:`by_path`,
+    :func:`matrices_and_rest`) or as trees of dicts, lists and tuples.
 
     Args:
       tx: any composition of gradchain's public transforms and schedules. Functions in it must be gradchain's too
         (``merge=graft``), or ``functools.partial`` of one.
-      constructors: your own rules, schedules and transforms by the names that configs shall call them:
+      constructors: your own rules, schedules and transforms by the names to use in configs:
         ``{"my_rule": my_rule}``. :func:`from_config` needs the same.
 
     Raises:
-      ValueError: if it holds what can't be described: a lambda or another function, another library's transform, a
-        rule of your own that isn't among ``constructors``. The message lists each of them, with its path. Also if a
-        name in ``constructors`` is one of gradchain's own.
-      TypeError: if ``tx`` is no transform or schedule, or a constructor is no function or class.
+      ValueError: if ``tx`` contains something that can't be described: a lambda or another function, another library's
+        transform, a rule of your own that isn't in ``constructors``. The message lists all of them with their paths.
+        Also if a name in ``constructors`` is one of gradchain's own.
+      TypeError: if ``tx`` isn't a transform or schedule, or a constructor isn't a function or class.
 
     Example:
       >>> import json
@@ -67,28 +67,27 @@ def to_config(tx: Transform | Schedule, constructors: Mapping[str, Callable[...,
 
 @public
 def from_config(config: Mapping[str, Any], constructors: Mapping[str, Callable[..., Any]] | None = None) -> Any:
-    """Return the transform or schedule that a dict describes, as :func:`to_config` makes it or as written by hand.
+    """Return the transform or schedule that a dict describes, made by :func:`to_config` or written by hand.
 
-    Only gradchain's own public constructors are called, by names from a fixed table, and those that you give; nothing
-    is imported or evaluated.
-    Arguments that are left out have their defaults, and optimizers may be named too:
+    Only gradchain's own public constructors, from a fixed table of names, and those that you pass are called; nothing
+    is imported or evaluated. Arguments that are left out have their defaults, and whole optimizers can be named too:
     ``{"name": "adamw", "learning_rate": {"name": "cosine_decay_schedule", "init_value": 0.001, "decay_steps": 1000}}``.
 
     Args:
       config: the dict.
-      constructors: your own by the names that the config calls them: rules (and schedules) made by gradchain's
-        decorators, or any functions whose arguments a config can hold and that return a transform or schedule. An
+      constructors: your own constructors by their names in the config: rules (and schedules) made by gradchain's
+        decorators, or any functions that return a transform or schedule and whose arguments a config can represent. An
         argument whose annotation says what it may be (``Decay``, ``bool``) is checked.
 
     Returns:
       A transform or schedule: ``from_config(to_config(tx)) == tx``. (Arrays and partial functions compare by identity.)
 
     Raises:
-      ValueError: for an unknown name or field, a missing one, a value that is out of range or of the wrong type, and a
-        config that asks for much memory or time (deep nests, long strings, dtypes that aren't numeric). The message
-        begins with the field's path, such as ``stages[0].b2``. Also if a name in ``constructors`` is one of gradchain's
-        own, so that a config means the same everywhere.
-      TypeError: if a constructor is no function or class.
+      ValueError: for an unknown name or field, a missing one, a value that is out of range or of the wrong type, and
+        for a config that would need much memory or time (deep nesting, long strings), or has dtypes that aren't
+        numeric. The message starts with the field's path, such as ``stages[0].b2``. Also if a name in ``constructors``
+        is one of gradchain's own, so that a config means the same everywhere.
+      TypeError: if a constructor isn't a function or class.
 
     Example:
       >>> import json

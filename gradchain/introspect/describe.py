@@ -1,4 +1,4 @@
-"""Reports: what each stage of a transform does and keeps, and which parameter gets what, before anything runs."""
+"""Reports of each stage of a transform, its state, and what applies to which parameter, before anything runs."""
 
 import dataclasses
 import shutil
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform
 from gradchain.introspect.paths import abstract_state, places
 from gradchain.introspect.stages import HyperparameterRow, SlotRow, StageRow, shardings_of, stage_rows
@@ -35,7 +35,7 @@ class Description:
 
     @property
     def parameters(self) -> int:
-        """The number of numbers in all parameters."""
+        """The number of elements in all parameters."""
         return sum(int(np.prod(row.shape)) for row in self.rows)
 
     @property
@@ -127,31 +127,31 @@ class Description:
 
 @public
 def describe(
-    tx: Any, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
+    tx: Child, params: Tree, state: Any = None, *, steps: int | None = None, shardings: Any = None
 ) -> Description:
-    """Return what a transform does and keeps, stage by stage and parameter by parameter: print it before a long run.
+    """Return a report of a transform by stage and by parameter: print it before a long run.
 
-    Nothing is computed but schedules: parameters may be shapes (``jax.ShapeDtypeStruct``). It is a method, too:
+    Only schedules are computed, so parameters may be shapes (``jax.ShapeDtypeStruct``). It is also a method:
     ``print(tx.describe(params))``.
 
     Args:
       tx: any transform.
-      params: the parameters, or their shapes. Leaves that are no arrays, such as an Equinox model's functions, have no
-        row; ``tx`` must leave them out, as it must in ``init``.
-      state: its state, for hyperparameters as they are now; by default as they are at the start.
-      steps: the number of updates at which schedules are shown to end. By default, each at its own end; of a bare
-        callable that isn't known. A value in its course, from the first update on, that is beyond both ends is shown
-        too: ``learning_rate 0 → 0 (max 0.001)`` for a warmup.
-      shardings: a tree like the state, of shardings, for the bytes on each device. By default, the state's own; or
-        those of the parameters, for slots that are as large.
+      params: the parameters, or their shapes. Leaves that aren't arrays, such as the functions of an Equinox model,
+        have no row; ``tx`` must mask them, as for ``init``.
+      state: its state, to show the current hyperparameters; by default the initial ones are shown.
+      steps: the number of updates at which the end values of schedules are taken; by default each schedule's own end,
+        which isn't known for a plain callable. A minimum or maximum beyond both end values is shown too:
+        ``learning_rate 0 → 0 (max 0.001)`` for a warmup.
+      shardings: a tree like the state, of shardings, for the bytes on each device. By default the state's own, or, for
+        slots of the parameters' shapes, those of the parameters.
 
     Returns:
-      Tables to print, with the same as ``stages`` and ``rows``, as ``to_dict()``, and in totals (``parameters``,
-      ``state_bytes``, ``shared_bytes``, ``bytes_per_device``). A notebook shows it as HTML.
+      Tables to print, whose content is also in ``stages`` and ``rows``, in ``to_dict()``, and in totals
+      (``parameters``, ``state_bytes``, ``shared_bytes``, ``bytes_per_device``). Notebooks show it as HTML.
 
     Raises:
-      ValueError: what ``tx.init(params)`` raises, such as for a label without a transform; and if ``state`` or
-        ``shardings`` aren't like the transform's state.
+      ValueError: whenever ``tx.init(params)`` raises it, such as for a label without a transform; and if ``state`` or
+        ``shardings`` don't match the transform's state.
 
     Example:
       >>> print(describe(adam(1e-3), {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}))

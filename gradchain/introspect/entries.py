@@ -140,7 +140,7 @@ def _shown(x: Any) -> str:
 
 
 class _Misfit(Exception):
-    """Says what came in the place of a fitting array."""
+    """Says what came in place of a fitting array."""
 
 
 def _fitted(x: Any, like: Any, again: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Optax's states as states of the same composition here, and back: a run goes on to the same trajectory."""
+"""Conversion between Optax's states and gradchain's: a run continues on the same trajectory."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from gradchain.combinators.conditional import Conditional
 from gradchain.combinators.guards import apply_if_finite, skip_spikes
 from gradchain.combinators.labels import path_name
 from gradchain.combinators.sharpness import AlternatingSAM
-from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.foreign import Child, Foreign, as_transform
 from gradchain.core.transform import Part, Transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import Place, abstract_state, places, state_parts
@@ -112,7 +112,7 @@ BESIDE = ("adversary", "outer")
 
 @public
 def from_optax_state(
-    tx: Any,
+    tx: Child,
     params: Tree,
     optax_state: Any,
     *,
@@ -120,21 +120,21 @@ def from_optax_state(
     missing: Missing = "error",
     unexpected: Unexpected = "error",
 ) -> Any:
-    """Return the state of ``tx`` that goes on where the same composition of Optax's transforms has stopped.
+    """Return the state of ``tx`` that continues a run of the same composition of Optax's transforms.
 
-    Stages are matched by name and order. Where a rule keeps a count here and none in Optax, it gets the count of its
-    neighbours, or ``count``; it matters only for numbers that become schedules later on.
+    Stages are matched by name and order. If a rule keeps a count in gradchain but not in Optax, it gets the count of
+    its neighbours, or ``count``; this matters only if its hyperparameters become schedules later.
 
     Args:
-      tx: the transform, of the same stages and with the same numbers as Optax's.
-      params: the parameters, or their shapes; of ``lookahead`` Optax's pair of fast and slow ones.
-      optax_state: what ``optimizer.update`` has returned last.
-      count: how many updates there were, for stages of which the state doesn't say.
+      tx: the transform, with the same stages and hyperparameters as in Optax.
+      params: the parameters, or their shapes; for ``lookahead``, Optax's pair of fast and slow parameters.
+      optax_state: the state that ``optimizer.update`` returned last.
+      count: how many updates there were, for stages whose state doesn't tell.
       missing: ``"init"`` takes what Optax doesn't keep from ``tx.init(params)``.
-      unexpected: ``"drop"`` leaves out what has no place here.
+      unexpected: ``"drop"`` ignores entries that have no counterpart.
 
     Raises:
-      ValueError: if something can't be carried over, with a list of all of it.
+      ValueError: if something can't be converted, with a complete list.
 
     Example:
       >>> import optax
@@ -163,17 +163,17 @@ def from_optax_state(
 
 
 @public
-def to_optax_state(tx: Any, state: Any, optimizer: Any, params: Tree) -> Any:
-    """Return the state of an Optax optimizer that goes on where the same composition here has stopped.
+def to_optax_state(tx: Child, state: Any, optimizer: Any, params: Tree) -> Any:
+    """Return the state of an Optax optimizer that continues a run of the same composition in gradchain.
 
     Args:
       tx: any transform.
       state: its state.
-      optimizer: Optax's, of the same stages.
+      optimizer: the Optax optimizer, with the same stages.
       params: the parameters.
 
     Raises:
-      ValueError: if something that Optax needs isn't there, or the other way round, with a list of all of it.
+      ValueError: if an entry that Optax needs is missing, or has no counterpart in Optax, with a complete list.
 
     Example:
       >>> import optax

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradchain.combinators.steering import InjectHyperparams
-from gradchain.core.foreign import Foreign, as_transform
+from gradchain.core.foreign import Child, Foreign, as_transform
 from gradchain.core.hyperparams import named_parts
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, check_state
@@ -73,24 +73,24 @@ def _in_host(x: Any) -> Any:
 
 
 @public
-def state_paths(tx: Any, state: Any) -> dict[str, Any]:
+def state_paths(tx: Child, state: Any) -> dict[str, Any]:
     """Return every array of a state by its address, ``stage/slot/parameter path``, in the state's own order.
 
     A stage has the name that :func:`hyperparams` gives it: the constructor's, after the labels of ``partition`` and
     ``named_chain`` around it; the second of one name is ``trace_2``. Combinators that keep arrays are stages too
-    (``accumulate/acc_grads/kernel``); around others they add nothing. Stages of other libraries are called after
-    their states' classes, so that Optax's ``ScaleByAdamState`` is ``scale_by_adam``.
+    (``accumulate/acc_grads/kernel``); otherwise they add nothing to the address. Stages of other libraries are named
+    after the classes of their states, so that Optax's ``ScaleByAdamState`` is ``scale_by_adam``.
 
     Args:
       tx: any transform.
-      state: its state, or a tree like it, of shapes or shardings for instance.
+      state: its state, or a tree of the same structure, of shapes or shardings for instance.
 
     Returns:
       A dict from address to leaf. Since it has the state's order, ``jax.tree.structure(state).unflatten(paths)`` is
       the state with each array replaced by its address.
 
     Raises:
-      ValueError: if ``state`` isn't this transform's.
+      ValueError: if ``state`` isn't a state of this transform.
 
     Example:
       >>> tx = sgd(0.1, momentum=0.9)

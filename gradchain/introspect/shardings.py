@@ -1,4 +1,4 @@
-"""Where an optimizer's state lies on a mesh of devices: like its parameters, or spread further (ZeRO-1)."""
+"""Shardings of an optimizer's state on a mesh of devices: like its parameters, or sharded further (ZeRO-1)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from gradchain.combinators.labels import path_name
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
 from gradchain.matrices.views import MuonDimensionNumbers, view
@@ -20,27 +20,28 @@ __all__ = ["bytes_per_device", "state_shardings", "zero_shardings"]
 
 
 @public
-def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any:
-    """Return where each array of a transform's state should lie: for ``jax.jit(tx.init, out_shardings=...)``.
+def state_shardings(tx: Child, params: Tree, shardings: Tree | None = None) -> Any:
+    """Return the sharding for each array of a transform's state: for ``jax.jit(tx.init, out_shardings=...)``.
 
-    State made like a parameter, such as a moment, lies like it; Adafactor's rows and columns, like the axis they are
-    kept for; counts, keys and estimates, whole on every device. Nothing is computed and no memory is used: JAX's own
-    propagation of shardings follows ``tx.init``, so that any composition is served, Optax's transforms included.
+    State of a parameter's shape, such as a moment, is sharded like the parameter; Adafactor's rows and columns like the
+    axis that they belong to; counts, keys and estimates are replicated. Nothing is computed and no memory is allocated:
+    JAX's own sharding propagation is applied to ``tx.init``, so it works for any composition, Optax's transforms
+    included.
 
     Args:
       tx: any transform.
-      params: the parameters, or their shapes (``jax.ShapeDtypeStruct``); leaves that are no arrays are passed over.
+      params: the parameters, or their shapes (``jax.ShapeDtypeStruct``); leaves that aren't arrays are ignored.
       shardings: the parameters' shardings: a tree of ``NamedSharding`` s like ``params``, or the upper part of one,
-        such as a single one for all. By default what ``params`` carry.
+        such as a single one for all. By default the shardings of ``params`` themselves.
 
     Returns:
-      A tree like the state, of ``NamedSharding`` s. State that :func:`~gradchain.offload_state` keeps in the host's
-      memory has that memory's kind.
+      A tree like the state, of ``NamedSharding`` s. State that :func:`~gradchain.offload_state` keeps in host memory
+      has that memory kind.
 
     Raises:
       TypeError: if a parameter has no ``NamedSharding``, naming its path.
-      ValueError: if parameters lie on different meshes; if ``tx.init`` does with a split axis what JAX has no rule for,
-        such as a product over it.
+      ValueError: if parameters are on different meshes; if ``tx.init`` uses a sharded axis in a way for which JAX has
+        no rule, such as a product over it.
 
     Example:
       >>> from jax.sharding import AxisType, NamedSharding
@@ -54,23 +55,25 @@ def state_shardings(tx: Any, params: Tree, shardings: Tree | None = None) -> Any
 
 
 @public
-def zero_shardings(tx: Any, params: Tree, shardings: Tree | None = None, *, axis: str | Sequence[str] = "data") -> Any:
-    """Return shardings that also spread the optimizer's state over the axis that the batch is spread over (ZeRO-1).
+def zero_shardings(
+    tx: Child, params: Tree, shardings: Tree | None = None, *, axis: str | Sequence[str] = "data"
+) -> Any:
+    """Return shardings that also shard the optimizer's state over the axis that the batch is sharded over (ZeRO-1).
 
-    Data parallelism keeps a copy of the whole state on every device. Spread over ``n`` of them it takes a part in ``n``
-    of the memory, and of the time to update it: each device updates its part, then the parts of the
-    parameters' update are collected. No transform changes, and the trajectory stays the same to rounding.
+    Data parallelism keeps a copy of the whole state on every device. Sharded over ``n`` devices it takes ``1/n`` of the
+    memory, and of the time to update it: each device updates its part, and then the parts of the parameters' update are
+    gathered. Transforms don't change, and the trajectory is the same up to rounding.
 
-    Each array is split along its longest axis that ``n`` divides, as far as it isn't split already. State of rules
-    that look at whole arrays (Muon's momentum) is split only along axes that separate such arrays, so that
-    no matrix is torn apart: the layer axis of :func:`~gradchain.per_layer`, the batch axes of
-    :class:`~gradchain.MuonDimensionNumbers`. What can't be split so stays as it is.
+    Each array is split along its longest axis that ``n`` divides, unless it is split along it already. State of rules
+    that use whole arrays (Muon's momentum) is split only along axes that separate such arrays, so that no matrix is
+    split: the layer axis of :func:`~gradchain.per_layer`, the batch axes of :class:`~gradchain.MuonDimensionNumbers`.
+    Arrays that can't be split in this way keep their sharding.
 
     Args:
       tx: any transform.
       params: the parameters or their shapes, as in :func:`state_shardings`.
       shardings: the parameters' shardings, as there.
-      axis: the mesh's axis, or axes, to spread state over.
+      axis: the axis, or axes, of the mesh to shard the state over.
 
     Returns:
       A tree like the state, of ``NamedSharding`` s.

@@ -1,4 +1,4 @@
-"""States as flat dicts from address to array, which survive what people do to an optimizer between two runs."""
+"""States as flat dicts from address to array, which can still be loaded after the optimizer has been changed."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.introspect.entries import Missing, Unexpected, load
 from gradchain.introspect.paths import state_paths
 from gradchain.signatures import public
@@ -19,21 +19,21 @@ VERSION = 1
 
 
 @public
-def to_state_dict(tx: Any, state: Any) -> dict[str, Any]:
+def to_state_dict(tx: Child, state: Any) -> dict[str, Any]:
     """Return a state as a flat dict from address to array, for a checkpoint in any format.
 
-    Addresses are those of :func:`state_paths`. PRNG keys become their raw data, and :func:`from_state_dict` makes keys
-    of it again; everything else is the state's own arrays, not copies of them. One more entry, ``schema_version``, says
-    which form of dict this is.
+    Addresses are those of :func:`state_paths`. PRNG keys become their raw data, from which :func:`from_state_dict`
+    rebuilds the keys; all else is the state's own arrays, not copies. One more entry, ``schema_version``, is the
+    version of this format.
 
     Args:
       tx: any transform.
-      state: its state, on any number of devices; of shapes (``jax.eval_shape(tx.init, params)``) it makes the dict of
-        shapes that some checkpointers ask for.
+      state: its state, on any number of devices. From a state of shapes (``jax.eval_shape(tx.init, params)``) it makes
+        the dict of shapes that some checkpointers ask for.
 
     Raises:
-      ValueError: if ``state`` isn't this transform's.
-      TypeError: if it holds something that is no array.
+      ValueError: if ``state`` isn't a state of this transform.
+      TypeError: if it contains something that isn't an array.
 
     Example:
       >>> saved = to_state_dict(tx, state)
@@ -56,7 +56,7 @@ def _plain(address: str, x: Any) -> Any:
 
 @public
 def from_state_dict(
-    tx: Any,
+    tx: Child,
     params: Tree,
     state_dict: Mapping[str, Any],
     *,
@@ -64,27 +64,27 @@ def from_state_dict(
     unexpected: Unexpected = "error",
     rename: Mapping[str, str | Iterable[str]] | None = None,
 ) -> Any:
-    """Return the state of ``tx`` that a dict from :func:`to_state_dict` holds, also if ``tx`` has changed since.
+    """Return the state of ``tx`` from a dict made by :func:`to_state_dict`, even if ``tx`` has changed since.
 
-    Since entries are found by name, stages may have been inserted, removed or reordered, wrapped in ``accumulate`` or
-    ``masked``, their numbers replaced by schedules, and slots stored in another dtype: they are cast. What the dict
-    lacks or has too much of, after a layer was added, say, is an error until you say what is to be done about it.
+    Entries are found by name. So stages may have been inserted, removed or reordered, wrapped in ``accumulate`` or
+    ``masked``, or their hyperparameters replaced by schedules; slots in another dtype are cast. Missing or unexpected
+    entries, after adding a layer for example, are an error unless you say how to handle them.
 
-    Arrays of the right dtype are taken over, not copied: don't use the dict's after the state has been donated.
+    Arrays of the right dtype are used without a copy: don't use those of the dict after the state has been donated.
 
     Args:
       tx: any transform.
       params: the parameters, or their shapes if nothing is missing.
-      state_dict: from address to array: JAX's, NumPy's or any that NumPy understands. An ``NpzFile`` will do.
-      missing: ``"init"`` takes what the dict lacks from ``tx.init(params)``.
-      unexpected: ``"drop"`` leaves out what the transform has no place for.
+      state_dict: from address to array: JAX's, NumPy's or any that NumPy understands. An ``NpzFile`` is accepted.
+      missing: ``"init"`` takes missing entries from ``tx.init(params)``.
+      unexpected: ``"drop"`` ignores entries that the transform has no place for.
       rename: new names for old ones. A name is an address or the beginning of one: a stage (``"trace"``), a stage and
-        a slot (``"trace/trace"``), or labels (``"decay."``; ``""`` for all). Several new names share the entries:
+        a slot (``"trace/trace"``), or labels (``"decay."``; ``""`` for all). Several new names can share the entries:
         ``{"scale_by_adam": ("matrices.scale_by_adam", "rest.scale_by_adam")}``.
 
     Raises:
-      ValueError: for a dict of another form, an entry that can't be read, a name in ``rename`` that fits nothing, and
-        for entries that are missing, unexpected, or don't fit, with a list of all of them.
+      ValueError: for a dict of another form, an entry that can't be read, a name in ``rename`` that matches nothing,
+        and for entries that are missing, unexpected, or don't match, with a complete list.
 
     Example:
       >>> tx = adamw(1e-3)

@@ -1,4 +1,5 @@
-"""PyTorch's optimizer ``state_dict``s as states here: a run goes on to the same trajectory. PyTorch isn't imported."""
+"""PyTorch's optimizer ``state_dict``s as states here: a run continues on the same trajectory. PyTorch isn't
+imported."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradchain.combinators.labels import path_name
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams
 from gradchain.introspect.entries import Missing, Unexpected, load
@@ -33,7 +34,7 @@ SLOTS = {
 
 @public
 def from_torch_state(
-    tx: Any,
+    tx: Child,
     params: Tree,
     state_dict: Mapping[str, Any],
     names: Sequence[str] | Mapping[str, str],
@@ -43,32 +44,32 @@ def from_torch_state(
     missing: Missing = "error",
     unexpected: Unexpected = "error",
 ) -> Any:
-    """Return the state of ``tx`` that goes on where a PyTorch optimizer has stopped.
+    """Return the state of ``tx`` that continues the run of a PyTorch optimizer.
 
-    It reads ``state_dict()`` of PyTorch's SGD, RMSprop, Adagrad, Adam and AdamW, with tensors or NumPy arrays in it.
-    The numbers in its ``param_groups`` aren't read: ``tx`` has its own. Where it is to do the same as PyTorch:
+    It reads the ``state_dict()`` of PyTorch's SGD, RMSprop, Adagrad, Adam and AdamW, with tensors or NumPy arrays in
+    it. The hyperparameters in its ``param_groups`` aren't read: ``tx`` has its own. For the same updates as in PyTorch:
 
-    - SGD is :func:`sgd`, behind :func:`add_decayed_weights` for ``weight_decay``; with ``dampening`` put
+    - SGD is :func:`sgd`, after :func:`add_decayed_weights` if there is a ``weight_decay``; with ``dampening`` put
       ``scale(1 - dampening)`` before :func:`trace`.
     - RMSprop is :func:`rmsprop_torch`, Adagrad :func:`adagrad` with ``eps=0``, AdamW :func:`adamw`.
-    - Adam is :func:`adam`, behind :func:`add_decayed_weights` for ``weight_decay``.
+    - Adam is :func:`adam`, after :func:`add_decayed_weights` if there is a ``weight_decay``.
     - For ``amsgrad`` see :doc:`/state_and_config`.
 
     Args:
-      tx: any transform made of those rules, in any combinators.
+      tx: any transform that contains these rules, in any combinators.
       params: the parameters, or their shapes.
       state_dict: the optimizer's.
-      names: the paths of the parameters here (``"body/kernel"``), in the order in which PyTorch's optimizer was given
-        its own; or a dict from PyTorch's names to paths, if the optimizer was made from ``named_parameters()``.
-      convert: ``convert(path, array)`` turns a parameter's slots (NumPy arrays) into the layout that it has here, a
-        linear layer's weights transposed, for instance.
-      count: how many updates there were. PyTorch's SGD doesn't know.
+      names: the paths of the parameters (``"body/kernel"``), in the order of the parameters of the PyTorch optimizer;
+        or a dict from PyTorch's names to paths, if the optimizer was made from ``named_parameters()``.
+      convert: ``convert(path, array)`` converts a parameter's slots (NumPy arrays) to the layout of the JAX parameter,
+        for example by transposing the weights of a linear layer.
+      count: how many updates there were; PyTorch's SGD doesn't store it.
       missing: ``"init"`` takes what PyTorch doesn't keep from ``tx.init(params)``.
-      unexpected: ``"drop"`` leaves out what has no place here.
+      unexpected: ``"drop"`` ignores entries that have no counterpart.
 
     Raises:
       ValueError: if names and parameters don't fit each other, if parameters have had different numbers of updates, if
-        ``count`` is needed by a schedule, or if something can't be carried over, with a list of all of it.
+        ``count`` is needed by a schedule, or if something can't be converted, with a complete list.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}

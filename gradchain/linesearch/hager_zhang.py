@@ -171,5 +171,7 @@ def cubic_minimum(left: Point, right: Point) -> Array:
     """Return the minimum of the cubic with these values and slopes at both ends; NaN if it has none."""
     (a, fa, sa), (b, fb, sb) = left, right
     d1 = sa + sb - 3 * (fa - fb) / (a - b)
+    unit = jnp.maximum(jnp.abs(d1), jnp.maximum(jnp.abs(sa), jnp.abs(sb)))  # whose square may overflow
+    sa, sb, d1 = sa / unit, sb / unit, d1 / unit
     d2 = jnp.sqrt(d1 * d1 - sa * sb)
     return b - (b - a) * (sb + d2 - d1) / (sb - sa + 2 * d2)

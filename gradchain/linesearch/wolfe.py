@@ -11,6 +11,7 @@ from gradchain.core.transform import scalar_dtype
 from gradchain.core.value import Choice
 from gradchain.linesearch.base import LineSearch, Search, next_guess, no_gradient, number, stored
 from gradchain.numerics import safe_increment
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 DecreaseFraction = Annotated[Any, Number("DecreaseFraction", "[0, 1)")]
@@ -21,6 +22,7 @@ Guess = Annotated[str, Choice("one", "keep", "slope")]
 """How a search chooses its first trial."""
 
 
+@public
 class ZoomLinesearchInfo(NamedTuple):
     """What a search with slopes found: :func:`scale_by_zoom_linesearch`, :func:`scale_by_hager_zhang_linesearch`."""
 

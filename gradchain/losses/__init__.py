@@ -1,4 +1,4 @@
-"""Losses, one value an example: take ``jnp.mean`` (or a sum, or weights) of what they return.
+"""Losses, one value per example: take the ``jnp.mean`` of the result, or a sum or weighted mean.
 
 None of them broadcasts: shapes that differ are errors, since ``(n, 1)`` predictions against ``(n,)`` targets would
 otherwise give an ``(n, n)`` table whose mean looks like a loss. They compute in at least float32 and return the dtype

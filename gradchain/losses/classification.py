@@ -28,13 +28,14 @@ from gradchain.signatures import public
 
 @public
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    r"""Return the cross-entropy of independent yes-or-no predictions, element by element.
+    r"""Return the binary cross-entropy of independent predictions, element by element.
 
     .. math:: -y \log \sigma(x) - (1 - y) \log(1 - \sigma(x)) = y \log(1 + e^{-x}) + (1 - y) \log(1 + e^x)
 
     Args:
       logits: :math:`x`, finite, of any shape and floating-point dtype.
-      labels: :math:`y`, the probability of yes in [0, 1], or a label 0 or 1 of any real dtype; of the same shape.
+      labels: :math:`y`, the probability of the positive class in [0, 1], or a label 0 or 1 of any real dtype; of the
+        same shape.
 
     Returns:
       An array of the same shape.
@@ -64,7 +65,7 @@ def _yes_or_no_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) 
 def sigmoid_focal_loss(
     logits: ArrayLike, labels: ArrayLike, *, alpha: ArrayLike | None = None, gamma: ArrayLike = 2.0
 ) -> Array:
-    r"""Return the cross-entropy of yes-or-no predictions with less weight on those that are right already.
+    r"""Return the binary cross-entropy with less weight on predictions that are already right.
 
     .. math:: \alpha_t\, (1 - p_t)^\gamma \left(-y \log p - (1 - y) \log(1 - p)\right), \qquad p = \sigma(x),
 
@@ -74,8 +75,8 @@ def sigmoid_focal_loss(
     Args:
       logits: :math:`x`, finite, of any shape and floating-point dtype.
       labels: :math:`y` in [0, 1], of the same shape and any real dtype.
-      alpha: the weight :math:`\alpha` in [0, 1] of yes against no, a number or an array that fits the logits' shape;
-        None for no weights.
+      alpha: the weight :math:`\alpha` in [0, 1] of positives against negatives, a number or an array that fits the
+        logits' shape; None for no weights.
       gamma: :math:`\gamma \ge 0`, likewise; 0 gives the plain cross-entropy.
 
     Returns:
@@ -106,18 +107,18 @@ def softmax_cross_entropy(
 
     .. math:: -\sum_j y_j \log p_j, \qquad p_j = e^{x_j} \Big/ \sum_i e^{x_i}
 
-    A logit of :math:`-\infty` is a class of probability 0: with label 0 it adds nothing (Optax returns NaN), with a
-    positive label the loss is infinite.
+    A logit of :math:`-\infty` is a class of probability 0: with label 0 it contributes nothing (Optax returns NaN),
+    with a positive label the loss is infinite.
 
     Args:
       logits: :math:`x`, of a floating-point dtype, finite or :math:`-\infty`; for example ``(batch, classes)``.
       labels: :math:`y`, the given probabilities, at least 0, of the same shape.
       axis: the axis, or axes, of the classes; None for all.
-      where: booleans, which elements take part: of the logits' shape, with sizes of 1 where one value serves a whole
-        axis, or of the result's shape. The others count neither in :math:`p` nor in the sum.
+      where: booleans, which elements to include: of the logits' shape, with sizes of 1 to broadcast along an axis, or
+        of the result's shape. The others are left out of :math:`p` and of the sum.
 
     Returns:
-      The losses, of the logits' shape without ``axis``: 0 where no element takes part.
+      The losses, of the logits' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, or an axis doesn't exist.
@@ -131,7 +132,7 @@ def softmax_cross_entropy(
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     r"""Return :func:`softmax_cross_entropy` over the last axis, with :math:`0 \log 0 = 0`.
 
-    That function is safe in the same way here; this is its name for code written for Optax, where it isn't.
+    In gradchain that function is equally safe; this name is for code written for Optax, where it isn't.
 
     Args:
       logits: of a floating-point dtype, finite or :math:`-\infty`; for example ``(batch, classes)``.
@@ -158,7 +159,7 @@ def softmax_cross_entropy_with_integer_labels(
 
     This is :func:`softmax_cross_entropy` of one-hot labels, without building them. A label outside
     :math:`\{0, \dots, \text{classes} - 1\}` gives NaN with a zero gradient, since a compiled function can't raise; so
-    does a negative one, which Optax counts from the last class. To leave padded examples out, exclude them:
+    does a negative one, which Optax counts from the last class. To leave out padded examples:
     ``where=labels >= 0``.
 
     Args:
@@ -166,8 +167,8 @@ def softmax_cross_entropy_with_integer_labels(
       labels: :math:`y`, of an integer dtype and of the logits' shape without ``axis``.
       axis: the axis of the classes; if there are several, a label is an index into their flattened product, in the
         order given.
-      where: booleans, which elements take part: as in :func:`softmax_cross_entropy`. It should include the labels'
-        classes: the loss is 0 where it doesn't, and where no element takes part.
+      where: booleans, which elements to include: as in :func:`softmax_cross_entropy`. It should include the labels'
+        classes: the loss is 0 where it doesn't, and where no element is included.
 
     Returns:
       The losses, of the labels' shape.
@@ -199,7 +200,7 @@ def poly_loss_cross_entropy(
     axis: Axis | None = -1,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Return the cross-entropy of classes plus a multiple of the probability given to wrong ones.
+    r"""Return the cross-entropy plus a multiple of the probability given to the wrong classes.
 
     .. math:: -\sum_j y_j \log p_j + \epsilon \sum_j y_j (1 - p_j)
 
@@ -211,10 +212,10 @@ def poly_loss_cross_entropy(
       labels: :math:`y`, the given probabilities, at least 0, of the same shape.
       epsilon: :math:`\epsilon`, one number: 2 for classes of images and -1 for detection in the paper.
       axis: the axis, or axes, of the classes; None for all.
-      where: booleans, which elements take part: as in :func:`softmax_cross_entropy`.
+      where: booleans, which elements to include: as in :func:`softmax_cross_entropy`.
 
     Returns:
-      The losses, of the logits' shape without ``axis``: 0 where no element takes part.
+      The losses, of the logits' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, or an axis doesn't exist.

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: labels without times against scores for every time step."""
+"""Connectionist temporal classification: label sequences without alignment, scored at every time step."""
 
 import math
 from typing import NamedTuple
@@ -26,24 +26,24 @@ def ctc_loss(
     blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
 ) -> Array:
-    r"""Return the negative log-probability of label sequences, summed over all ways to spread them over time.
+    r"""Return the negative log-probability of label sequences, summed over all alignments in time.
 
     .. math:: -\log \sum_{\pi : B(\pi) = y} \prod_t p_t(\pi_t), \qquad p_t = \operatorname{softmax}(x_t)
 
-    :math:`B` merges equal neighbours in an alignment :math:`\pi` of one class a step, and then deletes blanks.
+    :math:`B` merges equal neighbours in an alignment :math:`\pi` with one class per step, and then deletes blanks.
 
     Args:
       logits: :math:`x`, of a floating-point dtype and shape ``(batch, steps, classes)``, finite or :math:`-\infty`.
       logit_paddings: 1 where a step is padding, else 0, of shape ``(batch, steps)`` and any real dtype, or booleans.
       labels: :math:`y`, of an integer dtype and shape ``(batch, labels)``, none of them the blank.
       label_paddings: 1 where a label is padding, else 0, of the labels' shape: padding comes last. Padded labels and
-        the logits of padded steps may be anything.
+        the logits of padded steps are ignored.
       blank_id: the class that is the blank, from 0 on.
-      log_epsilon: at most 0, stands for :math:`\log 0` where a sequence can't be reached. Losses near its negative
-        are no longer exact; with ``-jnp.inf`` all are, and impossible sequences have infinite loss.
+      log_epsilon: at most 0, the value used for :math:`\log 0` where a sequence can't be reached. Losses near its
+        negative are no longer exact; with ``-jnp.inf`` all are, and impossible sequences have infinite loss.
 
     Returns:
-      The losses, of shape ``(batch,)``: NaN where a label names no class (Optax counts it as certain).
+      The losses, of shape ``(batch,)``: NaN where a label names no class (Optax treats it as certain).
 
     Raises:
       ValueError: if the shapes don't fit, or ``blank_id`` or ``log_epsilon`` is out of range.
@@ -66,7 +66,7 @@ def ctc_loss_with_forward_probs(
     blank_id: int = 0,
     log_epsilon: ArrayLike = -1e5,
 ) -> tuple[Array, Array, Array]:
-    r"""Return :func:`ctc_loss` and the log-probabilities of having come so far at each step.
+    r"""Return :func:`ctc_loss` and the forward log-probabilities at each step.
 
     .. math:: \alpha_t^{\text{blank}}(n),\quad \alpha_t^{\text{label}}(n): \text{ that steps } 1 \dots t \text{ give }
         y_1 \dots y_n \text{ and end in a blank, or in } y_n

@@ -24,11 +24,11 @@ def kl_divergence(
       log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
       targets: :math:`t`, the given probabilities, at least 0, of the same shape.
       axis: the axis, or axes, of the distribution; None for all.
-      where: booleans, which elements take part: of the inputs' shape, with sizes of 1 where one value serves a whole
-        axis, or of the result's shape.
+      where: booleans, which elements to include: of the inputs' shape, with sizes of 1 to broadcast along an axis, or
+        of the result's shape.
 
     Returns:
-      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+      The divergences, of the inputs' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, or an axis doesn't exist.
@@ -52,10 +52,10 @@ def kl_divergence_with_log_targets(
       log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
       log_targets: :math:`l = \log t`, likewise, of the same shape.
       axis: the axis, or axes, of the distribution; None for all.
-      where: booleans, which elements take part: as in :func:`kl_divergence`.
+      where: booleans, which elements to include: as in :func:`kl_divergence`.
 
     Returns:
-      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+      The divergences, of the inputs' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, or an axis doesn't exist.
@@ -71,7 +71,7 @@ def kl_divergence_with_log_targets(
 def generalized_kl_divergence(
     log_predictions: ArrayLike, targets: ArrayLike, axis: Axis | None = -1, where: ArrayLike | None = None
 ) -> Array:
-    r"""Return the Kullback-Leibler divergence of weights that need not add up to one.
+    r"""Return the Kullback-Leibler divergence of weights that need not sum to one.
 
     .. math:: \sum_j t_j (\log t_j - \log q_j) + q_j - t_j
 
@@ -81,10 +81,10 @@ def generalized_kl_divergence(
       log_predictions: :math:`\log q`, of a floating-point dtype, finite or :math:`-\infty`.
       targets: :math:`t \ge 0`, of the same shape.
       axis: the axis, or axes, to sum over; None for all.
-      where: booleans, which elements take part: as in :func:`kl_divergence`.
+      where: booleans, which elements to include: as in :func:`kl_divergence`.
 
     Returns:
-      The divergences, of the inputs' shape without ``axis``: 0 where no element takes part.
+      The divergences, of the inputs' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, or an axis doesn't exist.

@@ -55,7 +55,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> Array:
 
 @public
 def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
-    r"""Return the sparsemax loss of yes-or-no predictions, element by element.
+    r"""Return the sparsemax loss of binary predictions, element by element.
 
     .. math:: \tfrac14 (\operatorname{clip}(z, -1, 1) + 1)^2 + \max(z - 1,\, 0), \qquad z = -x \text{ for yes, } x
         \text{ for no}
@@ -64,7 +64,7 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: :math:`x`, of any shape and floating-point dtype.
-      labels: 0 for no, 1 for yes (as is whatever isn't 0), of the same shape.
+      labels: 0 for no, 1 (or any other nonzero value) for yes, of the same shape.
 
     Returns:
       An array of the same shape and the logits' dtype.
@@ -107,12 +107,12 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 @public
 def multiclass_hinge_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
-    r"""Return by how much the true class fails to lead all others by 1.
+    r"""Return by how much the true class fails to exceed all others by 1.
 
     .. math:: \max_j \left(s_j + [j \ne y]\right) - s_y
 
-    Scores are taken relative to that of the true class before 1 is added, so that large ones cost no digits. A label
-    that names no class gives NaN with a zero gradient.
+    Scores are taken relative to that of the true class before 1 is added, so that large scores lose no precision. A
+    label that names no class gives NaN with a zero gradient.
 
     Args:
       scores: :math:`s`, of a floating-point dtype and shape ``(..., classes)``, finite or :math:`-\infty`.
@@ -138,7 +138,7 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     .. math:: \langle p, s \rangle - s_y + \tfrac12 (1 - \|p\|^2), \qquad
         p = \operatorname{argmin}_{q \in \text{simplex}} \|q - s\|
 
-    It is 0 as soon as the true class leads all others by 1. A label that names no class gives NaN with a zero
+    It is 0 as soon as the true class exceeds all others by 1. A label that names no class gives NaN with a zero
     gradient.
 
     Args:

@@ -29,8 +29,8 @@ def ranking_softmax_loss(
       logits: :math:`s`, the items' scores, of a floating-point dtype and shape ``(..., items)``, finite or
         :math:`-\infty`.
       labels: :math:`y \ge 0`, how relevant each is, of the same shape.
-      where: booleans, which items are there: of the logits' shape, with sizes of 1 where one value serves a whole
-        axis, or of that shape without its last axis, for whole lists.
+      where: booleans, which items to include: of the logits' shape, with sizes of 1 to broadcast along an axis, or of
+        that shape without its last axis, for whole lists.
       weights: :math:`w`, a number or an array that fits the logits' shape; None for 1.
       reduce_fn: called as ``reduce_fn(losses, where=where)`` with the lists that have an item: ``jnp.mean``,
         ``jnp.sum``, or None to have one loss for each list.

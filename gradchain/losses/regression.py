@@ -96,11 +96,12 @@ def huber_loss(predictions: ArrayLike, targets: ArrayLike | None = None, *, delt
 
 @public
 def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
-    r"""Return :math:`\log \cosh (p - t)`, a smooth relative of the Huber loss.
+    r"""Return :math:`\log \cosh (p - t)`, a smooth alternative to the Huber loss.
 
     It is about :math:`\tfrac12 e^2` for small errors and :math:`|e| - \log 2` for large ones; its derivative is
-    :math:`\tanh e`. It is evaluated as :math:`\log(1 + 2 \sinh^2 \tfrac e2)`, right to 1e-6 of the loss in float32 for
-    small errors too; the difference of logarithms that Optax takes has no right digits below :math:`e = 10^{-4}`.
+    :math:`\tanh e`. It is evaluated as :math:`\log(1 + 2 \sinh^2 \tfrac e2)`, which in float32 has a relative error of
+    at most 1e-6, even for small errors; the difference of logarithms in Optax has no correct digits below :math:`e =
+    10^{-4}`.
 
     Args:
       predictions: :math:`p`, of any shape and floating-point dtype.
@@ -153,11 +154,11 @@ def cosine_similarity(
       targets: :math:`t`, of the same shape.
       epsilon: :math:`\epsilon \ge 0`, one number: the smallest *squared* norm to divide by, as in Optax.
       axis: the axis, or axes, of the vectors; None for all.
-      where: booleans, which elements take part: of the predictions' shape, with sizes of 1 where one value serves a
-        whole axis, or of the result's shape.
+      where: booleans, which elements to include: of the predictions' shape, with sizes of 1 to broadcast along an axis,
+        or of the result's shape.
 
     Returns:
-      The similarities, in [-1, 1], of the predictions' shape without ``axis``: 0 where no element takes part.
+      The similarities, in [-1, 1], of the predictions' shape without ``axis``: 0 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, an axis doesn't exist or ``epsilon`` is negative (where it isn't traced).
@@ -182,10 +183,10 @@ def cosine_distance(
       targets: the given vectors, of the same shape.
       epsilon: the smallest squared norm to divide by, at least 0: as in :func:`cosine_similarity`.
       axis: the axis, or axes, of the vectors; None for all.
-      where: booleans, which elements take part: as in :func:`cosine_similarity`.
+      where: booleans, which elements to include: as in :func:`cosine_similarity`.
 
     Returns:
-      The distances, in [0, 2], of the predictions' shape without ``axis``: 1 where no element takes part.
+      The distances, in [0, 2], of the predictions' shape without ``axis``: 1 where no element is included.
 
     Raises:
       ValueError: if the shapes don't fit, an axis doesn't exist or ``epsilon`` is negative (where it isn't traced).

@@ -1,4 +1,4 @@
-"""Dice losses: how far predicted regions of an image overlap with given ones."""
+"""Dice losses: how much predicted regions of an image overlap with the true ones."""
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,8 @@ def dice_loss(
         I_c = \sum_i p_{ic} t_{ic},\; P_c = \sum_i p_{ic},\; T_c = \sum_i t_{ic}
 
     :math:`P_c - I_c` are false positives and :math:`T_c - I_c` false negatives; with equal weights of ½ it is the
-    Dice loss, with others the Tversky loss. A class that is neither predicted nor given, without smoothing, has
-    loss 0 (in Optax NaN).
+    Dice loss, with others the Tversky loss. Without smoothing, a class that is neither predicted nor present has loss 0
+    (in Optax NaN).
 
     Args:
       predictions: logits of a floating-point dtype and shape ``(batch, ..., classes)``. With one class they are
@@ -43,8 +43,8 @@ def dice_loss(
       smooth: :math:`s \ge 0`, one number.
       alpha: :math:`\alpha \ge 0`, one number: the weight of false positives.
       beta: :math:`\beta \ge 0`, one number: the weight of false negatives.
-      apply_softmax: turn logits into :math:`p` by a softmax, or a sigmoid where there is one class. Without,
-        predictions are probabilities: they must add up to 1 over the classes, unless there is one.
+      apply_softmax: turn logits into :math:`p` by a softmax, or by a sigmoid if there is only one class. If False,
+        predictions are probabilities, and must sum to 1 over the classes, unless there is only one.
       reduction: over classes: ``"mean"``, ``"sum"``, or ``"none"`` for a loss for each.
       ignore_background: leave out the first class, unless it is the only one.
       axis: the axis, or axes, that :math:`\sum_i` goes over; None for all but the first and the last.
@@ -87,12 +87,12 @@ def multiclass_generalized_dice_loss(
     apply_softmax: bool = True,
     ignore_background: bool = False,
 ) -> Array:
-    r"""Return the mean :func:`dice_loss` with rare classes weighted up.
+    r"""Return the mean :func:`dice_loss` with larger weights for rare classes.
 
     .. math:: w_c \propto \frac{1}{N_c^2 + 10^{-7}}, \qquad \sum_c w_c = \text{classes},
 
-    :math:`N_c` being the sum of the targets of class :math:`c` in the whole batch. A class that the batch lacks takes
-    nearly all the weight, as in Optax.
+    :math:`N_c` being the sum of the targets of class :math:`c` in the whole batch. A class that doesn't occur in the
+    batch gets nearly all the weight, as in Optax.
 
     Args:
       predictions: logits of a floating-point dtype and shape ``(batch, ..., classes)``.
@@ -137,8 +137,8 @@ def binary_dice_loss(
         ``(batch, ..., 1)``.
       targets: 0 or 1, or probabilities, of either shape.
       smooth: at least 0, one number; as in :func:`dice_loss`.
-      apply_sigmoid: turn logits into probabilities. Without, predictions are probabilities. (Optax then asks that
-        each one be 1.)
+      apply_sigmoid: turn logits into probabilities. If False, predictions are probabilities. (Optax then requires each
+        to be 1.)
 
     Returns:
       The losses, of shape ``(batch,)``.

@@ -1,4 +1,4 @@
-"""Contrastive losses: what belongs together is near, what doesn't is far."""
+"""Contrastive losses, which pull related embeddings together and push unrelated ones apart."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ DEGREE = Number("degree", "[1, inf)")
 
 @public
 def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> Array:
-    r"""Return the temperature-scaled cross-entropy of finding an embedding's partners among the others.
+    r"""Return the temperature-scaled cross-entropy of identifying each embedding's positives among the others.
 
     .. math:: \operatorname{mean}_{(i, j)\,:\, i \ne j,\, l_i = l_j} \; -\log \frac{e^{s_{ij}}}
         {e^{s_{ij}} + \sum_{k : l_k \ne l_i} e^{s_{ik}}}, \qquad s_{ij} = \cos(z_i, z_j) / T
@@ -78,16 +78,17 @@ def triplet_margin_loss(
     margin: ArrayLike = 1.0,
     eps: ArrayLike = 1e-6,
 ) -> Array:
-    r"""Return by how much the wrong partner fails to be farther off than the right one by a margin.
+    r"""Return by how much the negative fails to be farther from the anchor than the positive by a margin.
 
     .. math:: \max(0,\, d(a, p) - d(a, n) + m), \qquad d(x, y) = \left(\sum_i |x_i - y_i|^k + \epsilon\right)^{1/k}
 
-    Magnitudes are taken before the power for every :math:`k`. (Optax doesn't, which only even ones forgive.)
+    Absolute values are taken before the power, for every :math:`k`. (Optax doesn't, which is right only for even
+    :math:`k`.)
 
     Args:
       anchors: :math:`a`, of a floating-point dtype; for example ``(batch, features)``.
-      positives: :math:`p`, what is like the anchors, of the same shape.
-      negatives: :math:`n`, what is unlike them, of the same shape.
+      positives: :math:`p`, examples similar to the anchors, of the same shape.
+      negatives: :math:`n`, dissimilar examples, of the same shape.
       axis: the axis of the features.
       norm_degree: :math:`k \ge 1`, one number; 2 is the Euclidean distance.
       margin: :math:`m`, one number.

@@ -1,4 +1,4 @@
-"""Labels that are less than certain."""
+"""Label smoothing."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,9 +19,9 @@ def smooth_labels(
       labels: :math:`y`, probabilities of classes, of a floating-point dtype; for example ``(batch, classes)``.
       alpha: :math:`\alpha` in [0, 1], a number or an array that fits the labels' shape.
       axis: the axis, or axes, of the classes; None for all.
-      where: booleans, which classes count in :math:`n`: of the labels' shape, with sizes of 1 where one value serves
-        a whole axis, or of the labels' shape without ``axis``. The others are smoothed like the rest: give the loss
-        the same ``where``. Where none counts, :math:`n` is taken as 1 (by Optax as 0, which gives infinity).
+      where: booleans, which classes count in :math:`n`: of the labels' shape, with sizes of 1 to broadcast along an
+        axis, or of the labels' shape without ``axis``. The others are smoothed like the rest: give the loss the same
+        ``where``. Where none counts, :math:`n` is taken as 1 (by Optax as 0, which gives infinity).
 
     Returns:
       An array of the labels' shape and dtype.

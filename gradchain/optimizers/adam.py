@@ -22,16 +22,16 @@ def adam(
 ) -> Transform:
     r"""Adam: :func:`~gradchain.scale_by_adam`, then the learning rate.
 
-    Each step moves a number by about :math:`\eta`, whatever the gradient's scale.
+    Each step changes every parameter element by about :math:`\eta`, whatever the scale of the gradient.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
-      nesterov: NAdam's numerator.
+      nesterov: use NAdam's numerator, which adds Nesterov momentum.
 
     Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015.
     """
@@ -60,15 +60,15 @@ def adamw(
     :math:`\lambda` is 0.01.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
-      nesterov: NAdam's numerator.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
+      nesterov: use NAdam's numerator, which adds Nesterov momentum.
 
     Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
     """
@@ -95,13 +95,13 @@ def nadam(
     ``torch.optim.NAdam`` also warms :math:`\beta_1` up; see :func:`~gradchain.scale_by_adam`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
-      nesterov: whether to use Nesterov's numerator.
+      nesterov: whether to use NAdam's numerator.
 
     Reference: Dozat, *Incorporating Nesterov Momentum into Adam*, 2016.
     """
@@ -124,15 +124,15 @@ def nadamw(
     r"""AdamW with Nesterov's numerator: :func:`adamw` with ``nesterov=True``, under its own name.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay.
-      nesterov: whether to use Nesterov's numerator.
+      mask: which parameters to decay.
+      nesterov: whether to use NAdam's numerator.
 
     References:
       Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019.

@@ -22,13 +22,13 @@ from gradchain.transforms.scaling import scale_by_learning_rate
 def adamax(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> Transform:
     r"""AdaMax: Adam in the infinity norm, :func:`~gradchain.scale_by_adamax`.
 
-    No step is longer than about :math:`\eta`; suits sparse gradients.
+    No parameter element moves by much more than :math:`\eta` in a step. Suits sparse gradients.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 2e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 2e-3.
       b1: decay of the first moment.
       b2: decay of the maximum.
-      eps: added to gradient sizes.
+      eps: added to the absolute value of the gradient.
 
     Reference: Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 2.
     """
@@ -50,9 +50,9 @@ def adamaxw(
       learning_rate: :math:`\eta \ge 0`, or a schedule.
       b1: decay of the first moment.
       b2: decay of the maximum.
-      eps: added to gradient sizes.
+      eps: added to the absolute value of the gradient.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     References:
       Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 2.
@@ -81,14 +81,14 @@ def amsgrad(
     Converges on convex problems on which Adam doesn't.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
-      bias_correction_mu: correct the first moment for its start.
-      bias_correction_nu: correct the second moment, before the maximum.
+      bias_correction_mu: apply bias correction to the first moment.
+      bias_correction_nu: apply bias correction to the second moment, before taking the maximum.
 
     Reference: Reddi et al., *On the Convergence of Adam and Beyond*, 2018, algorithm 2.
     """
@@ -108,13 +108,13 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> Transform:
-    r"""AdaBelief: long steps where gradients come as foreseen, :func:`~gradchain.scale_by_belief`.
+    r"""AdaBelief: long steps where gradients match their prediction, :func:`~gradchain.scale_by_belief`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
-      b2: decay of the squared surprise.
-      eps: outside the root.
+      b2: decay of the squared prediction error.
+      eps: added to the denominator, outside the square root.
       eps_root: added to the stored average.
       nesterov: look ahead along the first moment.
 
@@ -128,13 +128,13 @@ def adabelief(
 
 @public
 def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3) -> Transform:
-    r"""Yogi: Adam whose effective rate grows back only slowly, :func:`~gradchain.scale_by_yogi`.
+    r"""Yogi: Adam whose effective learning rate increases only slowly, :func:`~gradchain.scale_by_yogi`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-2.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-2.
       b1: decay of the first moment.
-      b2: of the second moment.
-      eps: outside the root.
+      b2: decay of the second moment.
+      eps: added to the denominator, outside the square root.
 
     Reference: Zaheer et al., *Adaptive Methods for Nonconvex Optimization*, 2018, algorithm 2.
     """
@@ -155,12 +155,12 @@ def radam(
     r"""Rectified Adam: a warm-up that follows from the second moment's variance, :func:`~gradchain.scale_by_radam`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
-      threshold: from where on to divide by the second moment.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
+      threshold: smallest :math:`\rho_k` at which the update is divided by the second moment.
       nesterov: look ahead along the first moment.
 
     Reference: Liu et al., *On the Variance of the Adaptive Learning Rate and Beyond*, 2020, algorithm 2.
@@ -188,14 +188,14 @@ def adan(
     :math:`w \leftarrow (w - \eta u) / (1 + \eta\lambda)`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; stands rates 5 to 10 times Adam's.
-      b1: decay of the gradients' average.
-      b2: decay of the differences' average.
-      b3: decay of the squares' average.
-      eps: outside the root.
-      eps_root: inside the root.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; tolerates rates 5 to 10 times those of Adam.
+      b1: decay of the average of gradients.
+      b2: decay of the average of gradient differences.
+      b3: decay of the average of squares.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Xie et al., *Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models*, 2022.
     """
@@ -227,10 +227,10 @@ def optimistic_adam_v2(
       beta: how far to extrapolate.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of the stored first moment.
-      nesterov: NAdam's numerator.
+      nesterov: use NAdam's numerator, which adds Nesterov momentum.
 
     Reference: Daskalakis et al., *Training GANs with Optimism*, 2018, algorithm 1.
     """

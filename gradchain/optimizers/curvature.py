@@ -27,22 +27,23 @@ def sophia(
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
 ) -> Transform:
-    r"""Sophia: momentum over the Hessian's diagonal, clipped, :func:`~gradchain.scale_by_sophia`.
+    r"""Sophia: momentum divided by the Hessian's diagonal, clipped, :func:`~gradchain.scale_by_sophia`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; the longest step that a number takes, at ``clip_threshold=1``.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; with ``clip_threshold=1``, the longest step that a parameter
+        element takes.
       b1: decay of the momentum.
-      b2: decay of the curvatures.
+      b2: decay of the average of curvature estimates.
       eps: lower bound on the scaled curvatures.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
-      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       gamma: scale of the curvatures.
-      clip_threshold: bound on what is then multiplied by the rate.
-      update_interval: updates from one estimate of the curvatures to the next.
+      clip_threshold: bound on each element of the update, before the learning rate.
+      update_interval: number of updates between two curvature estimates.
       hessian_diagonal_fn: the estimator, a transform.
       mu_dtype: dtype of the stored momentum.
-      verbose: print the share of unclipped numbers.
-      print_win_rate_every_n_steps: how often; 0 is never.
+      verbose: print the fraction of elements that were not clipped.
+      print_win_rate_every_n_steps: how often to print it; 0 means never.
 
     Example:
       >>> tx = sophia(1e-3)

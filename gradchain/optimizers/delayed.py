@@ -23,17 +23,17 @@ def adopt(
 ) -> Transform:
     r"""ADOPT: Adam that converges whatever :math:`\beta_2` is, :func:`~gradchain.scale_by_adopt`.
 
-    The first step stays where it is.
+    The first step leaves the parameters unchanged.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
       b1: decay of the average of normalised gradients.
       b2: decay of the second moment.
       eps: lower bound on its root.
       mu_dtype: dtype of the stored average.
       nesterov: look ahead along the average.
-      use_clipping: clip normalised gradients, at first closely.
-      clip_value_fn: a schedule or number to clip by in place of :math:`(k - 1)^{1/4}`.
+      use_clipping: clip normalised gradients; the bound is tight at first and grows.
+      clip_value_fn: the bound to clip to, a schedule or a number, in place of :math:`(k - 1)^{1/4}`.
 
     Reference: Taniguchi et al., *ADOPT: Modified Adam Can Converge with Any* :math:`\beta_2` *with the Optimal Rate*,
     2024.
@@ -56,16 +56,16 @@ def acprop(
     weight_decay: NonNegative = 0.0,
     mask: Mask | None = None,
 ) -> Transform:
-    r"""ACProp: gradients over the surprise that came before them, :func:`~gradchain.scale_by_acprop`.
+    r"""ACProp: gradients divided by their past prediction error, :func:`~gradchain.scale_by_acprop`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      b1: decay of the average that gradients are foreseen by.
-      b2: decay of the squared surprise.
-      eps: outside the root.
+      b1: decay of the average that predicts the gradients.
+      b2: decay of the squared prediction error.
+      eps: added to the denominator, outside the square root.
       eps_root: added to the stored average.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Zhuang et al., *Momentum Centering and Asynchronous Update for Adaptive Gradient Methods*, 2021.
     """

@@ -12,12 +12,12 @@ from gradchain.transforms.dual_averaging import scale_by_madgrad
 def madgrad(
     learning_rate: NonNegative, momentum: Fraction = 0.9, weight_decay: NonNegative = 0.0, eps: NonNegative = 1e-6
 ) -> Transform:
-    r"""MADGRAD: momentum, adaptive, by dual averaging, :func:`~gradchain.scale_by_madgrad`.
+    r"""MADGRAD: adaptive steps with momentum, by dual averaging, :func:`~gradchain.scale_by_madgrad`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical between Adam's and gradient descent's.
-      momentum: weight of the parameters where they are, in [0, 1].
-      weight_decay: :math:`\lambda \ge 0`, added to the gradient; best 0 or smaller than elsewhere.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically between Adam's and gradient descent's.
+      momentum: weight of the current parameters in the average with the new point, in [0, 1].
+      weight_decay: :math:`\lambda \ge 0`, added to the gradient; use 0, or less than with other optimizers.
       eps: added to the cube root, and to the rate.
 
     Reference: Defazio and Jelassi, *Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged Gradient

@@ -16,11 +16,11 @@ from gradchain.transforms.scaling import scale, scale_by_learning_rate
 
 @public
 def sm3(learning_rate: NonNegative, momentum: Decay = 0.9) -> Transform:
-    r"""SM3: AdaGrad with one vector an axis in place of a whole array, :func:`~gradchain.scale_by_sm3`.
+    r"""SM3: AdaGrad with one vector per axis in place of a whole array, :func:`~gradchain.scale_by_sm3`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      momentum: decay of the updates' average; the one slot of the parameters' size.
+      momentum: decay of the average of updates, the only slot as large as the parameters.
 
     Reference: Anil et al., *Memory-Efficient Adaptive Optimization*, 2019.
     """
@@ -42,11 +42,11 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Mask | None = None,
 ) -> Transform:
-    r"""Adafactor: second moments by rows and columns, clipped updates, steps in proportion to the parameters' size.
+    r"""Adafactor: factored second moments, clipped updates, and steps in proportion to the size of the parameters.
 
     The stages are :func:`~gradchain.scale_by_factored_rms`, :func:`~gradchain.clip_by_block_rms`, the learning rate,
     :func:`~gradchain.scale_by_param_block_rms`, :func:`~gradchain.ema` without correction, and
-    :func:`~gradchain.add_decayed_weights`. The weight decay isn't multiplied by the rate. The
+    :func:`~gradchain.add_decayed_weights`. The weight decay isn't multiplied by the learning rate. The
     average's decay has the parameters' precision (Optax's is always in float32).
 
     Args:
@@ -54,15 +54,15 @@ def adafactor(
         leaves it out.
       min_dim_size_to_factor: factor arrays whose two longest axes are at least this long.
       decay_rate: :math:`\gamma`; the average's decay at step :math:`k` is :math:`1 - k^{-\gamma}`.
-      decay_offset: the step at which the average starts anew.
+      decay_offset: the step at which the average restarts.
       multiply_by_parameter_scale: whether steps are in proportion to the parameters' root mean square.
       clipping_threshold: bound on each array's update; ``None`` for none.
-      momentum: decay of an average of updates; ``None`` saves its memory.
+      momentum: decay of an average of updates; ``None`` for none, which saves its memory.
       dtype_momentum: its dtype; ``None`` for the parameters', at least float32, which complex parameters need.
       weight_decay_rate: weight decay per step; ``None`` for none.
       eps: added to squared gradients.
-      factored: False keeps all second moments.
-      weight_decay_mask: where to decay.
+      factored: whether to factor at all; False keeps every second moment.
+      weight_decay_mask: which parameters to decay.
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, algorithm 4.
     """

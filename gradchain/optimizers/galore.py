@@ -4,9 +4,8 @@ Evidence: Zhao et al. (2024) pre-train models of 60 M to 7 B parameters with up 
 state than Adam, at about the same perplexity.
 """
 
-from typing import Any
-
 from gradchain.combinators.chain import chain
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Count, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.matrices.views import DimensionNumbers
@@ -22,23 +21,23 @@ def galore(
     rank: int = 128,
     update_proj_gap: Count = 200,
     scale: Hyper = 1.0,
-    base_optimizer: Any = None,
+    base_optimizer: Child | None = None,
     weight_decay: NonNegative = 0.0,
     mask: Mask | None = None,
     weight_dimension_numbers: DimensionNumbers | None = None,
 ) -> Transform:
     r"""GaLore: :func:`~gradchain.scale_by_galore`, weight decay, then the learning rate.
 
-    A matrix of :math:`m \ge n` takes :math:`2 r n + m r` numbers of state in place of Adam's :math:`2 m n`.
+    A matrix of :math:`m \ge n` takes :math:`2 r n + m r` values of state in place of Adam's :math:`2 m n`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 0.01 with ``scale=0.25``.
-      rank: how many dimensions are kept; typical a quarter of the model's width.
-      update_proj_gap: number of updates between two choices of them; each takes a singular value decomposition.
-      scale: of the projected updates alone.
-      base_optimizer: what is applied to projected gradients; ``None`` for :func:`~gradchain.scale_by_adam`.
-      weight_decay: :math:`\lambda \ge 0`, or a schedule; on the whole parameters.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.01 with ``scale=0.25``.
+      rank: how many dimensions are kept; typically a quarter of the model's width.
+      update_proj_gap: number of updates between two choices of the subspace; each takes a singular value decomposition.
+      scale: factor that multiplies the projected updates only.
+      base_optimizer: the transform applied to projected gradients; ``None`` for :func:`~gradchain.scale_by_adam`.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the parameters themselves, not to a projection.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       weight_dimension_numbers: how arrays are seen as matrices, see :func:`~gradchain.scale_by_galore`.
 
     Reference: Zhao et al., *GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection*, 2024.

@@ -22,17 +22,17 @@ def lars(
     momentum: Fraction = 0.9,
     nesterov: bool = False,
 ) -> Transform:
-    r"""LARS: gradient descent with momentum, each array's step in proportion to its norm. For very large batches.
+    r"""LARS: gradient descent with momentum, and steps in proportion to each array's norm. For very large batches.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      weight_decay: added to the gradient, before the trust ratio.
-      weight_decay_mask: where to decay; True is everywhere.
-      trust_coefficient: step's share of the parameters' norm, at rate 1.
+      weight_decay: added to the gradient, applied before the trust ratio.
+      weight_decay_mask: which parameters to decay; True means all.
+      trust_coefficient: norm of the step as a fraction of the parameters' norm, at learning rate 1.
       eps: added to the gradient's norm.
-      trust_ratio_mask: where to scale by the trust ratio; True is everywhere. Biases are often left out.
-      momentum: of a :func:`~gradchain.trace` behind the learning rate.
-      nesterov: Nesterov's form of it.
+      trust_ratio_mask: which parameters to scale by the trust ratio; True means all. Biases are often left out.
+      momentum: decay of a :func:`~gradchain.trace` placed after the learning rate.
+      nesterov: use Nesterov's form of it.
 
     Reference: You et al., *Large Batch Training of Convolutional Networks*, 2017, algorithm 1.
     """
@@ -54,16 +54,16 @@ def lamb(
     weight_decay: NonNegative = 0.0,
     mask: Mask | None = None,
 ) -> Transform:
-    r"""LAMB: AdamW, each array's step in proportion to its norm. For very large batches.
+    r"""LAMB: AdamW with steps in proportion to each array's norm. For very large batches.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule: the step's share of the parameters' norm.
+      learning_rate: :math:`\eta \ge 0`, or a schedule: the norm of the step as a fraction of the parameters' norm.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: outside the root.
-      eps_root: inside the root.
-      weight_decay: :math:`\lambda \ge 0`, or a schedule; before the trust ratio.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; applied before the trust ratio.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: You et al., *Large Batch Optimization for Deep Learning: Training BERT in 76 minutes*, 2020,
     algorithm 2.
@@ -78,10 +78,10 @@ def lamb(
 
 @public
 def fromage(learning_rate: NonNegative, min_norm: NonNegative = 1e-6) -> Transform:
-    r"""Fromage: each array turns by a given angle, :math:`\arctan\eta`, and weights don't grow without bound.
+    r"""Fromage: each array turns by a given angle, :math:`\arctan\eta`, so that the weights stay bounded.
 
-    The last stage is :func:`~gradchain.descend_and_shrink`, which holds the rate as it was given; Optax spreads it over
-    two stages.
+    The last stage is :func:`~gradchain.descend_and_shrink`, which holds the learning rate as given; Optax splits it
+    over two stages.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; the paper uses 0.01 throughout.
@@ -102,15 +102,15 @@ def novograd(
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
 ) -> Transform:
-    r"""NovoGrad: momentum of gradients normalised array by array, :func:`~gradchain.scale_by_novograd`.
+    r"""NovoGrad: momentum of gradients that are normalised per array, :func:`~gradchain.scale_by_novograd`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      b1: of the momentum.
+      b1: decay of the momentum.
       b2: decay of the squared norms.
-      eps: outside the root.
-      eps_root: inside the root.
-      weight_decay: :math:`\lambda \ge 0`; part of the momentum.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
+      weight_decay: :math:`\lambda \ge 0`; included in the momentum.
 
     Reference: Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep
     Networks*, 2019, algorithm 1.

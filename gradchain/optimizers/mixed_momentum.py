@@ -24,19 +24,19 @@ def ademamix(
 ) -> Transform:
     r"""AdEMAMix: AdamW with a second, very slow average of gradients, :func:`~gradchain.scale_by_ademamix`.
 
-    For long runs. With few steps, a smaller ``b3`` (0.999) serves better.
+    For long runs. For short runs, a smaller ``b3`` (0.999) works better.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical as AdamW's.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically as AdamW's.
       b1: decay of the fast average.
       b2: decay of the second moment.
       b3: decay of the slow average, or a schedule.
       alpha: weight of the slow average, or a schedule.
-      eps: outside the root.
-      eps_root: inside the root.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       mu_dtype: dtype of both stored averages.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Pagliardini et al., *The AdEMAMix Optimizer: Better, Faster, Older*, 2024.
     """
@@ -62,13 +62,13 @@ def simplified_ademamix(
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; about :math:`1 - \beta_1` times AdamW's.
-      b1: weight of the past in the momentum, which is a sum.
+      b1: decay of the momentum, which is a sum and not an average.
       b2: decay of the second moment.
-      alpha: extra weight of the present gradient, or a schedule.
-      eps: outside the root.
-      eps_root: inside the root.
+      alpha: extra weight of the current gradient, or a schedule.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Morwani et al., *Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants*,
     2025.

@@ -50,31 +50,32 @@ def muon(
     r"""Muon: momentum orthogonalised by :func:`~gradchain.scale_by_muon` for matrices, AdamW for the rest.
 
     It is meant for hidden layers. By default, as in Optax, all arrays with two axes are matrices, embeddings and output
-    layers included; to leave those to Adam, build the same from :func:`~gradchain.partition` and
-    :func:`~gradchain.matrices_and_rest`, or say so in ``muon_weight_dimension_numbers``.
+    layers included; to leave those to Adam, use :func:`~gradchain.partition` with :func:`~gradchain.matrices_and_rest`,
+    or exclude them in ``muon_weight_dimension_numbers``.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 0.02, or with ``consistent_rms=0.2`` what AdamW takes.
-      ns_coeffs: coefficients of the iteration, or a preset: ``"standard"``, ``"dion"``.
-      ns_steps: its number of steps, where one row of coefficients is given.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.02, or, with ``consistent_rms=0.2``, the rate you
+        would give AdamW.
+      ns_coeffs: coefficients of the Newton-Schulz iteration, or a preset: ``"standard"``, ``"dion"``.
+      ns_steps: number of Newton-Schulz steps, if a single row of coefficients is given.
       beta: decay of the momentum.
-      eps: added to norms here, and outside of Adam's root.
-      weight_decay: :math:`\lambda \ge 0`, or a schedule; of the matrices, behind the scaling.
-      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      eps: added to the norms of matrices, and outside the square root in Adam.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the matrices, after the scaling.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       mu_dtype: dtype of the stored momenta.
       nesterov: Nesterov's form of both momenta.
       adaptive: multiply by the dual norm of the momentum.
       preconditioning: how matrices are scaled before the iteration.
       adam_b1: Adam's decay of the first moment.
       adam_b2: Adam's decay of the second moment.
-      adam_eps_root: inside Adam's root.
-      adam_weight_decay: weight decay of the rest.
-      adam_learning_rate: Adam's rate; ``None`` for the same as the matrices'.
+      adam_eps_root: added inside Adam's square root.
+      adam_weight_decay: weight decay of the other parameters.
+      adam_learning_rate: learning rate for Adam; ``None`` for the same as for the matrices.
       muon_weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
         ``None`` for what goes to Adam, or a function from parameters to such a tree. Layers stacked along an axis
         are batches: ``MuonDimensionNumbers(1, 2)``.
       consistent_rms: root mean square of the matrices' updates before the rate; ``None`` for
-        :math:`\sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}` in the place of it.
+        :math:`\sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}` in place of it.
 
     References:
       Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.

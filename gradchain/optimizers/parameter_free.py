@@ -27,17 +27,17 @@ def polyak_sgd(
 
     .. math:: w \leftarrow w - s \min\left(\frac{f(w) - f^*}{\|g\|_2^2 + \epsilon}, \gamma\right) g
 
-    Pass the loss: ``update(grads, state, params, value=loss)``. For models that can fit all data, so that
-    :math:`f^* = 0` is close. Optax computes the step size from gradients that are scaled already, so that halving
-    :math:`s` there doubles the step.
+    Pass the loss: ``update(grads, state, params, value=loss)``. For models that can fit all data, so that :math:`f^* =
+    0` is a good estimate. In Optax the step size is computed from gradients that were already multiplied by :math:`s`,
+    so halving :math:`s` there doubles the step.
 
     Args:
       max_learning_rate: :math:`\gamma \ge 0`.
       scaling: :math:`s \ge 0`, or a schedule.
-      f_min: :math:`f^*`, a lower bound on the loss: one that may be negative needs another than 0.
+      f_min: :math:`f^*`, a lower bound on the loss. If the loss can be negative, 0 is not a valid bound.
       eps: :math:`\epsilon \ge 0`.
-      variant: where the loss is below :math:`f^*`, "sps" goes uphill, by steps that nothing bounds, and "sps+" stands
-        still.
+      variant: what happens where the loss is below :math:`f^*`: "sps" steps uphill, with no bound on the step, and
+        "sps+" takes no step.
 
     Example:
       >>> tx, w = polyak_sgd(), jnp.array([3.0, 4.0])
@@ -66,9 +66,10 @@ def momo(
     Args:
       learning_rate: a bound on the step size, or a schedule.
       beta: decay of the averages.
-      lower_bound: of the loss, below which it stands still: a loss that may be negative needs another than 0.
+      lower_bound: lower bound on the loss; where the loss is below it, no step is taken. If the loss can be negative, 0
+        is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
-      adapt_lower_bound: estimate the bound on the way.
+      adapt_lower_bound: estimate the bound during training.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1.
     """
@@ -93,10 +94,11 @@ def momo_adam(
       learning_rate: Adam's rate as a bound, or a schedule.
       b1: decay of the first moment, the loss and the model.
       b2: decay of the second moment.
-      eps: outside the root.
-      lower_bound: of the loss, below which it stands still: a loss that may be negative needs another than 0.
+      eps: added to the denominator, outside the square root.
+      lower_bound: lower bound on the loss; where the loss is below it, no step is taken. If the loss can be negative, 0
+        is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
-      adapt_lower_bound: estimate the bound on the way.
+      adapt_lower_bound: estimate the bound during training.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """
@@ -124,18 +126,19 @@ def dog(
     weight_decay: NonNegative | None = None,
     mask: Mask | None = None,
 ) -> Transform:
-    r"""DoG, distance over gradients: gradient descent without a rate to tune, :func:`~gradchain.scale_by_dog`.
+    r"""DoG, distance over gradients: gradient descent without a learning rate to tune, :func:`~gradchain.scale_by_dog`.
 
-    Made to be used with an average of the parameters over time. ``init`` must be given the real parameters.
+    Meant to be used with an average of the parameters, see :func:`~gradchain.average_params`. Call ``init`` with the
+    actual initial parameters, not with shapes or zeros.
 
     Args:
-      learning_rate: a factor on the step size, or a schedule.
-      init_step: how the first step is set and the number for it: ``("heuristic", x)``, ``("distance", x)`` or
-        ``("learning_rate", x)``; see :func:`~gradchain.scale_by_dog`. With batch normalisation
-        ``("heuristic", 1e-4)``.
-      eps: inside the root.
+      learning_rate: a factor that multiplies the step size, or a schedule.
+      init_step: how the first step is chosen, and its value: ``("heuristic", x)``, ``("distance", x)`` or
+        ``("learning_rate", x)``; see :func:`~gradchain.scale_by_dog`. With batch normalisation use ``("heuristic",
+        1e-4)``.
+      eps: added inside the square root.
       weight_decay: added to the gradient; ``None`` for none.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023.
     """
@@ -155,11 +158,11 @@ def dowg(
     r"""DoWG, distance over weighted gradients: :func:`dog` with longer steps, :func:`~gradchain.scale_by_dowg`.
 
     Args:
-      learning_rate: a factor on the step size, or a schedule.
-      init_estim_sq_dist: first guess of the squared distance to the solution; ``None`` for ``eps``.
-      eps: outside the root.
+      learning_rate: a factor that multiplies the step size, or a schedule.
+      init_estim_sq_dist: initial guess of the squared distance to the solution; ``None`` for ``eps``.
+      eps: added to the denominator, outside the square root.
       weight_decay: added to the gradient; ``None`` for none.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Khaled et al., *DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method*, 2023.
     """
@@ -175,13 +178,13 @@ def dadapt_adamw(
     estim_lr0: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
 ) -> Transform:
-    r"""AdamW whose rate is found by D-Adaptation, :func:`~gradchain.scale_by_dadapt_adam`.
+    r"""AdamW whose learning rate is estimated by D-Adaptation, :func:`~gradchain.scale_by_dadapt_adam`.
 
     Args:
-      learning_rate: a factor on the rate, or a schedule that starts at 1 and falls to 0.
+      learning_rate: a factor that multiplies the estimated rate, or a schedule that starts at 1 and falls to 0.
       betas: decays of the first and of the second moment.
-      eps: outside the root.
-      estim_lr0: first rate, an underestimate.
+      eps: added to the denominator, outside the square root.
+      estim_lr0: initial estimate of the rate; choose it too small rather than too large.
       weight_decay: :math:`\omega \ge 0`, decoupled.
 
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023.
@@ -201,15 +204,15 @@ def prodigy(
     weight_decay: NonNegative = 0.0,
     safeguard_warmup: bool = False,
 ) -> Transform:
-    r"""AdamW whose rate is found by Prodigy, :func:`~gradchain.scale_by_prodigy`.
+    r"""AdamW whose learning rate is estimated by Prodigy, :func:`~gradchain.scale_by_prodigy`.
 
     Args:
-      learning_rate: a factor on the rate, or a schedule that starts at 1 and falls to 0.
+      learning_rate: a factor that multiplies the estimated rate, or a schedule that starts at 1 and falls to 0.
       betas: decays of the first and of the second moment.
-      beta3: decay of the estimate's sums; ``None`` for the root of the second moment's.
-      eps: outside the root.
-      estim_lr0: first rate, an underestimate.
-      estim_lr_coef: factor on the estimate.
+      beta3: decay of the sums in the estimate; ``None`` for the square root of the second moment's decay.
+      eps: added to the denominator, outside the square root.
+      estim_lr0: initial estimate of the rate; choose it too small rather than too large.
+      estim_lr_coef: factor that multiplies the estimate.
       weight_decay: :math:`\omega \ge 0`, decoupled.
       safeguard_warmup: leave the learning rate out of the estimate's denominator.
 
@@ -231,12 +234,12 @@ def cocob(
     r"""COCOB, continuous coin betting: no learning rate at all, :func:`~gradchain.scale_by_cocob`.
 
     Args:
-      learning_rate: a factor on the gradients, or a schedule. A constant one changes nothing, since bets don't depend
-        on the gradients' scale.
+      learning_rate: a factor that multiplies the gradients, or a schedule. A constant factor changes nothing, since the
+        bets don't depend on the scale of the gradients.
       alpha: the first steps have length :math:`1/\alpha`.
-      eps: first guess of the largest gradient.
+      eps: initial guess of the largest absolute gradient.
       weight_decay: added to the gradient.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Orabona and Tommasi, *Training Deep Networks without Learning Rates Through Coin Betting*, 2017.
     """

@@ -18,19 +18,19 @@ def dpsgd(
     momentum: Fraction | None = None,
     nesterov: bool = False,
 ) -> Transform:
-    r"""Gradient descent that doesn't give away single examples, by bounds and noise.
+    r"""Differentially private SGD: clip the gradient of each example, and add noise to their sum.
 
-    It takes one gradient an example, see :func:`~gradchain.differentially_private_aggregate`. How much privacy a run
-    keeps follows from the noise, the share of the data in a batch and the number of steps, by an accountant such as
-    Google's ``dp-accounting``.
+    It takes one gradient per example, see :func:`~gradchain.differentially_private_aggregate`. The privacy guarantee of
+    a run depends on the noise, the fraction of the data in a batch and the number of steps; compute it with an
+    accountant such as Google's ``dp-accounting``.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      l2_norm_clip: bound on the norm of an example's gradient.
+      l2_norm_clip: bound on the norm of each example's gradient.
       noise_multiplier: standard deviation of the noise on the sum, in units of that bound.
-      seed: a whole number or a PRNG key; an array of them makes a batch.
-      momentum: of a :func:`~gradchain.trace`; ``None`` means none.
-      nesterov: Nesterov's form of it.
+      seed: an integer seed or a PRNG key; an array of them makes a batch of transforms.
+      momentum: decay of a :func:`~gradchain.trace`; ``None`` means none.
+      nesterov: use Nesterov's form of it.
 
     Example:
       >>> tx = dpsgd(0.1, l2_norm_clip=1.0, noise_multiplier=1.1, seed=0)

@@ -14,14 +14,14 @@ from gradchain.transforms.scaling import identity, scale_by_learning_rate
 def adagrad(
     learning_rate: NonNegative, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
 ) -> Transform:
-    r"""AdaGrad: steps shrink with the root of the sum of squared gradients, number by number.
+    r"""AdaGrad: divide each gradient element by the root of the sum of its squares so far.
 
-    Suits sparse gradients; on long runs the steps fade. The scaling is :func:`~gradchain.scale_by_rss`.
+    Suits sparse gradients; on long runs the steps become very small. The scaling is :func:`~gradchain.scale_by_rss`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 0.01 to 1.
-      initial_accumulator_value: what the sum starts at.
-      eps: inside the root.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.01 to 1.
+      initial_accumulator_value: initial value of the sum.
+      eps: added inside the square root.
 
     Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011.
     """
@@ -36,14 +36,14 @@ def adadelta(
     weight_decay: NonNegative = 0.0,
     weight_decay_mask: Mask | None = None,
 ) -> Transform:
-    r"""AdaDelta: steps in the parameters' own unit, without a rate to choose, see :func:`~gradchain.scale_by_adadelta`.
+    r"""AdaDelta: steps in the parameters' units, with no rate to choose, :func:`~gradchain.scale_by_adadelta`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule. ``None`` is 1, as in the paper (Optax's ``None`` goes uphill).
       rho: decay of both averages.
       eps: sets the size of the first steps.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; added to the gradient, before the scaling.
-      weight_decay_mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012.
     """
@@ -72,15 +72,15 @@ def rmsprop(
     PyTorch's conventions use :func:`rmsprop_torch`, for TensorFlow's :func:`rmsprop_tf`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-3.
-      decay: of the average of squared gradients.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-3.
+      decay: decay of the average of squared gradients.
       eps: see :func:`~gradchain.scale_by_rms`.
-      initial_scale: first value of that average.
-      eps_in_sqrt: the place of ``eps``.
+      initial_scale: initial value of that average.
+      eps_in_sqrt: whether ``eps`` is added inside the square root.
       centered: divide by the standard deviation (:func:`~gradchain.scale_by_stddev`) instead.
-      momentum: of a :func:`~gradchain.trace` behind the learning rate; ``None`` for none.
-      nesterov: Nesterov's form of it.
-      bias_correction: correct the averages for their start.
+      momentum: decay of a :func:`~gradchain.trace` placed after the learning rate; ``None`` for none.
+      nesterov: use Nesterov's form of it.
+      bias_correction: apply Adam's bias correction to the averages.
 
     Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
     """
@@ -104,12 +104,12 @@ def rmsprop_torch(
     r"""RMSprop as ``torch.optim.RMSprop`` computes it, with its defaults.
 
     :math:`\epsilon` is outside the root, weight decay is an L2 term in the gradient, and momentum comes before the
-    learning rate, so that a changed rate acts on the whole trace.
+    learning rate, so that a changed rate takes effect on the whole trace at once.
 
     Args:
       learning_rate: PyTorch's ``lr``.
       decay: PyTorch's ``alpha``.
-      eps: outside the root.
+      eps: added to the denominator, outside the square root.
       weight_decay: L2 strength.
       momentum: PyTorch's ``momentum``; its 0 means none, here ``None``.
       centered: divide by the standard deviation instead.
@@ -134,15 +134,15 @@ def rmsprop_tf(
 ) -> Transform:
     r"""RMSprop as ``tf.compat.v1.train.RMSPropOptimizer`` computes it, with its defaults.
 
-    The average starts at one, :math:`\epsilon` is inside the root, and momentum comes behind the learning rate.
+    The average starts at one, :math:`\epsilon` is inside the root, and momentum comes after the learning rate.
     Keras's ``RMSprop`` is the same with ``eps=1e-7, initial_scale=0.0``.
 
     Args:
-      learning_rate: the rate.
-      decay: of the average; Keras calls it ``rho``.
-      eps: inside the root.
-      momentum: behind the rate; ``None`` for none.
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      decay: decay of the average; Keras calls it ``rho``.
+      eps: added inside the square root.
+      momentum: decay of a trace placed after the learning rate; ``None`` for none.
       centered: divide by the standard deviation instead.
-      initial_scale: first value of the average.
+      initial_scale: initial value of the average.
     """
     return rmsprop(learning_rate, decay, eps, initial_scale, True, centered, momentum)

@@ -30,7 +30,7 @@ def schedule_free_sgd(
       weight_decay: added to the gradient as :math:`\lambda y`; ``None`` for none.
       weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
-      r: :math:`r \ge 0`, the power of the step's number in the average's weights.
+      r: :math:`r \ge 0`, the power of the step count in the weights of the average.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024.
     """
@@ -61,11 +61,11 @@ def schedule_free_adamw(
       warmup_steps: steps over which the rate rises linearly from 0; ``None`` for none.
       b1: :math:`\beta_1`.
       b2: decay of the second moment.
-      eps: outside the root.
+      eps: added to the denominator, outside the square root.
       weight_decay: :math:`\lambda \ge 0`, applied at :math:`y`, times the rate.
       weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
-      r: :math:`r \ge 0`, the power of the step's number in the average's weights.
+      r: :math:`r \ge 0`, the power of the step count in the weights of the average.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024, algorithm 1.
     """

@@ -18,7 +18,8 @@ def sgd(
 ) -> Transform:
     r"""Gradient descent: :math:`w \leftarrow w - \eta\,u`, with :math:`u` the gradient or its momentum trace.
 
-    The learning rate is applied after the momentum, as in PyTorch: a changed rate acts at once on the whole trace.
+    The learning rate is applied after the momentum, as in PyTorch: a changed rate takes effect on the whole trace at
+    once.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule. On a quadratic, plain descent needs :math:`\eta < 2/L`.
@@ -40,8 +41,8 @@ def noisy_sgd(learning_rate: NonNegative, eta: NonNegative = 0.01, gamma: Hyper 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
       eta: the noise's variance on the first update.
-      gamma: how fast it fades.
-      key: a seed or PRNG key; an array of them makes a batch.
+      gamma: how fast the variance decays.
+      key: a seed or PRNG key; an array of them makes a batch of transforms.
 
     Reference: Neelakantan et al., *Adding Gradient Noise Improves Learning for Very Deep Networks*, 2015.
     """
@@ -50,7 +51,7 @@ def noisy_sgd(learning_rate: NonNegative, eta: NonNegative = 0.01, gamma: Hyper 
 
 @public
 def optimistic_gradient_descent(learning_rate: NonNegative, alpha: Hyper = 1.0, beta: Hyper = 1.0) -> Transform:
-    r"""Gradient descent on extrapolated gradients. It converges in games, where plain descent circles.
+    r"""Gradient descent on extrapolated gradients. It converges in games where plain gradient descent cycles.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.

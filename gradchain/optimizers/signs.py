@@ -1,4 +1,4 @@
-"""Optimizers that step by signs: all numbers move equally far."""
+"""Optimizers that step by signs: all elements move equally far."""
 
 from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, Positive
@@ -15,7 +15,7 @@ def sign_sgd(learning_rate: NonNegative) -> Transform:
     r"""Step by the gradient's sign: :math:`w \leftarrow w - \eta\,\mathrm{sign}(g)`.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; about a tenth of what Adam takes.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; about a tenth of Adam's.
 
     Reference: Bernstein et al., *signSGD: Compressed Optimisation for Non-Convex Problems*, 2018, algorithm 1.
     """
@@ -24,7 +24,7 @@ def sign_sgd(learning_rate: NonNegative) -> Transform:
 
 @public
 def signum(learning_rate: NonNegative, beta: Decay = 0.9, accumulator_dtype: DType | None = None) -> Transform:
-    r"""Step by the sign of the gradients' moving average.
+    r"""Step by the sign of a moving average of gradients.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
@@ -47,16 +47,16 @@ def lion(
 ) -> Transform:
     r"""Lion: the sign of a momentum with two decays, :func:`~gradchain.scale_by_lion`, and decoupled weight decay.
 
-    Keeps one slot where Adam keeps two. Each step has the size :math:`\eta`, so rates are 3 to 10 times smaller than
-    AdamW's and the decay as many times larger.
+    Keeps one slot where Adam keeps two. Every element moves by :math:`\eta` in each step, so use a learning rate 3 to
+    10 times smaller than for AdamW, and a weight decay larger by the same factor.
 
     Args:
-      learning_rate: :math:`\eta \ge 0`, or a schedule; typical 1e-4.
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 1e-4.
       b1: decay of the average whose sign is taken.
       b2: decay of the average that is kept.
       mu_dtype: dtype of the stored average.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023, algorithm 2.
     """
@@ -75,16 +75,16 @@ def rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ) -> Transform:
-    r"""Resilient propagation: each number has its own step, which grows while the gradient keeps its sign.
+    r"""Resilient propagation: each element has its own step size, which grows while the gradient keeps its sign.
 
-    For gradients of the whole data. Differs from Optax's, see :func:`~gradchain.scale_by_rprop`.
+    For full-batch gradients. Differs from Optax's, see :func:`~gradchain.scale_by_rprop`.
 
     Args:
-      learning_rate: the first step.
-      eta_minus: factor of the step when the sign changes.
-      eta_plus: factor while it stays.
-      min_step_size: the smallest step.
-      max_step_size: the largest step.
+      learning_rate: the initial step size.
+      eta_minus: factor that multiplies the step size when the sign changes.
+      eta_plus: factor while the sign stays the same.
+      min_step_size: the smallest step size.
+      max_step_size: the largest step size.
 
     Reference: Riedmiller and Braun, *A direct adaptive method for faster backpropagation learning: the RPROP
     algorithm*, 1993.

@@ -21,17 +21,17 @@ def mars(
     weight_decay: NonNegative = 0.0,
     mask: Mask | None = None,
 ) -> Transform:
-    r"""MARS-AdamW: AdamW on gradients with less variance, :func:`~gradchain.scale_by_mars`.
+    r"""MARS-AdamW: AdamW on variance-reduced gradients, :func:`~gradchain.scale_by_mars`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; the paper uses 3e-3 to 6e-3 for language models.
-      b1: decay of the first moment, and in the correction.
+      b1: decay of the first moment, also used in the correction.
       b2: decay of the second moment.
-      eps: outside the root.
+      eps: added to the denominator, outside the square root.
       gamma: strength of the correction.
       max_norm: bound on each array's corrected gradient.
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay, see :func:`~gradchain.add_decayed_weights`.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Yuan et al., *MARS: Unleashing the Power of Variance Reduction for Training Large Models*, 2024,
     algorithm 2.

@@ -1,7 +1,7 @@
 """L-BFGS: gradients times an estimate of the inverse Hessian, made of the last few steps."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from gradchain.core.extra import demand_function, with_named_arguments
 from gradchain.core.hyper import NonNegative
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state, lacks_params, scalar_dtype
+from gradchain.core.value import Integer
 from gradchain.linesearch.zoom import scale_by_zoom_linesearch
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
@@ -85,7 +86,7 @@ class scale_by_lbfgs(Transform):
       Schraudolph et al., *A Stochastic Quasi-Newton Method for Online Convex Optimization*, 2007 (``same_batch``).
     """
 
-    memory_size: int = 10
+    memory_size: Annotated[int, Integer(1)] = 10
     scale_init_precond: bool = True
     same_batch: bool = False
 
@@ -227,7 +228,7 @@ def lbfgs(
       >>> print(objective(x) < 1e-9)
       True
 
-    References: see :func:`scale_by_lbfgs`.
+    Reference: Liu and Nocedal, *On the Limited Memory BFGS Method for Large Scale Optimization*, 1989.
     """
     direction = scale_by_lbfgs(memory_size, scale_init_precond)
     sign = negate() if learning_rate is None else scale_by_learning_rate(learning_rate)

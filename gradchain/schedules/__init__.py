@@ -1,11 +1,12 @@
-"""Schedules: hyperparameters as functions of the number of updates so far.
+"""Schedules: hyperparameters as functions of the step count, the number of updates so far.
 
-Each is a callable pytree of its own numbers, lengths included: ``schedule(count)`` gives the value, 0 being the first
-update. All return float32 or wider, are constant past their end and finite at every step, in value and derivative,
-map over batches of their own numbers, and add, subtract, multiply and divide with each other and with numbers.
+Each is a callable pytree of its own parameters, lengths included: ``schedule(count)`` gives the value, 0 being the
+first update. All return float32 or wider, are constant past their end and finite at every step, in value and
+derivative, can be mapped over batches of their parameters, and can be added, subtracted, multiplied and divided with
+each other and with numbers.
 
-``count`` is a whole number, an array of them (for a plot), or a float. Lengths and boundaries are subtracted from a
-whole count, and compared with it, as whole numbers, if they are whole: no step is lost above 2**24 updates.
+``count`` is an integer, an array of integers (for a plot), or a float. If the count, lengths and boundaries are
+integers, they are subtracted and compared as integers: no step is lost above 2**24 updates.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -17,12 +17,12 @@ P = ParamSpec("P")
 
 @public
 def schedule(function: Callable[Concatenate[Array, P], Any]) -> Callable[P, Schedule]:
-    """Turn ``f(count, ...)`` into a constructor of schedules: its other parameters become the schedule's numbers.
+    """Turn ``f(count, ...)`` into a constructor of schedules: its other parameters become the schedule's parameters.
 
-    The function sees ``count`` as a floating-point array of any shape, at least 0, and its numbers as arrays or Python
-    numbers, schedules among them evaluated; it must use ``where`` instead of ``if`` on both.
-    In float32 whole counts above 2**24 are rounded: a schedule that begins so late is moved there by
-    :func:`~gradchain.join_schedules`, which subtracts the beginning from the whole count.
+    The function receives ``count`` as a floating-point array of any shape, at least 0, and its parameters as arrays or
+    Python numbers (those that are schedules are evaluated first). It must use ``where`` instead of ``if`` on both. In
+    float32, integer counts above 2**24 are rounded. To start a schedule that late, use
+    :func:`~gradchain.join_schedules`, which subtracts the start from the integer count.
 
     Example:
       >>> @schedule

@@ -1,4 +1,4 @@
-"""Schedules made of schedules. (Sums, products and scalings are the operators ``+ - * /``.)"""
+"""Schedules made of schedules. (For sums, products and scalings, use the operators ``+ - * /``.)"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Self
@@ -52,21 +52,22 @@ def join_schedules(
 
     .. math:: s_i(k - b_i) \quad\text{for } b_i \le k < b_{i+1}, \qquad b_0 = 0
 
-    The first value is the first schedule's, and it ends as the last schedule does, ``boundaries[-1]`` later.
+    It starts with the first schedule's first value, and ends as the last schedule does, ``boundaries[-1]`` updates
+    later.
 
     Args:
       schedules: schedules, numbers (constant parts) or other callables; at least one.
       boundaries: :math:`b_1 \le b_2 \le \dots`, the steps at which the second schedule starts, the third and so on.
 
     Raises:
-      ValueError: if there isn't exactly one boundary fewer than schedules (Optax leaves out what is too many), or if
-        boundaries decrease.
+      ValueError: if there isn't exactly one boundary fewer than schedules (Optax ignores surplus schedules),
+        or if boundaries decrease.
 
     Example:
       >>> hold_then_fall = join_schedules([0.1, cosine_decay_schedule(0.1, 900)], [100])
 
-    A bare callable gets whole counts if the joined schedule does, whether boundaries are traced or not, so that it
-    may index a table.
+    A plain callable receives integer counts if the joined schedule does, whether or not boundaries are traced, so that
+    it may index a table.
     """
     kinds = JoinedSchedules.kinds
     parts = kinds["schedules"].normalize("join_schedules: schedules", schedules)

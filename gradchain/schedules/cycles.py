@@ -37,15 +37,15 @@ def linear_onecycle_schedule(
     r"""Rise to a peak, fall back, and fall further, on three straight lines.
 
     The lines pass through :math:`b / d` at step 0, :math:`b` at step :math:`\lfloor p n \rfloor`, :math:`b / d` at step
-    :math:`\lfloor q n \rfloor` and :math:`b / (d f)` from step :math:`n` on. The inner two steps are whole, as in
-    Optax, so the derivatives with respect to ``pct_start`` and ``pct_final`` are 0. Where two of these steps coincide,
-    the later point counts from there on.
+    :math:`\lfloor q n \rfloor` and :math:`b / (d f)` from step :math:`n` on. The inner two steps are rounded down to
+    integers, as in Optax, so the derivatives with respect to ``pct_start`` and ``pct_final`` are 0. If two of these
+    steps coincide, the later point applies from there on.
 
     Args:
       transition_steps: :math:`n > 0`, the length in updates.
       peak_value: :math:`b`.
-      pct_start: :math:`p`, the part of the steps at which the peak is reached, in [0, 1].
-      pct_final: :math:`q \ge p`, the part of the steps at which the first value is reached again.
+      pct_start: :math:`p`, the fraction of the steps at which the peak is reached, in [0, 1].
+      pct_final: :math:`q \ge p`, the fraction of the steps at which the first value is reached again.
       div_factor: :math:`d > 0`, the peak divided by the first value.
       final_div_factor: :math:`f > 0`, the first value divided by the last one.
 
@@ -79,13 +79,13 @@ def cosine_onecycle_schedule(
     r"""Rise to a peak and fall again, on two half cosine waves.
 
     They pass through :math:`b / d` at step 0, :math:`b` at step :math:`\lfloor p n \rfloor` and :math:`b / (d f)` from
-    step :math:`n` on. The inner step is whole, as in Optax, so the derivative with respect to
+    step :math:`n` on. The inner step is rounded down to an integer, as in Optax, so the derivative with respect to
     ``pct_start`` is 0.
 
     Args:
       transition_steps: :math:`n > 0`, the length in updates.
       peak_value: :math:`b`.
-      pct_start: :math:`p`, the part of the steps at which the peak is reached, in [0, 1].
+      pct_start: :math:`p`, the fraction of the steps at which the peak is reached, in [0, 1].
       div_factor: :math:`d > 0`, the peak divided by the first value.
       final_div_factor: :math:`f > 0`, the first value divided by the last one.
 
@@ -131,10 +131,11 @@ def sgdr_schedule(count: Array, cosine_kwargs: Annotated[Any, Cycles()]):
 
     Cycle :math:`i` starts at step :math:`n_1 + \dots + n_{i-1}`, :math:`n_j` being cycle :math:`j`'s ``decay_steps``.
     The first value is the first cycle's, the last one the last cycle's ``end_value``, from step
-    :math:`n_1 + \dots + n_m` on. A changed ``decay_steps`` moves the later cycles.
+    :math:`n_1 + \dots + n_m` on. Changing a ``decay_steps`` shifts the later cycles.
 
     Args:
-      cosine_kwargs: for each cycle a dict with the arguments of :func:`warmup_cosine_decay_schedule`, or its value.
+      cosine_kwargs: for each cycle, a dict with the arguments of :func:`warmup_cosine_decay_schedule`, or a schedule
+        made by it.
 
     Example:
       Two restarts, each cycle twice as long as the one before:

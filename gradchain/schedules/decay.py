@@ -23,13 +23,13 @@ def constant_schedule(count: Array, value: Hyper):
 def linear_schedule(
     count: Array, init_value: Hyper, end_value: Hyper, transition_steps: Steps, transition_begin: Steps = 0.0
 ):
-    r"""Move from one value to another on a straight line.
+    r"""Move linearly from one value to another.
 
     .. math:: a + (b - a)\,x_k, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
     ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
-    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
+    (Optax stays at ``init_value`` forever). Negative lengths are errors (Optax treats them as 0).
 
     Args:
       init_value: :math:`a`, the first value.
@@ -49,18 +49,19 @@ def polynomial_schedule(
     transition_steps: Steps,
     transition_begin: Steps = 0.0,
 ):
-    r"""Move from one value to another on a power of the remaining time.
+    r"""Move from one value to another as a power of the remaining time.
 
     .. math:: b + (a - b)\,(1 - x_k)^p, \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
 
     The value is ``init_value`` up to step ``transition_begin``, and ``end_value`` from step
     ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
-    (Optax stays at ``init_value`` for ever). Negative lengths, which Optax takes for 0, are errors.
+    (Optax stays at ``init_value`` forever). Negative lengths are errors (Optax treats them as 0).
 
     Args:
       init_value: :math:`a`, the first value.
       end_value: :math:`b`, the last value.
-      power: :math:`p > 0`; 1 is :func:`linear_schedule`, larger ones fall fast at first and arrive gently.
+      power: :math:`p > 0`; 1 is :func:`linear_schedule`, larger powers fall fast at first and level off towards the
+        end.
       transition_steps: :math:`n \ge 0`, in updates.
       transition_begin: :math:`k_0 \ge 0`, in updates.
     """
@@ -82,8 +83,8 @@ def exponential_decay(
 
     .. math:: a\,r^{x_k}, \qquad x_k = \max(k - k_0, 0) / n \quad (\lfloor x_k \rfloor \text{ with staircase})
 
-    The value is ``init_value`` up to step ``transition_begin``. With ``end_value`` it stops there, at the step where
-    the formula crosses it; without, it falls towards 0 for ever. Growth (:math:`r > 1`) stops at a factor of 1.8e19 in
+    The value is ``init_value`` up to step ``transition_begin``. With ``end_value`` it stays there from the step where
+    the formula reaches it; without, it decays towards 0 forever. Growth (:math:`r > 1`) stops at a factor of 1.8e19 in
     float32 (1.3e154 in float64), so that the value stays finite. With ``transition_steps=0`` it is ``init_value``
     throughout, as in Optax. Negative lengths and ``decay_rate=0``, where Optax returns ``init_value``, are errors.
 
@@ -92,7 +93,7 @@ def exponential_decay(
       transition_steps: :math:`n \ge 0`, in updates.
       decay_rate: :math:`r > 0`.
       transition_begin: :math:`k_0 \ge 0`, in updates.
-      staircase: change at whole multiples of ``transition_steps`` only: the classical step decay.
+      staircase: change only at multiples of ``transition_steps``: the classical step decay.
       end_value: a bound, from below if :math:`r < 1` and else from above; it holds at every step.
 
     Example:
@@ -107,7 +108,7 @@ def exponential_decay(
 def cosine_decay_schedule(
     count: Array, init_value: Hyper, decay_steps: PositiveSteps, alpha: Hyper = 0.0, exponent: Positive = 1.0
 ):
-    r"""Fall on half a cosine wave.
+    r"""Decay along half a cosine wave.
 
     .. math:: a \left[\alpha + (1 - \alpha) \left(\tfrac12 (1 + \cos \pi x_k)\right)^p\right],
         \qquad x_k = \min(k / n,\, 1)
@@ -117,7 +118,7 @@ def cosine_decay_schedule(
     Args:
       init_value: :math:`a`.
       decay_steps: :math:`n > 0`, in updates.
-      alpha: :math:`\alpha`, the last value as a part of the first.
+      alpha: :math:`\alpha`, the last value as a fraction of the first.
       exponent: :math:`p > 0`.
 
     Reference: Loshchilov and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, 2017, equation 5.
@@ -134,7 +135,7 @@ def inverse_sqrt_schedule(
     warmup_steps: Steps,
     timescale: PositiveSteps | None = None,
 ):
-    r"""Warm up on a straight line, then fall with the inverse square root of time, with no end.
+    r"""Warm up linearly, then decay with the inverse square root of time, without end.
 
     .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad b \Big/ \sqrt{1 + (k - w) / s} \;\text{ for } k \ge w
 
@@ -146,8 +147,8 @@ def inverse_sqrt_schedule(
       init_value: :math:`a`.
       peak_value: :math:`b`.
       warmup_steps: :math:`w \ge 0`, in updates.
-      timescale: :math:`s > 0`, in updates: the value has fallen to :math:`b / \sqrt 2` after so many more. By
-        default it is :math:`\max(w, 1)`.
+      timescale: :math:`s > 0`, in updates: after this many further updates the value has fallen to :math:`b / \sqrt 2`.
+        By default it is :math:`\max(w, 1)`.
 
     References:
       Vaswani et al., *Attention Is All You Need*, 2017, equation 3.

@@ -1,4 +1,4 @@
-"""Schedules given by a table of steps: constant between them, or interpolated."""
+"""Schedules given by a table of steps, constant or interpolated between them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, Self
@@ -83,7 +83,7 @@ Boundaries = Annotated[Any, Table()]
 
 @counted
 def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_scales: Boundaries | None = None):
-    r"""Multiply the value by a factor at each of some steps, and keep it in between.
+    r"""Multiply the value by a factor at each of the given steps, and keep it constant in between.
 
     .. math:: a \prod_{i:\, b_i \le k} s_i
 
@@ -92,8 +92,8 @@ def piecewise_constant_schedule(count: Array, init_value: Hyper, boundaries_and_
     Args:
       init_value: :math:`a`.
       boundaries_and_scales: :math:`\{b_i: s_i\}`, both at least 0: the step and the factor that applies from
-        there on. Factors multiply up. None leaves the value alone. Pairs ``[(b, s), ...]`` mean the same, and may
-        be traced or batches.
+        there on. Factors accumulate. ``None`` leaves the value constant. Pairs ``[(b, s), ...]`` mean the same, and
+        their numbers may be traced, or be batches.
 
     Example:
       The classical step decay 0.1, 0.05, 0.025:
@@ -115,7 +115,7 @@ def piecewise_interpolate_schedule(
     init_value: Hyper,
     boundaries_and_scales: Boundaries | None = None,
 ):
-    r"""Move through given values, on straight lines or half cosine waves.
+    r"""Interpolate between given values, linearly or along half cosine waves.
 
     At step :math:`b_i` the value is :math:`v_i = a \prod_{j \le i} s_j`. Between two boundaries it goes from one to the
     next,

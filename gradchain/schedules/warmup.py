@@ -1,4 +1,4 @@
-"""Schedules that start with a straight line up to a peak. Their lengths may be 0: the peak is then there at once."""
+"""Schedules that start with a linear warm-up to a peak. Its length may be 0: the schedule then starts at the peak."""
 
 from typing import Annotated, Any
 
@@ -16,10 +16,10 @@ DECAYS = {"linear": curves.linear, "cosine": curves.cosine, "1-sqrt": curves.one
 
 @counted
 def warmup_constant_schedule(count: Array, init_value: Hyper, peak_value: Hyper, warmup_steps: Steps):
-    r"""Rise on a straight line, then stay: :math:`a + (b - a) \min(k / w, 1)`.
+    r"""Rise linearly, then stay constant: :math:`a + (b - a) \min(k / w, 1)`.
 
     The first value is ``init_value``; from step ``warmup_steps`` on it is ``peak_value``. With ``warmup_steps=0`` it is
-    ``peak_value`` throughout, as in the other schedules with warm-up; Optax returns ``init_value`` for ever there.
+    ``peak_value`` throughout, as in the other schedules with warm-up; Optax returns ``init_value`` forever there.
 
     Args:
       init_value: :math:`a`.
@@ -40,14 +40,14 @@ def warmup_cosine_decay_schedule(
     end_value: Hyper = 0.0,
     exponent: Positive = 1.0,
 ):
-    r"""Rise on a straight line, then fall on half a cosine wave.
+    r"""Rise linearly, then decay along half a cosine wave.
 
     .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad
         c + (b - c) \left(\tfrac12 (1 + \cos \pi x_k)\right)^p, \quad x_k = \frac{k - w}{n - w}
         \;\text{ for } w \le k < n
 
     The first value is ``init_value`` (``peak_value`` if there is no warm-up), ``peak_value`` is reached at step
-    ``warmup_steps``, and ``end_value`` at step ``decay_steps``. It ends there for every peak; Optax ends at 0 if
+    ``warmup_steps``, and ``end_value`` at step ``decay_steps``. It ends there whatever the peak; Optax ends at 0 if
     ``peak_value`` is 0.
 
     Args:
@@ -77,23 +77,23 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: Hyper | None = None,
 ):
-    r"""Rise on a straight line, then multiply by ``decay_rate`` every ``transition_steps`` updates.
+    r"""Rise linearly, then multiply by ``decay_rate`` every ``transition_steps`` updates.
 
     .. math:: a + (b - a)\,k / w \;\text{ for } k < w, \qquad b\,r^{x_k}, \quad x_k = \max(k - w - k_0, 0) / n
         \;\text{ for } k \ge w
 
     The first value is ``init_value`` (``peak_value`` if there is no warm-up), and ``peak_value`` is reached at step
-    ``warmup_steps``. The end is :func:`exponential_decay`'s: with ``end_value`` the value stops there, without it falls
-    towards 0 for ever.
+    ``warmup_steps``. The second part is that of :func:`exponential_decay`: with ``end_value`` the value stays there
+    once reached; without, it decays towards 0 forever.
 
     Args:
       init_value: :math:`a`.
       peak_value: :math:`b`.
       warmup_steps: :math:`w \ge 0`, in updates.
-      transition_steps: :math:`n \ge 0`, in updates; 0 means that the peak is kept.
+      transition_steps: :math:`n \ge 0`, in updates; with 0 the value stays at the peak.
       decay_rate: :math:`r > 0`.
       transition_begin: :math:`k_0 \ge 0`, how many updates to stay at the peak.
-      staircase: change at whole multiples of ``transition_steps`` only.
+      staircase: change only at multiples of ``transition_steps``.
       end_value: a bound for the second part, from below if :math:`r < 1` and else from above.
     """
     begin = warmup_steps + transition_begin
@@ -113,22 +113,22 @@ def warmup_stable_decay_schedule(
     end_value: Hyper = 0.0,
     decay_type: Annotated[Any, Choice(*DECAYS)] = "linear",
 ):
-    r"""Rise on a straight line, stay at the peak, then fall (WSD, also called a trapezoid).
+    r"""Rise linearly, stay at the peak, then decay (WSD, also called a trapezoid).
 
     .. math:: a + (b - a)\,k / w, \qquad b, \qquad c + (b - c)\,f(x_k), \quad x_k = (k - w - s) / d
 
     for :math:`k < w`, then :math:`k < w + s`, then :math:`k < w + s + d`, with :math:`f(x)` equal to :math:`1 - x`,
     :math:`\tfrac12 (1 + \cos \pi x)` or :math:`1 - \sqrt x`. The first value is ``init_value`` (``peak_value`` if there
     is no warm-up); ``end_value`` is reached at step ``warmup_steps + stable_steps + decay_steps``. A run can be
-    prolonged from the stable part, since nothing before the fall depends on the total length.
+    extended from the stable part, since nothing before the decay depends on the total length.
 
     Args:
       init_value: :math:`a`.
       peak_value: :math:`b`.
       warmup_steps: :math:`w \ge 0`, the length of the rise in updates.
       stable_steps: :math:`s \ge 0`, the length of the stable part.
-      decay_steps: :math:`d \ge 0`, the length of the fall alone (not, as in :func:`warmup_cosine_decay_schedule`, of
-        the whole). 10 to 20 % of the whole is usual.
+      decay_steps: :math:`d \ge 0`, the length of the decay alone (in :func:`warmup_cosine_decay_schedule` it is the
+        length of the whole schedule); usually 10 to 20 % of the whole.
       end_value: :math:`c`.
       decay_type: ``"linear"``, ``"cosine"`` or ``"1-sqrt"``.
 

@@ -12,7 +12,7 @@ from gradchain import tree
 from gradchain.core.extra import with_value_fn
 from gradchain.core.transform import apply_updates
 from gradchain.linesearch.base import Search, slope_along
-from gradchain.numerics import compute_dtype
+from gradchain.numerics import compute_dtype, divide
 from gradchain.solvers.objective import Objective, Point
 from gradchain.solvers.solution import Reason, Solution
 from gradchain.solvers.stages import Stages
@@ -21,7 +21,7 @@ from gradchain.tree import Tree
 PATIENCE = 20
 """After how many steps in a row without progress a run has reached the precision of its dtype."""
 TRIALS_BELOW_RESOLUTION = 4
-"""How many trials a search gets that can gain less than the value resolves."""
+"""How many trials a search gets that can gain less than the value resolves; the first may have to grow that long."""
 STILL = 50
 """After how many steps in a row that haven't moved the parameters a run ends; regions of trust shrink meanwhile."""
 
@@ -97,13 +97,13 @@ class Descent(NamedTuple):
     stages: Stages
     limits: Limits
     project: Callable[[Tree], Tree] | None
-    callback: Callable[[Solution], Any] | None
+    callback: Callable[[Solution[Any]], Any] | None
     rows: int
     """The length of the history; 0 for none."""
     unit_start: bool
-    """Whether the first trial has length 1, whatever the gradient's size."""
+    """Whether the first direction is divided by its length, so that the first trial has length 1."""
 
-    def solve(self, params: Tree, state: Any) -> Solution:
+    def solve(self, params: Tree, state: Any) -> Solution[Any]:
         """Run the loop to its end."""
         run = lax.while_loop(lambda run: run.reason == Reason.running, self._evaluate, self._start(params, state))
         return self._solution(run)
@@ -128,7 +128,8 @@ class Descent(NamedTuple):
         slope = slope_along(point.grad, run.updates, point.value.dtype)
         first, evals = run.counts.steps < 0, run.counts.evals + 1
         search = tree.where(first, run.search, self.stages.search.tell(run.search, point.value, slope))
-        hopeless = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.numbers.hope <= run.numbers.noise)
+        late = (search.count >= TRIALS_BELOW_RESOLUTION) & (run.counts.steps > 0)
+        hopeless = late & (run.numbers.hope <= run.numbers.noise)
         over = search.done | search.failed | hopeless | first | (evals >= self.limits.max_evals)
         run = run._replace(
             search=search._replace(failed=over & ~search.done),
@@ -236,11 +237,12 @@ class Descent(NamedTuple):
         extra = with_value_fn({"value": value, "grad": grad, "value_fn": self.objective.value})
         updates, before = self.stages.before.step(grad, run.state[0], params, extra)
         updates = jax.tree.map(lambda u, like: u.astype(like.dtype), updates, run.updates)
+        if self.unit_start:
+            length = tree.norm(updates)
+            divided = jax.tree.map(lambda u: divide(u, length.astype(u.real.dtype)), updates)
+            updates = tree.where(run.counts.steps == 0, divided, updates)
         slope = slope_along(grad, updates, value.dtype)
         search = self.stages.search.begin(run.state[1], value.astype(self.objective.shapes.value.dtype), slope)
-        if self.unit_start:
-            unit = (1 / tree.norm(updates)).astype(search.step.dtype)
-            search = search._replace(step=jnp.where((run.counts.steps == 0) & jnp.isfinite(unit), unit, search.step))
         return run._replace(
             params=params,
             updates=updates,
@@ -258,7 +260,7 @@ class Descent(NamedTuple):
         moved = jnp.finfo(self.objective.dtype).eps * tree.vdot(*terms).astype(own.dtype)
         return own + jnp.where(jnp.isfinite(moved), moved, 0)
 
-    def _solution(self, run: Run, running: bool = False) -> Solution:
+    def _solution(self, run: Run, running: bool = False) -> Solution[Any]:
         """Return what was found: the last point if the run has converged, or goes on, and else the best."""
         converged = (run.reason >= Reason.gradient) & (run.reason <= Reason.step)
         params, value, grad, aux = point = run.kept if running else tree.where(converged, run.kept, run.best)

@@ -18,7 +18,7 @@ from gradchain.tree import Tree
 MOST_PRODUCTS = 1000
 
 
-def implicit(objective: Objective, solve: Callable[[Tree], Solution], params: Tree) -> Solution:
+def implicit(objective: Objective, solve: Callable[[Tree], Solution[Any]], params: Tree) -> Solution[Any]:
     r"""Return what ``solve`` finds, with the derivatives of an exact minimum.
 
     .. math:: \dot w = -(\nabla^2 f)^{-1}\, \partial_\theta \nabla f\, \dot\theta

@@ -17,6 +17,7 @@ from gradchain.signatures import public
 from gradchain.solvers.levenberg_marquardt import Arrays, Dense, MatrixFree, Tolerances, levenberg_marquardt
 from gradchain.solvers.solution import CONVERGED, Solution
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import T
 
 METHODS = ("auto", "dense", "cg")
 MOST_PARAMETERS, MOST_NUMBERS = 500, 10**7
@@ -49,7 +50,7 @@ class _Recipe(NamedTuple):
 @public
 def least_squares(
     residuals: Callable[..., Any],
-    params: Tree,
+    params: T,
     *,
     args: tuple[Any, ...] = (),
     has_aux: bool = False,
@@ -62,7 +63,7 @@ def least_squares(
     max_cg_steps: int = 50,
     cg_tol: Any = 0.1,
     history: bool = False,
-) -> Solution:
+) -> Solution[T]:
     r"""Minimise the sum of squares of residuals: fit a curve, calibrate a model, solve a system of equations.
 
     .. math::
@@ -191,7 +192,7 @@ def _solve(
     damping: Array,
     cg_tol: Array,
     max_cg_steps: Any,
-) -> Solution:
+) -> Solution[Any]:
     """Solve in real numbers of one dtype, and return the solution in the parameters' form."""
     dtype = damping.dtype
 
@@ -214,7 +215,7 @@ def _solve(
         value=run.point.value,
         grad=_from_real(gradient, params),
         aux=run.point.aux,
-        converged=functools.reduce(jnp.logical_or, [run.reason == why for why in CONVERGED]),
+        converged=jnp.asarray(functools.reduce(jnp.logical_or, [run.reason == why for why in CONVERGED])),
         reason=run.reason,
         steps=run.steps,
         evals=run.steps + 1,

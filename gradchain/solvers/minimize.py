@@ -11,7 +11,7 @@ from jax.core import Tracer
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
 from gradchain.combinators.chain import Chain
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyperparams import walk
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
@@ -26,6 +26,7 @@ from gradchain.solvers.solution import Solution
 from gradchain.solvers.stages import Stages, take_apart
 from gradchain.transforms.scaling import negate
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 UNLIMITED = np.iinfo(np.int32).max
 
@@ -35,7 +36,7 @@ class Recipe(NamedTuple):
 
     fun: Callable[..., Any]
     projection: Callable[[Tree], Tree] | None
-    callback: Callable[[Solution], Any] | None
+    callback: Callable[[Solution[Any]], Any] | None
     has_aux: bool
     implicit: bool
     rows: int
@@ -45,11 +46,11 @@ class Recipe(NamedTuple):
 
 @public
 def minimize(
-    fun: Callable[..., Any], params: Tree, tx: Any = None, *, args: tuple[Any, ...] = (), has_aux: bool = False,
-    max_steps: int = 1000, max_evals: int | None = None, gtol: Any = None, ftol: Any = 0.0, xtol: Any = 0.0,
-    projection: Callable[[Tree], Tree] | None = None, history: bool = False,
-    callback: Callable[[Solution], Any] | None = None, implicit: bool = False,
-) -> Solution:  # fmt: skip
+    fun: Callable[..., Any], params: T, tx: Child | None = None, *, args: tuple[Any, ...] = (),
+    has_aux: bool = False, max_steps: int = 1000, max_evals: int | None = None, gtol: Any = None, ftol: Any = 0.0,
+    xtol: Any = 0.0, projection: Callable[[Tree], Tree] | None = None, history: bool = False,
+    callback: Callable[[Solution[T]], Any] | None = None, implicit: bool = False,
+) -> Solution[T]:  # fmt: skip
     r"""Minimise a function of any tree of parameters, by L-BFGS or any other transform.
 
     The whole run is one compiled loop with one evaluation of value and gradient an iteration, trials of line searches
@@ -183,7 +184,7 @@ def _default() -> Transform:
     return Chain((scale_by_lbfgs(), negate(), scale_by_hager_zhang_linesearch()))
 
 
-def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...], limits: Limits) -> Solution:
+def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...], limits: Limits) -> Solution[Any]:
     """Run the solver. Pure."""
     recipe = Recipe(*recipe)
     objective = objective_of(recipe.fun, params, args, recipe.has_aux)
@@ -196,7 +197,7 @@ def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...]
         recipe.default and recipe.projection is None,
     )  # fmt: skip
 
-    def solve(params: Tree) -> Solution:
+    def solve(params: Tree) -> Solution[Any]:
         return descent.solve(params, state)
 
     return implicit(objective, solve, params) if recipe.implicit else forward_only(solve(params))

@@ -1,7 +1,7 @@
 """``Solution``: what a solver returns, and ``Reason``: why its run ended."""
 
 import enum
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from gradchain.signatures import public
+from gradchain.tree.alignment import T
 
 
 @public
@@ -45,31 +46,31 @@ CONVERGED = Reason.gradient, Reason.value, Reason.step
 
 
 @public
-class Solution(NamedTuple):
+class Solution(NamedTuple, Generic[T]):
     """What a solver found: a pytree of arrays, with leading axes where the solver was mapped over starts.
 
     ``print(solution.summary())`` tells in one line how the run ended.
     """
 
-    params: Any
+    params: T
     """The solution. Where the run hasn't converged, the point with the lowest value that it has stood on."""
-    value: Any
+    value: Array
     """The function's value there."""
-    grad: Any
+    grad: T
     """The gradient there; for complex parameters the conjugate of JAX's, which points uphill."""
     aux: Any
     """The function's auxiliary output there; None without ``has_aux``."""
-    converged: Any
+    converged: Array
     """Whether a test of convergence holds, a boolean."""
-    reason: Any
+    reason: Array
     """Why the run ended, an int32 that :class:`Reason` names."""
-    steps: Any
+    steps: Array
     """How many steps were taken."""
-    evals: Any
+    evals: Array
     """How many times the function was evaluated."""
     state: Any
     """The transform's state after the last step."""
-    history: Any = None
+    history: dict[str, Array] | None = None
     """A dict of arrays, one number for each step (NaN after the end), or None; see the solver."""
     grad_norm: Any = None
     """What the test of the gradient looks at: the largest component's magnitude."""
@@ -144,7 +145,7 @@ def _line(numbers: dict[str, Any]) -> str:
     parts = [f"{_ENDINGS[reason].format(dtype=value.dtype)}; value {value:.6g}"]
     if "grad_norm" in numbers:
         size, first = numbers["grad_norm"], numbers.get("first_grad_norm", np.zeros(()))
-        share = f" ({size / first:.1e} of the first)" if first > 0 else ""
+        share = f" ({size / first:.1e} of the first)" if 0 < first < np.inf else ""
         parts.append(f"largest gradient {size:.2e}{share}")
     if reason in (Reason.precision, Reason.linesearch) and "predicted" in numbers:
         parts.append(f"predicted decrease {numbers['predicted'] + 0.0:.1e}")

@@ -1,10 +1,10 @@
-"""Training loops: what people write by hand each time, in pieces small enough to copy out.
+"""Training loops: the code that people write again for every project, in pieces small enough to copy.
 
 From the inside out: :func:`train_step` (pure) and :func:`make_step` (compiled), :func:`scan_epoch` and
 :func:`evaluate` (pure), :func:`fit` (epochs, validation, early stopping, history), :func:`sweep` (a batch of transforms
-at once). :func:`microbatch` takes a large batch in slices. :func:`save_checkpoint` and :func:`load_checkpoint` keep any
-tree on disk; ``fit(..., checkpoint=...)`` resumes by them. :func:`successive_halving`, :func:`hyperband` and
-:func:`population_based_training` search for hyperparameters with less than a sweep's computation.
+at once). :func:`microbatch` computes a large batch in slices. :func:`save_checkpoint` and :func:`load_checkpoint` store
+any tree on disk; ``fit(..., checkpoint=...)`` resumes from such checkpoints. :func:`successive_halving`,
+:func:`hyperband` and :func:`population_based_training` search for hyperparameters with less than a sweep's computation.
 
 A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. Everywhere, ``takes_key=True`` means
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.

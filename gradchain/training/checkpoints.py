@@ -1,4 +1,4 @@
-"""Checkpoints on disk, through orbax: any tree of arrays, asynchronous, sharded, whole or not there at all."""
+"""Checkpoints on disk, through Orbax: any tree of arrays; asynchronous, sharded and atomic."""
 
 import os
 from collections.abc import Mapping
@@ -29,21 +29,21 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """A folder of numbered checkpoints, the last few of them kept; a context manager.
+    """A folder of numbered checkpoints, of which the last few are kept; a context manager.
 
-    ``save`` copies the arrays and returns; they are written behind the scenes, while training goes on. A step appears
-    under its number only when it is complete, in one rename: a process killed at any moment leaves the steps before
-    it as they were, and what it left half-written is cleared away by the next ``Checkpoints`` of that folder.
-    Everything is JSON and orbax's own format (zarr in OCDBT), no pickle. Under ``jax.distributed``, every process makes
-    the same calls on one shared folder.
+    ``save`` copies the arrays and returns; they are written in the background while training continues. A checkpoint
+    appears under its number only when it is complete, by one rename: if the process is killed at any moment, earlier
+    checkpoints are intact, and the next ``Checkpoints`` of that folder removes what was half-written. Everything is
+    stored as JSON or in Orbax's own format (zarr in OCDBT), without pickle. Under ``jax.distributed``, every process
+    makes the same calls on one shared folder.
 
     Args:
-      directory: the folder; made on the first ``save``. It may hold nothing but checkpoints and hidden files.
-      keep: how many of the last steps to keep; all with ``None``.
+      directory: the folder, created by the first ``save``. It may contain only checkpoints and hidden files.
+      keep: how many of the latest checkpoints to keep; ``None`` keeps all.
 
     Raises:
-      ImportError: if orbax isn't installed.
-      ValueError: if the folder holds anything else (naming it), and nothing is touched.
+      ImportError: if Orbax isn't installed.
+      ValueError: if the folder contains anything else (naming it); nothing is changed then.
 
     Example:
       >>> update = make_step(loss_fn, tx)
@@ -77,7 +77,7 @@ class Checkpoints:
         return files.steps_in(self.directory)
 
     def save(self, step: int, tree: Tree, metadata: Mapping[str, Any] | None = None) -> None:
-        """Begin to save a tree; see :func:`save_checkpoint`. Waits for the save before."""
+        """Start saving a tree; see :func:`save_checkpoint`. Waits for the previous save to finish."""
         check_whole("step", step, 0)
         self.wait()
         if (last := max(self.steps(), default=-1)) >= step:
@@ -94,7 +94,7 @@ class Checkpoints:
         return load_checkpoint(self.directory, like, step=step, partial=partial)
 
     def wait(self) -> None:
-        """Wait until what was saved lies on disk, complete."""
+        """Wait until everything saved so far is complete on disk."""
         self._manager.wait_until_finished()
         self._purge()
 
@@ -103,7 +103,7 @@ class Checkpoints:
             (self.directory / DELETED).rmtree()
 
     def close(self) -> None:
-        """Wait, and end the threads that write."""
+        """Wait, and stop the writing threads."""
         try:
             self.wait()
         finally:
@@ -123,23 +123,24 @@ def save_checkpoint(
 ) -> int:  # fmt: skip
     """Save a tree of arrays as the next checkpoint of a folder, and wait until it is complete.
 
-    A process killed at any moment leaves a folder that loads: the new step is there as a whole, or isn't. In a loop,
-    :class:`Checkpoints` saves without waiting. Needs orbax.
+    If the process is killed at any moment, the folder can still be loaded: the new checkpoint is either complete or
+    absent. In a loop, :class:`Checkpoints` saves without waiting. Needs Orbax.
 
     Args:
-      directory: the folder, made if it isn't there; see :class:`Checkpoints`.
+      directory: the folder, created if it doesn't exist; see :class:`Checkpoints`.
       tree: arrays (sharded ones too), PRNG keys and Python numbers in any pytree: parameters, states, dicts of both.
-      step: the checkpoint's number, above those that are there; by default the next one.
-      metadata: what else to remember: anything that JSON can hold, under names that are text.
-      keep: how many of the last steps to keep; all with ``None``.
+      step: the checkpoint's number, above those in the folder; by default the next one.
+      metadata: a dict of anything else to store: string keys, and values that JSON can represent.
+      keep: how many of the latest checkpoints to keep; ``None`` keeps all.
 
     Returns:
       The checkpoint's number.
 
     Raises:
-      ImportError: if orbax isn't installed.
-      TypeError: for a leaf that is no number, array or key (naming its path), or metadata that JSON can't hold.
-      ValueError: if the folder holds anything else than checkpoints, or a later step. Nothing is overwritten.
+      ImportError: if Orbax isn't installed.
+      TypeError: for a leaf that isn't a number, array or key (naming its path), or for metadata that JSON can't
+        represent.
+      ValueError: if the folder contains anything but checkpoints, or a later checkpoint. Nothing is overwritten.
 
     Example:
       >>> save_checkpoint("run", {"params": params, "state": state}, metadata={"note": "before fine-tuning"})
@@ -159,23 +160,23 @@ def load_checkpoint(
     """Load a tree from a folder of checkpoints, into the structure of another.
 
     Every leaf comes back bit for bit, and is checked against the checksum taken when it was saved. A leaf of ``like``
-    that has a sharding is read onto that sharding, whatever it was saved from, each device its own part. A NumPy array
-    comes back as one, a Python number as one, a PRNG key as one. Nothing is written. Needs orbax.
+    that has a sharding is read onto that sharding, whatever the sharding was when it was saved; each device reads its
+    own part. NumPy arrays, Python numbers and PRNG keys come back as what they were. Nothing is written. Needs Orbax.
 
     Args:
       directory: the folder that :func:`save_checkpoint`, :class:`Checkpoints` or ``fit(..., checkpoint=...)`` wrote.
       like: a tree of arrays, keys, numbers or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes saved,
-        as ``jax.eval_shape(tx.init, params)`` makes it. A tree of another structure will do if the paths are the same.
-      step: which checkpoint; the last by default.
-      partial: let the checkpoint hold more than ``like``, and read only what that asks for.
+        as ``jax.eval_shape(tx.init, params)`` makes it. Its structure may differ if the paths are the same.
+      step: the number of the checkpoint; the latest by default.
+      partial: allow the checkpoint to contain more than ``like``, and read only what ``like`` asks for.
 
     Returns:
       ``Checkpoint(tree, metadata, step)``.
 
     Raises:
-      ImportError: if orbax isn't installed.
-      ValueError: if there is no such checkpoint, it is damaged, incomplete, renamed or none of ours, or doesn't fit
-        ``like`` (naming every path that is missing, unexpected or of another shape or dtype).
+      ImportError: if Orbax isn't installed.
+      ValueError: if there is no such checkpoint, if it is damaged, incomplete, renamed or not written by gradchain, or
+        if it doesn't match ``like`` (naming every path that is missing, unexpected or of another shape or dtype).
 
     Example:
       >>> step = save_checkpoint("run", {"params": params, "state": state}, metadata={"note": "before fine-tuning"})

@@ -1,7 +1,7 @@
 """One pass over the data, as pure functions: training on shuffled mini-batches, and measuring."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Generic, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,24 @@ import numpy as np
 from jax import Array, lax
 
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Objective, step_objective
 from gradchain.training.wording import are_batches, hints_at_batches, how_to_feed
 from gradchain.tree import Tree, show_path
-from gradchain.tree.alignment import is_key
+from gradchain.tree.alignment import S, T, is_key
 
 Remainder = Literal["drop", "keep", "wrap"]
 
 
 @public
-class Epoch(NamedTuple):
-    """What one pass over the data gives."""
+class Epoch(NamedTuple, Generic[T, S]):
+    """The result of one pass over the data."""
 
-    params: Any
-    state: Any
+    params: T
+    state: S
     metrics: Metrics
     """The loss of every step, of shape ``(steps,)``, and its aux with that leading axis."""
     sizes: Array
@@ -35,7 +35,7 @@ class Epoch(NamedTuple):
     def mean(self) -> Metrics:
         """Return the metrics averaged over all examples: steps weighted by their sizes, in at least float32.
 
-        Whole numbers and booleans are averaged as numbers: a count comes out as the mean count in a step.
+        Integers and booleans are averaged as real numbers: a count becomes the mean count per step.
         """
         weights = self.sizes / jnp.sum(self.sizes)
 
@@ -94,30 +94,30 @@ def check_batches(data: Tree, batch_size: int, what: str = "data") -> int:
 
 @public
 def scan_epoch(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, data: Tree, key: int | Array | None = None, *,
+    loss_fn: Callable[..., Any], params: T, tx: Child, state: S, data: Tree, key: int | Array | None = None, *,
     batch_size: int, shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False,
     takes_key: bool = False,
-) -> Epoch:  # fmt: skip
+) -> Epoch[T, S]:  # fmt: skip
     r"""Train for one pass over the data, in shuffled mini-batches, by one ``lax.scan``.
 
     Pure: jit it, scan over epochs, ``vmap`` it over transforms, keys or parameters, differentiate through it.
-    ``batch_size=1`` is stochastic gradient descent. With ``batch_size`` the number of examples it is one step of batch
-    gradient descent, and the data keep their order.
+    ``batch_size=1`` is stochastic gradient descent. With ``batch_size`` equal to the number of examples it is one step
+    of full-batch gradient descent, and the data keep their order.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
       params: a tree of inexact arrays.
       tx: a transform, optax's too.
-      state: from ``tx.init(params)`` or the epoch before.
-      data: a tree of arrays; all have the examples on the leading axis, as many in each.
-      key: a PRNG key or seed for the order and, with ``takes_key``, for the loss; not needed without both.
+      state: from ``tx.init(params)`` or the previous epoch.
+      data: a tree of arrays, all with the examples on a leading axis of the same length.
+      key: a PRNG key or seed for the order and, with ``takes_key``, for the loss; not needed if neither is used.
       batch_size: examples in a step, from 1 to all of them.
-      shuffle: draw a new order; otherwise the data are taken as they lie.
+      shuffle: draw a new order; otherwise the data are used in their own order.
       remainder: what to do with the last examples where ``batch_size`` doesn't divide their number. ``"drop"``: leave
-        them out of this epoch (others in the next one, if shuffled). ``"keep"``: take them in a smaller last step,
-        which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step of
-        the optimizer. ``"wrap"``: fill the last batch
-        up with examples from the epoch's beginning, which are then seen twice.
+        them out of this epoch (with shuffling, others are left out of the next). ``"keep"``: use them in a smaller last
+        step, which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step
+        of the optimizer. ``"wrap"``: fill the last batch up with examples from the start of the epoch, which are then
+        seen twice.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
       takes_key: whether ``loss_fn`` takes a key; each step gets its own.
 
@@ -166,7 +166,7 @@ def as_key(seed: Any, where: str) -> Array:
 def scan_objective(
     objective: Objective, params: Tree, tx: Any, state: Any, data: Tree, key: Array | None,
     batch_size: int, shuffle: bool, remainder: Remainder,
-) -> Epoch:  # fmt: skip
+) -> Epoch[Any, Any]:  # fmt: skip
     """Do what :func:`scan_epoch` does, for an ``Objective`` and a transform of our own."""
     n = check_batches(data, batch_size)
     order_key, loss_key = _split(key, shuffle and batch_size < n, objective.takes_key)
@@ -230,17 +230,17 @@ def evaluate(
     loss_fn: Callable[..., Any], params: Tree, data: Tree, *, batch_size: int | None = None, has_aux: bool = False,
     takes_key: bool = False, key: int | Array | None = None,
 ) -> Metrics:  # fmt: skip
-    """Measure the loss over all of the data, without training: the mean over every example, in batches if wanted.
+    """Return the mean loss over all of the data, without training, computed in batches if wanted.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`.
       params: the parameters to measure.
       data: a tree of arrays with the examples on the leading axis.
-      batch_size: examples at once, to bound the memory; the last batch may be smaller. All by default.
+      batch_size: examples evaluated at once, to limit memory; the last batch may be smaller. All by default.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux are averaged in the same way.
       takes_key: whether ``loss_fn`` takes a key.
-      key: a PRNG key or seed; every call of ``loss_fn`` gets that key. The default ``None`` tells it to measure: to
-        leave dropout out.
+      key: a PRNG key or seed; every call of ``loss_fn`` gets that key. The default ``None`` tells ``loss_fn`` that it
+        is being evaluated, so that it can turn dropout off.
 
     Returns:
       ``Metrics(loss, aux)``.

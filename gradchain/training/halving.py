@@ -1,4 +1,4 @@
-"""Successive halving and Hyperband: many begin, the better ones go on, all in one compiled call."""
+"""Successive halving and Hyperband: many runs start, the better ones continue, all in one compiled call."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from jax import Array
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
+from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
@@ -21,6 +22,7 @@ from gradchain.training.ranking import Mode
 from gradchain.training.step import Objective
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 
 @public
@@ -37,14 +39,14 @@ def halving_rungs(runs: int, epochs: int, eta: int = 3, rungs: int | None = None
 
     The last of :math:`K` rungs trains until ``epochs``, the one :math:`k` places before it until
     :math:`\max(1, \lfloor \mathrm{epochs} / \eta^k \rfloor)`. Rung :math:`i`, counted from 0, has
-    :math:`\max(1, \lfloor \mathrm{runs} / \eta^i \rfloor)` runs. So each has about the same number of
-    epochs to train.
+    :math:`\max(1, \lfloor \mathrm{runs} / \eta^i \rfloor)` runs. So each rung trains for about the same total number of
+    epochs.
 
     Args:
-      runs: how many begin.
-      epochs: how long the last ones are trained.
-      eta: one in so many goes on, at least 2.
-      rungs: how many there are; by default as many as leave a run and an epoch for each.
+      runs: how many runs start.
+      epochs: how many epochs the last rung's runs are trained for.
+      eta: one run in ``eta`` is kept after each rung; at least 2.
+      rungs: how many rungs; by default the largest number with at least one run and one epoch in each.
 
     Raises:
       ValueError: if there are more rungs than epochs allow.
@@ -69,11 +71,11 @@ def hyperband_brackets(epochs: int, eta: int = 3) -> tuple[tuple[Rung, ...], ...
 
     With :math:`s_{\max} = \lfloor \log_\eta \mathrm{epochs} \rfloor`, bracket :math:`s` from
     :math:`s_{\max}` down to 0 begins with :math:`\lceil (s_{\max} + 1) \, \eta^s / (s + 1) \rceil` runs and has
-    :math:`s + 1` rungs: the first tries many for a short time, the last a few for the whole time.
+    :math:`s + 1` rungs: the first bracket trains many runs briefly, the last a few for all epochs.
 
     Args:
-      epochs: how long the last runs of each bracket are trained.
-      eta: one in so many goes on, at least 2.
+      epochs: how many epochs the last runs of each bracket are trained for.
+      eta: one run in ``eta`` is kept after each rung; at least 2.
 
     Example:
       >>> [bracket[0] for bracket in hyperband_brackets(9)]
@@ -95,50 +97,54 @@ def _whole_log(x: int, base: int) -> int:
 
 @public
 def successive_halving(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], Tree] | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> HalvingResult:  # fmt: skip
-    """Train every transform of a batch for a short time, the best third for three times as long, and so on.
+) -> HalvingResult[T]:  # fmt: skip
+    """Train every transform of a batch briefly, continue the best third for three times as long, and so on.
 
-    All rungs are one compiled call. What goes on keeps its parameters and state, and only that is computed: a rung's
-    program has as many runs as survive (see :func:`halving_rungs`). Each run does what
-    :func:`~gradchain.training.fit` does with its transform, up to the rung where it is dropped.
+    All rungs are one compiled call. Surviving runs keep their parameters and state, and only they are computed: each
+    rung trains as many runs as survive (see :func:`halving_rungs`). Each run does what :func:`~gradchain.training.fit`
+    does with its transform, up to the rung where it is dropped.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
-      params: where every run starts; ``None`` if ``init`` says it.
+      params: every run's initial parameters; ``None`` if ``init`` makes them.
       tx: a batch of transforms, as :func:`~gradchain.training.sample` or :func:`~gradchain.training.grid` make it.
       data: a tree of arrays with the examples on the leading axis.
-      epochs: how long the last rung's runs are trained in all. Schedules should end there, and not earlier.
-      batch_size: examples in a step.
-      eta: one in so many goes on, at least 2.
-      rungs: how many rungs; by default as many as leave a run and an epoch for each.
-      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
-      init: ``init(key) -> params`` makes a starting point of its own for each run.
+      epochs: how many epochs the last rung's runs are trained for in total. Schedules should end there, and not
+        earlier.
+      batch_size: examples per step.
+      eta: one run in ``eta`` is kept after each rung; at least 2.
+      rungs: how many rungs; by default the largest number with at least one run and one epoch in each.
+      seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
+        run.
+      init: ``init(key) -> params`` makes separate initial parameters for each run.
       chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.
-      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
-      validation_batch_size: examples measured at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides after each rung; by default ``val_loss`` where there are validation data, else
-        ``loss``. What diverged comes last; of equals the first goes on.
-      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples evaluated at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
+      select: the history's column that ranks the runs after each rung; by default ``val_loss`` where there are
+        validation data, else ``loss``. Runs that diverged come last; of equal ones the first is kept.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as for an accuracy. The lowest
         loss is best; for any other column the mode must be given.
-      shuffle: draw a new order in each epoch.
+      shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
-      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
+        ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
 
     Returns:
-      A :class:`HalvingResult`: the winner, its parameters, every run's losses as far as they go, a table, a plot.
+      A :class:`HalvingResult`: the winner, its parameters, every run's losses up to where it was dropped, a table, a
+      plot.
 
     Raises:
-      ValueError: if ``tx`` is no batch, there are more rungs than epochs allow, or data don't fit.
+      ValueError: if ``tx`` isn't a batch, there are more rungs than epochs allow, or data don't fit.
 
     Example:
       >>> tx = sample(adam(1e-3), {"learning_rate": LogUniform(1e-4, 1.0), "b1": Uniform(0.8, 0.99)}, 27)
@@ -159,48 +165,51 @@ def successive_halving(
 
 @public
 def hyperband(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
+    seed: int | Array = 0, init: Callable[[Array], T] | None = None, chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> HalvingResult:  # fmt: skip
+) -> HalvingResult[T]:  # fmt: skip
     """Run several successive halvings in one compiled call, from many short runs to a few long ones.
 
-    Successive halving drops what is slow to begin with, though it may be best in the end. Hyperband hedges: each of
-    its brackets (see :func:`hyperband_brackets`) is a halving that starts with fewer runs and gives each more time.
+    Successive halving drops runs that are slow at first, even if they would be best in the end. Hyperband hedges: each
+    of its brackets (see :func:`hyperband_brackets`) is a halving that starts with fewer runs and gives each more time.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
-      params: where every run starts; ``None`` if ``init`` says it.
+      params: every run's initial parameters; ``None`` if ``init`` makes them.
       tx: a batch of transforms with as many runs as the brackets have, ``hyperband_runs(epochs, eta)``. Draw them with
         :func:`~gradchain.training.sample`: the first bracket takes the first ones, and so on.
       data: a tree of arrays with the examples on the leading axis.
-      epochs: how long the last runs of each bracket are trained in all.
-      batch_size: examples in a step.
-      eta: one in so many goes on, at least 2.
-      seed: a whole number or a PRNG key, for the order and the loss's keys, the same for every run.
-      init: ``init(key) -> params`` makes a starting point of its own for each run.
+      epochs: how many epochs the last runs of each bracket are trained for in total.
+      batch_size: examples per step.
+      eta: one run in ``eta`` is kept after each rung; at least 2.
+      seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
+        run.
+      init: ``init(key) -> params`` makes separate initial parameters for each run.
       chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.
-      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
-      validation_batch_size: examples measured at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides; by default ``val_loss`` where there are validation data, else ``loss``.
-      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples evaluated at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
+      select: the history's column that ranks the runs; by default ``val_loss`` where there are validation data, else
+        ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as for an accuracy. The lowest
         loss is best; for any other column the mode must be given.
-      shuffle: draw a new order in each epoch.
+      shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
-      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
+        ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
 
     Returns:
-      A :class:`HalvingResult`; the winner is the best of all that were trained for all ``epochs``.
+      A :class:`HalvingResult`; the winner is the best of the runs that were trained for all ``epochs``.
 
     Raises:
-      ValueError: if ``tx`` hasn't as many runs as the brackets, or data don't fit.
+      ValueError: if the number of runs in ``tx`` differs from that of the brackets, or data don't fit.
 
     Example:
       >>> tx = sample(adam(1e-3), {"learning_rate": LogUniform(1e-4, 1.0)}, hyperband_runs(27))
@@ -228,8 +237,8 @@ def hyperband_runs(epochs: int, eta: int = 3) -> int:
     """Return how many runs Hyperband needs: those of all its brackets.
 
     Args:
-      epochs: how long the last runs of each bracket are trained.
-      eta: one in so many goes on, at least 2.
+      epochs: how many epochs the last runs of each bracket are trained for.
+      eta: one run in ``eta`` is kept after each rung; at least 2.
     """
     return sum(bracket[0].runs for bracket in hyperband_brackets(epochs, eta))
 
@@ -237,7 +246,7 @@ def hyperband_runs(epochs: int, eta: int = 3) -> int:
 Brackets = tuple[tuple[Rung, ...], ...]
 
 
-def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult:
+def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult[Any]:
     ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
     with Bar(plan.progress, ticks, title, "part") as bar:
         best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))

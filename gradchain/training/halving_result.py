@@ -8,15 +8,16 @@ import numpy as np
 from gradchain.signatures import public
 from gradchain.training.history import History
 from gradchain.training.sweep_result import Numbers, SweepResult
+from gradchain.tree.alignment import T
 
 
 @public
 @dataclass(frozen=True, eq=False, repr=False)
-class HalvingResult(SweepResult):
+class HalvingResult(SweepResult[T]):
     """What :func:`~gradchain.training.successive_halving` and :func:`~gradchain.training.hyperband` return.
 
-    A :class:`SweepResult` in which runs end at different epochs. Only those trained to the end can win. In ``history``
-    NaN stands where a run wasn't trained any more; ``scores`` hold the last value of the selected column there was.
+    A :class:`SweepResult` in which runs end at different epochs. Only those trained to the end can win. ``history`` is
+    NaN where a run was no longer trained; ``scores`` has each run's last value of the selected column.
     """
 
     epochs: Numbers
@@ -26,7 +27,7 @@ class HalvingResult(SweepResult):
 
     @property
     def order(self) -> Numbers:
-        """The runs, the best first: those trained longer, and of these the better score."""
+        """The runs, best first: by how long they were trained, then by score."""
         return np.lexsort((self._goal.cost(self.scores, np), -self.epochs))
 
     @property

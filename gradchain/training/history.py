@@ -1,4 +1,4 @@
-"""What a run leaves behind: numbers by epoch, as columns, a text table or a CSV file."""
+"""The history of a run: values for each epoch, as columns, a text table or a CSV file."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ Column = Any
 @public
 @dataclass(frozen=True, eq=False)
 class History:
-    """The course of one run.
+    """The metrics of one run, epoch by epoch.
 
     ``history["val_loss"]`` is one column; ``table()`` and ``to_csv(path)`` show them all.
     """
@@ -41,10 +41,10 @@ class History:
         return len(next(iter(self.columns.values()), ()))
 
     def table(self, rows: int | None = None) -> str:
-        """Return a text table, one line an epoch.
+        """Return a text table with one line per epoch.
 
         Args:
-          rows: show only this many epochs, evenly spread, the last among them.
+          rows: show only this many epochs, evenly spaced and including the last.
         """
         shown = range(len(self))
         if rows is not None and rows < len(self):
@@ -52,7 +52,7 @@ class History:
         return text_table(["epoch", *self.columns], [[i + 1, *(c[i] for c in self.columns.values())] for i in shown])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one line an epoch, numbers in full precision, under a line of names."""
+        """Write a CSV file with a header and one line per epoch, numbers in full precision."""
         lines = zip(range(1, len(self) + 1), *self.columns.values(), strict=True)
         write_csv(path, ["epoch", *self.columns], [list(line) for line in lines])
 

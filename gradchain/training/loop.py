@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import as_arrays, check_whole
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.signatures import public
 from gradchain.training.epoch import (
     Remainder,
@@ -31,6 +31,7 @@ from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.step import Objective
 from gradchain.training.stopping import EarlyStopping
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 
 class Recipe(NamedTuple):
@@ -53,12 +54,12 @@ class Recipe(NamedTuple):
 
 
 @public
-class FitResult(NamedTuple):
+class FitResult(NamedTuple, Generic[T]):
     """What :func:`fit` returns."""
 
-    params: Any
+    params: T
     """The trained parameters (the best epoch's, where early stopping restores them)."""
-    eval_params: Any
+    eval_params: T
     """Their evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params`` themselves
     unless the transform averages, or is schedule-free, or the like."""
     state: Any
@@ -76,7 +77,7 @@ class FitResult(NamedTuple):
 
 @public
 def fit(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
+    loss_fn: Callable[..., Any], params: T, tx: Child, data: Tree, *, epochs: int, batch_size: int,
     seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
     validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
     early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
@@ -84,63 +85,68 @@ def fit(
     on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1,
     checkpoint_keep: int = 3,
-) -> FitResult:  # fmt: skip
+) -> FitResult[T]:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
-    The compiled program is kept for the same ``loss_fn``, options and shapes: another learning rate or seed doesn't
-    compile again. The ``params`` handed in stay as they are; so memory holds parameters and state twice (a loop of your
-    own over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
-    running epoch and returns what there is, with ``stopped="interrupted"``.
+    The compiled program is cached for the same ``loss_fn``, options and shapes: a different learning rate or seed
+    doesn't recompile it. The ``params`` passed in aren't modified, so parameters and state are in memory twice (your
+    own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
+    current epoch and returns the result so far, with ``stopped="interrupted"``.
 
-    Training that has diverged ends at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
-    finite, if some parameter isn't either, or no single step's loss is. Where only some steps' losses weren't finite
-    and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` left these steps out, or divergence
-    has just begun), training goes on with a warning. There is a warning, too, if a :func:`~gradchain.loss_scale` left
-    out every step of an epoch and has stopped adapting, or the run is at its end.
+    Training that has diverged stops at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
+    finite, if a parameter isn't finite either, or if no step of the epoch had a finite loss. If only some steps had
+    losses that weren't finite and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` skipped
+    these steps, or divergence has just begun), training continues with a warning. There is also a warning if a
+    :func:`~gradchain.loss_scale` skipped every step of an epoch and has stopped adapting, or the run is at its end.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called
-        with ``key=None`` on the validation data: leave dropout out there.
+        with ``key=None`` on the validation data, and should turn dropout off there.
       params: a tree of inexact arrays.
       tx: a transform, optax's too.
       data: a tree of arrays with the examples on the leading axis.
       epochs: the number of passes over the data, at least 1.
-      batch_size: examples in a step.
-      seed: a whole number or a PRNG key, for the order and the loss's keys.
-      state: the optimizer's state to go on from; ``tx.init(params)`` by default.
-      epochs_done: how many epochs went before. An epoch's order and keys come from the seed and its number, so that
-        ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two epochs gives what four
-        in one go give. With 0 a second run repeats the first one's orders, unless it has another seed.
-      validation: held-out data, a tree like ``data``; measured after each epoch, at ``eval_params(tx, state, params)``.
-      validation_batch_size: examples measured at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, measured on the validation data too.
-      early_stopping: when to stop early, ``EarlyStopping(patience=3)`` say; never by default. To monitor an accuracy,
-        write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
-      shuffle: draw a new order in each epoch.
+      batch_size: examples per step.
+      seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets.
+      state: the optimizer state to continue from; ``tx.init(params)`` by default.
+      epochs_done: how many epochs were trained before. The order and keys of an epoch depend on the seed and the
+        epoch's number, so that ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two
+        epochs gives the same result as four epochs in one call. With 0 a second run repeats the orders of the first,
+        unless its seed differs.
+      validation: held-out data, a tree like ``data``; evaluated after each epoch, at ``eval_params(tx, state,
+        params)``.
+      validation_batch_size: examples evaluated at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, also evaluated on the validation data.
+      early_stopping: when to stop early, such as ``EarlyStopping(patience=3)``; never by default. To monitor an
+        accuracy, write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
+      shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`. A round of
-        :func:`~gradchain.accumulate` that isn't full goes on in the next epoch, and in the next ``fit`` with this
-        ``state``; at the end of training :func:`~gradchain.flush` makes a step of it.
-      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+        :func:`~gradchain.accumulate` that is incomplete continues in the next epoch, and in the next ``fit`` with this
+        ``state``; at the end of training, :func:`~gradchain.flush` makes a step of it.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
+        ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
       on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from
-        ``epochs_done + 1``; ``row`` is the history's new row. Training ends if it returns True.
-      mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` lie as they
-        are if they lie on these devices, else whole on each, and the state next to its parameters. (For ZeRO, pass a
-        ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of one device, to rounding. Under
-        ``jax.distributed`` the mesh spans all processes: each hands in its share of ``data`` and ``validation`` (as
-        many examples as the others, in the processes' order) and the same other arguments, and gets the same result.
-      checkpoint: a folder to save the run in, and to resume it from (needs orbax). The same call, made again after the
-        process was killed at any moment, gives bit for bit what it would have given; after the end it returns the
-        finished result; a larger ``epochs`` goes on. Where there is a checkpoint, ``params`` and ``state`` are read
-        from it. ``None`` saves nothing.
-      checkpoint_every: epochs from one checkpoint to the next; the run's end, and Ctrl-C, always leave one.
-      checkpoint_keep: how many of the last checkpoints to keep.
+        ``epochs_done + 1``; ``row`` is the history's new row. Training stops if it returns True.
+      mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` keep their
+        layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
+        parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
+        one device, up to rounding. Under ``jax.distributed`` the mesh spans all processes: each passes its share of
+        ``data`` and ``validation`` (as many examples as the others, in the order of the processes) and otherwise the
+        same arguments, and gets the same result.
+      checkpoint: a folder to save the run in, and to resume it from (needs Orbax). If the process is killed at any
+        moment, repeating the call gives bit for bit the result of an uninterrupted run. Repeating it after the end
+        returns the finished result; with a larger ``epochs`` training continues. If there is a checkpoint, ``params``
+        and ``state`` are read from it. ``None`` saves nothing.
+      checkpoint_every: epochs between checkpoints; one is always saved at the end of the run and on Ctrl-C.
+      checkpoint_keep: how many of the latest checkpoints to keep.
 
     Raises:
-      TypeError: for parameters or data that aren't arrays (naming the paths), or another ``early_stopping``.
-      ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or holds
-        anything else than this run (saying what differs), and nothing is overwritten.
+      TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
+        type.
+      ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or contains
+        anything but this run (saying what differs); nothing is overwritten then.
 
     Example:
       >>> result = fit(loss_fn, params, adam(1e-3), train, epochs=20, batch_size=32, validation=test,

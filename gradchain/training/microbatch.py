@@ -1,4 +1,4 @@
-"""One large batch in slices, with the memory of one slice."""
+"""Computing one large batch in slices, with the memory of one slice."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, ParamSpec, get_args
@@ -21,23 +21,24 @@ Combine = Literal["mean", "sum", "concatenate"]
 def microbatch(
     function: Callable[P, Any], size: int, *, batch_argnums: int | tuple[int, ...] = 1, combine: Any = "mean"
 ) -> Callable[P, Any]:
-    """Return ``function`` as computed on slices of its batch, one after another: same result, memory of one slice.
+    """Return a function that computes ``function`` slice by slice: the same result with the memory of one slice.
 
     Wrapped around ``jax.value_and_grad(loss_fn)`` it gives the loss and gradient of a batch whose activations don't fit
-    into memory at once. A loss that is a mean over examples has gradients that are means, so the default combines
-    slices by their mean, weighted by their sizes: what the full batch gives, to rounding. Sums run in at least float32;
-    outputs come back in the dtype that ``function`` gives them (means of whole numbers in float32).
+    into memory at once. If the loss is a mean over examples, so is its gradient. So by default the results for the
+    slices are averaged, weighted by their sizes, which gives the result for the full batch, up to rounding. Sums are
+    accumulated in at least float32; outputs have the dtype that ``function`` gives them (means of integers are
+    float32).
 
-    Slices are strided, so that a batch whose examples are spread over devices stays spread. The last one takes what
-    remains and may be smaller; ``function`` is then traced for its shape too. What isn't a mean, a sum or one row for
-    each example (batch normalisation, a contrastive loss) differs from the full batch's.
+    Slices are strided, so that a batch sharded over devices stays sharded. The last slice may be smaller; ``function``
+    is then traced for its shape too. Anything that isn't a mean, a sum or one row per example (batch normalisation, a
+    contrastive loss) differs from the result for the full batch.
 
     Args:
       function: any function of arrays, such as ``jax.value_and_grad(loss_fn, has_aux=True)``.
       size: examples in a slice, at least 1.
       batch_argnums: which positional arguments are batches: trees of arrays with the examples on the leading axis.
-        The others are the same for each slice; what must differ, such as a PRNG key, belongs into the batch, one for
-        each example.
+        The others are the same for each slice. What must differ, such as a PRNG key, belongs in the batch, one per
+        example.
       combine: ``"mean"``, ``"sum"`` or ``"concatenate"`` (rows of examples, in their order), or a tree of these like
         the output or its upper part: ``(("mean", "concatenate"), "mean")`` where aux is one row for each example.
 
@@ -45,7 +46,8 @@ def microbatch(
       A function with the same arguments.
 
     Raises:
-      ValueError: for a bad size or ``combine``, and when called with bad data or outputs that can't be combined so.
+      ValueError: for a bad size or ``combine``, and when called with bad data or with outputs that can't be combined in
+        this way.
 
     Example:
       >>> loss, grads = microbatch(jax.value_and_grad(loss_fn), 32)(params, batch)

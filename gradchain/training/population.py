@@ -1,4 +1,4 @@
-"""Population-based training: members that learn side by side, copy the better ones, and vary their hyperparameters."""
+"""Population-based training: members train side by side, copy better ones, and vary their hyperparameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
@@ -24,6 +25,7 @@ from gradchain.training.ranking import Mode
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
 from gradchain.training.step import Objective
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 EVOLUTION = 2**32 - 1
 """What the seed's key is folded with for exploiting and exploring: the number of no epoch."""
@@ -44,61 +46,66 @@ class Evolution(NamedTuple):
 
 @public
 def population_based_training(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, explore: Space, epochs: int, batch_size: int,
-    interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25,
-    seed: int | Array = 0, init: Callable[[Array], Tree] | None = None, chunk: int | None = None,
-    validation: Tree | None = None, validation_batch_size: int | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, explore: Space, epochs: int,
+    batch_size: int, interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2),
+    resample: float = 0.25, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
-) -> PopulationResult:  # fmt: skip
-    r"""Train a population that finds its hyperparameters, and how they should change, while it learns.
+) -> PopulationResult[T]:  # fmt: skip
+    r"""Train a population that adapts its hyperparameters during training.
 
     Between two rounds of training the worst members each copy one of the best, drawn at random: its parameters, its
     optimizer's state and its hyperparameters (*exploit*, by truncation selection). Each of the explored
-    hyperparameters of a copy is then multiplied by one of two factors, or drawn anew (*explore*). Everything is one
+    hyperparameters of a copy is then multiplied by one of two factors, or resampled (*explore*). Everything is one
     compiled call.
 
-    Two things differ from the paper. A member that diverged copies a better one even if it isn't among the worst; and
-    members of which all better ones diverged stay as they are. The seed says the order of the data, the same for all.
+    Two things differ from the paper. A member that diverged copies a better one even if it isn't among the worst; and a
+    member isn't replaced if all better ones diverged. The seed determines the order of the data, which is the same for
+    all.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
-      params: where every member starts; ``None`` if ``init`` says it.
-      tx: a batch of transforms, one for each member, as :func:`~gradchain.training.sample` makes it. A member's
-        numbers that aren't explored change only by copying.
+      params: every member's initial parameters; ``None`` if ``init`` makes them.
+      tx: a batch of transforms, one for each member, as :func:`~gradchain.training.sample` makes it. Hyperparameters
+        that aren't explored change only by copying.
       data: a tree of arrays with the examples on the leading axis.
-      explore: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) the range to
-        stay in and to draw from: :class:`Uniform`, :class:`LogUniform`, or :class:`Choice`, whose numbers move to a
-        neighbour.
+      explore: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the
+        range to stay in and to sample from: :class:`Uniform`, :class:`LogUniform`, or :class:`Choice`, where exploring
+        means moving to a neighbouring value.
       epochs: passes over the data, a multiple of ``interval``.
-      batch_size: examples in a step.
-      interval: epochs in a round, at least 1.
-      truncation: the share of members that copy one of as many best, above 0 and up to 0.5; one member at least.
-      factors: what a copied number is multiplied by, each with probability 1/2; both above 0.
-      resample: the probability, for each number, that it is drawn anew instead; in [0, 1].
-      seed: a whole number or a PRNG key, for the order, the loss's keys, and what is drawn.
-      init: ``init(key) -> params`` makes a starting point of its own for each member.
+      batch_size: examples per step.
+      interval: epochs per round, at least 1.
+      truncation: the fraction of members that are replaced, by copies of as many of the best; above 0 and up to 0.5. At
+        least one member is replaced.
+      factors: the two factors by which a copied value may be multiplied, each with probability 1/2; both above 0.
+      resample: the probability, for each value, that it is resampled instead; in [0, 1].
+      seed: an integer seed or a PRNG key, for the order of the data, the keys that the loss gets, and the evolution's
+        random draws.
+      init: ``init(key) -> params`` makes separate initial parameters for each member.
       chunk: how many members are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
         parameters and 1 beyond, and all elsewhere.
-      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
-      validation_batch_size: examples measured at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column that decides; by default ``val_loss`` where there are validation data, else ``loss``.
-      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples evaluated at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
+      select: the history's column that ranks the runs; by default ``val_loss`` where there are validation data, else
+        ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as for an accuracy. The lowest
         loss is best; for any other column the mode must be given.
-      shuffle: draw a new order in each epoch.
+      shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
-      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
+        ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
 
     Returns:
-      A :class:`PopulationResult`: the best member's parameters and the course of its hyperparameters, who copied whom,
-      a table, a plot.
+      A :class:`PopulationResult`: the best member's parameters, how its hyperparameters changed, who copied whom, a
+      table, a plot.
 
     Raises:
-      ValueError: for unknown names, arguments out of range, a ``tx`` that is no batch, or data that don't fit.
+      ValueError: for unknown names, arguments out of range, a ``tx`` that isn't a batch, or data that don't fit.
 
     Example:
       >>> space = {"learning_rate": LogUniform(1e-4, 1.0), "b1": Uniform(0.5, 0.99)}

@@ -1,4 +1,4 @@
-"""What population-based training found: the best member, the course of its hyperparameters, who copied whom."""
+"""The result of population-based training: the best member, how its hyperparameters changed, who copied whom."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.signatures import public
 from gradchain.training.history import History, plain_number
 from gradchain.training.sweep_result import Numbers, SweepResult, short_name
+from gradchain.tree.alignment import T
 
 
 @public
 @dataclass(frozen=True, eq=False, repr=False)
-class PopulationResult(SweepResult):
+class PopulationResult(SweepResult[T]):
     """What :func:`~gradchain.training.population_based_training` returns.
 
     A :class:`SweepResult` whose runs are the members; ``tx`` holds their last hyperparameters. ``history`` is that of
-    each place in the population, whoever held it; :meth:`run` follows a member back through those it copied.
+    each slot in the population, whichever member was in it; :meth:`run` follows a member back through those it copied.
     """
 
     parents: Numbers
@@ -29,7 +30,7 @@ class PopulationResult(SweepResult):
     """Epochs in a round."""
 
     def lineage(self, member: int | None = None) -> Numbers:
-        """Return the place that a member, or the one it goes back to, held in each round, of shape ``(rounds,)``.
+        """Return the slot that a member, or its ancestor, had in each round, of shape ``(rounds,)``.
 
         Args:
           member: which of the last round's members; the best one by default.
@@ -52,7 +53,7 @@ class PopulationResult(SweepResult):
 
     @property
     def copies(self) -> int:
-        """How many times a member copied another one."""
+        """How many times members copied others."""
         return int((self.parents != np.arange(self.parents.shape[1])).sum())
 
     def course(self, name: str) -> Numbers:
@@ -71,7 +72,7 @@ class PopulationResult(SweepResult):
         return [*header, "began as"], [[*row, start] for row, start in zip(cells, starts, strict=True)]
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Plot the course of a hyperparameter; see :func:`gradchain.plots.plot_population`."""
+        """Plot a hyperparameter over the rounds; see :func:`gradchain.plots.plot_population`."""
         from gradchain.plots import plot_population
 
         return plot_population(self, ax=ax, **options)

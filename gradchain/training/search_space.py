@@ -1,4 +1,4 @@
-"""Where hyperparameters are looked for: ranges to draw from, and to move in."""
+"""Search spaces: ranges to sample hyperparameters from, and to vary them in."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from gradchain.training.epoch import as_key
 @public
 @dataclass(frozen=True)
 class Uniform:
-    """A range in which every number is as likely as any other.
+    """A range sampled uniformly.
 
     Args:
       low: the lowest number.
@@ -57,7 +57,7 @@ class Uniform:
 @public
 @dataclass(frozen=True)
 class LogUniform(Uniform):
-    """A range in which the logarithm of every number is as likely as any other: for learning rates.
+    """A range sampled uniformly on a logarithmic scale, as for learning rates.
 
     Args:
       low: the lowest number, above 0.
@@ -83,13 +83,13 @@ class LogUniform(Uniform):
 @public
 @dataclass(frozen=True)
 class Choice:
-    """A few numbers, each as likely as any other; perturbed, a number becomes one of its neighbours.
+    """A few values, sampled with equal probability; perturbing a value moves it to one of its neighbours.
 
     Args:
-      values: the numbers in order, at least two; all whole, or all of floating point.
+      values: the values in increasing order, at least two; all integers, or all floats.
 
     Raises:
-      ValueError: if there are fewer, or they aren't in rising order.
+      ValueError: if there are fewer, or they aren't in increasing order.
 
     Example:
       >>> sample(adam(1e-3), {"b2": Choice((0.9, 0.99, 0.999))}, 20)
@@ -126,17 +126,17 @@ def sample(tx: Transform, space: Space, runs: int, seed: int | Array = 0) -> Tra
     """Return a batch of transforms with random hyperparameters.
 
     Args:
-      tx: a transform; its other numbers are shared.
-      space: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) where to draw
-        from: :class:`Uniform`, :class:`LogUniform` or :class:`Choice`.
+      tx: a transform; its other hyperparameters are shared.
+      space: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the range
+        to sample from: :class:`Uniform`, :class:`LogUniform` or :class:`Choice`.
       runs: the length of the batch.
-      seed: a whole number or a PRNG key. Each name has numbers of its own, which don't depend on the other names.
+      seed: an integer seed or a PRNG key. The samples for one name don't depend on the other names.
 
     Returns:
       ``tx`` with arrays of length ``runs``.
 
     Raises:
-      ValueError: for unknown names, ranges that a hyperparameter doesn't allow, or no names.
+      ValueError: for unknown names, ranges outside what a hyperparameter allows, or an empty ``space``.
 
     Example:
       >>> sample(adam(1e-3), {"learning_rate": LogUniform(1e-4, 1.0), "b1": Uniform(0.8, 0.99)}, runs=49)

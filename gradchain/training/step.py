@@ -1,7 +1,7 @@
 """One step of training: the loss, its gradient, the transform, the new parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,17 @@ from gradchain import tree
 from gradchain.arguments import as_arrays, check_whole, described, is_numeric
 from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.signatures import public
 from gradchain.training.placement import Placement
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import S, T, is_array
 
 
 @public
 class Metrics(NamedTuple):
-    """What a loss function returned: a pytree, so that ``scan`` stacks it."""
+    """What a loss function returned; a pytree, so that ``scan`` can stack it."""
 
     loss: Any
     """The loss: shape ``()`` for one step, ``(steps,)`` for an epoch."""
@@ -104,9 +104,9 @@ def counted(batch: Tree) -> dict[str, int]:
 
 @public
 def train_step(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None = None, *,
+    loss_fn: Callable[..., Any], params: T, tx: Child, state: S, batch: Tree, key: Array | None = None, *,
     has_aux: bool = False, takes_key: bool = False,
-) -> tuple[Tree, Any, Metrics]:  # fmt: skip
+) -> tuple[T, S, Metrics]:  # fmt: skip
     r"""Take one step: :math:`w \leftarrow w + \mathrm{update}(\nabla f(w))`.
 
     Pure: it may be jitted, mapped and differentiated.
@@ -116,18 +116,18 @@ def train_step(
         ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``.
       params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends.
       tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
-        this batch as a function of the parameters (for line searches, curvatures and the like). Where the batch's
-        arrays agree on the length of their first axis, it gets that, too, as ``weight`` and ``examples``: so a
-        smaller batch counts less in the mean of :func:`~gradchain.accumulate`. One that takes per-example gradients,
-        such as :func:`~gradchain.dpsgd`, gets them: those of ``loss_fn`` on batches of one.
-      state: from ``tx.init(params)`` or the step before.
-      batch: a tree of arrays, handed to ``loss_fn`` as it is.
+        this batch as a function of the parameters (for line searches, curvatures and the like). If all arrays of the
+        batch have the same length along their first axis, it also gets that as ``weight`` and ``examples``, so that a
+        smaller batch counts less in the mean of :func:`~gradchain.accumulate`. A transform that takes per-example
+        gradients, such as :func:`~gradchain.dpsgd`, gets those of ``loss_fn`` on batches of one.
+      state: from ``tx.init(params)`` or the previous step.
+      batch: a tree of arrays, passed to ``loss_fn`` unchanged.
       key: a PRNG key for ``loss_fn``.
       has_aux: whether ``loss_fn`` returns auxiliary output.
       takes_key: whether ``loss_fn`` takes a key (dropout, noise).
 
     Returns:
-      ``(params, state, Metrics(loss, aux))``, the metrics at the parameters before the step.
+      ``(params, state, Metrics(loss, aux))``, with the metrics at the parameters before the step.
 
     Raises:
       TypeError: if ``loss_fn`` doesn't return one real number, or a pair where it shouldn't.
@@ -139,16 +139,22 @@ def train_step(
 _compiled_step = Compiled(step_objective, donated=(0, 2))
 
 
+class Step(Protocol):
+    """A compiled step, as :func:`make_step` returns it."""
+
+    def __call__(
+        self, params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = ...
+    ) -> tuple[T, S, Metrics]: ...
+
+
 @public
-def make_step(
-    loss_fn: Callable[..., Any], tx: Any, *, has_aux: bool = False, takes_key: bool = False
-) -> Callable[..., tuple[Tree, Any, Metrics]]:
-    """Return a compiled :func:`train_step` that reuses the memory of the parameters and state it is given.
+def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, takes_key: bool = False) -> Step:
+    """Return a compiled :func:`train_step` that reuses the memory of the parameters and state passed to it.
 
     ``step(params, state, batch, key=None, tx=tx)`` returns ``(params, state, Metrics(loss, aux))``. The ``params`` and
-    ``state`` passed in are donated: use those that come back. (An array that occurs twice, under two names or in the
-    batch as well, is copied first.) Other hyperparameters of the same transform don't recompile:
-    ``step(params, state, batch, tx=tx.replace(learning_rate=0.01))``.
+    ``state`` passed in are donated: use those that come back. (An array that occurs twice, under two names or also in
+    the batch, is copied first.) Changing hyperparameters of the same transform doesn't recompile: ``step(params, state,
+    batch, tx=tx.replace(learning_rate=0.01))``.
 
     Args:
       loss_fn: see :func:`train_step`. Steps for the same function share their compiled code.
@@ -165,30 +171,28 @@ def make_step(
     objective = Objective(loss_fn, has_aux, takes_key)
     default = as_transform(tx)
 
-    def step(
-        params: Tree, state: Any, batch: Tree, key: Array | None = None, tx: Any = default
-    ) -> tuple[Tree, Any, Metrics]:
+    def step(params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = default) -> tuple[T, S, Metrics]:
         return _compiled_step(objective, params, as_transform(tx), state, batch, key)
 
     return step
 
 
 @public
-class Path(NamedTuple):
+class Path(NamedTuple, Generic[T]):
     """The iterates of an optimizer on a function."""
 
-    points: Any
+    points: T
     """A tree like the start, each leaf with a leading axis of length ``steps + 1``; the start comes first."""
     values: Array
     """The function's values at the points, of shape ``(steps + 1,)``."""
 
 
 @public
-def trace_path(function: Callable[[Any], Any], start: Tree, tx: Any, steps: int) -> Path:
+def trace_path(function: Callable[[Any], Any], start: T, tx: Child, steps: int) -> Path[T]:
     """Return every iterate of an optimizer on a deterministic function, computed by one ``lax.scan``.
 
     Args:
-      function: from a tree like ``start`` to one real number.
+      function: maps a tree like ``start`` to a real scalar.
       start: where to begin, a tree of numbers or arrays.
       tx: a transform, optax's too.
       steps: how many steps to take, at least 0.

@@ -1,4 +1,4 @@
-"""Early stopping: the rule that ``fit`` stops by, usable inside ``jit`` too."""
+"""Early stopping, as used by ``fit``; it also works inside ``jit``."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from gradchain.training.ranking import Goal, Mode, goal_of
 
 @public
 class StoppingState(NamedTuple):
-    """What early stopping remembers, a pytree: from :meth:`EarlyStopping.init` on it keeps shapes and dtypes."""
+    """The state of early stopping: a pytree whose shapes and dtypes never change."""
 
     best: Array
     """The best value so far that was an improvement; before the first the worst, an infinity."""
@@ -29,8 +29,8 @@ class StoppingState(NamedTuple):
 class EarlyStopping(NamedTuple):
     """When to stop before the last epoch: when the monitored value has stopped improving, or isn't finite.
 
-    Hand it to :func:`~gradchain.training.fit`, or call ``init`` and ``update`` in a loop of your own; they are pure,
-    and may be traced.
+    Pass it to :func:`~gradchain.training.fit`, or call ``init`` and ``update`` in your own loop; they are pure, and may
+    be traced.
 
     Example:
       >>> stopping = EarlyStopping(patience=3)
@@ -38,7 +38,7 @@ class EarlyStopping(NamedTuple):
       >>> state = stopping.update(loss, state)  # inside jit, scan or vmap as well
       >>> state.should_stop
 
-    An accuracy is best where it is highest:
+    For an accuracy, higher is better:
 
       >>> EarlyStopping(patience=3, monitor="val_accuracy", mode="max")
     """
@@ -73,7 +73,7 @@ class EarlyStopping(NamedTuple):
         """Return the state after one more value.
 
         Args:
-          value: the loss, or whatever is monitored; one number. One that isn't finite is no improvement.
+          value: the loss, or whatever is monitored; one number. A value that isn't finite is no improvement.
           state: from ``init`` or the last ``update``.
 
         Raises:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import as_arrays
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
+from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
@@ -30,6 +30,7 @@ from gradchain.training.ranking import Goal, Mode, goal_of
 from gradchain.training.step import Objective
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.tree import Tree
+from gradchain.tree.alignment import T
 
 MOST_TICKS = 100
 """How often a sweep moves its progress bar; each time costs about a tenth of a millisecond."""
@@ -40,12 +41,12 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
     """Return a batch of transforms: every combination of several hyperparameters' values.
 
     Args:
-      tx: a transform; its other numbers are shared.
-      values: for each name (as :func:`~gradchain.set_hyperparams` takes it; numbers inside schedules too) the values to
-        try. The last name varies fastest.
+      tx: a transform; its other hyperparameters are shared.
+      values: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the
+        values to try. The last name varies fastest.
 
     Returns:
-      ``tx`` with arrays of one common length, the product of the numbers of values.
+      ``tx`` with arrays of one common length: the number of combinations.
 
     Raises:
       ValueError: for unknown names, values out of range, or no values.
@@ -65,57 +66,59 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 
 @public
 def sweep(
-    loss_fn: Callable[..., Any], params: Tree, tx: Any, data: Tree, *, epochs: int, batch_size: int,
-    seeds: int | Sequence[int] | Array = 0, starts: Tree | None = None, init: Callable[[Array], Tree] | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int,
+    seeds: int | Sequence[int] | Array = 0, starts: T | None = None, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False, mesh: Mesh | None = None,
-) -> SweepResult:  # fmt: skip
-    """Train with every transform of a batch, and from every seed or start, in one compiled call.
+) -> SweepResult[T]:  # fmt: skip
+    """Train with every transform of a batch, from every seed or starting point, in one compiled call.
 
     Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
-    hyperparameters see the same batches in the same order. Another sweep with as many runs, the same ``loss_fn`` and
-    options doesn't compile again, whatever its numbers.
+    hyperparameters see the same batches in the same order. Another sweep with the same number of runs, ``loss_fn`` and
+    options doesn't recompile, whatever its hyperparameters.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
-      params: where every run starts; ``None`` if ``starts`` or ``init`` says it.
-      tx: a batch of transforms: some of its numbers are arrays with a leading axis, all of one length ``runs``, as
-        ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them.
+      params: every run's initial parameters; ``None`` if ``starts`` or ``init`` gives them.
+      tx: a batch of transforms: some of its hyperparameters are arrays with a leading axis of the same length ``runs``,
+        as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them.
       data: a tree of arrays with the examples on the leading axis.
       epochs: passes over the data, at least 1.
-      batch_size: examples in a step.
-      seeds: one or several seeds or PRNG keys, for the order and the loss's keys. Each
-        transform is run with each of them.
-      starts: several starting points, a tree like the parameters with a leading axis; one for each seed, or any number
-        with one seed.
-      init: ``init(key) -> params`` makes a starting point from each seed: random restarts.
-      chunk: how many runs are computed side by side (on each device), which bounds the memory. They are shared among a
-        CPU's cores, and each core computes its share as one batch. By default what is fastest: on a CPU 8 for each core
-        up to :math:`2^{14}` parameters, 1 beyond; elsewhere all.
-      validation: held-out data, measured after each epoch, at ``eval_params(tx, state, params)``.
-      validation_batch_size: examples measured at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: number}``, measured on the validation data too.
-      select: the column whose last value decides; by default ``val_loss`` where there are validation data, else
-        ``loss``.
-      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as of an accuracy. The lowest
+      batch_size: examples per step.
+      seeds: one or several seeds or PRNG keys, for the order of the data and the keys that the loss gets. Every
+        transform is run with every seed.
+      starts: several starting points, as a tree like the parameters with a leading axis: one for each seed, or any
+        number with a single seed.
+      init: ``init(key) -> params`` makes the initial parameters for each seed: random restarts.
+      chunk: how many runs are computed side by side (on each device), which limits the memory. On a CPU the runs are
+        shared among the cores, and each core computes its share as one batch. The default is the fastest: on a CPU 8
+        per core up to :math:`2^{14}` parameters and 1 beyond; elsewhere all.
+      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
+      validation_batch_size: examples evaluated at once; all by default.
+      metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
+      select: the history's column whose last value ranks the runs; by default ``val_loss`` where there are validation
+        data, else ``loss``.
+      mode: which value of it is best: ``"min"``, the lowest, or ``"max"``, the highest, as for an accuracy. The lowest
         loss is best; for any other column the mode must be given.
-      shuffle: draw a new order in each epoch.
+      shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
-      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; aux must be numbers by name.
+      has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
+        ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
-      progress: show a progress bar (needs tqdm); it moves with every chunk, at most a hundred times.
-      mesh: devices to spread the runs over; each trains its share by itself, on a copy of the data. Under
-        ``jax.distributed`` the mesh may span all processes: each hands in its share of ``data`` and ``validation``
-        (as many examples as the others, in the processes' order) and the same other arguments; each gets the result.
+      progress: show a progress bar (needs tqdm); it advances with every chunk, at most a hundred times.
+      mesh: devices to spread the runs over; each trains its share independently, on a copy of the data. Under
+        ``jax.distributed`` the mesh may span all processes: each passes its share of ``data`` and ``validation`` (as
+        many examples as the others, in the order of the processes) and otherwise the same arguments; each gets the
+        result.
 
     Returns:
       A :class:`SweepResult`: the winner as an ordinary transform, its parameters, every run's losses, a table, a plot.
 
     Raises:
-      ValueError: if no number of ``tx`` is a batch (and there is but one seed and start), batches differ in length
-        (naming them), or data, starts and seeds don't fit.
+      ValueError: if no hyperparameter of ``tx`` is a batch (and there is only one seed and start), if batches differ in
+        length (naming them), or if data, starts and seeds don't fit each other.
 
     Example:
       >>> result = sweep(loss_fn, params, adam(jnp.logspace(-4, 0, 64)), data, epochs=10, batch_size=32)
@@ -331,7 +334,7 @@ def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array
 
 
 def last_cost(rows: dict[str, Any], goal: Goal, start_loss: Any, xp: Any = jnp) -> Any:
-    """Return the cost of the last value of the column that decides; infinity for a run that diverged.
+    """Return the cost of the last value of the history's column that ranks the runs; infinity for a run that diverged.
 
     Args:
       rows: columns by name, of shape ``(..., epochs)``.

@@ -1,9 +1,9 @@
-"""What a sweep found: the winner, every run's losses, a table, a plot."""
+"""The result of a sweep: the winner, every run's losses, a table, a plot."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import History, plain_number, text_table, write_csv
 from gradchain.training.ranking import Goal, Mode
-from gradchain.tree.alignment import is_key
+from gradchain.tree.alignment import T, is_key
 
 Numbers = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ NO_SIZE = 1e-6
 
 @public
 def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
-    r"""Tell which runs diverged: a loss that isn't finite, or a last one far above the loss before training.
+    r"""Tell which runs diverged: a loss isn't finite, or the last one is far above the loss before training.
 
     .. math:: l > l_0 + \max(|l_0|, |\min(l_0, l_1, l_2, \dots)|)
 
@@ -48,7 +48,7 @@ def has_diverged(losses: Any, start_loss: Any, xp: Any = np) -> Any:
 
 @public
 @dataclass(frozen=True, eq=False)
-class SweepResult:
+class SweepResult(Generic[T]):
     """What :func:`~gradchain.training.sweep` returns.
 
     A *run* is one transform of the batch; a *replica* of it is one seed or start.
@@ -56,7 +56,7 @@ class SweepResult:
 
     tx: Transform
     """The batch of transforms."""
-    params: Any
+    params: T | None
     """The winner's parameters after the last epoch, its best replica's: those to evaluate and to keep (see
     :func:`gradchain.eval_params`). ``None`` if there is no winner."""
     scores: Numbers
@@ -83,7 +83,7 @@ class SweepResult:
 
     @property
     def final(self) -> Numbers:
-        """The last value of the selected column, of shape ``(runs, replicas)``; infinitely bad for what diverged."""
+        """The last value of the selected column, of shape ``(runs, replicas)``; infinitely bad if it diverged."""
         cost = self._goal.cost(self.course(self.select)[..., -1], np)
         return self._goal.signed(np.where(self.diverged, np.inf, cost))
 
@@ -94,16 +94,16 @@ class SweepResult:
 
     @property
     def diverged(self) -> Numbers:
-        """Which diverged, of shape ``(runs, replicas)``, as :func:`~gradchain.training.has_diverged` says."""
+        """Which runs diverged, of shape ``(runs, replicas)``, as :func:`~gradchain.training.has_diverged` says."""
         return has_diverged(self.course("loss"), self.start_loss)
 
     def course(self, name: str) -> Numbers:
-        """Return a column of the history, of shape ``(runs, replicas, epochs)``, as it led to the final values."""
+        """Return a column of the history, of shape ``(runs, replicas, epochs)``, from which ``final`` is taken."""
         return self.history[name]
 
     @property
     def order(self) -> Numbers:
-        """The runs, the best first."""
+        """The runs, best first."""
         return np.argsort(self._goal.cost(self.scores, np), kind="stable")
 
     @property
@@ -113,10 +113,10 @@ class SweepResult:
 
     @property
     def best(self) -> int:
-        """The run with the best score; of equals the first.
+        """The run with the best score; the first, if several are equal.
 
         Raises:
-          ValueError: if there is none, because every run diverged.
+          ValueError: if every run diverged.
         """
         if not self.has_winner:
             raise ValueError(
@@ -131,12 +131,12 @@ class SweepResult:
         """The best run's transform, an ordinary one with Python numbers.
 
         Raises:
-          ValueError: if there is none, because every run diverged.
+          ValueError: if every run diverged.
         """
         return self.transform(self.best)
 
     def transform(self, run: int) -> Transform:
-        """Return the transform of one run, with Python numbers: it compares, hashes and prints as if built by hand.
+        """Return the transform of one run, with Python numbers: it compares, hashes and prints as if built directly.
 
         PRNG keys stay keys.
         """
@@ -148,7 +148,7 @@ class SweepResult:
 
     @property
     def varied(self) -> dict[str, Numbers]:
-        """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest name that fits only one.
+        """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest unambiguous name.
 
         A PRNG key is shown as text, the hexadecimal digits of its data.
         """
@@ -157,7 +157,7 @@ class SweepResult:
         return {short_name(name, list(numbers)): values for name, values in batches.items()}
 
     def table(self, rows: int | None = None) -> str:
-        """Return a text table of the runs, the best first.
+        """Return a text table of the runs, best first.
 
         Args:
           rows: show only the best ones.

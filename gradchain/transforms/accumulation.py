@@ -13,22 +13,20 @@ from gradchain.numerics import divide
 
 @elementwise(slots=("grad_acc",))
 def apply_every(g: Array, slot: Slots, at: At, k: Count = 1):
-    r"""Sum updates and let the sum through on every ``k``-th step; in between, updates are 0.
+    r"""Sum updates and emit the sum on every ``k``-th step; in between, updates are 0.
 
     .. math::
         s_n = \begin{cases} g_n & n \equiv 1 \pmod k\\ s_{n-1} + g_n & \text{otherwise}\end{cases} \qquad
         u_n = \begin{cases} s_n & n \equiv 0 \pmod k\\ 0 & \text{otherwise}\end{cases}
 
-    Other stages of the chain go on at every step: in front of it momentum is updated ``k`` times a sum, behind it
-    with ``k - 1`` zeros in between. What counts updates around the chain (:func:`~gradchain.average_params`) counts the
-    sums. For one step of an optimizer on ``k`` micro-batches use
-    :func:`~gradchain.accumulate`.
+    The other stages of the chain still run at every step: momentum before it is updated ``k`` times per sum, and
+    momentum after it sees ``k - 1`` zeros in between. Wrappers that count updates (:func:`~gradchain.average_params`)
+    count the sums. For one step of an optimizer on ``k`` micro-batches use :func:`~gradchain.accumulate`.
 
-    A sum starts anew without a trace of the one before. In Optax, which multiplies the old sum by 0, one NaN stays
-    for ever.
+    Each sum starts from zero. In Optax, which multiplies the old sum by 0, one NaN stays forever.
 
     Args:
-      k: let updates through on every ``k``-th step; at least 1.
+      k: emit the sum on every ``k``-th step; at least 1.
     """
     place = cast(Array, at.count) % jnp.asarray(k, jnp.int32)
     total = g + jnp.where(place == 0, 0, slot.grad_acc)
@@ -49,14 +47,14 @@ apply_every.Value.emitted = _lets_through
 def accumulate_gradient(
     g: Array, slot: Slots, at: At, use_grad_mean: bool = True, accumulator_dtype: DType | None = None
 ):
-    r"""Return the weighted mean, or sum, of the gradients so far: what :func:`~gradchain.accumulate` hands on.
+    r"""Return the weighted mean, or sum, of the gradients so far: what :func:`~gradchain.accumulate` passes on.
 
     .. math:: \bar g_n = \bar g_{n-1} + \frac{w_n}{w_1 + \dots + w_n} (g_n - \bar g_{n-1})
 
     It reads the gradient's ``weight`` and the ``total`` weight, this one included.
 
     Args:
-      use_grad_mean: the mean; the sum of :math:`w_n g_n` if False.
+      use_grad_mean: return the mean; if False, the sum of :math:`w_n g_n`.
       accumulator_dtype: dtype of the stored mean; by default the parameter's, and at least float32.
 
     Reference: West, *Updating mean and variance estimates: an improved method*, 1979.

@@ -1,6 +1,7 @@
 """Adam with one thing changed: another norm, another second moment, another correction.
 
-As in :mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is, which takes ``eps=0``.
+As in :mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is 0, which only happens with
+``eps=0``.
 """
 
 import math
@@ -18,15 +19,14 @@ from gradchain.transforms.adaptive import SECOND_MOMENT
 
 @elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b1",))
 def scale_by_adamax(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8):
-    r"""Divide Adam's first moment by a decaying maximum of gradient sizes: Adam in the infinity norm.
+    r"""Divide Adam's first moment by a decaying maximum of absolute gradients: Adam in the infinity norm.
 
     .. math::
         \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \qquad
         \nu_k = \max(\beta_2 \nu_{k-1}, |g_k| + \epsilon), \qquad
         u_k = \frac{\mu_k / (1 - \beta_1^k)}{\nu_k}
 
-    The maximum needs no correction for its start. :math:`\epsilon` stands where PyTorch and Optax have it; the paper
-    has none.
+    The maximum needs no bias correction. :math:`\epsilon` is where PyTorch and Optax have it; the paper has none.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).
@@ -53,7 +53,7 @@ def scale_by_amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ):
-    r"""Divide Adam's first moment by the root of the largest second moment so far, so that steps can't grow back.
+    r"""Divide Adam's first moment by the root of the largest second moment so far, so that steps can't grow again.
 
     .. math::
         \hat\nu_k = \max(\hat\nu_{k-1}, \nu_k / (1 - \beta_2^k)), \qquad
@@ -93,15 +93,15 @@ def scale_by_belief(
     *,
     nesterov: bool = False,
 ):
-    r"""Divide Adam's first moment by the root mean square of the gradients' surprise: their distance from that moment.
+    r"""Divide Adam's first moment by the root mean square of the gradients' distance from that moment.
 
     .. math::
         \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \quad
         \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,|g_k - \mu_k|^2 + \bar\epsilon, \quad
         u_k = \frac{\mu_k / (1 - \beta_1^k)}{\sqrt{\nu_k / (1 - \beta_2^k)} + \epsilon}
 
-    :math:`\bar\epsilon` is added to the stored average, so it accumulates, as in the paper. Where gradients come as
-    foreseen, steps are long.
+    :math:`\bar\epsilon` is added to the stored average, so it accumulates, as in the paper. Where gradients are close
+    to their moving average, steps are long.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).
@@ -143,15 +143,15 @@ def scale_by_yogi(
     eps_root: NonNegative = 0.0,
     initial_accumulator_value: NonNegative = 1e-6,
 ):
-    r"""Rescale gradients by Adam's moments, the second changing by steps whose size depends on the gradient alone.
+    r"""Rescale gradients by Adam's moments, where the second changes by an amount that depends on the gradient alone.
 
     .. math::
         \nu_k = \nu_{k-1} - (1 - \beta_2)\,\mathrm{sign}(\nu_{k-1} - |g_k|^2)\,|g_k|^2, \qquad
         u_k = \frac{\mu_k / (1 - \beta_1^k)}{\sqrt{\nu_k / (1 - \beta_2^k) + \bar\epsilon} + \epsilon}
 
     with :math:`\mu` as in :func:`scale_by_adam`. When gradients become small, :math:`\nu` falls slowly, while Adam's
-    decays exponentially. Both moments are corrected for a start at zero, though they start at
-    ``initial_accumulator_value``: this is what Optax computes.
+    decays exponentially. Both moments are bias-corrected as if they started at zero, though they start at
+    ``initial_accumulator_value``. Optax does the same.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).
@@ -215,15 +215,15 @@ def scale_by_radam(
     *,
     nesterov: bool = False,
 ):
-    r"""Rescale gradients by Adam's moments, held back while the second moment rests on few gradients.
+    r"""Rescale gradients by Adam's moments, with smaller steps while the second moment is estimated from few gradients.
 
     .. math::
         \rho_k = \rho_\infty - \frac{2 k \beta_2^k}{1 - \beta_2^k}, \quad
         \rho_\infty = \frac{2}{1 - \beta_2} - 1, \quad
         r_k = \sqrt{\frac{(\rho_k - 4)(\rho_k - 2)\,\rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2)\,\rho_k}}
 
-    The update is :math:`r_k` times Adam's once :math:`\rho_k` is above the threshold, and before it the corrected first
-    moment alone. Here :math:`\rho_k` is precise in float32; Optax's difference is off by up to 2e-4 in the first steps.
+    The update is :math:`r_k` times Adam's once :math:`\rho_k` reaches the threshold, and before that the bias-corrected
+    first moment alone. Here :math:`\rho_k` is accurate in float32; in Optax it is off by up to 2e-4 in the first steps.
     Where a threshold below 4 would take the root of a negative number, the first moment alone is used.
 
     Args:
@@ -257,7 +257,7 @@ def scale_by_adan(
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
 ):
-    r"""Rescale gradients by moments that look ahead along their differences: Nesterov's momentum, reformulated.
+    r"""Rescale gradients by moments that look ahead along gradient differences: a reformulation of Nesterov momentum.
 
     .. math::
         d_k &= g_k - g_{k-1} \;(d_1 = 0), \qquad m_k = \beta_1 m_{k-1} + (1 - \beta_1)\,g_k, \qquad
@@ -265,12 +265,13 @@ def scale_by_adan(
         n_k &= \beta_3 n_{k-1} + (1 - \beta_3)\,|g_k + (1 - \beta_2)\,d_k|^2, \qquad
         u_k = \frac{\hat m_k + (1 - \beta_2)\,\hat v_k}{\sqrt{\hat n_k + \bar\epsilon} + \epsilon}
 
-    with :math:`\hat m, \hat v, \hat n` corrected for their start at zero. The decays are one minus the paper's.
+    with :math:`\hat m, \hat v, \hat n` bias-corrected. The decays are one minus the paper's.
 
     Args:
-      b1: :math:`\beta_1` in [0, 1), of the gradients.
-      b2: :math:`\beta_2` in [0, 1), of their differences; :math:`1 - \beta_2` is also how far to look ahead.
-      b3: :math:`\beta_3` in [0, 1), of the squares.
+      b1: :math:`\beta_1` in [0, 1), decay of the average of gradients.
+      b2: :math:`\beta_2` in [0, 1), decay of the average of their differences; :math:`1 - \beta_2` is also how far to
+        look ahead.
+      b3: :math:`\beta_3` in [0, 1), decay of the average of squares.
       eps: :math:`\epsilon \ge 0`.
       eps_root: :math:`\bar\epsilon \ge 0`.
 

@@ -1,4 +1,4 @@
-"""Rules that divide by a running estimate of the gradient's size, number by number.
+"""Rules that divide each gradient element by a running estimate of its size.
 
 Where that estimate is 0 (only with ``eps=0``, and zero gradients so far), the update is 0.
 """
@@ -65,14 +65,14 @@ def scale_by_rms(
     .. math:: \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2, \qquad
         u_k = \frac{g_k}{\sqrt{\nu_k + \epsilon}} \;\text{ or }\; \frac{g_k}{\sqrt{\nu_k} + \epsilon}
 
-    :math:`\epsilon` stands inside the root as in TensorFlow and Optax; PyTorch and Hinton's lecture have it outside
-    (``eps_in_sqrt=False``). The state is the same for every choice.
+    :math:`\epsilon` is inside the root, as in TensorFlow and Optax; PyTorch and Hinton's lecture have it outside
+    (``eps_in_sqrt=False``). The state is the same either way.
 
     Args:
       decay: :math:`\beta` in [0, 1).
       eps: :math:`\epsilon \ge 0`.
       initial_scale: :math:`\nu_0 \ge 0`.
-      eps_in_sqrt: the place of :math:`\epsilon`.
+      eps_in_sqrt: whether :math:`\epsilon` is inside the square root.
       bias_correction: use :math:`\nu_k / (1 - \beta^k)`, as Adam does.
 
     Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
@@ -85,14 +85,14 @@ def scale_by_rms(
 
 @elementwise(slots={"e_g": SECOND_MOMENT, "e_x": SECOND_MOMENT})
 def scale_by_adadelta(g: Array, slot: Slots, at: At, rho: Decay = 0.9, eps: NonNegative = 1e-6):
-    r"""Scale by the ratio of the root mean squares of past updates and of gradients: no unit is left for a rate.
+    r"""Scale by the ratio of the root mean squares of past updates and of gradients; needs no learning rate.
 
     .. math::
         E^g_k = \rho E^g_{k-1} + (1 - \rho)\,|g_k|^2, \quad
         u_k = \frac{\sqrt{E^x_{k-1} + \epsilon}}{\sqrt{E^g_k + \epsilon}}\,g_k, \quad
         E^x_k = \rho E^x_{k-1} + (1 - \rho)\,|u_k|^2
 
-    :math:`\epsilon` sets the size of the first steps; with 0 there are none.
+    :math:`\epsilon` sets the size of the first steps; with 0 the parameters never move.
 
     Args:
       rho: :math:`\rho` in [0, 1).
@@ -117,14 +117,14 @@ def scale_by_stddev(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ):
-    r"""Divide by the moving standard deviation of the gradients: centred RMSprop's scaling.
+    r"""Divide by the moving standard deviation of the gradients: the scaling of centred RMSprop.
 
     .. math:: \mu_k = \beta\,\mu_{k-1} + (1 - \beta)\,g_k, \quad \nu_k = \beta\,\nu_{k-1} + (1 - \beta)\,|g_k|^2,
         \quad u_k = g_k / \sqrt{\nu_k - |\mu_k|^2 + \epsilon}
 
-    The variance is kept at or above zero where rounding would make it negative (Optax returns NaN there). With
-    ``bias_correction`` the first update's variance is exactly 0, one sample having none, unless ``initial_scale`` is
-    positive: that update is then :math:`g / \epsilon` or :math:`g / \sqrt\epsilon`, huge.
+    The variance is clamped at zero where rounding would make it negative (Optax returns NaN there). With
+    ``bias_correction`` the variance at the first update is exactly 0, because a single sample has none, unless
+    ``initial_scale`` is positive. That update is then :math:`g / \epsilon` or :math:`g / \sqrt\epsilon`, which is huge.
 
     Args:
       decay: :math:`\beta` in [0, 1).
@@ -169,11 +169,12 @@ def scale_by_adam(
       b1: :math:`\beta_1` in [0, 1).
       b2: :math:`\beta_2` in [0, 1).
       eps: :math:`\epsilon \ge 0`, outside the root as in the paper.
-      eps_root: :math:`\bar\epsilon \ge 0`, inside it; only for derivatives through the update at zero gradients in
-        other libraries, here they are finite without it.
+      eps_root: :math:`\bar\epsilon \ge 0`, inside the root. Other libraries need it for finite derivatives through the
+        update at zero gradients; here they are finite without it.
       mu_dtype: dtype of the stored first moment; by default the parameter's, and at least float32.
-      nesterov: NAdam's numerator. Dozat's algorithm 2 has a further factor :math:`\beta_2` on the second moment, which
-        Optax, PyTorch and we leave out; PyTorch also lets :math:`\beta_1` grow, which we don't.
+      nesterov: use NAdam's numerator, which adds Nesterov momentum. Dozat's algorithm 2 has a further factor
+        :math:`\beta_2` on the second moment, which Optax, PyTorch and gradchain leave out. PyTorch also lets
+        :math:`\beta_1` grow; gradchain doesn't.
 
     References:
       Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015, algorithm 1.

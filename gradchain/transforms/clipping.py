@@ -1,4 +1,4 @@
-"""Bounds on updates and parameters, and the removal of what isn't a number."""
+"""Bounds on updates and parameters, and the removal of NaNs."""
 
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from gradchain.tree import global_norm
 
 @elementwise()
 def clip(g: Array, slot: Slots, at: At, max_delta: NonNegative):
-    r"""Clip each number to :math:`[-\delta, \delta]`; a complex number's real and imaginary parts each by themselves.
+    r"""Clip each element to :math:`[-\delta, \delta]`; real and imaginary parts are clipped separately.
 
     Args:
       max_delta: :math:`\delta \ge 0`.
@@ -27,11 +27,11 @@ def clip(g: Array, slot: Slots, at: At, max_delta: NonNegative):
 
 @elementwise(whole=global_norm)
 def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
-    r"""Shrink all updates together where their common norm is above a bound: :math:`u = g \min(1, c / \|g\|_2)`.
+    r"""Scale all updates down together if their global norm exceeds a bound: :math:`u = g \min(1, c / \|g\|_2)`.
 
-    The norm runs over all arrays, in at least float32. One scalar factor is multiplied in, so that XLA
-    fuses it with what follows. A NaN anywhere makes all updates NaN. If the norm is infinite (an infinite gradient, or
-    a norm above 3.4e38 in float32), finite updates become 0 and infinite ones NaN, as in Optax.
+    The norm is taken over all arrays, in at least float32. Clipping is a multiplication by one scalar, which XLA fuses
+    with the operations that follow. A NaN anywhere makes all updates NaN. If the norm is infinite (an infinite
+    gradient, or a norm above 3.4e38 in float32), finite updates become 0 and infinite ones NaN, as in Optax.
 
     Args:
       max_norm: :math:`c \ge 0`; with 0 all updates become 0.
@@ -43,9 +43,9 @@ def clip_by_global_norm(g: Array, slot: Slots, at: At, max_norm: NonNegative):
 
 @elementwise(whole=global_norm)
 def normalize_by_update_norm(g: Array, slot: Slots, at: At, scale_factor: NonNegative = 1.0, eps: NonNegative = 1e-6):
-    r"""Scale all updates together to a given common norm: :math:`u = c\,g / (\|g\|_2 + \epsilon)`.
+    r"""Scale all updates together to a given global norm: :math:`u = c\,g / (\|g\|_2 + \epsilon)`.
 
-    The norm runs over all arrays, in at least float32.
+    The norm is taken over all arrays, in at least float32.
 
     Args:
       scale_factor: :math:`c \ge 0`.
@@ -95,15 +95,15 @@ def adaptive_grad_clip(
     eps: NonNegative = 1e-3,
     axis: Annotated[int | tuple[int, ...] | None, UnitAxes()] = None,
 ):
-    r"""Shrink the gradient of each output unit where its norm is above a share of the norm of the unit's weights.
+    r"""Scale the gradient of each output unit down if its norm exceeds a fraction of the norm of the unit's weights.
 
     .. math:: u_i = g_i \min\left(1, \frac{\lambda \max(\|w_i\|_2, \epsilon)}{\|g_i\|_2}\right)
 
-    Where Optax divides by :math:`\max(\|g_i\|_2, 10^{-6})`, this is exact.
+    This is exact; Optax divides by :math:`\max(\|g_i\|_2, 10^{-6})`.
 
     Args:
       clipping: :math:`\lambda \ge 0`; the paper uses 0.01 to 0.16.
-      eps: :math:`\epsilon \ge 0`, so that weights that start at zero can leave it.
+      eps: :math:`\epsilon \ge 0`, so that weights that start at zero can change.
       axis: the axes that a unit's weights extend along; by default as in
         :func:`~gradchain.numerics.unitwise_norm`.
 
@@ -119,18 +119,18 @@ def adaptive_grad_clip(
 @constraint("bounds")
 @elementwise(param=True)
 def keep_params_nonnegative(g: Array, slot: Slots, at: At):
-    r"""Let no parameter fall below 0: :math:`u = \max(g, -w)`. Stands last in a chain.
+    r"""Keep every parameter at or above 0: :math:`u = \max(g, -w)`. Put it last in a chain.
 
-    NaNs stay NaN. The real and imaginary parts of complex numbers are kept nonnegative each by itself.
+    NaNs stay NaN. Real and imaginary parts are each kept nonnegative.
     """
     return by_parts(lambda g, w: jnp.where(w + g < 0, -w, g), g, at.param)
 
 
 @leafwise(slots={"found_nan": Slot(init=lambda p, hyper: jnp.any(jnp.isnan(p) & False))})
 def zero_nans(g: Array, slot: Slots, at: At):
-    """Replace NaNs by 0; the state's ``found_nan`` tells for each array whether the last update had any.
+    """Replace NaNs by 0; ``found_nan`` in the state says, for each array, whether the last update had any.
 
-    Infinities stay. In front of an optimizer it keeps one bad number from spreading, but hides its cause.
+    Infinities stay. Placed before an optimizer, it keeps a single bad value from spreading, but hides the cause.
     """
     bad = jnp.isnan(g)
     return jnp.where(bad, 0, g), slot(found_nan=jnp.any(bad))

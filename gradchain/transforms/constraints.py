@@ -1,4 +1,4 @@
-"""Rules that look at where the weights will be: each is written as an update to add, so that it composes."""
+"""Rules that constrain the weights after the update. Each returns an update to add, so that it composes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,16 +23,16 @@ RADIUS = Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)
 def keep_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
     r"""Keep each array on the sphere that it starts on: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
 
-    :math:`\rho = \|w_0\|_2`, so that rounding errors don't add up. It stands last, behind the learning rate, where
-    :math:`w + g` are the weights to come. An array that starts at zero is left free. Together with
-    :func:`scale_by_trust_ratio`, which gives the step a share of the same norm, it is the *hyperball* form of any
+    :math:`\rho = \|w_0\|_2`, so that rounding errors don't add up. Put it last, after the learning rate, where :math:`w
+    + g` are the new weights. An array that starts at zero is not constrained. Together with
+    :func:`scale_by_trust_ratio`, which makes the step a fraction of the same norm, it is the *hyperball* form of any
     optimizer, in place of weight decay:
 
       >>> chain(scale_by_adam(), scale_by_trust_ratio(), scale_by_learning_rate(0.01), keep_norm())
 
     Args:
       mask: a tree of bools like the parameters (or a prefix of it), or a function from parameters to one; where it is
-        False, updates pass unchanged. Usual are matrices only.
+        False, updates pass unchanged. Usually only matrices are constrained.
 
     Reference: Wen et al., *Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization*, 2026.
     """
@@ -57,13 +57,13 @@ def limit_update_ratio(
 
     .. math:: u = \frac{\min(\max(r, a), b)}{r}\,g, \qquad r = \frac{\|g\|_2}{\max(\|w\|_2, c)}
 
-    It stands behind the learning rate, and adjusts steps only where they are unusually long or short; equal floor
-    and cap are :func:`scale_by_trust_ratio`. A zero update stays zero.
+    Put it after the learning rate. It adjusts only steps that are unusually long or short; with equal floor and cap it
+    is :func:`scale_by_trust_ratio`. A zero update stays zero.
 
     Args:
       max_ratio: the cap :math:`b`; ``inf`` for none.
-      min_ratio: the floor :math:`a`; it loses to a lower cap.
-      min_norm: :math:`c \ge 0`, so that arrays that start at zero can leave it.
+      min_ratio: the floor :math:`a`; where the cap is lower, the cap applies.
+      min_norm: :math:`c \ge 0`, so that arrays that start at zero can change.
       mask: where to limit; see :func:`keep_norm`.
 
     Reference: the ratio is that of You et al., *Large Batch Training of Convolutional Networks*, 2017.
@@ -79,13 +79,13 @@ def add_cautious_decayed_weights(
 ):
     r"""Decay only the weights that the update brings nearer to zero anyway: :math:`u = g + \lambda\,[g w \ge 0]\,w`.
 
-    It stands where :func:`add_decayed_weights` does, before the learning rate, where updates point uphill. Decay then
-    never works against the optimizer, which so minimises the loss itself, not a loss with a penalty. For complex
+    Put it where :func:`add_decayed_weights` goes: before the learning rate, where updates still point uphill. Decay
+    then never works against the optimizer, which minimises the loss itself and not a penalised loss. For complex
     numbers the condition is :math:`\mathrm{Re}(\bar g w) \ge 0`.
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
-      mask: where to decay; see :func:`keep_norm`.
+      mask: which parameters to decay; see :func:`keep_norm`.
 
     Reference: Chen et al., *Cautious Weight Decay*, 2025, algorithm 1.
     """
@@ -96,17 +96,17 @@ def add_cautious_decayed_weights(
 @constraint("bounds")
 @treewise(param=True)
 def project(updates: Tree, slot: Slots, at: At, projection: Callable[[Any], Any]):
-    r"""Keep the parameters in a set: project the point that the update leads to. Stands last in a chain.
+    r"""Keep the parameters in a set by projecting the updated parameters onto it. Put it last in a chain.
 
     .. math:: u = P(w + g) - w
 
-    So ``chain(sgd(0.1), project(projection_simplex))`` is the projected gradient method, and every other optimizer
-    has its projected form likewise. The parameters then fulfil the constraint up to the rounding of their dtype. They
-    may start outside: the first update leads into the set. With
-    :func:`~gradchain.projections.projection_non_negative` it does what :func:`keep_params_nonnegative` does.
+    So ``chain(sgd(0.1), project(projection_simplex))`` is the projected gradient method, and every other optimizer has
+    a projected form in the same way. The parameters then satisfy the constraint up to the rounding of their dtype. They
+    may start outside the set: the first update moves them into it. With
+    :func:`~gradchain.projections.projection_non_negative` it is equivalent to :func:`keep_params_nonnegative`.
 
-    For an adaptive optimizer this is the nearest point in the Euclidean norm, not in that of its preconditioner:
-    the constraint holds, but it may converge to another point than the constrained optimum.
+    For an adaptive optimizer this is the nearest point in the Euclidean norm, not in the norm of its preconditioner:
+    the constraint holds, but the iterates may converge to a point other than the constrained optimum.
 
     Args:
       projection: :math:`P`, a function of the whole tree of parameters (in at least float32) that returns a tree like

@@ -1,4 +1,4 @@
-"""Division by an estimate of the Hessian's diagonal that is taken now and then."""
+"""Division by an estimate of the Hessian's diagonal that is updated every few steps."""
 
 import operator
 from typing import Annotated, Any, NamedTuple
@@ -25,15 +25,14 @@ from gradchain.tree import Tree
 def hutchinson_estimator_diag_hessian(updates: Tree, slot: Slots, at: At, random_seed: Key = 0):
     r"""Estimate the diagonal of the objective's Hessian: :math:`u = r \odot \nabla^2 f(w)\,r`, with random signs r.
 
-    The mean over :math:`r` is the diagonal; a diagonal Hessian is met exactly. One estimate takes about as long as two
-    gradients. The incoming updates are ignored; ``update`` needs the parameters and ``value_fn``, a function from
-    parameters (here in at least float32) to the loss of the present batch:
-    ``tx.update(grads, state, params, value_fn=lambda p: loss(p, batch))``. Training loops hand it on; Optax's name for
-    it, ``obj_fn``, will do, too. The real and imaginary parts of complex
-    parameters count as two numbers.
+    The estimate is unbiased, and exact if the Hessian is diagonal. One estimate takes about as long as two gradients.
+    The incoming updates are ignored; ``update`` needs the parameters and ``value_fn``, a function from parameters (here
+    in at least float32) to the loss on the current batch: ``tx.update(grads, state, params, value_fn=lambda p: loss(p,
+    batch))``. The training loops pass it; Optax's name for it, ``obj_fn``, is accepted too. The real and imaginary
+    parts of complex parameters count as two variables.
 
     Args:
-      random_seed: a whole number or a PRNG key. An array of them makes a batch.
+      random_seed: an integer seed or a PRNG key. An array of seeds or keys makes a batch of transforms.
 
     References:
       Hutchinson, *A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines*, 1990.
@@ -77,7 +76,7 @@ class SophiaState(NamedTuple):
 
 @combinator
 class scale_by_sophia(Transform):
-    r"""Divide the averaged gradient by curvatures that are estimated now and then, and clip what comes.
+    r"""Divide the averaged gradient by a curvature that is estimated every few steps, and clip the result.
 
     .. math::
         \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \qquad
@@ -85,27 +84,26 @@ class scale_by_sophia(Transform):
         \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,h_k \text{ if } k - 1 \text{ is a multiple of the interval, else }
         \nu_{k-1}
 
-    :math:`h` is what ``hessian_diagonal_fn`` returns. Where the curvature is negative or not known yet, as on the first
+    :math:`h` is what ``hessian_diagonal_fn`` returns. Where the curvature is negative or not yet known, as on the first
     update, :math:`u` is about :math:`c` times the gradient's sign. As in Optax, and unlike in the paper, :math:`\mu` is
-    corrected for its start at zero, and an estimate acts from the next update on. For complex numbers, each part by
-    itself.
+    bias-corrected, and an estimate is used from the next update on. Real and imaginary parts are treated separately.
 
     The estimate is computed only when it is due (by ``lax.cond`` under ``jit``). Where ``vmap`` maps over states with
     counts of their own, or over a batch of intervals, it is computed on every update; the result is the same.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).
-      b2: :math:`\beta_2` in [0, 1), from estimate to estimate.
-      eps: :math:`\epsilon \ge 0`, a lower bound and not a summand.
-      gamma: :math:`\gamma \ge 0`; the paper wants 10 to 50 % of the numbers unclipped: raise it if there are fewer.
+      b2: :math:`\beta_2` in [0, 1), decay from one estimate to the next.
+      eps: :math:`\epsilon \ge 0`, a lower bound; it isn't added.
+      gamma: :math:`\gamma \ge 0`; the paper aims for 10 to 50 % of the elements unclipped: raise it if there are fewer.
       clip_threshold: :math:`c \ge 0`; ``None`` doesn't clip.
-      update_interval: updates from one estimate to the next.
-      hessian_diagonal_fn: a transform that turns gradients into estimates of the Hessian's diagonal. It gets the
-        parameters and all extra arguments of ``update``; the default one needs ``value_fn``. For data-parallel training
-        it must average over devices.
+      update_interval: number of updates from one estimate to the next.
+      hessian_diagonal_fn: a transform that turns gradients into estimates of the Hessian's diagonal. It receives the
+        parameters and all extra arguments of ``update``; the default estimator needs ``value_fn``. For data-parallel
+        training it must average over devices.
       mu_dtype: dtype of the stored average of gradients; by default the parameter's, and at least float32.
-      verbose: print the share of unclipped numbers.
-      print_win_rate_every_n_steps: how often; 0 is never.
+      verbose: print the fraction of elements that were not clipped.
+      print_win_rate_every_n_steps: how often to print it; 0 means never.
 
     Reference: Liu et al., *Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training*, 2024,
     algorithm 3.

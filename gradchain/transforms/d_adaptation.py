@@ -1,4 +1,4 @@
-"""Adam whose rate is a growing lower bound on the distance to the solution, estimated from gradients."""
+"""Adam whose learning rate is a growing lower bound on the distance to the solution, estimated from gradients."""
 
 from typing import Any
 
@@ -44,8 +44,8 @@ def scale_by_dadapt_adam(
         d_k &= \max\left(d_{k-1}, \frac{r_k}{(1 - \beta_3)\,\|s_k\|_1}\right), \qquad
         u_k = \frac{m_k}{\sqrt{v_k} + \epsilon} + \lambda_k \omega\,w_k
 
-    Norms and products run over all arrays; sums that are 0 leave the estimate as it is. The product divides by the
-    roots before the update, as the authors' code and Optax do.
+    Norms and products are taken over all arrays; where the sums are 0, the estimate doesn't change. The product uses
+    the denominators before the update, as in the authors' code and in Optax.
 
     Args:
       learning_rate: :math:`\gamma \ge 0`, or a schedule around 1; it is part of the estimate.
@@ -104,9 +104,10 @@ def scale_by_prodigy(
         d_k &= \max\left(d_{k-1}, \frac{c\,r_k}{\|s_k\|_1}\right), \qquad
         u_k = \lambda_k \left(\frac{m_k}{\sqrt{v_k} + d_k \epsilon} + \omega\,w_k\right)
 
-    Norms and products run over all arrays; sums that are 0 leave the estimate as it is (Optax makes it NaN at a first
-    gradient of zero). ``init`` must be given the real parameters. As in Optax and in the authors' code, the new
-    estimate multiplies :math:`\epsilon`; that code corrects for the moments' start only where asked.
+    Norms and products are taken over all arrays; where the sums are 0, the estimate doesn't change (in Optax it becomes
+    NaN if the first gradient is zero). Call ``init`` with the actual initial parameters, not with shapes or zeros. As
+    in Optax and in the authors' code, the new estimate multiplies :math:`\epsilon`; that code applies bias correction
+    only on request.
 
     Args:
       learning_rate: :math:`\gamma \ge 0`, or a schedule around 1; it is part of the estimate.
@@ -117,7 +118,7 @@ def scale_by_prodigy(
       estim_lr0: :math:`d_0 > 0`, below the distance to the solution.
       estim_lr_coef: :math:`c > 0`; below 1 for shorter steps.
       weight_decay: :math:`\omega \ge 0`, decoupled.
-      safeguard_warmup: put :math:`d_{k-1}` in the place of :math:`\lambda_k` in :math:`s_k`, so that small rates during
+      safeguard_warmup: put :math:`d_{k-1}` in place of :math:`\lambda_k` in :math:`s_k`, so that small rates during
         a warm-up don't make the estimate large.
 
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024, algorithm 4.

@@ -19,8 +19,8 @@ def _plus(g: Array, strength: Any, gradient: Array) -> Array:
 def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative = 0.0, mask: Mask | None = None):
     r"""Add a multiple of the weights: :math:`u = g + \lambda w`.
 
-    Before a scaling by moments it is L2 regularisation (:func:`add_l2_penalty`, as in ``torch.optim.Adam``); between
-    that scaling and the learning rate it is decoupled weight decay, as in AdamW.
+    Placed before a scaling by moments it is L2 regularisation (:func:`add_l2_penalty`, as in ``torch.optim.Adam``);
+    between that scaling and the learning rate it is decoupled weight decay, as in AdamW.
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, or a schedule.
@@ -36,8 +36,8 @@ def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative
 def add_l2_penalty(g: Array, slot: Slots, at: At, strength: NonNegative, mask: Mask | None = None):
     r"""Add the gradient of :math:`\tfrac\lambda2 \|w\|_2^2`: :math:`u = g + \lambda w`.
 
-    Stands first in a chain, where it changes the objective that the rest of the chain minimises. The same arithmetic as
-    :func:`add_decayed_weights`, whose place is behind the scaling.
+    Put it first in a chain, where it changes the objective that the rest of the chain minimises. The arithmetic is that
+    of :func:`add_decayed_weights`, which goes after the scaling.
 
     Args:
       strength: :math:`\lambda \ge 0`, or a schedule.

@@ -1,7 +1,7 @@
-"""Division by second moments that don't know the present gradient yet.
+"""Division by second moments that don't include the current gradient yet.
 
-Numerator and denominator are then independent, and Adam's counterexamples fail. As in
-:mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is, which takes ``eps=0``.
+Numerator and denominator are then independent, and the counterexamples to Adam's convergence don't apply. As in
+:mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is 0, which only happens with ``eps=0``.
 """
 
 import jax.numpy as jnp
@@ -28,20 +28,20 @@ def scale_by_adopt(
     use_clipping: bool = True,
     clip_value_fn: NonNegative | None = None,
 ):
-    r"""Average gradients that were divided by the second moment of those before them.
+    r"""Average gradients that were divided by the root of the second moment of earlier gradients.
 
     .. math::
         n_k = \frac{g_k}{\max(\sqrt{\nu_{k-1}}, \epsilon)}, \quad
         u_k = \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,\mathrm{clip}(n_k, \pm c_k), \quad
         \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,|g_k|^2
 
-    with :math:`c_k = (k - 1)^{1/4}`. The first update is 0: its gradient only starts :math:`\nu_1 = |g_1|^2`. So it
-    converges for any :math:`\beta_2`. A complex number's parts are clipped each by themselves.
+    with :math:`c_k = (k - 1)^{1/4}`. The first update is 0: its gradient only starts :math:`\nu_1 = |g_1|^2`. The
+    method converges for any :math:`\beta_2`. Real and imaginary parts are clipped separately.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).
       b2: :math:`\beta_2` in [0, 1).
-      eps: :math:`\epsilon \ge 0`, a lower bound and not a summand.
+      eps: :math:`\epsilon \ge 0`, a lower bound; it isn't added.
       mu_dtype: dtype of the stored average; by default the parameter's, and at least float32.
       nesterov: look ahead, :math:`u_k = \beta_1 \mu_k + (1 - \beta_1)\,\mathrm{clip}(n_k, \pm c_k)`.
       use_clipping: False leaves the clipping out, as in the paper's theory.
@@ -71,24 +71,24 @@ def scale_by_acprop(
     eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
 ):
-    r"""Divide gradients by the root mean square of the surprises before them: AdaBelief, asynchronous.
+    r"""Divide gradients by the root mean square of past prediction errors: AdaBelief, asynchronous.
 
     .. math::
         u_k = \frac{g_k}{\sqrt{\nu_{k-1} / (1 - \beta_2^{k-1})} + \epsilon}, \quad
         \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,|g_k - \mu_{k-1}|^2 + \bar\epsilon, \quad
         \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k
 
-    The first update is :math:`g_1 / (1 + \epsilon)`. The surprise is measured from the average
-    before, as in Optax; from :math:`\mu_k`, as in the paper, it is :math:`\beta_1` times as large, which amounts to
-    another learning rate. There is no momentum in the numerator.
+    The first update is :math:`g_1 / (1 + \epsilon)`. The prediction error is taken from the previous average, as in
+    Optax. Taken from :math:`\mu_k`, as in the paper, it is :math:`\beta_1` times as large, which only changes the
+    effective learning rate. There is no momentum in the numerator.
 
-    Where no gradient has been a surprise yet, as for a weight whose gradients were 0 so far, there is no root mean
-    square to divide by. The root is then at least :math:`\sqrt{1 - \beta_2}\,|g_k - \mu_{k-1}|`, so that the weight
-    makes a step of about :math:`1 / \sqrt{1 - \beta_2}` at most, and not one of :math:`g_k / \epsilon`.
+    Where every prediction error so far is 0, as for a weight whose gradients were all 0, there is no root mean square
+    to divide by. The root is then at least :math:`\sqrt{1 - \beta_2}\,|g_k - \mu_{k-1}|`, so that the step is at most
+    about :math:`1 / \sqrt{1 - \beta_2}` and not :math:`g_k / \epsilon`.
 
     Args:
-      b1: :math:`\beta_1` in [0, 1), of the average that gradients are foreseen by.
-      b2: :math:`\beta_2` in [0, 1), of the squared surprise.
+      b1: :math:`\beta_1` in [0, 1), decay of the average that predicts the gradients.
+      b2: :math:`\beta_2` in [0, 1), decay of the squared prediction error.
       eps: :math:`\epsilon \ge 0`.
       eps_root: :math:`\bar\epsilon \ge 0`; it accumulates.
 

@@ -1,4 +1,4 @@
-"""Step sizes from the distance that the parameters have come: it stands in for the unknown one to the solution."""
+"""Step sizes from the distance travelled so far, which replaces the unknown distance to the solution."""
 
 from typing import Annotated, Any
 
@@ -40,22 +40,22 @@ def scale_by_distance_over_gradients(
     param_dtype: DType | None = None,
     global_scale: Hyper = 1.0,
 ):
-    r"""Scale each array's gradient by the farthest that it has been from its start, over the gradients so far: LDoG.
+    r"""Scale each array's gradient by its largest distance from the start, over the root sum of squared norms: LDoG.
 
     .. math::
         r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \quad r_0 = r_\epsilon (1 + \|w_1\|_2), \qquad
         G_k = G_{k-1} + \|g_k\|_2^2, \qquad u_k = c\,\frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
 
-    The layer-wise form of :func:`scale_by_dog`. Average the parameters over time, as its authors do. ``init`` must be
-    given the real parameters.
+    The layer-wise form of :func:`scale_by_dog`. Use it with an average of the parameters, as its authors do. Call
+    ``init`` with the actual initial parameters, not with shapes or zeros.
 
     Args:
       reps_rel: :math:`r_\epsilon > 0`; 1e-4 for models with batch normalisation, else 1e-6.
       eps: :math:`\epsilon \ge 0`.
-      param_dtype: dtype of the stored :math:`w_1`; by default the parameter's, and at least float32. A narrower one
-        saves memory, but what it rounds off counts as distance. (Optax's default is float32, which rounds float64
-        and can't hold complex parameters.)
-      global_scale: :math:`c`; -1 makes it descend by itself.
+      param_dtype: dtype of the stored :math:`w_1`; by default the parameter's, and at least float32. A narrower dtype
+        saves memory, but its rounding error counts as distance. (Optax's default is float32, which rounds float64 and
+        can't hold complex parameters.)
+      global_scale: :math:`c`; with -1 the updates point downhill, and no learning rate is needed.
 
     Reference: Ivgi et al., *DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule*, 2023 (L-DoG).
     """
@@ -76,13 +76,13 @@ def scale_by_dog(
     *,
     init_kind: Annotated[str, Choice("heuristic", "distance", "learning_rate")] = "heuristic",
 ):
-    r"""Scale gradients by the farthest that the parameters have been from their start, over the gradients so far: DoG.
+    r"""Scale gradients by the largest distance from the start, over the root of the sum of squared gradient norms: DoG.
 
     .. math::
         r_k = \max(r_{k-1}, \|w_k - w_1\|_2), \qquad G_k = G_{k-1} + \|g_k\|_2^2, \qquad
         u_k = \frac{r_k}{\sqrt{G_k + \epsilon}}\,g_k
 
-    The norms run over all arrays. ``init`` must be given the real parameters.
+    The norms are taken over all arrays. Call ``init`` with the actual initial parameters, not with shapes or zeros.
 
     Args:
       init_value: sets the first step; above 0, and small enough not to diverge.
@@ -122,17 +122,17 @@ def _first_square(hyper: Any) -> Any:
 def scale_by_dowg(
     updates: Tree, slot: Slots, at: At, init_estim_sq_dist: Positive | None = None, eps: NonNegative = 1e-4
 ):
-    r"""Scale gradients by the squared distance from the start, over gradients weighted by such distances: DoWG.
+    r"""Scale gradients by the largest squared distance from the start, over distance-weighted gradient norms: DoWG.
 
     .. math::
         r_k^2 = \max(r_{k-1}^2, \|w_k - w_1\|_2^2), \qquad v_k = v_{k-1} + r_k^2 \|g_k\|_2^2, \qquad
         u_k = \frac{r_k^2}{\sqrt{v_k} + \epsilon}\,g_k
 
-    The norms run over all arrays. Late gradients weigh more than in :func:`scale_by_dog`, and steps are longer.
+    The norms are taken over all arrays. Late gradients weigh more than in :func:`scale_by_dog`, and steps are longer.
 
     Args:
       init_estim_sq_dist: :math:`r_0^2 > 0`; ``None`` for :math:`\epsilon`.
-      eps: :math:`\epsilon \ge 0`; not 0 where it is :math:`r_0^2`, too, since there is no first step then.
+      eps: :math:`\epsilon \ge 0`; above 0 if it also serves as :math:`r_0^2`, since the parameters would never move.
 
     Reference: Khaled et al., *DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method*, 2023,
     algorithm 1.

@@ -1,4 +1,4 @@
-"""Steps from where the run began, by the weighted sum of all gradients."""
+"""Steps from the initial parameters, along the weighted sum of all gradients."""
 
 from jax import Array
 
@@ -20,7 +20,7 @@ from gradchain.transforms.adaptive import SECOND_MOMENT, SUMMED
 def scale_by_madgrad(
     g: Array, slot: Slots, at: At, learning_rate: NonNegative, momentum: Fraction = 0.9, eps: NonNegative = 1e-6
 ):
-    r"""Move towards the point that all gradients so far, from where the run began, lead to: MADGRAD.
+    r"""Move towards the point that the weighted sum of all gradients leads to from the initial parameters: MADGRAD.
 
     .. math::
         \lambda_k = (\eta + \epsilon) \sqrt k, \quad
@@ -29,10 +29,10 @@ def scale_by_madgrad(
         z_k = x_0 - \frac{s_k}{\nu_k^{1/3} + \epsilon}, \quad
         u_k = (1 - \mu)(z_k - w_k)
 
-    with :math:`x_0` the parameters that ``init`` saw. The update is to be added as it is: rate and sign are in it.
-    :math:`\epsilon` is added to the rate too, as in the authors' code, so that it moves even at a rate of 0.
-    Decay weights before it or not at all; what others do to the parameters is undone by and by.
-    (Optax's :math:`\sqrt k` is in float32, for float64 parameters too.)
+    with :math:`x_0` the parameters that ``init`` saw. The update includes the learning rate and the sign: add it to the
+    parameters unchanged. :math:`\epsilon` is added to the rate too, as in the authors' code, so that the parameters
+    move even at a rate of 0. Weight decay has to come before this stage: changes that later stages make to the
+    parameters are gradually undone. (Optax computes :math:`\sqrt k` in float32, even for float64 parameters.)
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.

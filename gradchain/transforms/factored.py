@@ -1,4 +1,4 @@
-"""Second moments in less memory than the parameters: kept for rows and columns, not for every number."""
+"""Second moments in less memory than the parameters: kept for rows and columns, not for every element."""
 
 import functools
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _along(x: Array, axis: int, ndim: int) -> Array:
     }
 )
 def scale_by_sm3(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Fraction = 1.0, eps: NonNegative = 1e-8):
-    r"""Divide by the root of a bound on AdaGrad's sum of squares, kept as one vector an axis; then average.
+    r"""Divide by the root of a bound on AdaGrad's sum of squares, kept as one vector per axis; then average.
 
     .. math::
         s_k = (1 - \beta_2)\,|g_k|^2 + \beta_2 \min_i \mu_{k-1}^{(i)}, \quad
@@ -43,12 +43,12 @@ def scale_by_sm3(g: Array, slot: Slots, at: At, b1: Decay = 0.9, b2: Fraction = 
         u_k = \nu_k = \beta_1 \nu_{k-1} + (1 - \beta_1) \frac{g_k}{\sqrt{s_k + \epsilon}}
 
     with weight 1 in place of :math:`1 - \beta_2` for :math:`\beta_2 = 1` (a sum), and 0 for the quotient where
-    :math:`s_k = 0`. Vectors and scalars are AdaGrad's. Optax fails on scalars and refuses complex parameters; here
-    both work.
+    :math:`s_k = 0`. Vectors and scalars are AdaGrad's. Optax fails on scalars and rejects complex parameters; here both
+    work.
 
     Args:
-      b1: :math:`\beta_1` in [0, 1), of the momentum.
-      b2: :math:`\beta_2` in [0, 1]; 1 is the paper's.
+      b1: :math:`\beta_1` in [0, 1), decay of the momentum.
+      b2: :math:`\beta_2` in [0, 1]; the paper uses 1.
       eps: :math:`\epsilon \ge 0`.
 
     Reference: Anil et al., *Memory-Efficient Adaptive Optimization*, 2019, algorithm SM3-II.
@@ -94,7 +94,7 @@ def scale_by_factored_rms(
     epsilon: Positive = 1e-30,
     decay_rate_fn: Callable[[Any, Any], Any] | None = None,
 ):
-    r"""Divide by the root mean square of gradients, of which only the means over rows and over columns are kept.
+    r"""Divide by the root mean square of gradients, estimated from means over rows and over columns.
 
     .. math::
         r_k = \beta_k r_{k-1} + (1 - \beta_k)\,\mathrm{mean}_j(|g_{k,ij}|^2 + \epsilon), \quad
@@ -103,17 +103,17 @@ def scale_by_factored_rms(
 
     with :math:`\beta_k = 1 - k^{-\gamma}` (in Optax always in float32). :math:`i` runs over the second longest axis,
     :math:`j` over the longest, and other axes are batches. Arrays without two long axes keep all squares, in ``v``;
-    slots that an array doesn't have are ``None``.
+    slots that an array doesn't use are ``None``.
 
     Args:
       factored: False keeps all squares for every array.
       decay_rate: :math:`\gamma \ge 0`.
       step_offset: subtracted from :math:`k` (which stays at 1 or above, where Optax gives NaN), so that the average
-        starts anew when training is taken up again at this step.
-      min_dim_size_to_factor: factor only where the second longest axis is at least this long.
+        restarts when training resumes at this step.
+      min_dim_size_to_factor: factor only arrays whose second longest axis is at least this long.
       epsilon: :math:`\epsilon > 0`.
       decay_rate_fn: a function ``(k - 1 - step_offset, decay_rate) -> decay`` in place of
-        :math:`1 - k^{-\gamma}`. Held as static.
+        :math:`1 - k^{-\gamma}`. Static.
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, algorithm 4.
     """

@@ -1,4 +1,4 @@
-"""Rules that look at each parameter array as a whole: at its norm and that of its update."""
+"""Rules that use each parameter array as a whole: its norm and the norm of its update."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,7 +14,7 @@ def scale_by_param_block_norm(g: Array, slot: Slots, at: At, min_scale: NonNegat
     r"""Multiply each array's update by the norm of its parameters: :math:`u = \max(\|w\|_2, c)\,g`.
 
     Args:
-      min_scale: :math:`c \ge 0`, so that parameters that start at zero can leave it.
+      min_scale: :math:`c \ge 0`, so that parameters that start at zero can change.
     """
     return g * safe_norm(at.param, min_scale)
 
@@ -24,7 +24,7 @@ def scale_by_param_block_rms(g: Array, slot: Slots, at: At, min_scale: NonNegati
     r"""Multiply each array's update by the root mean square of its parameters: :math:`u = \max(\mathrm{rms}(w), c)\,g`.
 
     Args:
-      min_scale: :math:`c \ge 0`, so that parameters that start at zero can leave it.
+      min_scale: :math:`c \ge 0`, so that parameters that start at zero can change.
 
     Reference: Shazeer and Stern, *Adafactor: Adaptive Learning Rates with Sublinear Memory Cost*, 2018, section 8.
     """
@@ -42,7 +42,7 @@ def scale_by_trust_ratio(
     *,
     mask: Mask | None = None,
 ):
-    r"""Scale each array's update to a fixed share of the norm of its parameters, as in LARS and LAMB.
+    r"""Scale each array's update to a fixed fraction of the norm of its parameters, as in LARS and LAMB.
 
     .. math:: u = \frac{c\,\max(\|w\|_2, m)}{\max(\|g\|_2, m) + \epsilon}\,g, \qquad u = g \text{ if either norm is } 0
 
@@ -67,7 +67,7 @@ def descend_and_shrink(g: Array, slot: Slots, at: At, learning_rate: NonNegative
 
     .. math:: u = \frac{w - \eta g}{\sqrt{1 + \eta^2}} - w
 
-    Behind :func:`scale_by_trust_ratio` a step at right angles to the weights then leaves their norm as it is.
+    After :func:`scale_by_trust_ratio`, a step at right angles to the weights then leaves their norm unchanged.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
@@ -104,14 +104,14 @@ def scale_by_novograd(
         \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,\|g_k\|_2^2 \;(\nu_1 = \|g_1\|_2^2), \qquad
         u_k = \mu_k = \beta_1 \mu_{k-1} + \frac{g_k}{\sqrt{\nu_k + \bar\epsilon} + \epsilon} + \lambda w
 
-    One number a parameter array is kept for the second moment. :math:`\mu` is a sum, not an average.
+    The second moment is one number per parameter array. :math:`\mu` is a sum, not an average.
 
     Args:
       b1: :math:`\beta_1` in [0, 1].
       b2: :math:`\beta_2` in [0, 1).
       eps: :math:`\epsilon \ge 0`.
       eps_root: :math:`\bar\epsilon \ge 0`.
-      weight_decay: :math:`\lambda \ge 0`; it is part of the momentum.
+      weight_decay: :math:`\lambda \ge 0`; it is included in the momentum.
       mu_dtype: dtype of the stored momentum; by default the parameter's, and at least float32.
 
     Reference: Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep

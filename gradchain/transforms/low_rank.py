@@ -1,4 +1,4 @@
-"""Moments of a gradient's projection to few dimensions, in place of the gradient's own."""
+"""Moments of gradients projected to few dimensions, in place of moments of the gradients themselves."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -40,22 +40,22 @@ class scale_by_galore(Transform):
         R_k = P^* G_k, \qquad u_k = \alpha\,P\,\rho(R_k)
 
     for matrices with no fewer rows than columns; others are projected from the right. :math:`\rho` is the inner
-    transform; it sees arrays that aren't matrices as they are.
+    transform; arrays that aren't matrices reach it unprojected.
 
-    New singular vectors have no sign of their own. They are turned towards those that they replace, so that momentum
-    goes on; in Optax it may go on backwards. No derivative flows through :math:`P`. In double precision the vectors
-    are double too (Optax's are single), and the conjugate transpose serves complex gradients.
+    The sign of a singular vector is arbitrary. New vectors are aligned with those that they replace, so that momentum
+    keeps its direction; in Optax it may be reversed. No derivative flows through :math:`P`. For float64 gradients the
+    vectors are float64 too (float32 in Optax), and complex gradients use the conjugate transpose.
 
     Args:
       rank: :math:`r \ge 1`. Static.
       update_proj_gap: :math:`T \ge 1`.
       scale: :math:`\alpha`.
-      base_optimizer: :math:`\rho`; ``None`` for :func:`scale_by_adam`. It gets no parameters, so weight decay goes
-        behind.
+      base_optimizer: :math:`\rho`; ``None`` for :func:`scale_by_adam`. It receives no parameters, so weight decay goes
+        after this stage.
       weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all with two axes or
         more, a tree of them (or a prefix) like the parameters with ``None`` for what isn't projected, or a function
-        from parameters to one. By default arrays with two axes are projected. Other axes are batches, which Optax
-        refuses.
+        from parameters to one. By default arrays with two axes are projected. Other axes are batch axes, which Optax
+        rejects.
 
     Reference: Zhao et al., *GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection*, 2024, algorithm 2.
     """

@@ -1,6 +1,7 @@
-"""Adam's division under momentum that mixes young and old gradients.
+"""Adam's scaling with a momentum that mixes recent and old gradients.
 
-As in :mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is, which takes ``eps=0``.
+As in :mod:`~gradchain.transforms.adaptive`, the update is 0 where its denominator is 0, which only happens with
+``eps=0``.
 """
 
 from jax import Array
@@ -27,7 +28,7 @@ def scale_by_ademamix(
     eps_root: NonNegative = 0.0,
     mu_dtype: DType | None = None,
 ):
-    r"""Rescale gradients by Adam's second moment, under the sum of a fast and a very slow average.
+    r"""Divide the sum of a fast and a very slow average of gradients by the root of Adam's second moment.
 
     .. math::
         m^{(1)}_k &= \beta_1 m^{(1)}_{k-1} + (1 - \beta_1)\,g_k, \quad
@@ -36,14 +37,14 @@ def scale_by_ademamix(
         u_k &= \frac{m^{(1)}_k / (1 - \beta_1^k) + \alpha\,m^{(2)}_k}
         {\sqrt{\nu_k / (1 - \beta_2^k) + \bar\epsilon} + \epsilon}
 
-    The slow average isn't corrected for its start at zero, so it comes in by and by. The paper lets :math:`\beta_3` and
-    :math:`\alpha` grow as well: pass schedules. ``mu_dtype`` is that of both averages and never of :math:`\nu`, which
-    Optax starts in it too.
+    The slow average isn't bias-corrected, so it comes in gradually. The paper lets :math:`\beta_3` and
+    :math:`\alpha` grow as well: pass schedules. ``mu_dtype`` applies to both averages and never to :math:`\nu` (in
+    Optax :math:`\nu` starts in that dtype too).
 
     Args:
-      b1: :math:`\beta_1` in [0, 1), of the fast average.
-      b2: :math:`\beta_2` in [0, 1), of the squares.
-      b3: :math:`\beta_3` in [0, 1), of the slow average, or a schedule.
+      b1: :math:`\beta_1` in [0, 1), decay of the fast average.
+      b2: :math:`\beta_2` in [0, 1), decay of the average of squares.
+      b3: :math:`\beta_3` in [0, 1), decay of the slow average, or a schedule.
       alpha: :math:`\alpha`, the weight of the slow average, or a schedule; the paper uses 4 to 10.
       eps: :math:`\epsilon \ge 0`.
       eps_root: :math:`\bar\epsilon \ge 0`.
@@ -70,15 +71,16 @@ def scale_by_simplified_ademamix(
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
 ):
-    r"""Rescale gradients by Adam's second moment, under one momentum and an extra share of the present gradient.
+    r"""Divide one momentum, plus a multiple of the current gradient, by the root of Adam's second moment.
 
     .. math::
         m_k = \beta_1 m_{k-1} + g_k, \quad
         n_k = \beta_2 n_{k-1} + (1 - \beta_2)\,|g_k|^2, \quad
         u_k = \frac{m_k + \alpha g_k}{\sqrt{n_k / (1 - \beta_2^k) + \bar\epsilon} + \epsilon}
 
-    :math:`m` is a sum, not an average: with :math:`\alpha = 0` it is Adam, without correction of the first moment, at
-    :math:`1 / (1 - \beta_1)` times the rate. Optax squares complex gradients without a magnitude.
+    :math:`m` is a sum, not an average: with :math:`\alpha = 0` it is Adam without bias correction of the first moment,
+    at :math:`1 / (1 - \beta_1)` times the learning rate. Optax squares complex gradients without taking their
+    magnitude.
 
     Args:
       b1: :math:`\beta_1` in [0, 1).

@@ -19,11 +19,11 @@ def trace(
         t_k = g_k + \mu\,t_{k-1}, \qquad
         u_k = \begin{cases} t_k & \text{heavy ball}\\ g_k + \mu\,t_k & \text{Nesterov}\end{cases}
 
-    The trace is a sum, not an average: a constant gradient grows to :math:`g / (1 - \mu)`. For
-    the average use :func:`ema`. PyTorch's ``SGD(dampening=0)`` is the same.
+    The trace is a sum, not an average: for a constant gradient it grows to :math:`g / (1 - \mu)`. For an average use
+    :func:`ema`. PyTorch's ``SGD(dampening=0)`` is the same.
 
     Args:
-      decay: :math:`\mu` in [0, 1]; typical 0.9.
+      decay: :math:`\mu` in [0, 1]; typically 0.9.
       nesterov: look ahead along the trace.
       accumulator_dtype: dtype of the stored trace; by default the parameter's, and at least float32.
 
@@ -53,10 +53,10 @@ def ema(g: Array, slot: Slots, at: At, decay: Decay, debias: bool = True, accumu
 
 @elementwise(slots={"previous_gradient": Slot(counted=True)})
 def scale_by_optimistic_gradient(g: Array, slot: Slots, at: At, alpha: Hyper = 1.0, beta: Hyper = 1.0):
-    r"""Extrapolate gradients from the last to the next: :math:`u_k = (\alpha + \beta)\,g_k - \beta\,g_{k-1}`.
+    r"""Extrapolate from the last two gradients to the next: :math:`u_k = (\alpha + \beta)\,g_k - \beta\,g_{k-1}`.
 
-    :math:`g_0 = g_1`, so that the first update is :math:`\alpha g_1`. In games, where plain descent circles, it
-    converges.
+    :math:`g_0 = g_1`, so that the first update is :math:`\alpha g_1`. It converges in games where plain gradient
+    descent cycles.
 
     Args:
       alpha: :math:`\alpha`, the weight of the gradient.

@@ -29,19 +29,20 @@ def orthogonalize_via_newton_schulz(
 ) -> Array:
     r"""Drive the singular values of an array's matrices towards 1: :func:`gradchain.matrices.orthogonalize`.
 
-    The result has the dtype of ``x``, though half precision is computed in float32. The scale of ``x`` has no influence
-    but for ``eps``, also where Optax's ``"aol"`` and ``"schatten"`` lose small matrices.
+    The result has the dtype of ``x``, though half precision is computed in float32. Apart from ``eps``, the result
+    doesn't depend on the scale of ``x``; in Optax, ``"aol"`` and ``"schatten"`` underflow for small matrices.
 
     Args:
       x: a matrix, or an array with dimension numbers; real or complex.
       ns_coeffs: :math:`(a, b, c)`, or one such row for each step.
-      ns_steps: number of steps, where ``ns_coeffs`` is a single row.
+      ns_steps: number of steps, if ``ns_coeffs`` is a single row.
       preconditioning: how ``x`` is scaled first: ``"frobenius"``, ``"spectral"``, ``"schatten"`` or ``"aol"``.
       eps: added to the norm.
-      dimension_numbers: which axes are rows and columns, and blocks of them. Other axes are batches.
+      dimension_numbers: which axes are rows and columns, and blocks of them. Other axes are batch axes.
 
     Raises:
-      ValueError: if ``x`` is no matrix and has no dimension numbers, or coefficients don't come in threes.
+      ValueError: if ``x`` isn't a matrix and no dimension numbers are given, or if a row of coefficients doesn't have
+        three entries.
 
     Reference: Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
     """
@@ -76,23 +77,24 @@ def scale_by_muon(
         u_k = \mathrm{NewtonSchulz}(\hat\mu_k) \approx U V^*
 
     with :math:`\hat\mu_k = \mu_k / (1 - \beta^k)` without ``nesterov``. See
-    :func:`gradchain.matrices.orthogonalize` for the iteration. Every direction moves equally fast, also those in
-    which gradients are always small.
+    :func:`gradchain.matrices.orthogonalize` for the iteration. Every direction moves equally fast, even those in which
+    gradients are always small.
 
     Args:
       ns_coeffs: coefficients of the iteration, as one row for all steps or one for each (all are used, and ``ns_steps``
-        is ignored; Optax refuses more rows than steps); or a preset, ``"standard"`` or ``"dion"``. Static.
+        is ignored; Optax rejects more rows than steps); or a preset, ``"standard"`` or ``"dion"``. Static.
       ns_steps: number of steps. Static.
       beta: :math:`\beta` in [0, 1).
-      eps: added to the norm that the iteration starts by dividing by.
+      eps: added to the norm that matrices are divided by before the iteration.
       mu_dtype: dtype of the stored momentum; by default the parameter's, and at least float32.
       nesterov: look ahead along the momentum.
       adaptive: multiply by the dual norm :math:`\Re\langle \hat\mu_k, u_k \rangle`, about the sum of
-        the momentum's singular values; matrix by matrix, also along batch axes, where Optax takes their sum, and block
-        by block.
+        the momentum's singular values; separately for each matrix along batch axes (Optax takes their sum) and for each
+        block.
       preconditioning: ``"frobenius"``, ``"spectral"``, ``"aol"`` or ``"schatten"``.
       weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all, a tree of them
-        (or a prefix) like the parameters, or a function from parameters to one. ``None`` is for matrices.
+        (or a prefix) like the parameters, or a function from parameters to one. ``None`` means that every array is a
+        matrix.
 
     References:
       Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
@@ -126,12 +128,13 @@ def scale_by_shape(
         u = \sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}\;g \qquad\text{or}\qquad
         u = c\,\sqrt{\max(\mathrm{rows}, \mathrm{columns})}\;g
 
-    The first lets a learning rate carry over from one width to another. The second makes each
-    number's root mean square :math:`c`, whatever the shape. A block counts as a matrix of its own.
+    With the first form, a learning rate carries over from one width to another. With the second, the root mean square
+    of the elements is :math:`c`, whatever the shape. A block counts as a matrix of its own.
 
     Args:
       weight_dimension_numbers: which axes are rows (inputs) and columns (outputs), as in :func:`scale_by_muon`.
-      consistent_rms: :math:`c \ge 0`; 0.2 is about what AdamW's updates have. ``None`` gives the first form.
+      consistent_rms: :math:`c \ge 0`; 0.2 is about the root mean square of AdamW's updates. ``None`` gives the first
+        form.
 
     Reference: Liu et al., *Muon is Scalable for LLM Training*, 2025, section 2.2.
     """

@@ -1,4 +1,4 @@
-"""Gradients of single examples: bounded one by one, summed, and made private by noise.
+"""Per-example gradients: clipped one by one, summed, and made private by noise.
 
 Here every array of updates has a leading batch axis: ``jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batch)``.
 """
@@ -21,16 +21,17 @@ from gradchain.tree import Tree
 
 @public
 def per_example_global_norm_clip(grads: Tree, l2_norm_clip: NonNegative) -> tuple[Tree, Array]:
-    r"""Return :math:`\sum_i g_i \min(1, c / \|g_i\|_2)` over the examples, and how many of them were above the bound.
+    r"""Return :math:`\sum_i g_i \min(1, c / \|g_i\|_2)` over the examples, and how many of them were clipped.
 
-    An example's norm runs over all arrays. Sums are in at least float32. An example with a NaN makes everything NaN.
+    The norm of an example's gradient is taken over all arrays. Sums are in at least float32. An example with a NaN
+    makes everything NaN.
 
     Args:
       grads: a tree of arrays whose first axis counts the examples.
       l2_norm_clip: :math:`c \ge 0`.
 
     Returns:
-      (sums, number): a tree without the batch axis, and a whole number.
+      (sums, number): a tree without the batch axis, and an integer.
 
     Raises:
       ValueError: if the first axis is missing or differs between arrays.
@@ -52,19 +53,19 @@ def per_example_global_norm_clip(grads: Tree, l2_norm_clip: NonNegative) -> tupl
 def per_example_layer_norm_clip(
     grads: Tree, global_l2_norm_clip: NonNegative, uniform: bool = True
 ) -> tuple[Tree, Tree]:
-    r"""Bound the gradient of each example array by array, each by its share of the bound, and sum over the examples.
+    r"""Clip the gradient of each example separately in each array, by its part of the bound, and sum over the examples.
 
-    The norm of all arrays together is bounded by :math:`c` all the same. Array :math:`l` of :math:`L` has the bound
-    :math:`c_l = c / \sqrt L`, or :math:`c_l = c \sqrt{d_l / d}` with :math:`d_l` of the :math:`d` numbers of an
-    example.
+    The norm over all arrays is still bounded by :math:`c`. Array :math:`l` of :math:`L` has the bound
+    :math:`c_l = c / \sqrt L`, or :math:`c_l = c \sqrt{d_l / d}` where :math:`d_l` of an example's :math:`d` elements
+    are in array :math:`l`.
 
     Args:
       grads: a tree of arrays whose first axis counts the examples.
       global_l2_norm_clip: :math:`c \ge 0`.
-      uniform: the same share for each array, or shares by size.
+      uniform: whether all arrays have the same bound; otherwise the bounds depend on their sizes.
 
     Returns:
-      (sums, numbers): two trees, without the batch axis, and with how many examples were above each array's bound.
+      (sums, numbers): two trees: the sums without the batch axis, and how many examples were clipped in each array.
 
     Raises:
       ValueError: if the first axis is missing or differs between arrays.
@@ -83,19 +84,20 @@ def per_example_layer_norm_clip(
 def differentially_private_aggregate(
     updates: Tree, slot: Slots, at: At, l2_norm_clip: NonNegative, noise_multiplier: NonNegative, key: Key
 ):
-    r"""Average the gradients of single examples so that none of them shows: bound each, and add noise to their sum.
+    r"""Average per-example gradients with differential privacy: clip each, and add noise to their sum.
 
     .. math:: u = \frac1n \left(\sum_{i=1}^n g_i \min(1, c / \|g_i\|_2) + c\,\sigma\,\varepsilon\right)
 
-    with :math:`\varepsilon` standard normal, independent for each number and update; each part of a complex number has
-    variance 1 (in Optax 1/2, less than the guarantee needs). It stands first in a chain: ``update`` takes gradients
-    with a leading batch axis, the parameters have none, and neither have the updates. An empty batch
-    gives the noise alone. Combinators that accumulate gradients can't stand around it.
+    with :math:`\varepsilon` standard normal, independent for each element and update; the real and the imaginary part
+    each have variance 1 (in Optax 1/2, less than the guarantee needs). Put it first in a chain: ``update`` takes
+    gradients with a leading batch axis, which neither the parameters nor the updates have. An empty batch gives the
+    noise alone. It can't be wrapped in combinators that accumulate gradients.
 
     Args:
       l2_norm_clip: :math:`c \ge 0`, the bound on the norm of an example's gradient over all arrays.
       noise_multiplier: :math:`\sigma \ge 0`; with 0 there is no noise, whatever the bound.
-      key: a whole number or a PRNG key. An array of them makes a batch. (Optax's deprecated ``seed`` isn't there.)
+      key: an integer seed or a PRNG key. An array of seeds or keys makes a batch of transforms. (Optax's deprecated
+        ``seed`` is not supported.)
 
     Reference: Abadi et al., *Deep Learning with Differential Privacy*, 2016, algorithm 1.
     """

@@ -31,18 +31,18 @@ def reduce_on_plateau(
 
     .. math:: v < v^* - r\,|v^*| - a,
 
-    and the first one always does. After ``patience`` means in a row that don't, the scale becomes
-    :math:`\max(f s, s_{\min})`, and the next ``cooldown`` means are not counted. Put it behind the optimizer, and pass
-    the loss: ``update(grads, state, params, value=loss)``. The present scale is ``state.scale``, and in
-    :func:`~gradchain.metrics`.
+    and the first one always does. After ``patience`` means in a row without improvement, the scale becomes
+    :math:`\max(f s, s_{\min})`, and the next ``cooldown`` means are not counted. Put it after the optimizer, and pass
+    the loss: ``update(grads, state, params, value=loss)``. The current scale is ``state.scale``;
+    :func:`~gradchain.metrics` lists it.
 
-    Against Optax: the scale is in at least float32 for half-precision parameters too, whose own precision would round
-    it. A NaN is no improvement, and spoils only the mean that it is part of. Tolerances that are both 0 are allowed.
-    The loss may be negative: Optax subtracts :math:`r\,v^*`, so that a negative loss improves by standing still.
+    Differences from Optax: the scale is kept in at least float32, even for half-precision parameters, whose dtype would
+    round it. A NaN is no improvement, and only affects the mean that it is part of. Both tolerances may be 0. The loss
+    may be negative; Optax subtracts :math:`r\,v^*`, so that a constant negative loss counts as an improvement.
 
     Args:
       factor: :math:`f` in [0, 1].
-      patience: how many means in a row without improvement reduce the scale; 1 and 0 do so after the first.
+      patience: how many means in a row without improvement reduce the scale; 1 and 0 both reduce it after the first.
       rtol: :math:`r` in [0, 1], the improvement that counts, relative to the size of the best loss.
       atol: :math:`a \ge 0`, the absolute improvement that counts.
       cooldown: how many means aren't counted after a reduction.

@@ -1,4 +1,4 @@
-"""Step sizes from the loss: as long as it takes a linear model of it to come down to a lower bound."""
+"""Step sizes from the loss: long enough for a linear model of the loss to reach a lower bound."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -31,21 +31,21 @@ def scale_by_polyak(
     eps: NonNegative = 0.0,
     variant: Annotated[str, Choice("sps", "sps+")] = "sps",
 ):
-    r"""Scale all updates by Polyak's step size: how far the loss is above its minimum, over the squared gradient norm.
+    r"""Scale all updates by Polyak's step size: the loss minus its minimum, over the squared gradient norm.
 
     .. math:: u = \min\left(\frac{f(w) - f^*}{\|g\|_2^2 + \epsilon}, \gamma\right) g
 
-    The loss is an extra argument: ``update(updates, state, params, value=loss)``. It and the gradients must be of the
-    same batch, and no stage before this one may rescale them. A zero gradient stays zero; Optax stops at all gradients
-    whose norm is below 1.5e-8.
+    The loss is an extra argument: ``update(updates, state, params, value=loss)``. The loss and the gradients must come
+    from the same batch, and no earlier stage may rescale the gradients. A zero gradient stays zero; Optax takes no step
+    if the norm of the gradient is below 1.5e-8.
 
     Args:
-      f_min: :math:`f^*`, the least loss or a lower bound on it. A loss that may be negative needs another bound than 0,
+      f_min: :math:`f^*`, the least loss or a lower bound on it. If the loss can be negative, 0 is not a valid bound;
         see ``variant``.
       max_learning_rate: :math:`\gamma \ge 0`, a bound on the step size.
       eps: :math:`\epsilon \ge 0`.
-      variant: below :math:`f^*` "sps" steps uphill, with a negative step size that nothing bounds, and "sps+" not at
-        all: there :math:`\max(f(w) - f^*, 0)` is in the place of :math:`f(w) - f^*`.
+      variant: what happens where the loss is below :math:`f^*`: "sps" steps uphill, with a negative step size that has
+        no bound; "sps+" takes no step, because it uses :math:`\max(f(w) - f^*, 0)` in place of :math:`f(w) - f^*`.
 
     References:
       Loizou et al., *Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence*, 2021
@@ -122,16 +122,16 @@ def scale_by_momo(
         u_k = \frac{\tau_k d_k + \alpha\lambda w_k}{1 + \alpha\lambda}
 
     The averages start at their first values. The loss is an extra argument:
-    ``update(updates, state, params, value=loss)``. With weight decay, Optax leaves :math:`\tau_k d_k` undivided, which
-    is not the minimum of the regularised model. It also stands still where :math:`\|d\|_2 < 1.5 \cdot 10^{-8}`.
+    ``update(updates, state, params, value=loss)``. With weight decay, Optax doesn't divide :math:`\tau_k d_k`, which
+    isn't the minimum of the regularised model. It also takes no step where :math:`\|d\|_2 < 1.5 \cdot 10^{-8}`.
 
     Args:
       learning_rate: :math:`\alpha \ge 0`, a bound on the step size, or a schedule.
       beta: :math:`\beta` in [0, 1).
-      lower_bound: :math:`f^*`, a lower bound on the loss. Below it there are no steps along the gradient: a loss that
-        may be negative needs another bound than 0.
+      lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
+        be negative, 0 is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`.
-      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+      adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1; the weight
     decay and the estimated bound as in the authors' code.
@@ -176,7 +176,7 @@ def scale_by_momo_adam(
         \langle d_k, w_k\rangle, 0)}{\langle d_k, D_k^{-1} d_k\rangle}\right), \qquad
         u_k = \frac{\tau_k D_k^{-1} d_k + \alpha\lambda w_k}{1 + \alpha\lambda}
 
-    Where the first bound holds, it is AdamW with decay in proximal form. It differs from Optax as
+    Where the minimum is the first argument, this is AdamW with weight decay in proximal form. It differs from Optax as
     :func:`scale_by_momo` does.
 
     Args:
@@ -184,10 +184,10 @@ def scale_by_momo_adam(
       b1: :math:`\beta_1` in [0, 1).
       b2: :math:`\beta_2` in [0, 1).
       eps: :math:`\epsilon \ge 0`.
-      lower_bound: :math:`f^*`, a lower bound on the loss. Below it there are no steps along the gradient: a loss that
-        may be negative needs another bound than 0.
+      lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
+        be negative, 0 is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`.
-      adapt_lower_bound: estimate :math:`f^*` on the way, never below ``lower_bound``.
+      adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """

@@ -1,4 +1,4 @@
-"""Rules without memory: multiply, negate, take the sign, centre; and rules from plain functions."""
+"""Stateless rules: multiply, negate, take the sign, centre; and rules made from plain functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from gradchain.tree.alignment import is_array_like
 
 @elementwise()
 def identity(g: Array, slot: Slots, at: At):
-    """Return updates as they are: :math:`u = g`."""
+    """Return updates unchanged: :math:`u = g`."""
     return g
 
 
@@ -30,10 +30,10 @@ class SetToZeroState(NamedTuple):
 
 @combinator
 class set_to_zero(Transform):
-    """Return zero updates: :math:`u = 0`, also where the gradient is not finite.
+    """Return zero updates: :math:`u = 0`, even where the gradient is not finite.
 
-    Nothing is computed with what stays as it is, so that parameters may be of any dtype: whole numbers, bools, and PRNG
-    keys, whose update is of JAX's dtype ``float0``.
+    Parameters may have any dtype, since nothing is computed with them: integers, bools, and PRNG keys, whose updates
+    have JAX's dtype ``float0``.
     """
 
     constrains = "freezes"
@@ -73,31 +73,30 @@ def scale(g: Array, slot: Slots, at: At, step_size: Hyper):
 
 @elementwise()
 def negate(g: Array, slot: Slots, at: At):
-    """Turn updates around: :math:`u = -g`.
+    """Negate updates: :math:`u = -g`.
 
-    The same as ``scale(-1.0)``, without a number, and so without a count in the state.
+    The same as ``scale(-1.0)``, but without a hyperparameter, and so without a count in the state.
     """
     return -g
 
 
 @elementwise()
-def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):
-    r"""Multiply updates by the learning rate and turn them downhill: :math:`u = -\eta\,g`.
+def scale_by_learning_rate(g: Array, slot: Slots, at: At, learning_rate: NonNegative = None, *, flip_sign: bool = True):  # pyright: ignore
+    r"""Multiply updates by the negative learning rate, so that they point downhill: :math:`u = -\eta\,g`.
 
-    A negative rate is an error. To maximise, negate the gradients before all else:
-    ``chain(scale(-1.0), adamw(1e-3))``. ``flip_sign=False`` isn't enough where a stage before this one decays the
-    weights: the decay's sign would flip as well, and the weights would grow.
+    A negative rate is an error. To maximise, negate the gradients first:
+    ``chain(scale(-1.0), adamw(1e-3))``. ``flip_sign=False`` isn't enough if an earlier stage decays the weights: the
+    sign of the decay would flip as well, and the weights would grow.
 
-    Arguments and defaults are Optax's, but a rate has to be given: ``None`` leaves the updates as they are there, so
-    that they lead uphill, and is refused here.
+    Arguments and defaults are Optax's, except that ``None`` is an error: in Optax it leaves the updates unchanged, so
+    that they point uphill.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
-      flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`, where another stage turns the updates
-        downhill.
+      flip_sign: multiply by :math:`-\eta` (the default) or by :math:`+\eta`, if another stage negates the updates.
 
     Raises:
-      TypeError: if the rate is ``None``; :func:`scale` with -1 turns updates downhill without one.
+      TypeError: if the rate is ``None``; to negate updates without a learning rate, use :func:`negate`.
     """
     return (-learning_rate if flip_sign else learning_rate) * g
 
@@ -139,18 +138,18 @@ def centralize(g: Array, slot: Slots, at: At):
 
 @treewise(param="optional")
 def stateless(updates: Tree, slot: Slots, at: At, f: Callable[[Any, Any], Any]):
-    """Make a transform of a function ``f(updates, params) -> updates`` on whole trees, without state.
+    """Make a stateless transform from a function ``f(updates, params) -> updates`` on whole trees.
 
     Args:
-      f: a function of the updates (in at least float32) and the parameters (``None`` if the caller gave none). It
-        must keep the structure. Transforms are equal if their functions are the same object.
+      f: a function of the updates (in at least float32) and the parameters (``None`` if the caller gave none). It must
+        return a tree of the same structure. Transforms are equal if their functions are the same object.
     """
     return f(updates, at.param)
 
 
 @treewise(param="optional")
 def stateless_with_tree_map(updates: Tree, slot: Slots, at: At, f: Callable[[Any, Any], Any]):
-    """Make a transform of a function ``f(update, param) -> update`` on single arrays, without state.
+    """Make a stateless transform from a function ``f(update, param) -> update`` on single arrays.
 
     Args:
       f: a function of one update (in at least float32) and its parameter (``None`` if the caller gave none).

@@ -1,4 +1,4 @@
-"""Rules that move by the sign of the gradients' history, whatever their size."""
+"""Rules that use the signs of gradients and ignore their size."""
 
 from typing import Annotated, Any
 
@@ -29,15 +29,15 @@ def scale_by_lion(
     mode: Annotated[str, Choice("hard", "smooth", "refined")] = "hard",
     smooth_beta: Positive = 1.0,
 ):
-    r"""Take the sign of a moving average of gradients, in which the last one weighs more than in the average kept.
+    r"""Take the sign of a moving average of gradients in which the newest weighs more than in the stored average.
 
     .. math::
         c_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,g_k, \qquad u_k = \mathrm{sign}(c_k), \qquad
         \mu_k = \beta_2 \mu_{k-1} + (1 - \beta_2)\,g_k
 
     Args:
-      b1: :math:`\beta_1` in [0, 1), of the average whose sign is taken.
-      b2: :math:`\beta_2` in [0, 1), of the average that is kept.
+      b1: :math:`\beta_1` in [0, 1), weight of the past in the average whose sign is taken.
+      b2: :math:`\beta_2` in [0, 1), decay of the average that is kept.
       mu_dtype: dtype of the stored average; by default the parameter's, and at least float32.
       mode: "hard" for :math:`\mathrm{sign}(c)`, "smooth" for :math:`\tanh(\gamma c)`, "refined" for :math:`c` where
         :math:`|c| < 1` and its sign elsewhere. Signs of complex numbers are :math:`c / |c|`, and so is the direction of
@@ -73,7 +73,7 @@ def scale_by_rprop(
     min_step_size: NonNegative = 1e-6,
     max_step_size: Positive = 50.0,
 ):
-    r"""Step by the gradient's sign, farther while it stays the same and less far when it changes.
+    r"""Step by the gradient's sign; the step size grows while the sign stays the same and shrinks when it changes.
 
     .. math::
         \delta_k = \begin{cases}
@@ -83,15 +83,14 @@ def scale_by_rprop(
         \qquad
         u_k = \begin{cases} 0 & g_k u_{k-1} < 0 \\ \delta_k\,\mathrm{sign}(g_k) & \text{else} \end{cases}
 
-    The step just computed is returned, as in the paper and in PyTorch; Optax returns the one before, so that its first
-    update is 0. Signs are compared, not products of numbers, which would vanish for small gradients.
-    Needs gradients of the whole data, not of mini-batches. The real and imaginary parts of complex numbers are treated
-    each by itself.
+    The step just computed is returned, as in the paper and in PyTorch; Optax returns the previous one, so that its
+    first update is 0. The rule compares signs, not products, which would underflow for small gradients. It needs
+    full-batch gradients, not those of mini-batches. Real and imaginary parts are treated separately.
 
     Args:
-      learning_rate: :math:`\delta_0 \ge 0`. Read by ``init`` alone: a schedule gives its first value.
+      learning_rate: :math:`\delta_0 \ge 0`. Only ``init`` reads it: of a schedule, the first value is used.
       eta_minus: :math:`\eta_-` in [0, 1].
-      eta_plus: :math:`\eta_+`, above 1 to be of use.
+      eta_plus: :math:`\eta_+`, should be above 1.
       min_step_size: :math:`\delta_\mathrm{min} \ge 0`.
       max_step_size: :math:`\delta_\mathrm{max} > 0`.
 

@@ -18,17 +18,17 @@ def scale_by_mars(
     gamma: NonNegative = 0.025,
     max_norm: Positive = 1.0,
 ):
-    r"""Correct each gradient by its change since the last one, then bound each array's norm: MARS, before Adam.
+    r"""Correct each gradient by its change since the last step, then clip each array's norm: MARS, to put before Adam.
 
     .. math:: c_k = g_k + \gamma\,\frac{\beta_1}{1 - \beta_1}\,(g_k - g_{k-1}), \qquad
         u_k = c_k \min(1,\, m / \|c_k\|_2)
 
-    This is the approximate form: :math:`g_{k-1}` is the last step's gradient, on the last step's batch, not the last
-    weights' gradient on the present one, which would cost a second gradient. :math:`g_0 = g_1`. With :math:`\gamma = 1`
-    and no bound, the average that follows is STORM's estimator.
+    This is the approximate form: :math:`g_{k-1}` is the last step's gradient, on the last step's batch, not the
+    gradient of the last weights on the current batch, which would cost a second gradient. :math:`g_0 = g_1`. With
+    :math:`\gamma = 1` and no bound, the moving average that follows gives STORM's estimator.
 
     Args:
-      b1: :math:`\beta_1` of the average that follows.
+      b1: :math:`\beta_1` of the moving average that follows.
       gamma: :math:`\gamma \ge 0`, the strength; 0 for none.
       max_norm: :math:`m > 0`, 1 in the paper; ``inf`` for no bound.
 

@@ -1,7 +1,7 @@
 """Arithmetic on trees of arrays, the few tree operations that JAX lacks, and parts of a state by name.
 
-A *tree* is any pytree of arrays or numbers. ``None`` is an empty subtree, as everywhere in JAX: it is carried along. So
-are arrays of dtype ``float0``, which JAX gives for derivatives by whole numbers.
+A *tree* is any pytree of arrays or numbers. ``None`` is an empty subtree, as everywhere in JAX, and is passed through.
+So are arrays of dtype ``float0``, JAX's derivatives with respect to integers.
 """
 
 from gradchain.tree.alignment import (

@@ -1,15 +1,26 @@
 """How trees fit each other: paths as code, ``None`` as a leaf, and errors that name the first difference."""
 
 import math
+import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gradchain.signatures import public
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # typing's takes a default from Python 3.13 on
+
+    T = TypeVar("T", default=Any)
+    S = TypeVar("S", default=Any)
+else:
+    T = typing.TypeVar("T")
+    S = typing.TypeVar("S")
+
 Tree = Any
+"""Any pytree of arrays. ``T`` is one whose type is followed from argument to result, ``S`` a state likewise."""
 
 
 @public
@@ -95,7 +106,7 @@ def map_optional(function: Callable[..., Any], tree: Tree, other: Tree, where: s
 
 
 @public
-def overlay(tree: Tree, base: Tree) -> Tree:
+def overlay(tree: Tree, base: T) -> T:
     """Return ``base`` with the leaves of ``tree``; where ``tree`` has ``None``, what ``base`` has there stays."""
     return map_optional(lambda _, x, y: y if x is None else x, tree, base, "tree.overlay")
 

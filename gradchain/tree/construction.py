@@ -12,27 +12,28 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, is_float0, is_key, show_path
+from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 
 
 @public
-def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
+def zeros_like(tree: T, dtype: DTypeLike | None = None) -> T:
     """Return zeros of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
     return full_like(tree, 0, dtype)
 
 
 @public
-def ones_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
+def ones_like(tree: T, dtype: DTypeLike | None = None) -> T:
     """Return ones of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
     return full_like(tree, 1, dtype)
 
 
 @public
-def full_like(tree: Tree, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
+def full_like(tree: T, fill_value: ArrayLike, dtype: DTypeLike | None = None) -> T:
     """Return arrays of the same shapes filled with ``fill_value``, in ``dtype`` or in the leaves' own dtypes.
 
     Raises:
-      TypeError: where that dtype can't hold the value: a fraction among whole numbers, or a complex number.
+      TypeError: where that dtype can't hold the value: a fraction in an integer dtype, or a complex number in a real
+        one.
     """
 
     def leaf(path: Any, x: Any) -> Any:
@@ -51,13 +52,13 @@ def _holds(dtype: Any, value: ArrayLike) -> bool:
 
 
 @public
-def batch_shape(tree: Tree, shape: tuple[int, ...] = ()) -> Tree:
-    """Return the tree with axes of the given sizes put in front of each leaf, along which the leaf is repeated."""
+def batch_shape(tree: T, shape: tuple[int, ...] = ()) -> T:
+    """Return the tree with leading axes of the given sizes added to each leaf, along which the leaf is repeated."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *jnp.shape(x))), tree)
 
 
 @public
-def split_key_like(rng_key: Array, target_tree: Tree) -> Tree:
+def split_key_like(rng_key: Array, target_tree: T) -> T:
     """Return a tree of the target's structure with a PRNG key of its own for each leaf."""
     treedef = jax.tree.structure(target_tree)
     return treedef.unflatten(jax.random.split(rng_key, treedef.num_leaves))
@@ -66,10 +67,10 @@ def split_key_like(rng_key: Array, target_tree: Tree) -> Tree:
 @public
 def random_like(
     rng_key: Array,
-    target_tree: Tree,
+    target_tree: T,
     sampler: Callable[..., Array] = jax.random.normal,
     dtype: DTypeLike | None = None,
-) -> Tree:
+) -> T:
     """Return independent samples of the target's shapes, one key for each leaf.
 
     Args:
@@ -86,7 +87,7 @@ def random_like(
 
 
 @public
-def unwrap_random_key_data(input_tree: Tree) -> Tree:
+def unwrap_random_key_data(input_tree: T) -> T:
     """Return the tree with typed PRNG keys as arrays of raw ``uint32``, so that they can be compared or saved."""
 
     def leaf(x: Any) -> Any:
@@ -96,11 +97,11 @@ def unwrap_random_key_data(input_tree: Tree) -> Tree:
 
 
 @public
-def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+def cast(tree: T, dtype: DTypeLike | None) -> T:
     """Return the tree with inexact leaves in ``dtype``; ``None`` leaves all as they are. Integers and keys stay.
 
     Raises:
-      TypeError: where a complex leaf would lose its imaginary part, or any leaf its fraction.
+      TypeError: where a complex leaf would lose its imaginary part, or any leaf its fractional part.
     """
     if dtype is None:
         return tree
@@ -114,11 +115,11 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
 
 
 @public
-def cast_like(tree: Tree, other_tree: Tree) -> Tree:
+def cast_like(tree: T, other_tree: Tree) -> T:
     """Return ``tree`` with each leaf in the dtype of its counterpart; JAX's ``float0``, for no derivative, stays.
 
     Raises:
-      TypeError: where a complex leaf would lose its imaginary part, or one of fractions would become whole numbers.
+      TypeError: where a complex leaf would lose its imaginary part, or a floating-point one would become integer.
     """
 
     def leaf(path: Any, x: Any, like: Any) -> Any:

@@ -1,6 +1,6 @@
 """Running moments and slow copies of trees, each in its own dtype: the averages of :mod:`gradchain.numerics`, mapped.
 
-Where an update is ``None``, or JAX's ``float0``, the result is ``None``. Moments that are whole numbers become real.
+Where an update is ``None``, or JAX's ``float0``, the result is ``None``. Integer moments become floating-point.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from jax.typing import ArrayLike
 
 from gradchain.numerics import abs_sq, compute_dtype, decaying_max, ema, magnitude, one_minus_power
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, map_optional, without_float0
+from gradchain.tree.alignment import T, Tree, map_optional, without_float0
 from gradchain.tree.construction import cast_like, converted, narrowed
 
 
 @public
-def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
+def update_moment(updates: Tree, moments: T, decay: ArrayLike, order: int) -> T:
     r"""Return the moving average of a power of the updates, :math:`\beta m + (1 - \beta) g^k`.
 
     Args:
@@ -31,7 +31,7 @@ def update_moment(updates: Tree, moments: Tree, decay: ArrayLike, order: int) ->
 
 
 @public
-def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, order: int) -> Tree:
+def update_moment_per_elem_norm(updates: Tree, moments: T, decay: ArrayLike, order: int) -> T:
     r"""Return the moving average of a power of the updates' magnitudes, :math:`\beta m + (1 - \beta) |g|^k`.
 
     It is real for complex updates. For odd :math:`k` and real updates Optax averages :math:`g^k`, with its sign.
@@ -50,7 +50,7 @@ def update_moment_per_elem_norm(updates: Tree, moments: Tree, decay: ArrayLike, 
 
 
 @public
-def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: ArrayLike) -> Tree:
+def update_infinity_moment(updates: Tree, moments: T, decay: ArrayLike, eps: ArrayLike) -> T:
     r"""Return the decaying maximum of the updates' magnitudes, :math:`\max(\beta m, |g| + \epsilon)`.
 
     Args:
@@ -63,8 +63,8 @@ def update_infinity_moment(updates: Tree, moments: Tree, decay: ArrayLike, eps: 
 
 
 @public
-def bias_correction(moment: Tree, decay: ArrayLike, count: ArrayLike) -> Tree:
-    r"""Return moving averages corrected for their start at zero, :math:`m / (1 - \beta^t)`.
+def bias_correction(moment: T, decay: ArrayLike, count: ArrayLike) -> T:
+    r"""Return bias-corrected moving averages, :math:`m / (1 - \beta^t)`.
 
     Args:
       moment: :math:`m`, after :math:`t` updates.
@@ -94,11 +94,11 @@ def _average(function: Callable[[Array, Array], Array], updates: Tree, moments: 
 
 
 @public
-def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLike) -> Tree:
+def incremental_update(new_tensors: Tree, old_tensors: T, step_size: ArrayLike) -> T:
     r"""Return :math:`s\,w_{new} + (1 - s)\,w_{old}`, in the old arrays' dtypes: Polyak averaging, target networks.
 
     Computed in at least float32. A small step is lost where the old arrays are stored in half precision: keep those in
-    float32. Whole numbers and keys aren't averaged; they come from the new tree.
+    float32. Integers and keys aren't averaged; they are taken from the new tree.
 
     Args:
       new_tensors: the latest values.
@@ -118,16 +118,16 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: ArrayLik
 
 
 @public
-def periodic_update(new_tensors: Tree, old_tensors: Tree, steps: ArrayLike, update_period: ArrayLike) -> Tree:
+def periodic_update(new_tensors: Tree, old_tensors: T, steps: ArrayLike, update_period: ArrayLike) -> T:
     """Return the new tree at every ``update_period``-th step and the old one otherwise, in the old arrays' dtypes.
 
-    Both are selected from with ``where``, so that it costs the same under ``vmap`` as without.
+    It selects with ``where``, so that the cost is the same under ``vmap``.
 
     Args:
       new_tensors: the latest values.
       old_tensors: a slow copy, such as a target network's.
       steps: the number of steps so far; at 0 the new tree is returned.
-      update_period: a whole number, at least 1.
+      update_period: an integer, at least 1.
 
     Raises:
       TypeError: where the old arrays' dtype can't hold the new ones.

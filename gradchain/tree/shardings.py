@@ -137,11 +137,11 @@ def _short(spec: PartitionSpec) -> PartitionSpec:
 
 @public
 def bytes_per_device(tree: Tree, shardings: Tree | None = None) -> int:
-    """Return how many bytes of a tree's arrays each device holds.
+    """Return how many bytes of a tree's arrays are on each device.
 
     Args:
       tree: arrays, or their shapes (``jax.ShapeDtypeStruct``): nothing is computed.
-      shardings: a tree like it; each array's own sharding by default. What has none lies whole on a device.
+      shardings: a tree like it; each array's own sharding by default. Arrays without one are on a single device.
 
     Example:
       >>> from jax.sharding import AbstractMesh, NamedSharding

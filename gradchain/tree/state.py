@@ -1,4 +1,4 @@
-"""Parts of an optimizer's state by name, whatever combinators it is nested in."""
+"""Access to parts of an optimizer's state by name, whatever combinators they are nested in."""
 
 import builtins
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 from jax.tree_util import DictKey, GetAttrKey, keystr
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, children, under
+from gradchain.tree.alignment import T, Tree, children, under
 
 Path = tuple[Any, ...]
 Filter = Callable[[Path, Any], bool]
@@ -167,7 +167,7 @@ def _unknown(where: str, key: Any, every: list[Node], filtering: Filter | None) 
 
 @public
 def get_all_with_path(tree: Tree, key: Any, filtering: Filter | None = None) -> list[tuple[Path, Any]]:
-    """Return all parts of a state that a key selects, as pairs of a path and a value, from the outside inward.
+    """Return all parts of a state that a key selects, as pairs of a path and a value, from the outermost inward.
 
     Args:
       tree: a state, or any tree.
@@ -184,19 +184,19 @@ def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = No
 
     An *address* is a transform's name as ``hyperparams`` lists it, then a field, then a parameter's path:
     ``scale_by_adam``, ``scale_by_adam.mu``, ``scale_by_adam.mu['layer']['kernel']``. The second state of one name is
-    ``trace_2``; labels of ``named_chain`` stand in front. Parts may be left out in front, as long as what remains
-    fits just one. States of Optax's transforms have names alike (``ScaleByAdamState`` is ``scale_by_adam``).
+    ``trace_2``; labels of ``named_chain`` come first. Leading parts of an address may be left out, as long as the rest
+    is unambiguous. States of Optax's transforms are named in the same way (``ScaleByAdamState`` is ``scale_by_adam``).
 
     Args:
       tree: a state, or any tree.
       key: as in Optax, a NamedTuple's field (``"mu"``) or class name (``"ScaleByAdamState"``) or a dict's key; or an
         address.
-      default: what to return where nothing fits.
+      default: what to return if nothing matches.
       filtering: keep only the parts for which ``filtering(path, value)`` holds, as in :func:`get_all_with_path`.
 
     Raises:
-      KeyError: if several fit, listing them; if no address fits (anything with a dot or bracket) and there is no
-        default, listing what there is. A bare key that is missing gives ``default``, as in Optax.
+      KeyError: if several parts match, listing them; if an address (anything with a dot or bracket) matches nothing and
+        there is no default, listing the addresses. A plain key that is missing gives ``default``, as in Optax.
 
     Example:
       >>> state = adam(1e-3).init({"layer": {"kernel": jnp.ones(2)}})
@@ -214,17 +214,17 @@ def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = No
 
 
 @public
-def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
+def set(tree: T, filtering: Filter | None = None, /, **kwargs: Any) -> T:
     """Return a copy of a state with parts replaced.
 
     Args:
       tree: a state, or any tree.
       filtering: replace only parts for which ``filtering(path, value)`` holds, as in :func:`get_all_with_path`.
-      **kwargs: new values by key or address, as in :func:`get`. All parts that fit are replaced. Values are taken as
-        they are: a Python number in the place of an array changes the state's dtypes.
+      **kwargs: new values by key or address, as in :func:`get`. All matching parts are replaced. Values are not
+        converted: a Python number in place of an array changes the state's dtypes.
 
     Raises:
-      KeyError: if a key fits nothing, listing what there is.
+      KeyError: if a key matches nothing, listing what there is.
 
     Example:
       >>> state = adam(1e-3).init({"layer": {"kernel": jnp.ones(2)}})
@@ -273,15 +273,15 @@ def map_params(
     transform_non_params: Callable[..., Any] | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Map a function over all trees in a state that are shaped like the parameters (moments, averages, ...).
+    """Map a function over all trees in a state that have the structure of the parameters (moments, averages, ...).
 
     Args:
       initable: the transform, or its ``init``.
       f: called as ``f(leaf, *leaves_of_rest)`` for each leaf of each such tree.
       state: the state.
-      *rest: trees shaped like the parameters, or the upper part of them: their shardings, say. They are matched by
-        path. Where a parameter has no state, as one that is masked out, ``f`` isn't called.
-      transform_non_params: called on all other leaves (counts, keys); by default they stay.
+      *rest: trees shaped like the parameters, or prefixes of such trees: shardings, for example. They are matched by
+        path. ``f`` isn't called for parameters that have no state, such as masked ones.
+      transform_non_params: called on all other leaves (counts, keys); by default they are unchanged.
       is_leaf: as in ``jax.tree.map``, for the trees that are mapped over.
 
     Example:

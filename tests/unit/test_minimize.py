@@ -118,7 +118,6 @@ def test_another_start_tolerance_number_or_argument_compiles_nothing():
         ({"max_evals": 5}, Reason.max_evals),
         ({"callback": lambda solution: solution.steps >= 2}, Reason.callback),
     ],
-    ids=str,
 )
 def test_runs_end_for_the_reason_they_say(options, reason):
     solution = minimize(above_one, jnp.asarray(START, jnp.float32), **options)
@@ -160,6 +159,18 @@ def test_evaluations_that_end_within_the_first_search_leave_the_start():
 def test_huge_gradients_in_float32_are_followed_down():
     solution = minimize(lambda x: jnp.sum(jnp.exp(10 * x) - 10 * x), 5 * jnp.ones(4, jnp.float32), gtol=1e-3)
     assert_close(solution.value, jnp.float32(4), 1e-5)
+
+
+def test_the_units_of_the_function_and_of_the_parameters_dont_matter_in_float32():
+    """Squares of slopes vanish or overflow there, and the first trial, of length 1, changes the value by nothing."""
+
+    def fun(w, unit, scale):
+        return unit * jnp.sum(jnp.arange(1, 4) * (scale * w - 1) ** 2)
+
+    for unit, scale in ((1e-30, 1.0), (1e30, 1.0), (1.0, 1e-12), (1.0, 1e15)):
+        solution = minimize(fun, jnp.zeros(3), args=(jnp.float32(unit), jnp.float32(scale)))
+        assert solution.check().evals <= 25
+        assert_close(scale * solution.params, jnp.ones(3), 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +299,6 @@ def test_a_quadratic_on_the_simplex(x64):
         ({"implicit": True, "projection": lambda w: w}, ValueError, "projection"),
         ({"tx": gc.chain(gc.scale_by_hager_zhang_linesearch(), gc.scale(0.5))}, ValueError, "scale before the search"),
     ],
-    ids=str,
 )
 def test_what_is_refused(options, error, message):
     call = {"fun": lambda w: jnp.sum(w**2), "params": jnp.ones(4)} | options

@@ -21,17 +21,10 @@ def test_every_name_has_a_counterpart_or_an_explanation(names):
     assert not missing, f"write them, or explain them in docs/optax_names.py: {missing}"
 
 
-def test_what_is_called_missing_is(names):
-    landed = sorted(name for name in names.NOT_YET if names.our_name(name))
-    assert not landed, f"take them off NOT_YET in docs/optax_names.py: {landed}"
-
-
 def test_the_lists_hold_only_names_of_optax(names):
     theirs = {name for module in names.THEIRS for name in names.their_names(module)}
-    assert theirs >= names.NOT_YET
     assert theirs >= set(names.EXPLAINED)
     assert theirs >= set(names.NOTES)
-    assert not names.NOT_YET & set(names.EXPLAINED)
 
 
 def test_the_page_is_up_to_date(names):

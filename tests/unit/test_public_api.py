@@ -57,7 +57,7 @@ LAYERS = (
     "interop",
     "plots",
 )
-OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils"}
+OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils", "typing_extensions"}
 LATE = {"gradchain.plots", "gradchain.introspect.describe"}
 """What may be imported from a later layer inside a function: pictures and reports, loaded when they are asked for."""
 REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}
@@ -93,13 +93,20 @@ def test_all_is_sorted_unique_and_resolves():
         assert getattr(gradchain, name) is not None
 
 
-def test_the_stub_lists_the_same_names():
+def test_the_stub_exports_the_same_names():
+    """``a as a`` is how a stub exports what it imports; a name without it would be private to type checkers."""
     stub = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
-    imported = {alias.name: node.module for node in stub if isinstance(node, ast.ImportFrom) for alias in node.names}
-    listed = next(ast.literal_eval(node.value) for node in stub if isinstance(node, ast.Assign))
-    assert sorted(imported) == sorted(listed) == gradchain.__all__ == dir(gradchain)
+    imported = [alias for node in stub if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert all(alias.asname == alias.name for alias in imported)
+    assert sorted(alias.name for alias in imported) == gradchain.__all__ == dir(gradchain)
     with pytest.raises(AttributeError, match="no attribute 'adamm'"):
         gradchain.adamm  # noqa: B018
+
+
+def test_a_star_import_brings_every_name():
+    names = dict[str, object]()
+    exec("from gradchain import *", names)
+    assert {n for n in names if not n.startswith("__")} == {*gradchain.__all__}
 
 
 def test_the_version_is_said_once_and_installed_from_there():

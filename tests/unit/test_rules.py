@@ -73,13 +73,29 @@ def test_optional_params_may_be_missing():
 
 
 @pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
+def test_a_rule_without_numbers_counts_its_updates_where_it_declares_count(decorator):
+    @decorator(count=True)
+    def by_age(g, slot, at):
+        return gc.tree.scale(10 * at.t + at.count, g)
+
+    for tx in (by_age(), gc.chain(gc.scale(1.0), by_age())):
+        state, seen = tx.init(PARAMS), []
+        for _ in range(3):
+            updates, state = tx.update(GRADS, state, PARAMS)
+            seen.append(float(updates["b"][0]))
+        assert seen == [10.0, 21.0, 32.0]
+    assert by_age().init(PARAMS)._fields == ("count",)
+
+
+@pytest.mark.parametrize("decorator", [gc.elementwise, gc.leafwise, gc.treewise])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("param", "declare param=True"),
         ("whole", "declare whole=function"),
         ("key", "declare random=True"),
-        ("t", "annotate one of its parameters Hyper"),
+        ("t", "declare count=True"),
+        ("count", "declare count=True"),
         ("value", r"declare extra=\('value',\)"),
         ("params", "did you mean 'param'"),
     ],
