@@ -172,7 +172,7 @@ class Value:
             kind = cls.kinds[name]
             is_absent = value is None and kind.data
             if is_absent and kind.absent is None and name not in cls.optional:
-                raise TypeError(f"{cls.name}: {name} can't be None")
+                raise TypeError(f"{cls.name}: {name} can't be None{', expected a transform' if kind.child else ''}")
             stored[name] = kind.absent if is_absent else kind.normalize(f"{cls.name}: {name}", value)
         return stored
 
