@@ -60,6 +60,7 @@ LINESEARCH = [
         reverses=False,
         smooth=False,
         descends=True,
+        composed=True,
     ),
     Row(
         "zoom_downhill",
@@ -70,5 +71,6 @@ LINESEARCH = [
         reverses=False,
         smooth=False,
         descends=True,
+        composed=True,
     ),
 ]

@@ -25,6 +25,7 @@ def flat(tree):
     return ravel_pytree(tree)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_hvp_is_the_hessian_times_the_vector():
     params = jax.tree.map(jnp.asarray, PARAMS)
@@ -53,6 +54,7 @@ def whole(x):
     return jax.lax.complex(x[0], x[1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_products_with_complex_numbers_are_those_of_their_real_and_imaginary_parts():
     w, v = jnp.array([1 + 2j, 0.5 - 1j]), jnp.array([0.3 + 0.1j, -0.2 + 0.7j])

@@ -119,6 +119,7 @@ def test_a_batch_ends_member_by_member_as_single_runs_do():
         assert np.all(np.diff(course[: member.steps]) <= 1e-5 * course[0])
 
 
+@pytest.mark.slow
 def test_forward_derivatives_are_those_of_the_solution(x64):
     """A linear fit in closed form: the mean, whose derivative by each number is 1 / n."""
     solve = lambda y: gc.least_squares(lambda w, y: w - y, jnp.zeros(1), args=(y,)).params[0]  # noqa: E731
@@ -192,6 +193,7 @@ WEIGHTS = {"b": jnp.zeros(2), "v": jnp.asarray(A.real[:2, :2]), "w": jnp.asarray
 WHOLE = {"value": 1.0, "model_fn": model, "outer": cross_entropy}
 
 
+@pytest.mark.slow
 def test_the_direction_solves_the_damped_system_of_a_network():
     model = WHOLE["model_fn"]
     gradient = jax.grad(lambda p: cross_entropy(model(p)))(WEIGHTS)

@@ -140,6 +140,7 @@ PARITY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), PARITY)
 def test_steps_are_optaxs(name, options, x64):
     points = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5)))
@@ -203,6 +204,7 @@ def two_wells(x):
     return jnp.sum(x**4 / 4 - x**2 / 2 + 0.3 * jnp.sin(5 * x)) + 0.5 * jnp.sum(jnp.square(x[1:] - x[:-1]))
 
 
+@pytest.mark.slow
 @each_search
 def test_no_step_raises_the_value_even_along_a_poor_direction(search):
     """With momentum, whose direction is often uphill; by more than rounding and the approximate condition allow."""
@@ -274,6 +276,7 @@ def test_an_eager_search_sees_what_a_function_closes_over_now():
         np.testing.assert_allclose(point + updates, at, rtol=1e-5)
 
 
+@pytest.mark.slow
 @each_search
 def test_complex_problems_run_as_their_real_form(search, x64):
     def fun(z):
@@ -371,6 +374,7 @@ def test_a_part_of_the_parameters_is_searched_with_its_share_of_the_gradient():
     np.testing.assert_array_equal(updates["b"], 0)
 
 
+@pytest.mark.slow
 def test_a_search_that_sees_real_and_imaginary_parts_gets_the_gradients():
     def fun(z):
         return jnp.sum(jnp.square(jnp.abs(z - (1 + 2j))))
@@ -407,6 +411,7 @@ def test_fit_on_one_full_batch():
     assert reported["learning_rate"] == result.state[1].learning_rate > 0
 
 
+@pytest.mark.slow
 def test_many_fractions_of_curvature_are_one_program():
     traced = []
 

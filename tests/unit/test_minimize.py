@@ -71,6 +71,7 @@ def counted(fun, calls):
     return f
 
 
+@pytest.mark.slow
 def test_a_batch_takes_the_evaluations_of_its_slowest_member(x64):
     starts = jnp.concatenate(
         [jnp.asarray([[1.0, 1.0 + 1e-3]]), jnp.asarray(np.random.default_rng(0).normal(size=(15, 2)))]
@@ -214,6 +215,7 @@ def test_aux_belongs_to_the_solution():
     np.testing.assert_array_equal(solution.aux["twice"], 2 * solution.params)
 
 
+@pytest.mark.slow
 def test_callbacks_see_each_step_of_each_member_once():
     seen = []
     run = lambda x: minimize(rosenbrock, x, callback=lambda s: seen.append((int(s.steps), float(s.value))), max_steps=4)  # noqa: E731
@@ -234,6 +236,7 @@ def by_implicit(penalty, target):
     return minimize(ridge, jnp.zeros(4), args=(penalty, target), implicit=True, gtol=1e-10)
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_solution_are_those_of_the_closed_form(x64):
     target = jnp.asarray(TARGET)
     for argument in (0, 1):
@@ -254,6 +257,7 @@ def test_derivatives_reach_what_the_function_closes_over(x64):
     assert_close(jax.jacrev(closed_over)(0.7), jax.jacrev(closed_form)(0.7, jnp.asarray(TARGET)), 1e-6)
 
 
+@pytest.mark.slow
 def test_reverse_mode_through_the_steps_is_an_error_that_names_the_cure(x64):
     value = lambda p: minimize(ridge, jnp.zeros(4), args=(p, jnp.asarray(TARGET))).value  # noqa: E731
     with pytest.raises(TypeError, match="implicit=True"):
