@@ -58,8 +58,9 @@ class accumulate(Reports):
 
     ``tx`` sees the round as one step: ``value`` is the mean (or sum) of the round's values with the gradients' weights,
     ``weight`` is the total, and ``grad`` is the accumulated gradient, if the incoming updates are the gradient
-    (otherwise ``grad`` isn't passed on). Functions of the parameters, such as ``value_fn``, and other extra arguments
-    can't be averaged: ``tx`` receives those of the last micro-step, which refer to its micro-batch only.
+    (otherwise ``grad`` isn't passed on, unless ``every`` is 1). Functions of the parameters, such as ``value_fn``, and
+    other extra arguments can't be averaged: ``tx`` receives those of the last micro-step, which refer to its
+    micro-batch only.
 
     A round that is incomplete when training ends is lost, unless :func:`flush` makes a step of it. Stages *after*
     ``accumulate`` in a chain see zeros between rounds, and count them as updates; put them inside.
@@ -178,7 +179,8 @@ class accumulate(Reports):
         """Return the round's ``value`` so far, and the extra arguments as those of the whole round."""
         extra = extra | ({"weight": numbers["total"]} if "weight" in extra else {})
         if "grad" in extra and jax.tree.structure(extra["grad"]) == jax.tree.structure(updates):
-            extra["grad"] = mean if same_leaves(extra["grad"], updates) else None
+            alone = isinstance(self.every, int | float) and self.every <= 1
+            extra["grad"] = mean if same_leaves(extra["grad"], updates) else extra["grad"] if alone else None
         if extra.get("value") is None:
             return value, extra
         now = jnp.asarray(demand_number(self.name, extra, "value"), value.dtype)

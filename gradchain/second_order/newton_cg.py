@@ -79,15 +79,15 @@ class scale_by_newton_cg(Reports):
     r"""Take Newton's step, truncated to a region in which the quadratic model has proved right.
 
     .. math::
-        d \approx \arg\min_{\|d\| \le \Delta} m(d), \quad m(d) = \Re\langle g, d\rangle + \tfrac12 \Re\langle d,
+        d \approx \arg\min_{\|d\| \le \Delta} m(d), \quad m(d) = \Re\langle g, d\rangle + \tfrac{1}{2} \Re\langle d,
         \nabla^2 f(w)\,d\rangle, \qquad
         \varrho = \frac{f(w) - f(w + d)}{-m(d)}
 
     Conjugate gradients from :math:`d = 0` solve the subproblem with products of the Hessian and vectors, see
-    :func:`hvp`. They end at a residual of :math:`\min(\frac12, \sqrt{\|g\| / \|g_0\|})\,\|g\|`, with :math:`g_0` the
+    :func:`hvp`. They end at a residual of :math:`\min(0.5, \sqrt{\|g\| / \|g_0\|})\,\|g\|`, with :math:`g_0` the
     first gradient, and go to the boundary where that is nearer, or where a direction has no positive curvature: so
     saddle points repel. The step is taken if :math:`\varrho > 10^{-3}`, and else the update is 0. The radius doubles
-    for :math:`\varrho > \frac34` at the boundary; for :math:`\varrho < \frac14` it becomes a quarter of the length
+    for :math:`\varrho > 0.75` at the boundary; for :math:`\varrho < 0.25` it becomes a quarter of the length
     tried, a tenth where value or gradient aren't finite. It starts as :math:`\|g\|^3 / |\langle g, \nabla^2 f(w)\,g
     \rangle|`, the length of the step along the gradient that the model asks for. Where :math:`-m(d)` is below the
     resolution of :math:`f` in its dtype, a step is taken if the gradient's norm falls.
