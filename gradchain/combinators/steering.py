@@ -298,7 +298,11 @@ def _declarations(factory: Callable[..., Any]) -> dict[str, Any]:
 
 def _declared_kinds(factory: Callable[..., Any]) -> dict[str, Kind]:
     """Return the kinds that a gradchain constructor's annotations declare; nothing for other factories."""
-    return {name: kind_of(hint) for name, hint in _declarations(factory).items()}
+    hints = _declarations(factory)
+    several = (
+        {k for k, p in inspect.signature(factory).parameters.items() if p.kind is p.VAR_POSITIONAL} if hints else ()
+    )
+    return {name: STATIC if name in several else kind_of(hint) for name, hint in hints.items()}
 
 
 def _is_number(declared: dict[str, Any], name: str, value: Any) -> bool:

@@ -198,7 +198,7 @@ class _Writer:
             parameter = factory.parameters.get(name)
             is_variadic = parameter is not None and parameter.kind is inspect.Parameter.VAR_POSITIONAL
             kind = factory.kinds.get(name, STATIC)
-            plain = kind is STATIC or value is None
+            plain = kind is STATIC or value is None or is_variadic
             static[factory.variadic or name if is_variadic else name] = value if plain else kind.normalize(name, value)
         return {"factory": factory.name, "arguments": x.arguments, "static": static, "hyperparam_dtype": x.dtype}
 
