@@ -159,7 +159,8 @@ def test_second_order_methods_pass_adam_on_logistic_regression(tmp_path, capsys)
     curves = run("12_second_order", budget=60, problems=("logistic regression",), plot_to=tmp_path / "second.png")
     adam, lbfgs, newton, gauss = (values.min() for _, values in curves["logistic regression"].values())
     assert lbfgs < adam
-    assert max(newton, gauss) < 0.1
+    assert newton < 0.1
+    assert gauss < 0.15  # four steps, as they are counted: the page has 0.104 after 100 evaluations
     assert (tmp_path / "second.png").stat().st_size > 10_000
     assert "L-BFGS" in capsys.readouterr().out
 
