@@ -88,7 +88,7 @@ def scale_by_gauss_newton(
     """
     value = jnp.asarray(at.value, at.dtype)
     factor, growth = _adapted(slot, value) if adaptive else (slot.factor, slot.growth)
-    norm = tree.norm(updates).astype(at.dtype)
+    norm = tree.norm(updates, jnp.inf).astype(at.dtype)  # finite for every finite gradient
     unit = jax.tree.map(lambda g: divide(g, norm.astype(g.real.dtype)), updates)
     multiply = linearized_ggn(at.model_fn, at.outer, at.param)[1]
     scale = jnp.maximum(slot.scale, _inner(unit, multiply(unit), at.dtype))

@@ -14,7 +14,7 @@ AFTER = 4
 
 
 def check(tx, update):
-    """Take a few steps with one gradient of each size among ordinary ones: nothing is NaN, no state infinite."""
+    """Take a few steps with one gradient of each size among ordinary ones: nothing is NaN, no state infinite that wasn't so at first."""
     params = {"kernel": jax.random.normal(jax.random.key(0), (3, 4))}
     ordinary = jax.tree.map(lambda w: jnp.tanh(w) + 0.1, params)
 
@@ -29,8 +29,10 @@ def check(tx, update):
         return jax.lax.scan(step, tx.init(params), jnp.arange(2 + AFTER))[1]
 
     updates, states = jax.jit(jax.vmap(run))(jnp.array(SIZES))
+    meant = {jax.tree_util.keystr(path) for path, x in jax.tree.leaves_with_path(tx.init(params)) if np.isinf(x).any()}
+    lasting = [x for path, x in jax.tree.leaves_with_path(states) if jax.tree_util.keystr(path) not in meant]
     assert not sizes_of(np.isnan, (updates, states)), "NaN"
-    assert not [size for size in sizes_of(np.isinf, states) if size <= 1e30], "an infinite state"
+    assert not [size for size in sizes_of(np.isinf, lasting) if size <= 1e30], "an infinite state"
 
 
 def sizes_of(bad, arrays):
