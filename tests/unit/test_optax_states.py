@@ -38,7 +38,7 @@ def assert_goes_on(row):
     trees.assert_close(here, end, 1e-6)
     back = gc.to_optax_state(tx, mine, optimizer, here)
     trees.assert_close(_slots(back), _slots(last), 1e-6)
-    states.assert_same(jax.tree.map(jnp.zeros_like, back), jax.tree.map(jnp.zeros_like, optimizer.init(params)))
+    states.assert_same(*(jax.tree.map(jnp.zeros_like, x) for x in (back, optimizer.init(params))))
 
 
 def _slots(state):
