@@ -14,7 +14,8 @@ AFTER = 4
 
 
 def check(tx, update):
-    """Take a few steps with one gradient of each size among ordinary ones: nothing is NaN, no state infinite that wasn't so at first."""
+    """Take a few steps with one gradient of each size among ordinary ones: nothing is NaN, and
+    no state becomes infinite."""
     params = {"kernel": jax.random.normal(jax.random.key(0), (3, 4))}
     ordinary = jax.tree.map(lambda w: jnp.tanh(w) + 0.1, params)
 
