@@ -88,7 +88,8 @@ def scale_by_gauss_newton(
     """
     value = jnp.asarray(at.value, at.dtype)
     factor, growth = _adapted(slot, value) if adaptive else (slot.factor, slot.growth)
-    norm = tree.norm(updates, jnp.inf).astype(at.dtype)  # finite for every finite gradient
+    largest = float(jnp.finfo(at.dtype).max)  # also where the norm of a finite gradient isn't finite
+    norm = jnp.minimum(tree.norm(updates), largest).astype(at.dtype)
     unit = jax.tree.map(lambda g: divide(g, norm.astype(g.real.dtype)), updates)
     multiply = linearized_ggn(at.model_fn, at.outer, at.param)[1]
     scale = jnp.maximum(slot.scale, _inner(unit, multiply(unit), at.dtype))
