@@ -23,18 +23,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SWAPPED = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
-    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Pow: "*", ast.FloorDiv: "*", ast.Mod: "*",
-    ast.And: "or", ast.Or: "and",
+OPERATORS = {
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"),
+    ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.And: ("and", "or"), ast.Or: ("or", "and"),
+    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
+    ast.Pow: ("**", "*"), ast.FloorDiv: ("//", "*"), ast.Mod: ("%", "*"),
 }  # fmt: skip
-SPELT = {
-    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
-    ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in",
-    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**", ast.FloorDiv: "//", ast.Mod: "%",
-    ast.And: "and", ast.Or: "or",
-}  # fmt: skip
+"""How each operator is written, and what it is replaced by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +72,9 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
     def between(left: ast.AST, right: ast.AST, op: ast.AST) -> Iterator[Mutant]:
         start, end = at(left.end_lineno, left.end_col_offset), at(right.lineno, right.col_offset)
-        old = SPELT.get(type(op))
         gap = raw[start:end].decode()
-        if old and gap.count(old) == 1:
-            yield from put(start, end, gap.replace(old, SWAPPED[type(op)]), left.end_lineno)
+        if type(op) in OPERATORS and gap.count(OPERATORS[type(op)][0]) == 1:
+            yield from put(start, end, gap.replace(*OPERATORS[type(op)]), left.end_lineno)
 
     def replaced(node: ast.AST, new: str) -> Iterator[Mutant]:
         yield from put(at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset), new, node.lineno)

@@ -26,51 +26,33 @@ def optax_downhill(search: Any) -> Any:
 SHORT = {"max_learning_rate": 0.5}
 """No step leads to the minimum: there is no way down from there, and Optax's searches don't end."""
 
+SHARED = {"needs_params": True, "extra": with_loss, "reverses": False, "smooth": False}
+
+
+def both(name: str, search: str, steps: int) -> Row:
+    """Return the row of a search of gradchain's and Optax's, downhill."""
+    return Row(
+        name,
+        lambda: downhill(getattr(gc, search)(steps, **SHORT)),
+        optax=lambda: optax_downhill(getattr(optax, search)(steps, **SHORT)),
+        descends=True,
+        composed=True,
+        **SHARED,
+    )
+
+
 LINESEARCH = [
     Row(
         "scale_by_backtracking_linesearch",
         lambda: gc.scale_by_backtracking_linesearch(10, store_grad=True),
-        needs_params=True,
-        extra=with_loss,
-        reverses=False,
-        smooth=False,
+        **SHARED,
     ),
-    Row(
-        "scale_by_zoom_linesearch",
-        lambda: gc.scale_by_zoom_linesearch(10),
-        needs_params=True,
-        extra=with_loss,
-        reverses=False,
-        smooth=False,
-    ),
+    Row("scale_by_zoom_linesearch", lambda: gc.scale_by_zoom_linesearch(10), **SHARED),
     Row(
         "scale_by_hager_zhang_linesearch",
         lambda: gc.scale_by_hager_zhang_linesearch(10, initial_guess_strategy="slope"),
-        needs_params=True,
-        extra=with_loss,
-        reverses=False,
-        smooth=False,
+        **SHARED,
     ),
-    Row(
-        "backtracking_downhill",
-        lambda: downhill(gc.scale_by_backtracking_linesearch(30, **SHORT)),
-        optax=lambda: optax_downhill(optax.scale_by_backtracking_linesearch(30, **SHORT)),
-        needs_params=True,
-        extra=with_loss,
-        reverses=False,
-        smooth=False,
-        descends=True,
-        composed=True,
-    ),
-    Row(
-        "zoom_downhill",
-        lambda: downhill(gc.scale_by_zoom_linesearch(20, **SHORT)),
-        optax=lambda: optax_downhill(optax.scale_by_zoom_linesearch(20, **SHORT)),
-        needs_params=True,
-        extra=with_loss,
-        reverses=False,
-        smooth=False,
-        descends=True,
-        composed=True,
-    ),
+    both("backtracking_downhill", "scale_by_backtracking_linesearch", 30),
+    both("zoom_downhill", "scale_by_zoom_linesearch", 20),
 ]
