@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 
 from gradchain.tree import Tree, show_path
+from gradchain.tree.alignment import is_traced
 
 
 def is_numeric(x: Any) -> bool:
@@ -33,7 +33,7 @@ def described(x: Any) -> str:
 
 def shown(x: Any) -> str:
     """Return a value as it is written; what is being traced has none, and is described."""
-    return described(x) if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)) else repr(x)
+    return described(x) if is_traced(x) else repr(x)
 
 
 def how_to_train(tree: Tree) -> str:

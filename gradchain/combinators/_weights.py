@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import tree
+from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, lacks_params
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
@@ -55,6 +56,26 @@ def wide(tx: Transform, params: Tree | None) -> Tree:
 def widened(tree: Tree) -> Tree:
     """Return a tree of arrays in at least float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), tree)
+
+
+def widened_inexact(where: str, updates: Tree, what: str = "update") -> Tree:
+    """Return updates (or parameters) in at least float32.
+
+    Raises:
+      TypeError: for a leaf that isn't a floating-point or complex array.
+    """
+    leaves, treedef = inexact_leaves(where, updates, what)
+    return widened(treedef.unflatten(leaves))
+
+
+def zeros(where: str, params: Tree) -> Tree:
+    """Return zeros like the parameters, in at least float32.
+
+    Raises:
+      TypeError: for parameters that aren't floating-point or complex arrays.
+    """
+    leaves, treedef = inexact_leaves(f"{where}.init", params, "parameter")
+    return treedef.unflatten([x if x is None else jnp.zeros_like(x, compute_dtype(x.dtype)) for x in leaves])
 
 
 def stored(new: Tree, old: Tree) -> Tree:

@@ -9,12 +9,11 @@ from jax import Array
 
 from gradchain import tree
 from gradchain.combinators._reports import Reports
-from gradchain.combinators._weights import check_arrays, widened
+from gradchain.combinators._weights import check_arrays, widened, widened_inexact
 from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child, Children, as_transform
 from gradchain.core.hyper import Decay, DType
 from gradchain.core.hyperparams import hyperparams, walk
-from gradchain.core.lift import inexact_leaves
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, apply_updates, check_state, lacks_params
 from gradchain.core.value import register
@@ -23,12 +22,6 @@ from gradchain.signatures import public
 from gradchain.transforms.momentum import ema
 from gradchain.tree import Tree
 from gradchain.tree.state import numbered
-
-
-def _wide(where: str, updates: Tree, what: str = "update") -> Tree:
-    """Return updates as measures see them, in at least float32."""
-    leaves, treedef = inexact_leaves(where, updates, what)
-    return widened(treedef.unflatten(leaves))
 
 
 @register
@@ -109,14 +102,14 @@ class Monitor(Reports):
         return ""
 
     def init(self, params: Tree) -> MonitorState:
-        wide = _wide(f"{self.name}.init", params, "parameter")
+        wide = widened_inexact(f"{self.name}.init", params, "parameter")
         states = tuple(measure.init(wide) for measure in self.measures)
         shapes = jax.eval_shape(lambda: self._measure(wide, states, params, {})[0])
         return MonitorState(tree.zeros_like(shapes), states)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, MonitorState._fields)
-        found, states = self._measure(_wide(self.name, updates), state.measure_states, params, extra)
+        found, states = self._measure(widened_inexact(self.name, updates), state.measure_states, params, extra)
         if jax.tree.structure(found) != jax.tree.structure(state.measurements):
             problem = tree.mismatch(found, state.measurements, "these", "those in the state")
             raise ValueError(f"{self.name}: measurements must keep their structure; {problem}")

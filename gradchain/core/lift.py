@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 
 from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_number
 from gradchain.core.hyper import next_key
@@ -17,6 +16,7 @@ from gradchain.core.spec import At, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
+from gradchain.tree.alignment import is_traced
 
 if TYPE_CHECKING:
     from gradchain.core.rule import Rule
@@ -86,8 +86,8 @@ def step_leaves(
     leaves, treedef = inexact_leaves(name, updates, "update", used)
     plans = [_Plan(*own, leaves, treedef, extra) for own in zip(rules, states, active, strict=True)]
     param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
-    arrays = jax.tree.leaves((leaves, param_leaves, [p.traced for p in plans], states))
-    call = _call_cached if any(isinstance(x, Tracer) for x in arrays) else _call_rules
+    traced = is_traced((leaves, param_leaves, [plan.traced for plan in plans], states))
+    call = _call_cached if traced else _call_rules
     results: list[Any] = list(leaves)
     for i, g in enumerate(leaves):
         on = [plan for plan in plans if plan.active[i]]

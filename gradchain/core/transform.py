@@ -203,7 +203,7 @@ class Transform(Value):
                     f"{self.name} behind {relying} changes the updates that its evaluation weights are made of; put it "
                     f"inside: {relying}(chain(..., {self.name}(...)), ...)"
                 )
-            move = jax.tree.map(_difference, weights, params)
+            move = jax.tree.map(difference, weights, params)
             return apply_updates(params, self.step(move, state, params, {})[0])
         parts, shares = self.parts(state, params), self.parts(state, weights)
         for part, share in zip(parts, shares, strict=True):
@@ -383,7 +383,8 @@ def _draws(rounding: str, key: jax.Array | None, updates: Tree) -> Any:
     return seeds(key, len(tree.flatten_optional(updates)[0]))
 
 
-def _difference(x: Any, y: Any) -> jax.Array:
+def difference(x: Any, y: Any) -> jax.Array:
+    """Return ``x - y`` in at least float32."""
     dtype = compute_dtype(jnp.result_type(x), jnp.result_type(y))
     return jnp.asarray(x, dtype) - jnp.asarray(y, dtype)
 

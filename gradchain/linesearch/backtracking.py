@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gradchain.combinators._weights import zeros
 from gradchain.core.combinator import combinator
 from gradchain.core.hyper import Count, NonNegative, Number, Positive
 from gradchain.core.transform import apply_updates, scalar_dtype
@@ -13,9 +14,9 @@ from gradchain.linesearch.base import (
     LineSearch,
     Progress,
     Search,
+    is_over,
     is_traced,
     next_guess,
-    no_gradient,
     number,
     repeat,
     stored,
@@ -129,7 +130,7 @@ class scale_by_backtracking_linesearch(LineSearch):
         return ScaleByBacktrackingLinesearchState(
             learning_rate=number(1, dtype),
             value=number(jnp.inf, dtype),
-            grad=no_gradient(self.name, params) if self.store_grad else None,
+            grad=zeros(self.name, params) if self.store_grad else None,
             info=BacktrackingLinesearchInfo(number(0, jnp.int32), number(jnp.inf, dtype)),
             retry=number(0, dtype),
             searches=number(0, jnp.int32),
@@ -137,14 +138,11 @@ class scale_by_backtracking_linesearch(LineSearch):
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         dtype = state.value.dtype
-
-        def at(name: str) -> Array:
-            return jnp.asarray(self.number(name, state.searches), dtype)
-
         value, slope = value.astype(dtype), slope.astype(dtype)
-        guess = jnp.minimum(at("increase_factor") * state.learning_rate, at("max_learning_rate"))
-        c1, factor, atol, rtol = (at(name) for name in ("slope_rtol", "decrease_factor", "atol", "rtol"))
-        most, never = at("max_backtracking_steps") + 1, jnp.zeros((), bool)
+        growth, longest = self.at("increase_factor", state), self.at("max_learning_rate", state)
+        guess = jnp.minimum(growth * state.learning_rate, longest)
+        c1, factor, atol, rtol = (self.at(name, state) for name in ("slope_rtol", "decrease_factor", "atol", "rtol"))
+        most, never = self.at("max_backtracking_steps", state) + 1, jnp.zeros((), bool)
         own = Memory(value, slope, c1, factor, atol, rtol, most, jnp.full((), jnp.inf, dtype))
         return Search(
             step=jnp.where(state.retry > 0, state.retry, guess),
@@ -205,7 +203,7 @@ class scale_by_backtracking_linesearch(LineSearch):
 
         if not self.store_grad:
             progress = progress._replace(grad=None)
-        return repeat(gradient_turn if self.store_grad else value_turn, progress, params, direction)
+        return repeat(gradient_turn if self.store_grad else value_turn, is_over, progress, params, direction)
 
     def explain(self, search: Search) -> None:
         if self.verbose:

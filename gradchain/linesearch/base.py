@@ -1,21 +1,21 @@
 """``LineSearch``: what a search is, and the loop in which a transform runs one."""
 
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.core import Tracer
 
 from gradchain import tree
 from gradchain.combinators._reports import Reports
+from gradchain.combinators._weights import widened_inexact
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
-from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import apply_updates, check_state, lacks_params
-from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
-from gradchain.tree.alignment import without_float0
+from gradchain.tree.alignment import is_traced, without_float0
 
+C = TypeVar("C")
 EXTRA = ("value", "grad", "value_fn")
 """The extra arguments of ``update`` that every search needs."""
 
@@ -57,6 +57,10 @@ class LineSearch(Reports):
 
     State: ClassVar[Any]
 
+    def at(self, name: str, state: Any) -> Array:
+        """Return a hyperparameter for the next search, in the dtype of the state's numbers."""
+        return jnp.asarray(self.number(name, state.searches), state.value.dtype)
+
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         r"""Return a search that has evaluated nothing yet.
 
@@ -97,8 +101,7 @@ class LineSearch(Reports):
         function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
         value = jnp.asarray(one_number(f"{self.name}: value", extra["value"]))
         grad = tree.match(without_float0(extra["grad"]), updates, self.name, "grad", "updates")
-        leaves, treedef = inexact_leaves(self.name, updates, "update")
-        wide = treedef.unflatten([u if u is None else u.astype(compute_dtype(u.dtype)) for u in leaves])
+        wide = widened_inexact(self.name, updates)
         search = _begin(self, state, value, slope_along(grad, wide, state.value.dtype))
         progress = self._run(function, params, wide, Progress(search, value.astype(state.value.dtype), grad))
         self.explain(progress.search)
@@ -114,7 +117,7 @@ class LineSearch(Reports):
             value, grad = jax.value_and_grad(lambda move: function(apply_updates(params, move)))(point)
             return tell(self, progress, direction, value, grad)
 
-        return repeat(turn, progress, params, direction)
+        return repeat(turn, is_over, progress, params, direction)
 
     def explain(self, search: Search) -> None:
         """Print why a search has failed, if that is asked for."""
@@ -146,27 +149,12 @@ def stored(grad: Tree, like: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree.cast_like(tree.overlay(grad, like), like))
 
 
-def no_gradient(where: str, params: Tree) -> Tree:
-    """Return zeros in the place of a gradient, in at least float32.
-
-    Raises:
-      TypeError: for parameters that aren't floating-point or complex arrays.
-    """
-    leaves, treedef = inexact_leaves(f"{where}.init", params, "parameter")
-    return treedef.unflatten([x if x is None else jnp.zeros_like(x, compute_dtype(x.dtype)) for x in leaves])
-
-
 def slope_along(grad: Tree, direction: Tree, dtype: Any) -> Array:
     r"""Return :math:`\mathrm{Re}\langle \mathrm{grad}, u\rangle`, for a gradient that points uphill."""
     # Of the gradient times the gradient over its norm, XLA would make a square over the norm, which may overflow: the
     # choice between equals keeps it from that.
     apart = jax.tree.map(lambda u: jnp.where(u == 0, 0, u), direction)
     return tree.vdot(grad, apart).real.astype(dtype)
-
-
-def is_traced(values: Any) -> bool:
-    """Return whether any leaf is being traced."""
-    return any(isinstance(x, Tracer) for x in jax.tree.leaves(values))
 
 
 @jax.jit
@@ -195,16 +183,21 @@ def tell_value(tx: LineSearch, progress: Progress, value: Array, slope: Array) -
     return Progress(search, jnp.where(search.keep, value, progress.value), progress.grad)
 
 
-def repeat(turn: Any, progress: Progress, *known: Tree) -> Progress:
-    """Take turns until the search has ended.
+def is_over(progress: Progress) -> Array:
+    """Return whether the search has ended."""
+    return progress.search.done | progress.search.failed
+
+
+def repeat(turn: Callable[[C], C], is_over: Callable[[C], Array], now: C, *known: Tree) -> C:
+    """Take turns until it is over.
 
     Outside a trace this is a loop in Python, which compiles nothing anew, whatever function is minimised: a compiled
     loop would have to be compiled for each function that a caller makes, or to take for granted that a function which
     it has seen before still closes over the same data.
     """
     known_traced = is_traced(known)
-    while not (known_traced or is_traced(progress)):
-        if progress.search.done or progress.search.failed:
-            return progress
-        progress = turn(progress)
-    return lax.while_loop(lambda now: ~(now.search.done | now.search.failed), turn, progress)
+    while not (known_traced or is_traced(now)):
+        if is_over(now):
+            return now
+        now = turn(now)
+    return lax.while_loop(lambda now: ~is_over(now), turn, now)

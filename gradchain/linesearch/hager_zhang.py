@@ -15,11 +15,10 @@ from gradchain.linesearch.wolfe import (
     Line,
     Point,
     WolfeSearch,
-    ZoomLinesearchInfo,
+    WolfeState,
     is_finite,
     select,
 )
-from gradchain.tree import Tree
 
 GROW = (2.0, 10.0)
 """By how much a step is at least and at most extrapolated."""
@@ -29,22 +28,10 @@ SLOW = 2 / 3
 """A bracket that keeps more of its width, twice running, is halved."""
 
 
-class ScaleByHagerZhangLinesearchState(NamedTuple):
+class ScaleByHagerZhangLinesearchState(WolfeState):
     """State of :func:`scale_by_hager_zhang_linesearch`."""
 
-    learning_rate: Array
-    """The step that was taken, 0 if there was none."""
-    value: Array
-    """The value at the point that was reached."""
-    grad: Tree
-    """The gradient there."""
-    info: ZoomLinesearchInfo
-    guess: Array
-    """Where the next search may begin: at the last step, or, after a search without one, where that has ended."""
-    slope: Array
-    """The slope at the start of the last search."""
-    searches: Array
-    """How many searches there were."""
+    __slots__ = ()
 
 
 class Memory(NamedTuple):

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.combinators._weights import zeros
 from gradchain.core.hyper import Number
 from gradchain.core.transform import scalar_dtype
 from gradchain.core.value import Choice
-from gradchain.linesearch.base import LineSearch, Search, next_guess, no_gradient, number, stored
+from gradchain.linesearch.base import LineSearch, Search, next_guess, number, stored
 from gradchain.numerics import safe_increment
 from gradchain.signatures import public
 from gradchain.tree import Tree
@@ -32,6 +33,24 @@ class ZoomLinesearchInfo(NamedTuple):
     """By how much the step that was taken misses the condition of decrease; infinite if no trial was possible."""
     curvature_error: Array
     """By how much it misses the condition of curvature."""
+
+
+class WolfeState(NamedTuple):
+    """State of a search for both conditions."""
+
+    learning_rate: Array
+    """The step that was taken, 0 if there was none."""
+    value: Array
+    """The value at the point that was reached."""
+    grad: Tree
+    """The gradient there."""
+    info: ZoomLinesearchInfo
+    guess: Array
+    """Where the next search may begin: at the last step, or, after a search without one, where that has ended."""
+    slope: Array
+    """The slope at the start of the last search."""
+    searches: Array
+    """How many searches there were."""
 
 
 class Point(NamedTuple):
@@ -118,15 +137,11 @@ class WolfeSearch(LineSearch):
         dtype = scalar_dtype(params)
         info = ZoomLinesearchInfo(number(0, jnp.int32), number(jnp.inf, dtype), number(jnp.inf, dtype))
         last = {"guess": number(1, dtype), "slope": number(0, dtype), "searches": number(0, jnp.int32)}
-        return self.State(number(1, dtype), number(jnp.inf, dtype), no_gradient(self.name, params), info, **last)
+        return self.State(number(1, dtype), number(jnp.inf, dtype), zeros(self.name, params), info, **last)
 
     def _field(self, name: str) -> Any:
         """Return a field that subclasses declare, each in its own order."""
         return getattr(self, name)
-
-    def at(self, name: str, state: Any) -> Array:
-        """Return a hyperparameter for the next search, in the dtype of the state's numbers."""
-        return jnp.asarray(self.number(name, state.searches), state.value.dtype)
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         dtype = state.value.dtype

@@ -18,11 +18,10 @@ from gradchain.linesearch.wolfe import (
     Line,
     Point,
     WolfeSearch,
-    ZoomLinesearchInfo,
+    WolfeState,
     is_finite,
     select,
 )
-from gradchain.tree import Tree
 
 CUBIC_INSIDE = 0.2
 """How far inside the interval the cubic's minimum must lie, as a fraction of the interval's length."""
@@ -30,22 +29,10 @@ QUADRATIC_INSIDE = 0.1
 """The same for the parabola's."""
 
 
-class ScaleByZoomLinesearchState(NamedTuple):
+class ScaleByZoomLinesearchState(WolfeState):
     """State of :func:`scale_by_zoom_linesearch`."""
 
-    learning_rate: Array
-    """The step that was taken, 0 if there was none."""
-    value: Array
-    """The value at the point that was reached."""
-    grad: Tree
-    """The gradient there."""
-    info: ZoomLinesearchInfo
-    guess: Array
-    """Where the next search may begin: at the last step, or, after a search without one, where that has ended."""
-    slope: Array
-    """The slope at the start of the last search."""
-    searches: Array
-    """How many searches there were."""
+    __slots__ = ()
 
 
 class Limits(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain import tree
+from gradchain.combinators._weights import zeros
 from gradchain.combinators.chain import chain
 from gradchain.core.combinator import combinator
 from gradchain.core.extra import demand_function, with_named_arguments
@@ -16,7 +17,6 @@ from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, check_state, lacks_params, scalar_dtype
 from gradchain.core.value import Integer
 from gradchain.linesearch.zoom import scale_by_zoom_linesearch
-from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.transforms.scaling import identity, negate, scale_by_learning_rate
 from gradchain.tree import Tree
@@ -91,16 +91,14 @@ class scale_by_lbfgs(Transform):
     same_batch: bool = False
 
     def init(self, params: Tree) -> ScaleByLBFGSState:
-        leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter")
-
-        def zeros(slots: tuple[int, ...]) -> Tree:
-            like = [None if x is None else jnp.zeros_like(x, dtype=compute_dtype(x.dtype)) for x in leaves]
-            return treedef.unflatten(x if x is None else jnp.broadcast_to(x, (*slots, *x.shape)) for x in like)
-
         slots = (self.memory_size,)
+
+        def stack() -> Tree:
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (*slots, *x.shape)), zeros(self.name, params))
+
         weights, count = jnp.zeros(slots, scalar_dtype(params)), jnp.zeros((), jnp.int32)
         return ScaleByLBFGSState(
-            count, zeros(()), zeros(()), zeros(slots), zeros(slots), weights, jnp.zeros_like(count)
+            count, zeros(self.name, params), zeros(self.name, params), stack(), stack(), weights, jnp.zeros_like(count)
         )
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:

@@ -12,7 +12,7 @@ from gradchain.core.rule import treewise
 from gradchain.core.spec import At, Slots
 from gradchain.numerics import divide
 from gradchain.second_order.conjugate_gradients import conjugate_gradients
-from gradchain.second_order.products import linearized_ggn
+from gradchain.second_order.products import inner, linearized_ggn
 from gradchain.tree import Tree
 
 START = {"factor": 1.0, "growth": 2.0, "scale": 0.0, "predicted": 0.0, "last_value": 0.0}
@@ -92,7 +92,7 @@ def scale_by_gauss_newton(
     norm = jnp.minimum(tree.norm(updates), largest).astype(at.dtype)
     unit = jax.tree.map(lambda g: divide(g, norm.astype(g.real.dtype)), updates)
     multiply = linearized_ggn(at.model_fn, at.outer, at.param)[1]
-    scale = jnp.maximum(slot.scale, _inner(unit, multiply(unit), at.dtype))
+    scale = jnp.maximum(slot.scale, inner(unit, multiply(unit), at.dtype))
     weight = damping * factor * jnp.where(scale > 0, scale, 1)
 
     def damped(v: Tree) -> Tree:
@@ -102,7 +102,7 @@ def scale_by_gauss_newton(
         return conjugate_gradients(damped, b, cg_tol, max_cg_steps)[0]
 
     u = lax.custom_linear_solve(damped, unit, solve, symmetric=True)
-    promise = (_inner(unit, u, at.dtype) - _inner(u, multiply(u), at.dtype) / 2) * norm * norm
+    promise = (inner(unit, u, at.dtype) - inner(u, multiply(u), at.dtype) / 2) * norm * norm
     predicted = jnp.clip(promise, 0, jnp.finfo(at.dtype).max)
     kept = slot(factor=factor, growth=growth, scale=scale, predicted=predicted, last_value=value)
     return jax.tree.map(lambda x: norm.astype(x.real.dtype) * x, u), kept
@@ -118,7 +118,3 @@ def _adapted(slot: Slots, value: Array) -> tuple[Array, Array]:
     factor = jnp.clip(slot.factor * jnp.where(good, shrunk, slot.growth), *RANGE)
     growth = jnp.where(good, 2, jnp.minimum(2 * slot.growth, RANGE[1]))
     return jnp.where(known, factor, slot.factor), jnp.where(known, growth, slot.growth)
-
-
-def _inner(x: Tree, y: Tree, dtype: Any) -> Array:
-    return jnp.real(tree.vdot(x, y)).astype(dtype)

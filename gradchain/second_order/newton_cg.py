@@ -5,18 +5,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from gradchain import tree
 from gradchain.combinators._reports import Reports
+from gradchain.combinators._weights import widened, zeros
 from gradchain.core.combinator import combinator
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
 from gradchain.core.hyper import Count, Positive
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import apply_updates, check_state, lacks_params, scalar_dtype
-from gradchain.linesearch.base import is_traced
-from gradchain.numerics import compute_dtype, divide, safe_increment
-from gradchain.second_order.products import linearized_gradient
+from gradchain.linesearch.base import repeat
+from gradchain.numerics import divide, safe_increment
+from gradchain.second_order.products import inner, linearized_gradient
 from gradchain.tree import Tree
 
 EXTRA = ("value", "value_fn")
@@ -129,7 +130,6 @@ class scale_by_newton_cg(Reports):
     max_cg_steps: Count | None = None
 
     def init(self, params: Tree) -> NewtonCgState:
-        inexact_leaves(f"{self.name}.init", params, "parameter")
         dtype, count = scalar_dtype(params), jnp.zeros((), jnp.int32)
         radius = 0.0 if self.initial_radius is None else self.number("initial_radius", count)
         return NewtonCgState(
@@ -137,7 +137,7 @@ class scale_by_newton_cg(Reports):
             jnp.array(radius, dtype, copy=True),
             jnp.zeros((), dtype),
             jnp.full((), jnp.inf, dtype),
-            tree.zeros_like(_widened(params)),
+            zeros(self.name, params),
             NewtonCgInfo(jnp.zeros((), jnp.int32), jnp.zeros((), dtype)),
         )
 
@@ -149,7 +149,7 @@ class scale_by_newton_cg(Reports):
         demand_all(self.name, extra, EXTRA)
         function = with_named_arguments(demand_function(self.name, extra, "value_fn"), extra, EXTRA)
         value = jnp.asarray(one_number(f"{self.name}: value", extra["value"])).astype(state.value.dtype)
-        grad, multiply = linearized_gradient(function, _widened(params))
+        grad, multiply = linearized_gradient(function, widened(params))
         problem, limits = _begin(self, updates, state)
         problem = _solved(multiply, problem, limits, updates, params)
         move = _move(problem, updates)
@@ -161,16 +161,8 @@ class scale_by_newton_cg(Reports):
         return {"radius": state.radius, **state.info._asdict()}
 
 
-def _widened(params: Tree) -> Tree:
-    return jax.tree.map(lambda x: jnp.asarray(x, compute_dtype(jnp.result_type(x))), params)
-
-
 def _along(x: Tree, length: Array, direction: Tree) -> Tree:
     return jax.tree.map(lambda x, p: x + length.astype(x.real.dtype) * p, x, direction)
-
-
-def _inner(x: Tree, y: Tree, dtype: Any) -> Array:
-    return tree.vdot(x, y).real.astype(dtype)
 
 
 def _size(updates: Tree, dtype: Any) -> tuple[Array, Array]:
@@ -185,7 +177,7 @@ def _begin(tx: scale_by_newton_cg, updates: Tree, state: NewtonCgState) -> tuple
     dtype = state.value.dtype
     norm, usable = _size(updates, dtype)
     top = float(jnp.finfo(dtype).max) / 8
-    unit = jax.tree.map(lambda u: jnp.where(usable, divide(u, norm.astype(u.real.dtype)), 0), _widened(updates))
+    unit = jax.tree.map(lambda u: jnp.where(usable, divide(u, norm.astype(u.real.dtype)), 0), widened(updates))
     numbers = sum(x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(unit))
     count = max(numbers, 1) if tx.max_cg_steps is None else tx.number("max_cg_steps", state.count)
     limits = Limits(
@@ -207,23 +199,19 @@ def _largest(tx: scale_by_newton_cg, state: NewtonCgState) -> Array:
 
 
 def _solved(multiply: Callable[[Tree], Tree], problem: Subproblem, limits: Limits, *known: Tree) -> Subproblem:
-    """Return the subproblem solved as well as its limits ask for; outside a trace a loop in Python compiles nothing."""
+    """Return the subproblem solved as well as its limits ask for."""
 
     def turn(problem: Subproblem) -> Subproblem:
         return _advanced(problem, multiply(problem.direction), limits)
 
-    while not is_traced((problem, known)):
-        if problem.done:
-            return problem
-        problem = turn(problem)
-    return lax.while_loop(lambda problem: ~problem.done, turn, problem)
+    return repeat(turn, lambda problem: problem.done, problem, known)
 
 
 @jax.jit
 def _advanced(now: Subproblem, image: Tree, limits: Limits) -> Subproblem:
     """Return the subproblem after one more direction, given its product with the Hessian."""
     dtype = now.squared.dtype
-    curvature = _inner(now.direction, image, dtype)
+    curvature = inner(now.direction, image, dtype)
     known = jnp.isfinite(curvature)  # if it isn't, the model is taken to be linear
     curvature = jnp.where(known, curvature, 0)
     cauchy = jnp.minimum(jnp.where(curvature == 0, 1, 1 / jnp.abs(curvature)), limits.radius)
@@ -234,7 +222,7 @@ def _advanced(now: Subproblem, image: Tree, limits: Limits) -> Subproblem:
     length = jnp.where(bounded, _to_boundary(now.solution, now.direction, radius), length)
     promised = now.promised + length * (now.squared - 0.5 * length * curvature)
     residual = tree.where(known, _along(now.residual, length, image), now.residual)
-    squared = _inner(residual, residual, dtype)
+    squared = inner(residual, residual, dtype)
     direction = _along(jax.tree.map(jnp.negative, residual), divide(squared, now.squared), now.direction)
     solution, count = _along(now.solution, length, now.direction), now.count + 1
     done = bounded | (jnp.sqrt(squared) <= limits.residual) | (count >= limits.count)
@@ -245,8 +233,8 @@ def _to_boundary(solution: Tree, direction: Tree, radius: Array) -> Array:
     r"""Return :math:`t \ge 0` with :math:`\|s + t p\| = r`, for :math:`\|s\| < r`."""
     dtype, size = radius.dtype, tree.norm(direction).astype(radius.dtype)
     relative = jax.tree.map(lambda s: s / radius.astype(s.real.dtype), solution)  # whose squares are numbers
-    half = divide(_inner(relative, direction, dtype), size)
-    rest = jnp.maximum(1 - _inner(relative, relative, dtype), 0)
+    half = divide(inner(relative, direction, dtype), size)
+    rest = jnp.maximum(1 - inner(relative, relative, dtype), 0)
     root = jnp.sqrt(half * half + rest)
     share = jnp.where(half > 0, divide(rest, half + root), root - half)
     return divide(share * radius, size)
@@ -271,7 +259,7 @@ def _end(
 ) -> tuple[Tree, NewtonCgState]:
     """Return updates and state, given JAX's value and gradient where the step leads; ``state`` has the old ones."""
     dtype = state.value.dtype
-    value, grad = jnp.asarray(reached[0], dtype), tree.conj(_widened(reached[1]))
+    value, grad = jnp.asarray(reached[0], dtype), tree.conj(widened(reached[1]))
     (norm, usable), new_norm = _size(updates, dtype), tree.norm(grad).astype(dtype)
     finite = jnp.isfinite(value) & jnp.isfinite(new_norm)
     resolution = jnp.where(jnp.isfinite(state.value), 8 * jnp.finfo(reached[0].dtype).eps * jnp.abs(state.value), 0)
@@ -292,5 +280,5 @@ def _end(
         tree.where(accepted, grad, state.grad),
         NewtonCgInfo(problem.count, jnp.where(usable, ratio, 0)),
     )
-    stays = jax.tree.map(lambda u: jnp.where(usable, 0, u), _widened(updates))  # guards are to see what isn't finite
+    stays = jax.tree.map(lambda u: jnp.where(usable, 0, u), widened(updates))  # guards are to see what isn't finite
     return tree.where(accepted, move, stays), new_state

@@ -116,6 +116,11 @@ def linearized_gradient(fun: Callable[[Tree], Array], params: Tree) -> tuple[Tre
     return tree.conj(gradient), lambda v: tree.conj(multiply(v))
 
 
+def inner(x: Tree, y: Tree, dtype: Any) -> Array:
+    r"""Return :math:`\Re\langle x, y\rangle`."""
+    return tree.vdot(x, y).real.astype(dtype)
+
+
 def _alike(where: str, params: Tree, v: Tree) -> tuple[Any, Any]:
     """Return both as arrays, ``v`` in the structure and the dtypes of ``params``."""
     params = as_arrays(params, f"{where}: params")

@@ -14,7 +14,7 @@ from gradchain.core.transform import apply_updates
 from gradchain.linesearch.base import Search, slope_along
 from gradchain.numerics import compute_dtype, divide
 from gradchain.solvers.objective import Objective, Point
-from gradchain.solvers.solution import Reason, Solution
+from gradchain.solvers.solution import Reason, Solution, first_that_holds, noted
 from gradchain.solvers.stages import Stages
 from gradchain.tree import Tree
 
@@ -216,20 +216,16 @@ class Descent(NamedTuple):
             Reason.max_steps: counts.steps >= limits.max_steps,
             Reason.max_evals: counts.evals >= limits.max_evals,
         }
-        reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
-        return jnp.select([*tests.values()], reasons, jnp.zeros((), jnp.int32))
+        return first_that_holds(tests)
 
     def _noted(self, run: Run) -> dict[str, Array] | None:
-        if run.history is None:
-            return None
         row = {
             "value": run.kept.value,
             "grad_norm": run.numbers.size,
             "step_size": run.search.taken,
             "evals": run.counts.evals,
         }
-        place = jnp.where(run.counts.steps > 0, run.counts.steps - 1, self.rows)
-        return {name: x.at[place].set(row[name].astype(x.dtype), mode="drop") for name, x in run.history.items()}
+        return noted(run.history, run.counts.steps - 1, row)
 
     def _begin(self, run: Run) -> Run:
         """Return the run with the next direction and a search along it."""

@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from gradchain import tree
 from gradchain.second_order.conjugate_gradients import conjugate_gradients
-from gradchain.solvers.solution import Reason
+from gradchain.solvers.solution import Reason, first_that_holds, noted
 
 Arrays = list[Array]
 Function = Callable[[Arrays], tuple[Arrays, Any]]
@@ -269,7 +269,7 @@ def levenberg_marquardt(
       tolerances: what ends the run.
       rows: the length of the history, or 0 for none.
     """
-    step = functools.partial(_iterate, fun, rounded, method, tolerances, rows)
+    step = functools.partial(_iterate, fun, rounded, method, tolerances)
     return lax.while_loop(lambda run: run.reason == Reason.running, step, _first(fun, start, method, damping, rows))
 
 
@@ -308,7 +308,6 @@ def _iterate(
     rounded: Callable[[Arrays], Arrays],
     method: Method,
     tolerances: Tolerances,
-    rows: int,
     run: Run,
 ) -> Run:
     """Evaluate the trial, take it or not, test for the end, and propose the next step."""
@@ -330,9 +329,8 @@ def _iterate(
     flat, idle = _standing(run, point.value, actual, tolerances.ftol)
     firsts = [jnp.where(run.steps < 0, *x) for x in ((value, run.first_value), (gradient, run.first_gradient))]
     new = new._replace(flat=flat, idle=idle, first_value=firsts[0], first_gradient=firsts[1])
-    if rows:
-        row = {"value": point.value, "grad_norm": gradient, "damping": damping, "evals": new.steps + 1}
-        new = new._replace(history={name: _written(run.history[name], run.steps, row[name]) for name in HISTORY})
+    row = {"value": point.value, "grad_norm": gradient, "damping": damping, "evals": new.steps + 1}
+    new = new._replace(history=noted(run.history, run.steps, row))
     return new._replace(reason=_reason(method, tolerances, run, new, taken))
 
 
@@ -386,20 +384,15 @@ def _reason(method: Method, tolerances: Tolerances, run: Run, new: Run, taken: A
     short = _free(run) & (run.proposal.length <= tolerances.xtol * method.length(new.model, new.point.x))
     still = functools.reduce(jnp.logical_and, [jnp.all(a == b) for a, b in zip(run.trial, run.point.x, strict=True)])
     first = run.steps < 0
-    tests = (
-        (first & ~taken, Reason.not_finite),
-        (taken & (method.angle(new.model, jnp.sqrt(2 * new.point.value)) <= tolerances.gtol), Reason.gradient),
-        (new.flat >= 2, Reason.value),
-        (short & taken, Reason.step),
-        (~first & (still | (new.idle >= IDLE)), Reason.precision),
-        (new.steps >= tolerances.max_steps, Reason.max_steps),
-    )
-    return jnp.select([test for test, _ in tests], [jnp.int32(why) for _, why in tests], jnp.int32(Reason.running))
-
-
-def _written(rows: Array, step: Array, number: Array) -> Array:
-    """Return rows with that of a step (-1 for none) set."""
-    return jnp.where(jnp.arange(rows.size) == step, number.astype(rows.dtype), rows)
+    tests: dict[Any, Array] = {
+        Reason.not_finite: first & ~taken,
+        Reason.gradient: taken & (method.angle(new.model, jnp.sqrt(2 * new.point.value)) <= tolerances.gtol),
+        Reason.value: new.flat >= 2,
+        Reason.step: short & taken,
+        Reason.precision: ~first & (still | (new.idle >= IDLE)),
+        Reason.max_steps: new.steps >= tolerances.max_steps,
+    }
+    return first_that_holds(tests)
 
 
 def _finite(model: Any) -> Array:

@@ -20,10 +20,10 @@ from gradchain.quasi_newton.lbfgs import scale_by_lbfgs
 from gradchain.signatures import public
 from gradchain.solvers.descent import Descent, Limits
 from gradchain.solvers.implicit import forward_only, implicit
-from gradchain.solvers.objective import Objective, objective_of
+from gradchain.solvers.objective import objective_of
 from gradchain.solvers.projected import NonmonotoneSearch, SpectralDirection
 from gradchain.solvers.solution import Solution
-from gradchain.solvers.stages import Stages, take_apart
+from gradchain.solvers.stages import take_apart
 from gradchain.transforms.scaling import negate
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
@@ -188,10 +188,9 @@ def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...]
     """Run the solver. Pure."""
     recipe = Recipe(*recipe)
     objective = objective_of(recipe.fun, params, args, recipe.has_aux)
-    if recipe.projection is None:
-        stages, state = take_apart(tx), tx.init(params)
-    else:
-        stages, state = _projected(recipe.projection, params, objective)
+    if recipe.projection is not None:
+        tx = Chain((SpectralDirection(recipe.projection), NonmonotoneSearch()))
+    stages, state = take_apart(tx), tx.init(params)
     descent = Descent(
         objective, stages, limits, recipe.projection, recipe.callback, recipe.rows,
         recipe.default and recipe.projection is None,
@@ -204,10 +203,3 @@ def _minimize(recipe: Recipe, params: Tree, tx: Transform, args: tuple[Any, ...]
 
 
 _compiled = Compiled(_minimize)
-
-
-def _projected(projection: Callable[[Tree], Tree], params: Tree, objective: Objective) -> tuple[Stages, Any]:
-    """Return the stages of spectral projected gradients, and their state."""
-    direction, search = SpectralDirection(projection), NonmonotoneSearch()
-    stages = Stages(Chain((direction, search)), Chain((direction,)), search)
-    return stages, (direction.init(params), search.start(objective.dtype))

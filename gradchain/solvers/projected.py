@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.core.transform import Transform
+from gradchain.core.transform import Transform, difference, scalar_dtype
 from gradchain.core.value import register
 from gradchain.linesearch.base import LineSearch, Search
-from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
 
 REMEMBERED = 10
@@ -51,13 +50,8 @@ class SpectralDirection(Transform):
         first = jnp.maximum(1, tree.norm(params, jnp.inf)) / jnp.where(size > 0, size, 1)
         length = jnp.where((state.count > 0) & (curvature > 0) & (square > 0), spectral, first)
         ahead = jax.tree.map(lambda w, g: (w - length.astype(w.real.dtype) * g).astype(w.dtype), params, updates)
-        move = jax.tree.map(_difference, self.projection(ahead), params)
+        move = jax.tree.map(difference, self.projection(ahead), params)
         return move, SpectralState(state.count + 1, params, updates)
-
-
-def _difference(x: Array, y: Array) -> Array:
-    wide = compute_dtype(x.dtype)
-    return x.astype(wide) - y.astype(wide)
 
 
 class NonmonotoneState(NamedTuple):
@@ -87,11 +81,7 @@ class NonmonotoneSearch(LineSearch):
     most: ClassVar[int] = 30
 
     def init(self, params: Tree) -> NonmonotoneState:
-        raise TypeError("the dtype of the values is needed: call start")
-
-    def start(self, dtype: Any) -> NonmonotoneState:
-        """Return the state before the first search."""
-        return NonmonotoneState(jnp.full(REMEMBERED, -jnp.inf, dtype), jnp.zeros((), jnp.int32))
+        return NonmonotoneState(jnp.full(REMEMBERED, -jnp.inf, scalar_dtype(params)), jnp.zeros((), jnp.int32))
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         value = value.astype(state.values.dtype)

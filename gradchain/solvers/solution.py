@@ -1,16 +1,16 @@
 """``Solution``: what a solver returns, and ``Reason``: why its run ended."""
 
 import enum
+from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import T
+from gradchain.tree.alignment import T, is_traced
 
 
 @public
@@ -120,9 +120,25 @@ class Solution(NamedTuple, Generic[T]):
     def _numbers(self, asked: str) -> dict[str, Any]:
         names = "converged", "reason", "value", "steps", "evals", "grad_norm", "first_grad_norm", "predicted"
         known = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if any(isinstance(x, Tracer) for x in known.values()):
+        if is_traced(known):
             raise TypeError(f"{asked}() needs to know how the run ended; call it outside jit, vmap and grad")
         return {name: np.asarray(x) for name, x in known.items()}
+
+
+def first_that_holds(tests: Mapping[Any, Array]) -> Array:
+    """Return the first reason whose test holds, an int32; ``running`` if none does."""
+    reasons = [jnp.full((), int(reason), jnp.int32) for reason in tests]
+    return jnp.select([*tests.values()], reasons, jnp.full((), int(Reason.running), jnp.int32))
+
+
+def noted(history: dict[str, Array] | None, place: Array, row: Mapping[str, Array]) -> dict[str, Array] | None:
+    """Return a history with the numbers of one step at its place; below 0 there is none."""
+    if history is None:
+        return None
+    return {
+        name: x.at[jnp.where(place < 0, x.size, place)].set(row[name].astype(x.dtype), mode="drop")
+        for name, x in history.items()
+    }
 
 
 _ENDINGS = {
