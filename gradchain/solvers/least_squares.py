@@ -98,7 +98,7 @@ def least_squares(
                    along the gradient
     ``value``      a step has changed :math:`F` by no more than ``ftol`` of it, and no more was predicted
     ``step``       :math:`\|D d\| \le \mathrm{xtol}\,\|D w\|` for a step that was taken
-    ``precision``  no step changes the parameters any more, or five in a row could gain nothing that
+    ``precision``  no step changes the parameters any more, or eight in a row could gain nothing that
                    the dtype resolves; not counted as converged
     ============== =====================================================================================
 
@@ -118,7 +118,7 @@ def least_squares(
         Jacobian.
       max_steps: the largest number of steps, taken or not.
       gtol: at least 0; by default 1e-8 in float64 and 1e-4 in float32.
-      ftol: at least 0; by default 1e-12 and 1e-7.
+      ftol: at least 0; by default 1e-15 and 1e-8.
       xtol: at least 0; by default 1e-12 and 1e-5.
       damping: the first :math:`\lambda > 0`, relative to the squares of the columns of :math:`J`. A larger one, such as
         1, starts with shorter steps, for bad starts.
@@ -128,8 +128,8 @@ def least_squares(
 
     Returns:
       A :class:`Solution`: ``value`` is :math:`F`, ``grad`` is :math:`J^\top r`, ``steps`` counts all steps that were
-      tried, ``evals`` evaluations of the residuals. ``history`` holds arrays of length ``max_steps + 1`` by name:
-      value, grad_norm and damping, at the start and after each step.
+      tried, ``evals`` evaluations of the residuals. ``history`` holds arrays of length ``max_steps`` by name:
+      value, grad_norm, damping and evals (so far) after each step, NaN after the end.
 
     Raises:
       TypeError: if the residuals are a single number (a sum of squares, say), or not inexact.
