@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key
+from gradchain.core.hyper import KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key, resolve_mask
 from gradchain.core.lift import Own, Stage, exact, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
@@ -128,7 +128,9 @@ class Rule(Transform):
             return leaves
         if params is None:
             raise lacks_params(self.name, "; its mask is one of them")
-        return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
+        return [
+            on and there for on, there in zip(resolve_mask(f"{self.name}: the mask", mask, params), leaves, strict=True)
+        ]
 
     @property
     def unlayered(self) -> "Rule":
@@ -173,14 +175,6 @@ class Hypers:
         return at_scalar(f"{self._rule.name}: {name}", getattr(self._rule, name), jnp.zeros((), jnp.int32))
 
 
-def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
-    """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
-    frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
-    if not isinstance(frozen, FrozenTree):
-        raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
-    return [bool(on) for on in frozen.broadcast_to_all(f"{where}: the mask", params)]
-
-
 class Constructor(Protocol[P]):
     """A decorated rule: call it with hyperparameters to get a transform."""
 
@@ -221,9 +215,11 @@ def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
         raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
     if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
-    if spec.kind == "treewise" and (by_leaf := {MaskKind, PerLeafKind} & types):
-        name = by_leaf.pop().__name__.removesuffix("Kind")
-        raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated {name}")
+    if spec.kind == "treewise" and MaskKind in types:
+        raise TypeError(
+            f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated Mask. "
+            "Annotate a mask for one of its terms, such as its weight decay, as TermMask"
+        )
 
 
 class Decorator(Protocol):
