@@ -145,7 +145,7 @@ def inexact_leaves(where: str, tree: Tree, what: str, used: Sequence[bool] | Non
                 "mask it out or filter the tree"
             )
         if isinstance(x, jax.ShapeDtypeStruct):
-            raise TypeError(f"{where}: the arrays have no values; use jax.eval_shape(tx.init, params) to get shapes")
+            raise TypeError(f"{where}: the arrays have no values; for shapes of what it returns, use jax.eval_shape")
         leaves[i] = jnp.asarray(x)
     return leaves, treedef
 

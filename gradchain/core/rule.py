@@ -18,6 +18,7 @@ from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.signatures import brief, public
 from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
+from gradchain.tree.alignment import is_array_like
 
 P = ParamSpec("P")
 FIELDS = ("count", "key", "weight_sums")
@@ -33,6 +34,7 @@ class Rule(Transform):
     has_count: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if inspect.isfunction(vars(cls).get("step")):
             raise TypeError(
                 f"{cls.__name__} overrides step, which a chain doesn't call: it runs the functions of several rules in "
@@ -45,6 +47,8 @@ class Rule(Transform):
     def init_leaves(self, params: Tree, own: list[Own]) -> Any:
         """Return the first state, given what is declared for each leaf alone."""
         active = [False] if params is None else self.active(params, len(own))
+        if not self.spec.slots:  # nothing is made of leaves, such as the functions of an Equinox model
+            active = [on and is_array_like(x) for on, x in zip(active, flatten_optional(params)[0], strict=True)]
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         self._check_shapes(params, own, active)
         hyper = Hypers(self, Own())
