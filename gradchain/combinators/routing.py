@@ -1,7 +1,7 @@
 """Which parameters get which transform: ``masked``, ``partition``, and parameters that stay as they are."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -150,7 +150,7 @@ class partition(Transform):
       >>> tx = partition({"decay": adamw(1e-3, weight_decay=0.1), "plain": adam(1e-3)}, labels)
     """
 
-    transforms: Annotated[Mapping[Hashable, AnyTransform], ByLabelKind()]
+    transforms: Annotated[Mapping[Any, AnyTransform], ByLabelKind()]
     param_labels: Annotated[Any, LabelsKind()]
     _: KW_ONLY
     mask_compatible_extra_args: bool = False

@@ -284,7 +284,7 @@ def _types(node: Node, name_x: str, name_y: str) -> str:
 
 
 @public
-def match(tree: Tree, like: Tree, where: str, name: str, name_like: str) -> Tree:
+def match(tree: Tree, like: T, where: str, name: str, name_like: str) -> T:
     """Return ``tree`` in the structure of ``like``, after checking that structure and shapes agree.
 
     Where ``like`` has ``None``, ``tree`` may hold anything (the static parts of an Equinox model, say); it becomes
