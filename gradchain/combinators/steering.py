@@ -151,7 +151,7 @@ class InjectHyperparams(Transform):
         """Return a number as the state keeps it; whole numbers stay whole.
 
         gradchain's rules cast numbers themselves, so those for them have a dtype of their own, as those that schedules
-        and ``jnp.float32`` make. Other libraries' rules get weak types, by which half-precision arrays stay as they are.
+        and ``jnp.float32`` make. Other libraries' rules get weak types, by which half-precision arrays stay so.
         """
         own = jnp.result_type(value)
         kept = own if _declarations(self.factory) else None

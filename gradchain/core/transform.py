@@ -255,7 +255,7 @@ class Transform(Value):
         return cast(Self, set_hyperparams(self, changes))
 
 
-def _for_shapes_too(init: Callable[[Any, Tree], Any]) -> Callable[[Any, Tree], Any]:
+def _for_shapes_too(init: Callable[[Any, Tree], Any]) -> Any:
     """Return a method that returns shapes of what ``init`` does where parameters are shapes."""
 
     @functools.wraps(init)

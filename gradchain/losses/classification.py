@@ -200,7 +200,7 @@ def softmax_cross_entropy_with_integer_labels(
     if include is not None:
         loss = jnp.where(pick(include, index), loss, 0)
         valid = valid | ~jnp.any(include, -1)
-    if not (isinstance(smoothing, float) and smoothing == 0):
+    if not isinstance(smoothing, float) or smoothing:
         count = x.shape[-1] if include is None else jnp.maximum(jnp.sum(include, -1), 1)
         even = jnp.sum(relative, -1) / count - log_total(total)[..., 0]
         share = jnp.broadcast_to(jnp.asarray(smoothing, even.dtype), even.shape)
