@@ -76,6 +76,7 @@ from gradchain.core.hyper import Mask as Mask
 from gradchain.core.hyper import NonNegative as NonNegative
 from gradchain.core.hyper import Positive as Positive
 from gradchain.core.hyper import Schedule as Schedule
+from gradchain.core.hyper import TermMask as TermMask
 from gradchain.core.hyperparams import batch_axes as batch_axes
 from gradchain.core.hyperparams import hyperparams as hyperparams
 from gradchain.core.hyperparams import set_hyperparams as set_hyperparams

@@ -1,14 +1,17 @@
 """Labels and masks: which parameters a transform gets, by a tree, by path, by array, or by a function."""
 
 import dataclasses
+import enum
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gradchain.core.foreign import NamedChildrenKind
 from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import lacks_params
@@ -27,6 +30,25 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + more
+
+
+def label_name(where: str, label: Any) -> str | None:
+    """Return the string that stands for a label: its text, an enum member's name, what ``str`` makes of anything else.
+
+    Members that are strings or whole numbers are those; ``None`` is the label of nothing.
+    """
+    label = label.item() if isinstance(label, np.generic) else label
+    if label is None or isinstance(label, str):
+        return label if label is None else str.__str__(label)
+    try:
+        hash(label)
+    except TypeError:
+        raise TypeError(
+            f"{where}: a label is hashable (a string, bool, whole number or enum, say), found {label!r}"
+        ) from None
+    if isinstance(label, enum.Enum) and not isinstance(label, int):
+        return label.name
+    return int.__repr__(label) if isinstance(label, int) and not isinstance(label, bool) else str(label)
 
 
 class Labels:
@@ -114,10 +136,11 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     :func:`partition`, :func:`masked`, ``adamw(mask=...)``.
 
     Args:
-      patterns: pairs of a pattern and a label (for a mask: True or False), of which the first match decides. A path is
-        written ``encoder/layers/0/kernel``. A pattern matches one or more consecutive whole names anywhere in the path,
-        such as ``bias`` or ``layers/0``; with a leading slash, as in ``/encoder``, it only matches at the start. ``*``
-        stands for any characters (``/`` too), ``?`` for one, ``[ab]`` for one of those.
+      patterns: pairs of a pattern and a label (for a mask: True or False), of which the first match decides. A label is
+        a string or anything else that is hashable. A path is written ``encoder/layers/0/kernel``. A pattern matches one
+        or more consecutive whole names anywhere in the path, such as ``bias`` or ``layers/0``; with a leading slash, as
+        in ``/encoder``, it only matches at the start. ``*`` stands for any characters (``/`` too), ``?`` for one,
+        ``[ab]`` for one of those.
       default: the label of parameters that no pattern matches. Without a default these are an error.
 
     Raises:
@@ -133,8 +156,7 @@ def by_path(patterns: Sequence[tuple[str, Any]], default: Any = None) -> ByPath:
     for pattern, _ in patterns:
         check_pattern("by_path", pattern)
     for value in (default, *(label for _, label in patterns)):
-        if not isinstance(value, str | bool | None):
-            raise TypeError(f"by_path: a label is a string, or a bool for a mask; got {value!r}")
+        label_name("by_path", value)
     return ByPath(tuple((pattern, label) for pattern, label in patterns), default)
 
 
@@ -240,7 +262,7 @@ def matrices_and_rest(
 
 
 class LabelsKind(Kind):
-    """A tree of strings over (a prefix of) the parameters, or a function from parameters to one, frozen."""
+    """A tree of labels over (a prefix of) the parameters, or a function from parameters to one, frozen; as strings."""
 
     label = "Labels"
 
@@ -249,13 +271,30 @@ class LabelsKind(Kind):
             raise TypeError(f"{where} can't be None")
         if isinstance(value, FrozenTree):
             return value
+        if isinstance(value, ByPath):
+            named = tuple((pattern, label_name(where, label)) for pattern, label in value.patterns)
+            return ByPath(named, label_name(where, value.default))
         leaves, treedef = flatten_optional(value)
         if treedef == LEAF and callable(value):
             return value
-        for leaf in leaves:
-            if not isinstance(leaf, str | None):
-                raise TypeError(f"{where} must be a tree of strings or a function that returns one, found {leaf!r}")
-        return FrozenTree(tuple(leaves), treedef)
+        return FrozenTree(tuple(label_name(where, leaf) for leaf in leaves), treedef)
+
+
+class ByLabelKind(NamedChildrenKind):
+    """Transforms in a dict by label; kept under the labels' names, in the pytree's order."""
+
+    label = "Mapping[Hashable, Transform]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return super().normalize(where, value)
+        named: dict[Any, Any] = {}
+        for label, tx in cast(Mapping[Any, Any], value).items():
+            name = label_name(where, label)
+            if name in named:
+                raise ValueError(f"{where}: the label {label!r} and another are both called {name!r}; rename one")
+            named[name] = tx
+        return super().normalize(where, named)
 
 
 class RouteKind(MaskKind):

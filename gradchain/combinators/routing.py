@@ -1,16 +1,16 @@
 """Which parameters get which transform: ``masked``, ``partition``, and parameters that stay as they are."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 
-from gradchain.combinators.labels import ByPath, LabelsKind, RouteKind, listed, resolve
+from gradchain.combinators.labels import ByLabelKind, ByPath, LabelsKind, RouteKind, listed, resolve
 from gradchain.core.combinator import combinator
 from gradchain.core.extra import functions_of
-from gradchain.core.foreign import Child, NamedChildren
+from gradchain.core.foreign import AnyTransform, Child
 from gradchain.core.hyper import FrozenTree
 from gradchain.core.hyperparams import LEAF
 from gradchain.core.transform import Part, Transform, check_state, either
@@ -129,7 +129,9 @@ class partition(Transform):
     belong to no transform, whatever their label.
 
     Args:
-      transforms: a dict from label (a string) to transform. Labels that no parameter has are allowed.
+      transforms: a dict from label to transform. Labels that no parameter has are allowed. A label is a string or
+        anything else that is hashable: a bool, a whole number, a member of an enum. Names of hyperparameters and the
+        keys of ``state.inner_states`` are strings: ``True``, ``0``, and a member's name.
       param_labels: a tree of labels, the parameters' own or a prefix of it by path, in any containers; :func:`by_path`,
         :func:`by_leaf`, :func:`matrices_and_rest`, or a function from parameters to such a tree. Functions,
         :func:`by_leaf` among them, need ``params`` in every update. Anything that is a container to JAX, such as an
@@ -139,15 +141,16 @@ class partition(Transform):
         case, with the others held fixed.
 
     Raises:
-      ValueError: if the labels don't fit the parameters, if there is no transform for one of them, or if ``params`` are
-        needed and missing.
+      ValueError: if the labels don't fit the parameters, if there is no transform for one of them, if two labels have
+        the same name, or if ``params`` are needed and missing.
+      TypeError: if a label isn't hashable.
 
     Example:
       >>> labels = by_path([("bias", "plain"), ("*norm*", "plain")], default="decay")
       >>> tx = partition({"decay": adamw(1e-3, weight_decay=0.1), "plain": adam(1e-3)}, labels)
     """
 
-    transforms: NamedChildren
+    transforms: Annotated[Mapping[Any, AnyTransform], ByLabelKind()]
     param_labels: Annotated[Any, LabelsKind()]
     _: KW_ONLY
     mask_compatible_extra_args: bool = False

@@ -148,9 +148,14 @@ class InjectHyperparams(Transform):
         return InjectHyperparamsState(count, values, self.build(values).init(params))
 
     def _stored(self, value: Any) -> Any:
-        """Return a number as the state keeps it; whole numbers stay whole."""
-        is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer)
-        return jnp.array(value, None if is_whole else self.dtype, copy=True)
+        """Return a number as the state keeps it; whole numbers stay whole.
+
+        gradchain's rules cast numbers themselves, so those for them have a dtype of their own, as those that schedules
+        and ``jnp.float32`` make. Other libraries' rules get weak types, by which half-precision arrays stay so.
+        """
+        own = jnp.result_type(value)
+        kept = own if _declarations(self.factory) else None
+        return jnp.array(value, kept if jnp.issubdtype(own, jnp.integer) else self.dtype or kept, copy=True)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, InjectHyperparamsState._fields)
@@ -234,7 +239,9 @@ def inject_hyperparams(
     Returns:
       A function with the factory's signature. Callable arguments are schedules: they are evaluated at each update, and
       the state has their current values. Other values may be assigned in ``state.hyperparams``; they are read only from
-      there, so that changing the transform (``tx.replace``) affects only the next ``init``.
+      there, so that changing the transform (``tx.replace``) affects only the next ``init``. Arrays with a dtype, such
+      as ``jnp.float32(0.1)`` or a schedule's value, are taken without another trace, as in Optax. (A Python number is
+      another type to ``jax.jit``, and costs one; in :func:`hyperparams_in_state` it is the other way round.)
     """
     if not callable(inner_factory):
         raise TypeError(

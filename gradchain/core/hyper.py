@@ -128,7 +128,7 @@ class MaskKind(Kind):
 
 
 class PerLeafKind(Kind):
-    """A static value for each parameter array, ``None`` for one that has none.
+    """A static value for each parameter array, ``None`` for one that has none. A treewise rule gets a tree of them.
 
     Given as one value for all, as a tree over (a prefix of) the parameters, frozen, or as a function from parameters to
     such a tree.
@@ -179,6 +179,22 @@ class PerLeafKind(Kind):
         return frozen.broadcast(where, tree)
 
 
+class TermMaskKind(PerLeafKind):
+    """A mask for one term of a rule: the rule applies to all arrays, and is told True or False for each of them."""
+
+    def __init__(self):
+        super().__init__("a bool", bool)
+
+    def normalize(self, where: str, value: Any) -> Any:
+        return MaskKind().normalize(where, value)
+
+    def resolve(self, where: str, value: Any, tree: Any) -> list[Any]:
+        """Return whether the term is there, for each leaf of ``tree``, ``None`` counting as one."""
+        if isinstance(tree, Placeholder):
+            return []
+        return [True] * len(flatten_optional(tree)[0]) if value is None else resolve_mask(where, value, tree)
+
+
 class FrozenTree(typing.NamedTuple):
     """A tree of hashable leaves, itself hashable."""
 
@@ -210,6 +226,14 @@ class FrozenTree(typing.NamedTuple):
 
     def __repr__(self) -> str:
         return repr(self.thaw())
+
+
+def resolve_mask(where: str, mask: Any, params: Any) -> list[bool]:
+    """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
+    frozen = MaskKind().normalize(f"{where}'s result", mask(params)) if callable(mask) else mask
+    if not isinstance(frozen, FrozenTree):
+        raise TypeError(f"{where} must return a tree of bools, got {frozen!r}")
+    return [bool(on) for on in frozen.broadcast_to_all(where, params)]
 
 
 if TYPE_CHECKING:
@@ -250,6 +274,9 @@ DType = Annotated[Any, DTypeKind()]
 """A dtype, by name or object."""
 Mask = Annotated[Any, MaskKind()]
 """A tree of bools, or a function from parameters to one."""
+
+TermMask = Annotated[Any, TermMaskKind()]
+"""A :data:`Mask` for one term of a rule, such as its weight decay."""
 
 
 class Schedule(Value):

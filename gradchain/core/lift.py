@@ -84,7 +84,7 @@ def step_leaves(
     active = [rule.unlayered.active(params, size) for rule in rules]
     used = [any(on) for on in zip(*active, strict=True)] if rules[0].unlayered.spec.whole is None else None
     leaves, treedef = inexact_leaves(name, updates, "update", used)
-    plans = [_Plan(*own, leaves, treedef, extra) for own in zip(rules, states, active, strict=True)]
+    plans = [_Plan(*own, leaves, treedef, params, extra) for own in zip(rules, states, active, strict=True)]
     param_leaves = _param_leaves([plan.rule for plan in plans], treedef, params, len(leaves))
     traced = is_traced((leaves, param_leaves, [plan.traced for plan in plans], states))
     call = _call_cached if traced else _call_rules
@@ -106,12 +106,12 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     if rule.spec.per_example:
         batch_size(updates, rule.name)
     param = treedef.unflatten(_param_leaves([rule], treedef, params, len(leaves)))
-    plan = _Plan(rule, state, [True] * len(leaves), leaves, treedef, extra)
+    plan = _Plan(rule, state, [True] * len(leaves), leaves, treedef, params, extra)
     stage, spec = plan.stage, rule.spec
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
     at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype, plan.sums)
-    fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()}
+    fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()} | plan.trees(leaves)
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
         raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
@@ -145,7 +145,7 @@ def inexact_leaves(where: str, tree: Tree, what: str, used: Sequence[bool] | Non
                 "mask it out or filter the tree"
             )
         if isinstance(x, jax.ShapeDtypeStruct):
-            raise TypeError(f"{where}: the arrays have no values; use jax.eval_shape(tx.init, params) to get shapes")
+            raise TypeError(f"{where}: the arrays have no values; for shapes of what it returns, use jax.eval_shape")
         leaves[i] = jnp.asarray(x)
     return leaves, treedef
 
@@ -154,9 +154,16 @@ class _Plan:
     """One rule's share of a step: its inputs leaf by leaf, and its next state."""
 
     def __init__(
-        self, rule: "Rule", state: Any, active: list[bool], leaves: list[Any], treedef: Any, extra: dict[str, Any]
+        self,
+        rule: "Rule",
+        state: Any,
+        active: list[bool],
+        leaves: list[Any],
+        treedef: Any,
+        params: Tree | None,
+        extra: dict[str, Any],
     ):
-        self.own = rule.declarations(treedef.unflatten(leaves))
+        self.own = rule.declarations(treedef.unflatten(leaves) if params is None else params)
         rule = rule.unlayered
         spec = rule.spec
         _check(rule, state, extra)
@@ -213,6 +220,15 @@ class _Plan:
     def _path(self, i: int) -> str:
         paths = jax.tree_util.tree_flatten_with_path(self.treedef.unflatten(range(self.treedef.num_leaves)))[0]
         return show_path(paths[i][0])
+
+    def trees(self, leaves: list[Any]) -> dict[str, Tree]:
+        """Return the per-leaf fields of a treewise rule as trees like the updates."""
+        columns = {name: [dict(own.fields)[name] for own in self.own] for name, _ in (self.own or [Own()])[0].fields}
+        present = [x is not None for x in leaves]
+        return {
+            name: self.treedef.unflatten([x if there else None for x, there in zip(column, present, strict=True)])
+            for name, column in columns.items()
+        }
 
     def inputs(self, i: int) -> Inputs:
         slots = {name: leaves[i] for name, leaves in self.slots.items()}

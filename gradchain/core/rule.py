@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import FrozenTree, KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key
+from gradchain.core.hyper import KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key, resolve_mask
 from gradchain.core.lift import Own, Stage, exact, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
@@ -18,6 +18,7 @@ from gradchain.core.value import Kind, define, misses_given
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.signatures import brief, public
 from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
+from gradchain.tree.alignment import is_array_like
 
 P = ParamSpec("P")
 FIELDS = ("count", "key", "weight_sums")
@@ -33,6 +34,7 @@ class Rule(Transform):
     has_count: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if inspect.isfunction(vars(cls).get("step")):
             raise TypeError(
                 f"{cls.__name__} overrides step, which a chain doesn't call: it runs the functions of several rules in "
@@ -45,6 +47,8 @@ class Rule(Transform):
     def init_leaves(self, params: Tree, own: list[Own]) -> Any:
         """Return the first state, given what is declared for each leaf alone."""
         active = [False] if params is None else self.active(params, len(own))
+        if not self.spec.slots:  # nothing is made of leaves, such as the functions of an Equinox model
+            active = [on and is_array_like(x) for on, x in zip(active, flatten_optional(params)[0], strict=True)]
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         self._check_shapes(params, own, active)
         hyper = Hypers(self, Own())
@@ -128,7 +132,9 @@ class Rule(Transform):
             return leaves
         if params is None:
             raise lacks_params(self.name, "; its mask is one of them")
-        return [on and there for on, there in zip(resolve_mask(mask, params, self.name), leaves, strict=True)]
+        return [
+            on and there for on, there in zip(resolve_mask(f"{self.name}: the mask", mask, params), leaves, strict=True)
+        ]
 
     @property
     def unlayered(self) -> "Rule":
@@ -173,14 +179,6 @@ class Hypers:
         return at_scalar(f"{self._rule.name}: {name}", getattr(self._rule, name), jnp.zeros((), jnp.int32))
 
 
-def resolve_mask(mask: Any, params: Tree, where: str) -> list[bool]:
-    """Return a mask (frozen tree or function) as one bool for each leaf of ``params``, ``None`` counting as one."""
-    frozen = MaskKind().normalize(f"{where}: the mask's result", mask(params)) if callable(mask) else mask
-    if not isinstance(frozen, FrozenTree):
-        raise TypeError(f"{where}: the mask must return a tree of bools, got {frozen!r}")
-    return [bool(on) for on in frozen.broadcast_to_all(f"{where}: the mask", params)]
-
-
 class Constructor(Protocol[P]):
     """A decorated rule: call it with hyperparameters to get a transform."""
 
@@ -221,9 +219,11 @@ def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
         raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
     if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
-    if spec.kind == "treewise" and (by_leaf := {MaskKind, PerLeafKind} & types):
-        name = by_leaf.pop().__name__.removesuffix("Kind")
-        raise TypeError(f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated {name}")
+    if spec.kind == "treewise" and MaskKind in types:
+        raise TypeError(
+            f"{spec.name}: a treewise rule sees the whole tree; it can't have a parameter annotated Mask. "
+            "Annotate a mask for one of its terms, such as its weight decay, as TermMask"
+        )
 
 
 class Decorator(Protocol):

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
@@ -18,7 +18,7 @@ from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import S, T, inexact, is_float0, is_key, same_leaves, without_float0
+from gradchain.tree.alignment import S, T, inexact, is_array, is_float0, is_key, same_leaves, without_float0
 from gradchain.tree.construction import can_hold
 
 
@@ -46,6 +46,11 @@ class Transform(Value):
     counted: ClassVar[frozenset[str]] = frozenset()
     """Fields of its state whose arrays it takes to be as old as its count; those of an array added later aren't."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "init" in vars(cls):
+            cls.init = _for_shapes_too(cls.init)
+
     @classmethod
     def new(cls, *args: Any, **kwargs: Any) -> Self:
         made = super().new(*args, **kwargs)
@@ -58,7 +63,8 @@ class Transform(Value):
 
         Args:
           params: a tree of inexact arrays; only shapes, dtypes and (for a few rules) values matter. Leaves that are
-            masked out or frozen may have any dtype.
+            masked out or frozen may have any dtype. Where there is a ``jax.ShapeDtypeStruct`` among the leaves, the
+            state is made of them, too, and no memory is allocated; :func:`gradchain.state_shardings` says how it lies.
         """
         raise TypeError(f"{type(self).__name__} must define init")
 
@@ -247,6 +253,22 @@ class Transform(Value):
         from gradchain.core.hyperparams import set_hyperparams
 
         return cast(Self, set_hyperparams(self, changes))
+
+
+def _for_shapes_too(init: Callable[[Any, Tree], Any]) -> Any:
+    """Return a method that returns shapes of what ``init`` does where parameters are shapes."""
+
+    @functools.wraps(init)
+    def init_of(self: Any, params: Tree) -> Any:
+        leaves, treedef = jax.tree.flatten(params)
+        if not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+            return init(self, params)
+        arrays = {i: x for i, x in enumerate(leaves) if is_array(x)}
+        return jax.eval_shape(
+            lambda arrays: init(self, treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])), arrays
+        )
+
+    return init_of
 
 
 def _state_of(tx: Transform, child: str, state: Any) -> Any:

@@ -151,11 +151,17 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 @public
 def softmax_cross_entropy_with_integer_labels(
-    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    label_smoothing: ArrayLike = 0.0,
 ) -> Array:
     r"""Return the cross-entropy between predicted probabilities of classes and the true class.
 
-    .. math:: -\log p_y, \qquad p_j = e^{x_j} \Big/ \sum_i e^{x_i}
+    .. math:: -(1 - \alpha) \log p_y - \frac{\alpha}{n} \sum_{j=1}^n \log p_j, \qquad
+        p_j = e^{x_j} \Big/ \sum_i e^{x_i}
 
     This is :func:`softmax_cross_entropy` of one-hot labels, without building them. A label outside
     :math:`\{0, \dots, \text{classes} - 1\}` gives NaN with a zero gradient, since a compiled function can't raise; so
@@ -168,14 +174,19 @@ def softmax_cross_entropy_with_integer_labels(
       axis: the axis of the classes; if there are several, a label is an index into their flattened product, in the
         order given.
       where: booleans, which elements to include: as in :func:`softmax_cross_entropy`. It should include the labels'
-        classes: the loss is 0 where it doesn't, and where no element is included.
+        classes: a class left out adds nothing to the loss, which is 0 where no element is included.
+      label_smoothing: :math:`\alpha` in [0, 1], a number or an array that fits the labels' shape: the share of the
+        label that is spread evenly over all :math:`n` classes (those included), as :func:`smooth_labels` does.
 
     Returns:
       The losses, of the labels' shape.
 
     Raises:
-      ValueError: if the shapes don't fit, or an axis doesn't exist.
+      ValueError: if the shapes don't fit, an axis doesn't exist or ``label_smoothing`` is out of range (where it isn't
+        traced).
       TypeError: if the logits aren't floating-point, the labels not integers or ``where`` not boolean.
+
+    Reference for label smoothing: Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, 2016.
     """
     name = "softmax_cross_entropy_with_integer_labels"
     x = floating(name, "logits", logits)
@@ -183,11 +194,17 @@ def softmax_cross_entropy_with_integer_labels(
     include = None if where is None else _flat(mask_of(name, where, x.shape, axes), axes)
     x = _flat(x, axes)
     index, valid = class_labels(name, labels, x.shape[:-1], x.shape[-1], "logits without axis")
-    shift, _, total = sum_relative(x, (x.ndim - 1,), include)
+    smoothing = number(name, "label_smoothing", label_smoothing, FRACTION, index.shape)
+    shift, relative, total = sum_relative(x, (x.ndim - 1,), include)
     loss = log_total(total)[..., 0] + (shift[..., 0] - pick(x, index).astype(total.dtype))
     if include is not None:
         loss = jnp.where(pick(include, index), loss, 0)
         valid = valid | ~jnp.any(include, -1)
+    if not isinstance(smoothing, float) or smoothing:
+        count = x.shape[-1] if include is None else jnp.maximum(jnp.sum(include, -1), 1)
+        even = jnp.sum(relative, -1) / count - log_total(total)[..., 0]
+        share = jnp.broadcast_to(jnp.asarray(smoothing, even.dtype), even.shape)
+        loss = -_weighed(1 - share, -loss) - _weighed(share, even)
     return jnp.where(valid, loss, math.nan).astype(x.dtype)
 
 

@@ -13,7 +13,7 @@ from gradchain.transforms.adam_variants import (
     scale_by_yogi,
 )
 from gradchain.transforms.adaptive import scale_by_adam
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.momentum import scale_by_optimistic_gradient
 from gradchain.transforms.scaling import scale_by_learning_rate
 
@@ -75,6 +75,8 @@ def amsgrad(
     mu_dtype: DType | None = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""AMSGrad: Adam whose denominator never falls, :func:`~gradchain.scale_by_amsgrad`.
 
@@ -89,11 +91,14 @@ def amsgrad(
       mu_dtype: dtype of the stored first moment.
       bias_correction_mu: apply bias correction to the first moment.
       bias_correction_nu: apply bias correction to the second moment, before taking the maximum.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Reddi et al., *On the Convergence of Adam and Beyond*, 2018, algorithm 2.
     """
     return chain(
         scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu),
+        *optional_decay(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 
@@ -105,6 +110,8 @@ def adabelief(
     b2: Decay = 0.999,
     eps: NonNegative = 1e-16,
     eps_root: NonNegative = 1e-16,
+    weight_decay: NonNegative | None = None,
+    weight_decay_mask: Mask | None = None,
     *,
     nesterov: bool = False,
 ) -> Transform:
@@ -116,18 +123,28 @@ def adabelief(
       b2: decay of the squared prediction error.
       eps: added to the denominator, outside the square root.
       eps_root: added to the stored average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       nesterov: look ahead along the first moment.
 
     Reference: Zhuang et al., *AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients*, 2020.
     """
     return chain(
         scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov),
+        *optional_decay(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
 
 
 @public
-def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-3) -> Transform:
+def yogi(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-3,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
+) -> Transform:
     r"""Yogi: Adam whose effective learning rate increases only slowly, :func:`~gradchain.scale_by_yogi`.
 
     Args:
@@ -135,10 +152,12 @@ def yogi(learning_rate: NonNegative, b1: Decay = 0.9, b2: Decay = 0.999, eps: No
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the denominator, outside the square root.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Zaheer et al., *Adaptive Methods for Nonconvex Optimization*, 2018, algorithm 2.
     """
-    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_yogi(b1, b2, eps), *optional_decay(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @public
@@ -149,6 +168,8 @@ def radam(
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
     threshold: NonNegative = 5.0,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
     *,
     nesterov: bool = False,
 ) -> Transform:
@@ -161,12 +182,15 @@ def radam(
       eps: added to the denominator, outside the square root.
       eps_root: added inside the square root.
       threshold: smallest :math:`\rho_k` at which the update is divided by the second moment.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       nesterov: look ahead along the first moment.
 
     Reference: Liu et al., *On the Variance of the Adaptive Learning Rate and Beyond*, 2020, algorithm 2.
     """
     return chain(
         scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov),
+        *optional_decay(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 

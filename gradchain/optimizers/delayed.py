@@ -4,7 +4,7 @@ from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.delayed import scale_by_acprop, scale_by_adopt
 from gradchain.transforms.scaling import scale_by_learning_rate
 
@@ -16,6 +16,8 @@ def adopt(
     b2: Decay = 0.9999,
     eps: NonNegative = 1e-6,
     mu_dtype: DType | None = None,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
@@ -31,6 +33,8 @@ def adopt(
       b2: decay of the second moment.
       eps: lower bound on its root.
       mu_dtype: dtype of the stored average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       nesterov: look ahead along the average.
       use_clipping: clip normalised gradients; the bound is tight at first and grows.
       clip_value_fn: the bound to clip to, a schedule or a number, in place of :math:`(k - 1)^{1/4}`.
@@ -42,6 +46,7 @@ def adopt(
         scale_by_adopt(
             b1, b2, eps, mu_dtype, nesterov=nesterov, use_clipping=use_clipping, clip_value_fn=clip_value_fn
         ),
+        *optional_decay(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
 

@@ -7,7 +7,7 @@ from gradchain.core.hyper import Decay, DType, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.transforms.clipping import clip_by_block_rms
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import optional_decay
 from gradchain.transforms.factored import scale_by_factored_rms, scale_by_sm3
 from gradchain.transforms.layerwise import scale_by_param_block_rms
 from gradchain.transforms.momentum import ema
@@ -15,16 +15,20 @@ from gradchain.transforms.scaling import scale, scale_by_learning_rate
 
 
 @public
-def sm3(learning_rate: NonNegative, momentum: Decay = 0.9) -> Transform:
+def sm3(
+    learning_rate: NonNegative, momentum: Decay = 0.9, weight_decay: NonNegative | None = None, mask: Mask | None = None
+) -> Transform:
     r"""SM3: AdaGrad with one vector per axis in place of a whole array, :func:`~gradchain.scale_by_sm3`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
       momentum: decay of the average of updates, the only slot as large as the parameters.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Anil et al., *Memory-Efficient Adaptive Optimization*, 2019.
     """
-    return chain(scale_by_sm3(momentum), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_sm3(momentum), *optional_decay(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @public
@@ -75,6 +79,4 @@ def adafactor(
         stages.append(scale_by_param_block_rms())
     if momentum is not None:
         stages.append(ema(momentum, False, dtype_momentum))
-    if weight_decay_rate is not None:
-        stages.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
-    return chain(*stages, scale(-1.0))
+    return chain(*stages, *optional_decay(weight_decay_rate, weight_decay_mask), scale(-1.0))

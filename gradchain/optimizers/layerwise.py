@@ -101,6 +101,7 @@ def novograd(
     eps: NonNegative = 1e-6,
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""NovoGrad: momentum of gradients that are normalised per array, :func:`~gradchain.scale_by_novograd`.
 
@@ -111,11 +112,12 @@ def novograd(
       eps: added to the denominator, outside the square root.
       eps_root: added inside the square root.
       weight_decay: :math:`\lambda \ge 0`; included in the momentum.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep
     Networks*, 2019, algorithm 1.
     """
     return chain(
-        scale_by_novograd(b1, b2, eps, eps_root, weight_decay),
+        scale_by_novograd(b1, b2, eps, eps_root, weight_decay, weight_decay_mask=mask),
         scale_by_learning_rate(learning_rate),
     )

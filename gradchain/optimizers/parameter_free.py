@@ -9,7 +9,7 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.transforms.coin_betting import scale_by_cocob
 from gradchain.transforms.d_adaptation import scale_by_dadapt_adam, scale_by_prodigy
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.distance import scale_by_dog, scale_by_dowg
 from gradchain.transforms.polyak import scale_by_momo, scale_by_momo_adam, scale_by_polyak
 from gradchain.transforms.scaling import scale, scale_by_learning_rate
@@ -58,6 +58,7 @@ def momo(
     lower_bound: Hyper = 0.0,
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""Gradient descent with momentum and Polyak's step size, :func:`~gradchain.scale_by_momo`.
 
@@ -70,10 +71,11 @@ def momo(
         is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
       adapt_lower_bound: estimate the bound during training.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1.
     """
-    return chain(scale_by_momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound), scale(-1.0))
+    return chain(scale_by_momo(learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound, mask), scale(-1.0))
 
 
 @public
@@ -85,6 +87,7 @@ def momo_adam(
     lower_bound: Hyper = 0.0,
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""Adam with a step size that is bounded by Polyak's, :func:`~gradchain.scale_by_momo_adam`.
 
@@ -99,10 +102,11 @@ def momo_adam(
         is not a valid bound.
       weight_decay: :math:`\lambda \ge 0`, in proximal form.
       adapt_lower_bound: estimate the bound during training.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """
-    rule = scale_by_momo_adam(learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound)
+    rule = scale_by_momo_adam(learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound, mask)
     return chain(rule, scale(-1.0))
 
 
@@ -112,10 +116,6 @@ def _pair(where: str, value: Any) -> tuple[Any, Any]:
         raise TypeError(f"{where} must be a pair, got {value!r}")
     first, second = value
     return first, second
-
-
-def _decay(weight_decay: NonNegative | None, mask: Mask | None) -> list[Transform]:
-    return [] if weight_decay is None else [add_decayed_weights(weight_decay, mask)]
 
 
 @public
@@ -144,7 +144,7 @@ def dog(
     """
     kind, value = _pair("dog: init_step", init_step)
     rule = scale_by_dog(value, eps, init_kind=kind)
-    return chain(*_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
+    return chain(*optional_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
 
 
 @public
@@ -167,7 +167,7 @@ def dowg(
     Reference: Khaled et al., *DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method*, 2023.
     """
     rule = scale_by_dowg(init_estim_sq_dist, eps)
-    return chain(*_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
+    return chain(*optional_decay(weight_decay, mask), rule, scale_by_learning_rate(learning_rate))
 
 
 @public
@@ -177,6 +177,7 @@ def dadapt_adamw(
     eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""AdamW whose learning rate is estimated by D-Adaptation, :func:`~gradchain.scale_by_dadapt_adam`.
 
@@ -186,11 +187,12 @@ def dadapt_adamw(
       eps: added to the denominator, outside the square root.
       estim_lr0: initial estimate of the rate; choose it too small rather than too large.
       weight_decay: :math:`\omega \ge 0`, decoupled.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023.
     """
     b1, b2 = _pair("dadapt_adamw: betas", betas)
-    return chain(scale_by_dadapt_adam(learning_rate, b1, b2, eps, estim_lr0, weight_decay), scale(-1.0))
+    return chain(scale_by_dadapt_adam(learning_rate, b1, b2, eps, estim_lr0, weight_decay, mask), scale(-1.0))
 
 
 @public
@@ -203,6 +205,7 @@ def prodigy(
     estim_lr_coef: Positive = 1.0,
     weight_decay: NonNegative = 0.0,
     safeguard_warmup: bool = False,
+    weight_decay_mask: Mask | None = None,
 ) -> Transform:
     r"""AdamW whose learning rate is estimated by Prodigy, :func:`~gradchain.scale_by_prodigy`.
 
@@ -215,11 +218,14 @@ def prodigy(
       estim_lr_coef: factor that multiplies the estimate.
       weight_decay: :math:`\omega \ge 0`, decoupled.
       safeguard_warmup: leave the learning rate out of the estimate's denominator.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024.
     """
     b1, b2 = _pair("prodigy: betas", betas)
-    rule = scale_by_prodigy(learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup)
+    rule = scale_by_prodigy(
+        learning_rate, b1, b2, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup, weight_decay_mask
+    )
     return chain(rule, scale(-1.0))
 
 

@@ -5,14 +5,18 @@ from gradchain.core.hyper import Decay, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_adadelta, scale_by_rms, scale_by_rss, scale_by_stddev
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
 
 
 @public
 def adagrad(
-    learning_rate: NonNegative, initial_accumulator_value: NonNegative = 0.1, eps: NonNegative = 1e-7
+    learning_rate: NonNegative,
+    initial_accumulator_value: NonNegative = 0.1,
+    eps: NonNegative = 1e-7,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""AdaGrad: divide each gradient element by the root of the sum of its squares so far.
 
@@ -22,10 +26,16 @@ def adagrad(
       learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.01 to 1.
       initial_accumulator_value: initial value of the sum.
       eps: added inside the square root.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Duchi et al., *Adaptive Subgradient Methods for Online Learning and Stochastic Optimization*, 2011.
     """
-    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_rss(initial_accumulator_value, eps),
+        *optional_decay(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
 
 
 @public
@@ -65,6 +75,8 @@ def rmsprop(
     momentum: Fraction | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""RMSprop with Optax's conventions: scale by the root mean square, then the learning rate, then momentum.
 
@@ -81,12 +93,15 @@ def rmsprop(
       momentum: decay of a :func:`~gradchain.trace` placed after the learning rate; ``None`` for none.
       nesterov: use Nesterov's form of it.
       bias_correction: apply Adam's bias correction to the averages.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
     """
     scale_by = scale_by_stddev if centered else scale_by_rms
     return chain(
         scale_by(decay, eps, initial_scale, eps_in_sqrt, bias_correction),
+        *optional_decay(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
         identity() if momentum is None else trace(momentum, nesterov),
     )
@@ -100,6 +115,7 @@ def rmsprop_torch(
     weight_decay: NonNegative = 0.0,
     momentum: Fraction | None = None,
     centered: bool = False,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""RMSprop as ``torch.optim.RMSprop`` computes it, with its defaults.
 
@@ -113,10 +129,11 @@ def rmsprop_torch(
       weight_decay: L2 strength.
       momentum: PyTorch's ``momentum``; its 0 means none, here ``None``.
       centered: divide by the standard deviation instead.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
     """
     scale_by = scale_by_stddev if centered else scale_by_rms
     return chain(
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask),
         scale_by(decay, eps, eps_in_sqrt=False),
         identity() if momentum is None else trace(momentum),
         scale_by_learning_rate(learning_rate),
@@ -131,6 +148,8 @@ def rmsprop_tf(
     momentum: Fraction | None = None,
     centered: bool = False,
     initial_scale: NonNegative = 1.0,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""RMSprop as ``tf.compat.v1.train.RMSPropOptimizer`` computes it, with its defaults.
 
@@ -144,5 +163,9 @@ def rmsprop_tf(
       momentum: decay of a trace placed after the learning rate; ``None`` for none.
       centered: divide by the standard deviation instead.
       initial_scale: initial value of the average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
     """
-    return rmsprop(learning_rate, decay, eps, initial_scale, True, centered, momentum)
+    return rmsprop(
+        learning_rate, decay, eps, initial_scale, True, centered, momentum, weight_decay=weight_decay, mask=mask
+    )

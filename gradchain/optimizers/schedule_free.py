@@ -2,12 +2,12 @@
 
 from gradchain.combinators.chain import chain
 from gradchain.combinators.schedule_free import schedule_free
-from gradchain.core.hyper import Count, Decay, DType, Fraction, NonNegative
+from gradchain.core.hyper import Count, Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.schedules import warmup_constant_schedule
 from gradchain.signatures import public
 from gradchain.transforms.adaptive import scale_by_rms
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.scaling import scale_by_learning_rate
 
 
@@ -20,6 +20,7 @@ def schedule_free_sgd(
     weight_lr_power: NonNegative = 2.0,
     state_dtype: DType | None = None,
     r: NonNegative = 0.0,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""Schedule-free SGD, see :func:`~gradchain.schedule_free`. Evaluate at ``eval_params(tx, state, params)``.
 
@@ -31,12 +32,12 @@ def schedule_free_sgd(
       weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
       r: :math:`r \ge 0`, the power of the step count in the weights of the average.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024.
     """
     rate = _warmed_up(learning_rate, warmup_steps)
-    decay = () if weight_decay is None else (add_decayed_weights(weight_decay),)
-    base = chain(*decay, scale_by_learning_rate(rate))
+    base = chain(*optional_decay(weight_decay, mask), scale_by_learning_rate(rate))
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r)
 
 
@@ -51,6 +52,7 @@ def schedule_free_adamw(
     weight_lr_power: NonNegative = 2.0,
     state_dtype: DType | None = None,
     r: NonNegative = 0.0,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""Schedule-free AdamW, see :func:`~gradchain.schedule_free`. Evaluate at ``eval_params(tx, state, params)``.
 
@@ -66,13 +68,14 @@ def schedule_free_adamw(
       weight_lr_power: :math:`p`.
       state_dtype: dtype of :math:`z`.
       r: :math:`r \ge 0`, the power of the step count in the weights of the average.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Defazio et al., *The Road Less Scheduled*, 2024, algorithm 1.
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     base = chain(
         scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(rate),
     )
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype, r)

@@ -1,9 +1,10 @@
 """Gradient descent: with and without momentum, with noise, and for games."""
 
 from gradchain.combinators.chain import chain
-from gradchain.core.hyper import DType, Fraction, Hyper, Key, NonNegative
+from gradchain.core.hyper import DType, Fraction, Hyper, Key, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
+from gradchain.transforms.decay import optional_decay
 from gradchain.transforms.momentum import scale_by_optimistic_gradient, trace
 from gradchain.transforms.noise import add_noise
 from gradchain.transforms.scaling import identity, scale_by_learning_rate
@@ -15,6 +16,8 @@ def sgd(
     momentum: Fraction | None = None,
     nesterov: bool = False,
     accumulator_dtype: DType | None = None,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
 ) -> Transform:
     r"""Gradient descent: :math:`w \leftarrow w - \eta\,u`, with :math:`u` the gradient or its momentum trace.
 
@@ -27,8 +30,12 @@ def sgd(
         equals the gradient.
       nesterov: Nesterov's form instead of the heavy ball.
       accumulator_dtype: dtype of the trace.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; :math:`\lambda w` is added to the gradient, before the
+        momentum, as in PyTorch. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
     """
     return chain(
+        *optional_decay(weight_decay, mask),
         identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype),
         scale_by_learning_rate(learning_rate),
     )

@@ -4,36 +4,53 @@ from gradchain.combinators.chain import chain
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.transforms.decay import add_decayed_weights
+from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.momentum import ema
 from gradchain.transforms.scaling import scale, scale_by_learning_rate, scale_by_sign
 from gradchain.transforms.signs import scale_by_lion, scale_by_rprop
 
 
 @public
-def sign_sgd(learning_rate: NonNegative) -> Transform:
+def sign_sgd(
+    learning_rate: NonNegative, weight_decay: NonNegative | None = None, mask: Mask | None = None
+) -> Transform:
     r"""Step by the gradient's sign: :math:`w \leftarrow w - \eta\,\mathrm{sign}(g)`.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; about a tenth of Adam's.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Bernstein et al., *signSGD: Compressed Optimisation for Non-Convex Problems*, 2018, algorithm 1.
     """
-    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_sign(), *optional_decay(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @public
-def signum(learning_rate: NonNegative, beta: Decay = 0.9, accumulator_dtype: DType | None = None) -> Transform:
+def signum(
+    learning_rate: NonNegative,
+    beta: Decay = 0.9,
+    accumulator_dtype: DType | None = None,
+    weight_decay: NonNegative | None = None,
+    mask: Mask | None = None,
+) -> Transform:
     r"""Step by the sign of a moving average of gradients.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule.
       beta: decay of the average.
       accumulator_dtype: dtype of the stored average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. ``None`` for none.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
 
     Reference: Bernstein et al., *signSGD: Compressed Optimisation for Non-Convex Problems*, 2018, algorithm 2.
     """
-    return chain(ema(beta, False, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate))
+    return chain(
+        ema(beta, False, accumulator_dtype),
+        scale_by_sign(),
+        *optional_decay(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
 
 
 @public

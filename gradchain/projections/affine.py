@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 from gradchain import tree as trees
 from gradchain.projections._arguments import ANY, Tree, largest, scalar, widened
 from gradchain.signatures import public
+from gradchain.tree.alignment import T
 
 
 @public
-def projection_vector(x: Tree, a: Tree) -> Tree:
+def projection_vector(x: T, a: Tree) -> T:
     r"""Return the nearest multiple of a vector :math:`a`.
 
     .. math:: \operatorname{proj}_a x = \frac{\langle a, x \rangle}{\langle a, a \rangle}\, a
@@ -38,7 +39,7 @@ def projection_vector(x: Tree, a: Tree) -> Tree:
 
 
 @public
-def projection_hyperplane(x: Tree, a: Tree, b: ArrayLike) -> Tree:
+def projection_hyperplane(x: T, a: Tree, b: ArrayLike) -> T:
     r"""Return the nearest point of a hyperplane.
 
     .. math:: \operatorname{argmin}_y \|x - y\|_2 \;\text{ subject to }\; \langle a, y \rangle = b, \qquad
@@ -64,7 +65,7 @@ def projection_hyperplane(x: Tree, a: Tree, b: ArrayLike) -> Tree:
 
 
 @public
-def projection_halfspace(x: Tree, a: Tree, b: ArrayLike) -> Tree:
+def projection_halfspace(x: T, a: Tree, b: ArrayLike) -> T:
     r"""Return the nearest point on one side of a hyperplane.
 
     .. math:: \operatorname{argmin}_y \|x - y\|_2 \;\text{ subject to }\; \langle a, y \rangle \le b, \qquad

@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 from gradchain import tree as trees
 from gradchain.projections._arguments import Tree, arrays, largest, scalar, widened
 from gradchain.signatures import public
+from gradchain.tree.alignment import T
 
 
 @public
-def projection_l2_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_l2_sphere(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree of Euclidean norm :math:`s`, which is :math:`s\, x / \|x\|_2`.
 
     From zero all points of the sphere are equally far: the one with equal elements is returned, with derivative 0
@@ -41,7 +42,7 @@ def projection_l2_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
 
 
 @public
-def projection_l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_l2_ball(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree of Euclidean norm at most :math:`s`, which is :math:`x \min(1, s / \|x\|_2)`.
 
     Args:
@@ -65,7 +66,7 @@ def projection_l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
 
 
 @public
-def projection_simplex(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_simplex(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree of non-negative elements with sum :math:`s`.
 
     .. math:: \operatorname{argmin}_p \|x - p\|_2 \;\text{ subject to }\; p \ge 0,\; \sum_i p_i = s,
@@ -98,7 +99,7 @@ def projection_simplex(tree: Tree, scale: ArrayLike = 1) -> Tree:
 
 
 @public
-def projection_l1_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_l1_sphere(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree whose magnitudes add up to :math:`s`.
 
     .. math:: \operatorname{argmin}_y \|x - y\|_2 \;\text{ subject to }\; \|y\|_1 = s
@@ -126,7 +127,7 @@ def projection_l1_sphere(tree: Tree, scale: ArrayLike = 1) -> Tree:
 
 
 @public
-def projection_l1_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_l1_ball(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree whose magnitudes add up to at most :math:`s`.
 
     .. math:: \operatorname{argmin}_y \|x - y\|_2 \;\text{ subject to }\; \|y\|_1 \le s,

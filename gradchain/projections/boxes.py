@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from gradchain import tree as trees
 from gradchain.projections._arguments import Tree, arrays, scalar
 from gradchain.signatures import public
-from gradchain.tree.alignment import spread
+from gradchain.tree.alignment import T, spread
 
 
 @public
-def projection_non_negative(tree: Tree) -> Tree:
+def projection_non_negative(tree: T) -> T:
     r"""Return the nearest tree without negative elements, :math:`\max(x, 0)` element by element.
 
     Args:
@@ -32,7 +32,7 @@ def projection_non_negative(tree: Tree) -> Tree:
 
 
 @public
-def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
+def projection_box(tree: T, lower: Any, upper: Any) -> T:
     r"""Return the nearest tree between two bounds, :math:`\min(\max(x, l), u)` element by element.
 
     Args:
@@ -53,7 +53,7 @@ def projection_box(tree: Tree, lower: Any, upper: Any) -> Tree:
 
 
 @public
-def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
+def projection_hypercube(tree: T, scale: Any = 1) -> T:
     r"""Return the nearest tree of elements in :math:`[0, s]`.
 
     Args:
@@ -71,7 +71,7 @@ def projection_hypercube(tree: Tree, scale: Any = 1) -> Tree:
 
 
 @public
-def projection_linf_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
+def projection_linf_ball(tree: T, scale: ArrayLike = 1) -> T:
     r"""Return the nearest tree whose largest magnitude is at most :math:`s`.
 
     .. math:: \operatorname{argmin}_y \|x - y\|_2 \;\text{ subject to }\; \|y\|_\infty \le s

@@ -60,8 +60,8 @@ def join_schedules(
       boundaries: :math:`b_1 \le b_2 \le \dots`, the steps at which the second schedule starts, the third and so on.
 
     Raises:
-      ValueError: if there isn't exactly one boundary fewer than schedules (Optax ignores surplus schedules),
-        or if boundaries decrease.
+      ValueError: if there isn't exactly one boundary fewer than schedules (Optax ignores surplus ones of
+        either), or if boundaries decrease.
 
     Example:
       >>> hold_then_fall = join_schedules([0.1, cosine_decay_schedule(0.1, 900)], [100])
@@ -73,7 +73,10 @@ def join_schedules(
     parts = kinds["schedules"].normalize("join_schedules: schedules", schedules)
     steps = kinds["boundaries"].normalize("join_schedules: boundaries", boundaries)
     if len(steps) != len(parts) - 1:
+        surplus = steps[max(len(parts) - 1, 0) :]
+        cure = f"; no schedule starts at {surplus[0]}: leave it out, or add one" if parts and surplus else ""
         raise ValueError(
-            f"join_schedules: boundaries must be one fewer than schedules, got {len(steps)} for {len(parts)} schedules"
+            f"join_schedules: boundaries must be one fewer than schedules, got {len(steps)} for {len(parts)} "
+            f"schedules{cure}"
         )
     return JoinedSchedules(parts, steps).checked()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.core.hyper import Decay, NonNegative, Positive
+from gradchain.core.hyper import Decay, NonNegative, Positive, TermMask
 from gradchain.core.rule import treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.numerics import abs_sq, divide, ema, sqrt
@@ -30,6 +30,7 @@ def scale_by_dadapt_adam(
     eps: NonNegative = 1e-8,
     estim_lr0: Positive = 1e-6,
     weight_decay: NonNegative = 0.0,
+    weight_decay_mask: TermMask | None = None,
 ):
     r"""Scale by Adam's moments and by an estimate of the distance to the solution: D-Adaptation.
 
@@ -54,6 +55,7 @@ def scale_by_dadapt_adam(
       eps: :math:`\epsilon \ge 0`.
       estim_lr0: :math:`d_0 > 0`, below the distance to the solution.
       weight_decay: :math:`\omega \ge 0`, decoupled.
+      weight_decay_mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all.
 
     Reference: Defazio and Mishchenko, *Learning-Rate-Free Learning by D-Adaptation*, 2023, algorithm 5.
     """
@@ -67,10 +69,11 @@ def scale_by_dadapt_adam(
     s = jax.tree.map(lambda s, g: ema(s, rate * g, b3), slot.s, updates)
     d = jnp.maximum(slot.d, divide(r, (1 - b3) * tree.norm(s, 1)))
 
-    def step(m: Array, v: Array, w: Array) -> Array:
-        return divide(m, sqrt(v) + eps, eps == 0) + rate * weight_decay * w
+    def step(m: Array, v: Array, w: Array, decays: bool) -> Array:
+        scaled = divide(m, sqrt(v) + eps, eps == 0)
+        return scaled + rate * weight_decay * w if decays else scaled
 
-    return jax.tree.map(step, m, v, at.param), slot(m=m, v=v, s=s, d=d, r=r)
+    return jax.tree.map(step, m, v, at.param, weight_decay_mask), slot(m=m, v=v, s=s, d=d, r=r)
 
 
 @treewise(
@@ -92,6 +95,7 @@ def scale_by_prodigy(
     estim_lr_coef: Positive = 1.0,
     weight_decay: NonNegative = 0.0,
     safeguard_warmup: bool = False,
+    weight_decay_mask: TermMask | None = None,
 ):
     r"""Scale by Adam's moments and by an estimate of the distance to the solution that grows fast: Prodigy.
 
@@ -120,6 +124,7 @@ def scale_by_prodigy(
       weight_decay: :math:`\omega \ge 0`, decoupled.
       safeguard_warmup: put :math:`d_{k-1}` in place of :math:`\lambda_k` in :math:`s_k`, so that small rates during
         a warm-up don't make the estimate large.
+      weight_decay_mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all.
 
     Reference: Mishchenko and Defazio, *Prodigy: An Expeditiously Adaptive Parameter-Free Learner*, 2024, algorithm 4.
     """
@@ -133,7 +138,10 @@ def scale_by_prodigy(
     s = jax.tree.map(lambda s, g: b3 * s + growth * (slot.d if safeguard_warmup else rate) * g, slot.s, updates)
     d = jnp.maximum(slot.d, divide(estim_lr_coef * r, tree.norm(s, 1)))
 
-    def step(m: Array, v: Array, w: Array) -> Array:
-        return rate * (divide(m, sqrt(v) + d * eps, eps == 0) + weight_decay * w)
+    def step(m: Array, v: Array, w: Array, decays: bool) -> Array:
+        scaled = divide(m, sqrt(v) + d * eps, eps == 0)
+        return rate * (scaled + weight_decay * w if decays else scaled)
 
-    return jax.tree.map(step, m, v, at.param), slot(m=m, v=v, s=s, init_params=slot.init_params, d=d, r=r)
+    return jax.tree.map(step, m, v, at.param, weight_decay_mask), slot(
+        m=m, v=v, s=s, init_params=slot.init_params, d=d, r=r
+    )

@@ -8,6 +8,7 @@ from jax import Array
 from gradchain.core.hyper import Mask, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slots
+from gradchain.core.transform import Transform
 
 
 def _plus(g: Array, strength: Any, gradient: Array) -> Array:
@@ -30,6 +31,11 @@ def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative
     Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
     """
     return _plus(g, weight_decay, at.param)
+
+
+def optional_decay(weight_decay: NonNegative | None, mask: Mask | None) -> list[Transform]:
+    """Return the stage that adds decayed weights, or none: ``None`` keeps no count and needs no parameters."""
+    return [] if weight_decay is None else [add_decayed_weights(weight_decay, mask)]
 
 
 @elementwise(param=True)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
+from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, TermMask
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.numerics import abs_sq, bounded_square, divide, ema, quotient, safe_norm, safe_root_mean_squares, sqrt
@@ -97,6 +97,7 @@ def scale_by_novograd(
     eps_root: NonNegative = 0.0,
     weight_decay: NonNegative = 0.0,
     mu_dtype: DType | None = None,
+    weight_decay_mask: TermMask | None = None,
 ):
     r"""Normalise each array's gradient by the moving average of its squared norm, add weight decay, then momentum.
 
@@ -113,6 +114,7 @@ def scale_by_novograd(
       eps_root: :math:`\bar\epsilon \ge 0`.
       weight_decay: :math:`\lambda \ge 0`; it is included in the momentum.
       mu_dtype: dtype of the stored momentum; by default the parameter's, and at least float32.
+      weight_decay_mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all.
 
     Reference: Ginsburg et al., *Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep
     Networks*, 2019, algorithm 1.
@@ -120,5 +122,6 @@ def scale_by_novograd(
     factor, size = bounded_square(safe_norm(g), jnp.sum(abs_sq(g)))
     g = g * factor
     nu = jnp.where(at.t == 1, size, ema(slot.nu, size, b2))
-    mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0) + weight_decay * at.param
+    mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0)
+    mu = mu + weight_decay * at.param if weight_decay_mask else mu
     return mu, slot(mu=mu, nu=nu)

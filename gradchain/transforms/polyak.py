@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain import tree
-from gradchain.core.hyper import Decay, Hyper, NonNegative
+from gradchain.core.hyper import Decay, Hyper, NonNegative, TermMask
 from gradchain.core.rule import elementwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice
@@ -69,20 +69,36 @@ class _Model(NamedTuple):
     r""":math:`\|d\|^2`, in the norm that the step is measured in."""
     rho: Any
     """The sum of the weights of the averages that it is made of."""
+    free_dw: Any
+    r"""The share of :math:`\langle d, w\rangle` that parameters without weight decay have."""
+    free_norm: Any
+    r"""Their share of :math:`\|d\|^2`."""
+
+
+def _model(h: Array, d: Tree, direction: Tree, params: Tree, norm: Array, rho: Any, decays: Tree) -> _Model:
+    """Return the model of slope ``d`` at ``params``, along which steps have ``direction``."""
+    leaves = zip(*map(jax.tree.leaves, (d, direction, params, decays)), strict=True)
+    free = [(d, u, w) for d, u, w, on in leaves if not on]
+    shares = (_inner([d for d, _, _ in free], [x[i] for x in free]) if free else 0 for i in (2, 1))
+    return _Model(h, _inner(d, params), norm, rho, *shares)
 
 
 def _step_size(
     model: _Model, learning_rate: NonNegative, weight_decay: NonNegative, lower_bound: Hyper, adapted: Array | None
 ) -> tuple[Array, Any]:
-    """Return the step size to the lower bound and the next bound, which stays what it is if ``adapted`` is None."""
-    h, dw, norm, rho = model
+    """Return the step size to the lower bound and the next bound, which stays what it is if ``adapted`` is None.
+
+    The decay divides the new point by c. The model at it, times c, has c times the share of what isn't decayed.
+    """
+    h, dw, norm, rho, *_ = model
     c = 1 + learning_rate * weight_decay
+    scaled_dw, scaled_norm = dw + (c - 1) * model.free_dw, norm + (c - 1) * model.free_norm
     bound = lower_bound
     if adapted is not None:
-        low = jnp.maximum((c * h + dw) / (2 * c * rho), lower_bound)
-        bound = jnp.where(c * h + dw < c * rho * adapted, low, adapted)
-    above = jnp.maximum(c * (h - rho * bound) + dw, 0)
-    tau = jnp.minimum(learning_rate / rho, divide(above, norm))
+        low = jnp.maximum((c * h + scaled_dw) / (2 * c * rho), lower_bound)
+        bound = jnp.where(c * h + scaled_dw < c * rho * adapted, low, adapted)
+    above = jnp.maximum(c * (h - rho * bound) + scaled_dw, 0)
+    tau = jnp.minimum(learning_rate / rho, divide(above, scaled_norm))
     return tau, lower_bound if adapted is None else jnp.maximum((h + dw - tau * norm / 2) / rho, lower_bound)
 
 
@@ -90,9 +106,11 @@ def _inner(x: Tree, y: Tree) -> Array:
     return jnp.real(tree.vdot(x, y))
 
 
-def _step(tau: Array, direction: Tree, params: Tree, decay: Any) -> Tree:
+def _step(tau: Array, direction: Tree, params: Tree, decay: Any, decays: Tree) -> Tree:
     """Return the proximal step with weight decay: from w to (w - tau d) / (1 + decay), turned uphill."""
-    return jax.tree.map(lambda d, w: (tau * d + decay * w) / (1 + decay), direction, params)
+    return jax.tree.map(
+        lambda d, w, on: (tau * d + decay * w) / (1 + decay) if on else tau * d, direction, params, decays
+    )
 
 
 @treewise(
@@ -110,6 +128,7 @@ def scale_by_momo(
     lower_bound: Hyper = 0.0,
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
+    weight_decay_mask: TermMask | None = None,
 ):
     r"""Step along the averaged gradient until the averaged linear model of the loss reaches a lower bound.
 
@@ -130,8 +149,11 @@ def scale_by_momo(
       beta: :math:`\beta` in [0, 1).
       lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
         be negative, 0 is not a valid bound.
-      weight_decay: :math:`\lambda \ge 0`.
+      weight_decay: :math:`\lambda \ge 0`. Parameters that aren't decayed make one step of length :math:`\tau_k`, which
+        is again the one to the lower bound: in the fraction, their share of :math:`\langle d_k, w_k\rangle` and of
+        the squared norm is multiplied by :math:`1 + \alpha\lambda`.
       adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
+      weight_decay_mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 1; the weight
     decay and the estimated bound as in the authors' code.
@@ -141,9 +163,9 @@ def scale_by_momo(
     d = jax.tree.map(lambda d, g: ema(d, g, beta), slot.d, updates)
     f = ema(slot.f, jnp.asarray(at.value, at.dtype), beta)
     gamma = ema(slot.gamma, _inner(updates, at.param), beta)
-    model = _Model(f - gamma, _inner(d, at.param), tree.norm(d, squared=True), 1)
+    model = _model(f - gamma, d, d, at.param, tree.norm(d, squared=True), 1, weight_decay_mask)
     tau, lb = _step_size(model, learning_rate, weight_decay, lower_bound, slot.lb if adapt_lower_bound else None)
-    return _step(tau, d, at.param, learning_rate * weight_decay), slot(d=d, f=f, gamma=gamma, lb=lb)
+    return _step(tau, d, at.param, learning_rate * weight_decay, weight_decay_mask), slot(d=d, f=f, gamma=gamma, lb=lb)
 
 
 @treewise(
@@ -164,6 +186,7 @@ def scale_by_momo_adam(
     lower_bound: Hyper = 0.0,
     weight_decay: NonNegative = 0.0,
     adapt_lower_bound: bool = False,
+    weight_decay_mask: TermMask | None = None,
 ):
     r"""Step along Adam's direction until the averaged linear model of the loss reaches a lower bound.
 
@@ -186,8 +209,11 @@ def scale_by_momo_adam(
       eps: :math:`\epsilon \ge 0`.
       lower_bound: :math:`f^*`, a lower bound on the loss. Below it no step is taken along the gradient. If the loss can
         be negative, 0 is not a valid bound.
-      weight_decay: :math:`\lambda \ge 0`.
+      weight_decay: :math:`\lambda \ge 0`. Parameters that aren't decayed make one step of length :math:`\tau_k`, which
+        is again the one to the lower bound: in the fraction, their share of :math:`\langle d_k, w_k\rangle` and of
+        the squared norm is multiplied by :math:`1 + \alpha\lambda`.
       adapt_lower_bound: estimate :math:`f^*` during training, never below ``lower_bound``.
+      weight_decay_mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all.
 
     Reference: Schaipp et al., *MoMo: Momentum Models for Adaptive Learning Rates*, 2024, algorithm 2.
     """
@@ -197,6 +223,8 @@ def scale_by_momo_adam(
     f = ema(slot.f, jnp.asarray(at.value, at.dtype), b1)
     gamma = ema(slot.gamma, _inner(updates, at.param), b1)
     direction = jax.tree.map(lambda d, v: divide(d, sqrt(v / at.weight_sum("b2")) + eps, eps == 0), d, v)
-    model = _Model(f - gamma, _inner(d, at.param), _inner(d, direction), at.weight_sum("b1"))
+    norm = _inner(d, direction)
+    model = _model(f - gamma, d, direction, at.param, norm, at.weight_sum("b1"), weight_decay_mask)
     tau, lb = _step_size(model, learning_rate, weight_decay, lower_bound, slot.lb if adapt_lower_bound else None)
-    return _step(tau, direction, at.param, learning_rate * weight_decay), slot(d=d, v=v, f=f, gamma=gamma, lb=lb)
+    u = _step(tau, direction, at.param, learning_rate * weight_decay, weight_decay_mask)
+    return u, slot(d=d, v=v, f=f, gamma=gamma, lb=lb)

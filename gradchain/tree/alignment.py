@@ -161,6 +161,12 @@ def _is_leaf(x: Any) -> bool:
     return x is ABSENT or jax.tree_util.all_leaves([x])
 
 
+def _is_box(x: Any) -> bool:
+    """Return whether a node has a value and nothing else, as Flax's variables and partitioned parameters have."""
+    found = children(x)[0]
+    return [isinstance(key, jax.tree_util.GetAttrKey) and key.name for key, _ in found] == ["value"]
+
+
 def _lacks(x: Any) -> bool:
     """Return whether there are no leaves."""
     return x is ABSENT or not jax.tree.leaves(x)
@@ -170,8 +176,8 @@ def flatten_by_path(treedef: Any, tree: Tree, name: str, name_tree: str) -> list
     """Return the parts of ``tree`` under each leaf of ``treedef``, as ``treedef.flatten_up_to(tree)`` does.
 
     Containers of different types (a dict and a FrozenDict, a dataclass, a NamedTuple; a list and a tuple) are matched
-    by their keys. Where ``tree`` has ``None``, so have all leaves of ``treedef`` under it. Leaves of ``tree`` that no
-    leaf of ``treedef`` is above are left out.
+    by their keys, and a box with its content. Where ``tree`` has ``None``, so have all leaves of ``treedef`` under it.
+    Leaves of ``tree`` that no leaf of ``treedef`` is above are left out.
 
     Raises:
       ValueError: naming the first path that ``tree`` lacks.
@@ -192,7 +198,8 @@ def _parts(treedef: Any, tree: Tree, name: str, name_tree: str, ends: bool) -> l
     parts: list[Any] = [None] * treedef.num_leaves
     for node in _aligned(Node((), numbered, tree, None)):
         above = node.y is not ABSENT and _is_leaf(node.y)
-        if not _lacks(node.x) and (node.y is ABSENT or (above and not _is_leaf(node.x) and not ends)):
+        goes_on = above and not _is_leaf(node.x) and not _is_box(node.x)
+        if not _lacks(node.x) and (node.y is ABSENT or (goes_on and not ends)):
             raise ValueError(_difference(node, name, name_tree))
         if above or _is_leaf(node.x):
             for i in [] if node.x is ABSENT else jax.tree.leaves(node.x):
@@ -277,7 +284,7 @@ def _types(node: Node, name_x: str, name_y: str) -> str:
 
 
 @public
-def match(tree: Tree, like: Tree, where: str, name: str, name_like: str) -> Tree:
+def match(tree: Tree, like: T, where: str, name: str, name_like: str) -> T:
     """Return ``tree`` in the structure of ``like``, after checking that structure and shapes agree.
 
     Where ``like`` has ``None``, ``tree`` may hold anything (the static parts of an Equinox model, say); it becomes

@@ -205,7 +205,8 @@ def get(tree: Tree, key: Any, default: Any = None, filtering: Filter | None = No
     """
     found, every = _find(tree, key, filtering)
     if len(found) > 1:
-        raise KeyError(f"tree.get: {key!r} fits several: {', '.join(n.address or '(the root)' for n in found[:SHOWN])}")
+        addresses = ", ".join(n.address or "(the root)" for n in found[:SHOWN])
+        raise KeyError(f"tree.get: {key!r} fits several: {addresses}; give one of these, or use get_all_with_path")
     if found:
         return found[0].value
     if default is None and _is_address(key):

@@ -70,4 +70,5 @@ def test_init_is_deterministic_and_needs_only_shapes(row):
     tx, params = row.build(), trees.standard()
     shapes = jax.eval_shape(tx.init, params)
     assert jax.tree.map(jnp.shape, tx.init(params)) == jax.tree.map(lambda x: x.shape, shapes)
+    assert tx.init(jax.eval_shape(lambda: params)) == shapes
     trees.assert_close(tx.init(params), tx.init(params), 0)

@@ -51,14 +51,21 @@ def descend_and_shrink(rate: Any) -> Oracle:
     return per_array(rule)
 
 
-def novograd(b1: Any = 0.9, b2: Any = 0.25, eps: Any = 1e-8, eps_root: Any = 0.0, decay: Any = 0.0) -> Oracle:
-    """Ginsburg et al. 2019, algorithm 1."""
+def novograd(
+    b1: Any = 0.9,
+    b2: Any = 0.25,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    decay: Any = 0.0,
+    on: Callable[[np.ndarray], bool] = lambda w: True,
+) -> Oracle:
+    """Ginsburg et al. 2019, algorithm 1, with decay where ``on(w)``."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
         square = np.asarray(norm(g) ** 2)
         v = square if k == 1 else b2 * memory["v"] + (1 - b2) * square
         denominator = np.sqrt(v + eps_root) + eps
-        m = b1 * memory["m"] + g / denominator + value(decay, k) * w
+        m = b1 * memory["m"] + g / denominator + (value(decay, k) * w if on(w) else 0)
         return m, {"v": v, "m": m}
 
     return per_array(rule, lambda w: {"v": np.zeros(()), "m": np.zeros_like(w)})

@@ -8,6 +8,12 @@ import numpy as np
 from tests.oracles.core import Arrays, Memory, Oracle, magnitude_squared, per_array, value
 
 Loss = Callable[[Arrays], float]
+Where = Callable[[np.ndarray], bool]
+
+
+def everywhere(w: np.ndarray) -> bool:
+    """Select every array."""
+    return True
 
 
 def inner(x: Arrays, y: Arrays) -> float:
@@ -44,20 +50,41 @@ def polyak(loss: Loss, f_min: float = 0.0, most: float = 1.0, eps: float = 0.0, 
     return Oracle(lambda params: (), update)
 
 
-def _step_to_bound(h: float, dw: float, norm: float, rho: float, rate: float, decay: float, memory: Any) -> float:
-    """Schaipp et al. 2024, algorithms 1 and 2, with the reset and the estimate of the lower bound."""
-    c = 1 + rate * decay
+def _minimum(
+    h: float,
+    d: Arrays,
+    w: Arrays,
+    scaled: Arrays,
+    rho: float,
+    rate: float,
+    decay: float,
+    on: Where,
+    memory: Any,
+) -> Arrays:
+    """Return the minimum of the model, with decay where ``on(w)``, and estimate the lower bound.
+
+    Schaipp et al. 2024, algorithms 1 and 2. For each array c is what divides its new value.
+    """
+    c = {n: 1 + rate * decay * on(x) for n, x in w.items()}
+    slope = inner(d, {n: x / c[n] for n, x in w.items()})
+    square = inner(d, {n: x / c[n] for n, x in scaled.items()})
     bound = memory["bound"]
-    if memory["adapt"] and c * h + dw < c * rho * bound:
-        bound = max((c * h + dw) / (2 * c * rho), memory["least"])
-    tau = min(rate / rho, _ratio(max(c * h - c * rho * bound + dw, 0.0), norm))
+    if memory["adapt"] and h + slope < rho * bound:
+        bound = max((h + slope) / (2 * rho), memory["least"])
+    tau = min(rate / rho, _ratio(max(h - rho * bound + slope, 0.0), square))
     if memory["adapt"]:
-        memory["bound"] = max((h + dw - tau * norm / 2) / rho, memory["least"])
-    return tau
+        memory["bound"] = max((h + inner(d, w) - tau * inner(d, scaled) / 2) / rho, memory["least"])
+    return {n: (x - tau * scaled[n]) / c[n] for n, x in w.items()}
 
 
 def momo(
-    loss: Loss, rate: Any = 1.0, beta: float = 0.9, least: float = 0.0, decay: float = 0.0, adapt: bool = False
+    loss: Loss,
+    rate: Any = 1.0,
+    beta: float = 0.9,
+    least: float = 0.0,
+    decay: float = 0.0,
+    adapt: bool = False,
+    on: Where = everywhere,
 ) -> Oracle:
     """Schaipp et al. 2024, algorithm 1; the decayed point is (w - tau d) / (1 + rate decay). Turned uphill."""
 
@@ -74,8 +101,8 @@ def momo(
             new["f"] = beta * state["f"] + (1 - beta) * loss(params)
             new["gamma"] = beta * state["gamma"] + (1 - beta) * inner(gradients, params)
         d = new["d"]
-        tau = _step_to_bound(new["f"] - new["gamma"], inner(d, params), _square(d), 1, eta, decay, new)
-        return mapped(lambda d, w: w - (w - tau * d) / (1 + eta * decay), d, params), new
+        point = _minimum(new["f"] - new["gamma"], d, params, d, 1, eta, decay, on, new)
+        return mapped(np.subtract, params, point), new
 
     return Oracle(init, update)
 
@@ -89,6 +116,7 @@ def momo_adam(
     least: float = 0.0,
     decay: float = 0.0,
     adapt: bool = False,
+    on: Where = everywhere,
 ) -> Oracle:
     """Schaipp et al. 2024, algorithm 2. Turned uphill."""
 
@@ -106,8 +134,8 @@ def momo_adam(
         gamma = b1 * state["gamma"] + (1 - b1) * inner(gradients, params)
         new = {**state, "k": k, "d": d, "v": v, "f": f, "gamma": gamma}
         scaled = mapped(lambda d, v: d / (eps + np.sqrt(v / (1 - b2**k))), d, v)
-        tau = _step_to_bound(f - gamma, inner(d, params), inner(d, scaled), rho, eta, decay, new)
-        return mapped(lambda u, w: w - (w - tau * u) / (1 + eta * decay), scaled, params), new
+        point = _minimum(f - gamma, d, params, scaled, rho, eta, decay, on, new)
+        return mapped(np.subtract, params, point), new
 
     return Oracle(init, update)
 
@@ -159,7 +187,13 @@ def dowg(first: float | None = None, eps: float = 1e-4) -> Oracle:
 
 
 def dadapt_adam(
-    rate: Any = 1.0, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, first: float = 1e-6, decay: float = 0.0
+    rate: Any = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    first: float = 1e-6,
+    decay: float = 0.0,
+    on: Where = everywhere,
 ) -> Oracle:
     """Defazio and Mishchenko 2023, algorithm 5, with Adam's corrections in the rate and the roots before the update."""
     b3 = np.sqrt(b2)
@@ -177,7 +211,7 @@ def dadapt_adam(
         v = mapped(lambda v, g: b2 * v + (1 - b2) * magnitude_squared(g), state["v"], gradients)
         s = mapped(lambda s, g: b3 * s + (1 - b3) * step * g, state["s"], gradients)
         d = max(state["d"], _ratio(r, (1 - b3) * _one_norm(s)))
-        updates = mapped(lambda m, v, w: m / (np.sqrt(v) + eps) + step * decay * w, m, v, params)
+        updates = mapped(lambda m, v, w: m / (np.sqrt(v) + eps) + step * decay * on(w) * w, m, v, params)
         return updates, {"k": k, "m": m, "v": v, "s": s, "d": d, "r": r}
 
     return Oracle(init, update)
@@ -193,6 +227,7 @@ def prodigy(
     factor: float = 1.0,
     decay: float = 0.0,
     safe: bool = False,
+    on: Where = everywhere,
 ) -> Oracle:
     """Mishchenko and Defazio 2024, algorithm 4, with Adam's corrections in the rate and the new estimate at eps."""
     b3 = np.sqrt(b2) if b3 is None else b3
@@ -210,7 +245,7 @@ def prodigy(
         s = mapped(lambda s, g: b3 * s + weight * g, state["s"], gradients)
         r = b3 * state["r"] + d / first * step * inner(gradients, mapped(np.subtract, state["start"], params))
         d = max(d, _ratio(factor * r, _one_norm(s)))
-        updates = mapped(lambda m, v, w: step * (m / (np.sqrt(v) + d * eps) + decay * w), m, v, params)
+        updates = mapped(lambda m, v, w: step * (m / (np.sqrt(v) + d * eps) + decay * on(w) * w), m, v, params)
         return updates, {"k": k, "start": state["start"], "m": m, "v": v, "s": s, "d": d, "r": r}
 
     return Oracle(init, update)

@@ -34,6 +34,13 @@ SGD = [
         needs_params=True,
     ),
     Row(
+        "sgd_weight_decay",
+        lambda: gc.sgd(0.01, momentum=0.9, weight_decay=0.1),
+        lambda: descent(oracles.weight_decay(0.1), oracles.trace(0.9)),
+        torch="sgd_weight_decay",
+        needs_params=True,
+    ),
+    Row(
         "sgd_half_trace",
         lambda: gc.sgd(0.01, momentum=0.9, accumulator_dtype="bfloat16"),
         smooth=False,

@@ -43,6 +43,13 @@ LAYERWISE = [
         needs_params=True,
     ),
     Row(
+        "scale_by_novograd_mask",
+        lambda: gc.scale_by_novograd(0.8, 0.5, 1e-3, 1e-2, 0.1, weight_decay_mask=MASK),
+        lambda: oracles.novograd(0.8, 0.5, 1e-3, 1e-2, 0.1, is_matrix),
+        needs_params=True,
+        any_tree=False,
+    ),
+    Row(
         "scale_by_novograd_half",
         lambda: gc.scale_by_novograd(mu_dtype="bfloat16"),
         needs_params=True,

@@ -18,6 +18,13 @@ ADAM_VARIANTS = [
     twin("amsgrad", lambda: descent(oracles.amsgrad()), "", 0.01),
     twin("adabelief", lambda: descent(oracles.belief()), "", 0.01),
     twin("adabelief", lambda: descent(oracles.belief(nesterov=True)), "nesterov", 0.01, kwargs={"nesterov": True}),
+    Row(
+        "adabelief_weight_decay",
+        lambda: gc.adabelief(0.01, weight_decay=0.1, weight_decay_mask=MASK),
+        lambda: descent(oracles.belief(), oracles.weight_decay(0.1, is_matrix)),
+        needs_params=True,
+        any_tree=False,
+    ),
     twin("yogi", lambda: descent(oracles.yogi()), "", 0.01),
     twin("radam", lambda: descent(oracles.radam()), "", 0.01),
     twin("radam", lambda: descent(oracles.radam(nesterov=True)), "nesterov", 0.01, kwargs={"nesterov": True}),

@@ -124,3 +124,12 @@ class halved(gc.Transform):
 
 
 gc.chain(halved(heavy_ball(0.9)), halved(heavy_ball(decay=schedule, scale=2), factor=0.1)).init(params)
+
+# What comes back has the parameters' type, and labels may be of any type.
+assert_type(gc.projections.projection_l2_ball(params), Params)
+assert_type(gc.projections.projection_box(params, 0.0, 1.0), Params)
+assert_type(tree.overlay(params, params), Params)
+assert_type(tree.update_moment(params, params, 0.9, 1), Params)
+by_label: dict[bool, gc.Transform] = {True: gc.sgd(0.1, weight_decay=1e-4, mask=lambda params: True), False: tx}
+gc.partition(by_label, {"weight": True, "bias": False})
+gc.sgd(0.1).init(jax.eval_shape(lambda: params))

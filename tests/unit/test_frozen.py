@@ -168,8 +168,8 @@ def test_zero_updates_have_the_dtypes_of_what_stays():
     assert [updates[name].dtype for name in ("step", "small", "on")] == ["int32", "uint8", "bool"]
     assert updates["key"].dtype == jax.dtypes.float0
     assert_stay(gc.apply_updates(PARAMS, updates))
-    with pytest.raises(TypeError, match=r"set_to_zero.init: parameter \['act'\] is function, expected an array"):
-        gc.set_to_zero().init({"act": lambda x: x})
+    with pytest.raises(TypeError, match=r"set_to_zero: update \['act'\] is function, expected an array"):
+        gc.set_to_zero().update({"act": lambda x: x}, gc.set_to_zero().init(PARAMS))
 
 
 def test_what_is_computed_with_is_still_refused():

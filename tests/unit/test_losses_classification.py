@@ -1,5 +1,6 @@
 """Losses of classes: values and derivatives against the oracle and optax, extremes, masks, labels, shapes."""
 
+import functools
 import inspect
 
 import jax
@@ -80,10 +81,9 @@ class TestAgainstOthers:
 
     @pytest.mark.parametrize("name", [*PAIRS, "softmax_cross_entropy_with_integer_labels"])
     def test_optax_signature(self, name):
-        ours, theirs = (inspect.signature(getattr(lib, name)).parameters for lib in (losses, optax))
-        assert [(p.name, p.kind, p.default) for p in ours.values()] == [
-            (p.name, p.kind, p.default) for p in theirs.values()
-        ]
+        ours, theirs = (inspect.signature(getattr(lib, name)).parameters.values() for lib in (losses, optax))
+        shared = [(p.name, p.kind, p.default) for p in ours if p.name != "label_smoothing"]
+        assert shared == [(p.name, p.kind, p.default) for p in theirs]
 
 
 class TestExtremes:
@@ -152,6 +152,44 @@ class TestExtremes:
         x = jnp.array([[jnp.nan, 1.0, 2.0]])
         assert np.isnan(losses.softmax_cross_entropy(x, jnp.eye(3)[1:2])[0])
         assert np.isnan(with_integers(x, jnp.array([1]))[0])
+
+
+class TestLabelSmoothing:
+    @pytest.mark.parametrize("alpha", [0.1, 1.0, np.linspace(0, 1, 6)], ids=["one", "all", "each"])
+    @pytest.mark.parametrize("where", [None, INCLUDE, ~INCLUDE], ids=["all", "some", "other"])
+    def test_is_the_cross_entropy_of_smoothed_labels(self, x64, alpha, where):
+        count = 4 if where is None else np.maximum(where.sum(-1, keepdims=True), 1)
+        share = np.reshape(alpha, (-1, 1))
+        smooth = (1 - share) * ONE_HOT + share / count
+        smoothed = functools.partial(with_integers, labels=LABELS, where=where, label_smoothing=alpha)
+        given = (X, smooth) if where is None else (X, smooth, where)
+        assert error(smoothed(X), oracle.softmax_cross_entropy(*given)) < 1e-12
+        assert error(slopes(smoothed, X), oracle.softmax_cross_entropy_slope(*given)) < 1e-12
+        ours = losses.softmax_cross_entropy(X, losses.smooth_labels(ONE_HOT, share, where=where), where=where)
+        assert error(smoothed(X), np.asarray(ours)) < 1e-12
+
+    def test_along_another_axis(self, x64):
+        moved = with_integers(X.T, LABELS, axis=0, label_smoothing=0.1)
+        np.testing.assert_array_equal(moved, with_integers(X, LABELS, label_smoothing=0.1))
+
+    def test_an_impossible_class_makes_it_infinite_unless_it_has_no_share_with_finite_slopes(self):
+        x = np.array([0.0, 1.0, -INF, 2.0], np.float32)
+        for label, alpha, expected in ((0, 0.1, INF), (2, 0.0, INF), (2, 1.0, INF), (0, 0.0, None)):
+            loss = with_integers(x, label, label_smoothing=jnp.float32(alpha))
+            assert loss == (with_integers(x, label) if expected is None else expected)
+            slope = jax.grad(lambda x, alpha, label=label: with_integers(x, label, label_smoothing=alpha))
+            assert np.all(np.isfinite(slope(x, jnp.float32(alpha))))
+
+    def test_a_label_that_is_no_class_gives_nan_and_a_zero_slope(self):
+        loss, slope = jax.value_and_grad(with_integers)(np.float32(X[0]), 4, label_smoothing=0.1)
+        assert np.isnan(loss)
+        assert not np.any(slope)
+
+    def test_shares_outside_the_unit_interval_are_errors(self):
+        with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], got 1.5"):
+            with_integers(X, LABELS, label_smoothing=1.5)
+        with pytest.raises(ValueError, match=r"label_smoothing must be a number or of shape \(6,\), got shape \(4,\)"):
+            with_integers(X, LABELS, label_smoothing=np.ones(4))
 
 
 class TestMasks:

@@ -274,9 +274,12 @@ def test_a_function_of_parameters_sees_one_layer():
     assert seen == [(2,)]
 
 
-def test_a_treewise_rule_has_no_values_for_each_array():
-    with pytest.raises(TypeError, match=r"wrong: .* can't have a parameter annotated PerLeaf"):
+def test_a_treewise_rule_gets_a_tree_of_the_values_for_each_array():
+    @gc.treewise()
+    def repeat_all(updates: Any, slot: gc.Slots, at: gc.At, size: Size = None):
+        return jax.tree.map(lambda g, n: g * (n or 1), updates, size, is_leaf=lambda x: x is None)
 
-        @gc.treewise()
-        def wrong(updates: Any, slot: gc.Slots, at: gc.At, size: Size = None):
-            return updates
+    params = {"a": jnp.ones(2), "b": {"c": jnp.ones(2), "d": jnp.ones(2)}}
+    tx = repeat_all({"a": 3, "b": {"c": None, "d": 7}})
+    updates, _ = jax.jit(tx.update)(params, tx.init(params))
+    assert (updates["a"][0], updates["b"]["c"][0], updates["b"]["d"][0]) == (3, 1, 7)

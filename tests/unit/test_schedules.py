@@ -325,6 +325,11 @@ class TestErrors:
             ("piecewise_constant_schedule", (1, [(5, 1), (4, 1)]), "boundaries_and_scales: boundary 1 must be at"),
             ("join_schedules", ([0.1, 0.2], []), "boundaries must be one fewer than schedules, got 0 for 2"),
             ("join_schedules", ([0.1, 0.2, 0.3], [5, 4]), "boundaries[1] must be at least boundaries[0], got"),
+            (
+                "join_schedules",
+                ([0.1, 0.2], [3, 5]),
+                "boundaries must be one fewer than schedules, got 2 for 2 schedules; no schedule starts at 5.0: leave",
+            ),
             ("join_schedules", ([], []), "boundaries must be one fewer than schedules, got 0 for 0"),
             ("sgdr_schedule", ([],), "cosine_kwargs must hold at least one cycle"),
         ],

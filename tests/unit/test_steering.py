@@ -40,6 +40,23 @@ def test_numbers_live_in_the_state_and_an_assigned_one_is_used_without_a_new_tra
     assert traces == 1
 
 
+@pytest.mark.parametrize("rate", [0.1, gc.linear_schedule(0.1, 0.0, 10)], ids=["number", "schedule"])
+def test_an_injected_number_takes_an_array_with_a_dtype_without_a_new_trace(rate):
+    tx = gc.inject_hyperparams(gc.adam)(rate)
+    traces = []
+
+    @jax.jit
+    def step(state):
+        traces.append(state)
+        return tx.update(GRADS, state, PARAMS)[1]
+
+    state = step(tx.init(PARAMS))
+    for value in (jnp.float32(0.5), gc.linear_schedule(1.0, 0.0, 10)(3), np.float32(2.0)):
+        state.hyperparams["learning_rate"] = value
+        state = step(state)
+    assert len(traces) == 1
+
+
 def test_numbers_inside_schedules_are_steered_too():
     tx = gc.hyperparams_in_state(gc.sgd(gc.linear_schedule(1.0, 0.0, 10)))
     state = tx.init(PARAMS)

@@ -88,7 +88,8 @@ def test_long_lists_are_cut():
 def test_what_is_ambiguous():
     with pytest.raises(
         KeyError,
-        match=r"'count' fits several: clip_by_global_norm.count, trace.count, fast.trace.count, scale_by_adam.count",
+        match=r"'count' fits several: clip_by_global_norm.count, trace.count, fast.trace.count, scale_by_adam.count.*; "
+        "give one of these, or use get_all_with_path",
     ):
         tree.get(STATE, "count")
 

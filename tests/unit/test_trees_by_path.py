@@ -42,7 +42,34 @@ jax.tree_util.register_pytree_with_keys(
     lambda x: ([(jax.tree_util.DictKey(key), value) for key, value in x.items()], tuple(x)),
     lambda keys, values: Frozen(zip(keys, values, strict=True)),
 )
-CONTAINERS = {"dict": dict, "OrderedDict": collections.OrderedDict, "NamedTuple": Pair, "class": Layer, "own": Frozen}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Box:
+    """A variable around an array, as Flax's."""
+
+    value: Any
+
+
+class Boxed(dict):
+    """A mapping from names to variables, as ``nnx.State``."""
+
+
+jax.tree_util.register_pytree_with_keys(
+    Boxed,
+    lambda x: ([(jax.tree_util.DictKey(key), Box(value)) for key, value in x.items()], tuple(x)),
+    lambda keys, boxes: Boxed(zip(keys, (box.value for box in boxes), strict=True)),
+)
+CONTAINERS = {
+    "dict": dict,
+    "OrderedDict": collections.OrderedDict,
+    "defaultdict": lambda **items: collections.defaultdict(int, items),
+    "NamedTuple": Pair,
+    "class": Layer,
+    "own": Frozen,
+    "boxes": Boxed,
+}
 MATRIX = gc.MuonDimensionNumbers(0, 1)
 TRANSFORMS = {
     "mask": (lambda said: gc.add_decayed_weights(0.5, mask=said), True, False),
@@ -74,6 +101,21 @@ def test_what_is_said_by_path_holds_in_any_container(name):
 def order(found):
     """Return the leaves of b and of w."""
     return [found.b, found.w] if isinstance(found, Layer) else [found["b"], found["w"]]
+
+
+@pytest.mark.parametrize("said", CONTAINERS)
+def test_masks_and_labels_in_any_container_go_with_parameters_in_any_other(said):
+    for params in CONTAINERS.values():
+        tree = {"layers": [params(**ARRAYS)]}
+        mask = {"layers": (CONTAINERS[said](w=True, b=False),)}
+        for tx in (
+            gc.add_decayed_weights(0.5, mask),
+            gc.chain(gc.masked(gc.scale(2.0), mask)),
+            gc.partition({True: gc.scale(2.0), False: gc.identity()}, mask),
+        ):
+            (found,) = updates_of(tx, tree)["layers"]
+            b, w = jax.tree.leaves(found)[::-1] if params is Pair else order(found)
+            assert (float(b[0]), float(w[0, 0])) == (1, 2)
 
 
 def test_a_prefix_ends_in_any_container():
