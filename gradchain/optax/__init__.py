@@ -1,0 +1,1 @@
+"""Optax's names, signatures and states, made of gradchain."""
