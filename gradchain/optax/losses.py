@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -303,7 +302,7 @@ def multiclass_perceptron_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
 
 def _by_class(loss: Callable[..., Array], scores: ArrayLike, labels: ArrayLike, margin: float) -> Array:
     s, y = jnp.asarray(scores), jnp.asarray(labels).astype(int)
-    s = s.astype(jnp.promote_types(s.dtype, float))
+    s = s.astype(jnp.promote_types(s.dtype, jnp.result_type(float)))
     shape = jnp.broadcast_shapes(s.shape[:-1], y.shape)
     s, y = jnp.broadcast_to(s, (*shape, s.shape[-1])), jnp.broadcast_to(y, shape)
     valid = (y >= 0) & (y < s.shape[-1])
@@ -318,7 +317,7 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> Array:
     names no class stands for the nearest that does.
     """
     s, y = jnp.asarray(scores), jnp.asarray(labels)
-    s, classes = s.astype(jnp.promote_types(s.dtype, float)), s.shape[-1]
+    s, classes = s.astype(jnp.promote_types(s.dtype, jnp.result_type(float))), s.shape[-1]
     return losses.multiclass_sparsemax_loss(s, jnp.clip(jnp.where(y < 0, y + classes, y), 0, classes - 1))
 
 
@@ -420,7 +419,7 @@ def triplet_margin_loss(
 ) -> Array:
     """Return by how much the negative isn't farther than the positive.
 
-    See :func:`gradchain.losses.triplet_margin_loss`. As in Optax, differences have their signs if ``norm_degree`` isn't even.
+    See :func:`gradchain.losses.triplet_margin_loss`. Differences keep their signs if ``norm_degree`` isn't even.
     """
     a, p, n = _both("triplet_margin_loss", anchors=anchors, positives=positives, negatives=negatives)
     if isinstance(norm_degree, int | float) and norm_degree > 0 and norm_degree % 2 == 0 and jnp.ndim(margin) == 0:
