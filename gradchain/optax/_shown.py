@@ -75,8 +75,9 @@ class Shown(Transform):
     masked: bool = False
 
     def init(self, params: Tree) -> Any:
-        state = self.show(self.rule.init(params)) if self.cls._fields else self.cls()
-        return state
+        if cast(Any, self.cls)._fields:
+            return self.show(self.rule.init(params))
+        return MaskedState(self.cls()) if self.masked else self.cls()
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         updates, state = self.rule.step(updates, self.hide(state), params, extra)
