@@ -1,0 +1,9 @@
+from gradchain.optax._base import GradientTransformation as GradientTransformation
+from gradchain.optax._base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from gradchain.optax._base import identity as identity
+from gradchain.optax._combining import chain as chain
+from gradchain.optax._optimizers import adam as adam
+from gradchain.optax._optimizers import sgd as sgd
+from gradchain.optax._states import EmptyState as EmptyState
+from gradchain.optax._states import ScaleByAdamState as ScaleByAdamState
+from gradchain.optax._transforms import scale_by_adam as scale_by_adam
