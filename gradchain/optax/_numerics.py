@@ -1,5 +1,7 @@
 """Optax's functions of arrays and counts, and its normal distribution."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -44,14 +46,25 @@ def safe_norm(
     axis: int | tuple[int, ...] | None = None,
     keepdims: bool = False,
 ) -> Array:
-    """Return the norm, at least ``min_norm``, with a derivative at zero: see :func:`gradchain.safe_norm`."""
-    return numerics.safe_norm(x, min_norm, ord, axis, keepdims)
+    """Return the norm, at least ``min_norm``, with a derivative at zero: see :func:`gradchain.safe_norm`.
+
+    It has the dtype of ``x``.
+    """
+    return numerics.safe_norm(x, min_norm, ord, axis, keepdims).astype(_real_dtype(x, min_norm))
 
 
 @public
 def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike) -> Array:
-    """Return the root of the mean square, at least ``min_rms``: see :func:`gradchain.safe_root_mean_squares`."""
-    return numerics.safe_root_mean_squares(x, min_rms)
+    """Return the root of the mean square, at least ``min_rms``: see :func:`gradchain.safe_root_mean_squares`.
+
+    It has the dtype of ``x``.
+    """
+    return numerics.safe_root_mean_squares(x, min_rms).astype(_real_dtype(x, min_rms))
+
+
+def _real_dtype(x: ArrayLike, bound: ArrayLike) -> Any:
+    dtype = jnp.result_type(x, 0.0)
+    return jnp.result_type(jnp.finfo(dtype).dtype, bound)
 
 
 class MultiNormalDiagFromLogScale:

@@ -35,30 +35,30 @@ def _is_whole(x: Any) -> bool:
     return not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
-def _divided(function: F) -> F:
-    """Make whole numbers in the first argument floating-point ones."""
+def _divided(function: F, trees: int = 1) -> F:
+    """Make whole numbers in the first arguments floating-point ones."""
 
     @functools.wraps(function)
-    def call(tree: Any, *args: Any, **kwargs: Any) -> Any:
-        floats = jax.tree.map(lambda x: jnp.asarray(x, float) if _is_whole(x) else x, tree)
-        return function(floats, *args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        floats = jax.tree.map(lambda x: jnp.asarray(x, float) if _is_whole(x) else x, args[:trees])
+        return function(*floats, *args[trees:], **kwargs)
 
     return call  # pyright: ignore[reportReturnType]
 
 
-projection_halfspace = _divided(projections.projection_halfspace)
-projection_hyperplane = _divided(projections.projection_hyperplane)
+projection_halfspace = _divided(projections.projection_halfspace, 2)
+projection_hyperplane = _divided(projections.projection_hyperplane, 2)
 projection_l1_ball = _divided(projections.projection_l1_ball)
 projection_l1_sphere = _divided(projections.projection_l1_sphere)
 projection_l2_ball = _divided(projections.projection_l2_ball)
 projection_l2_sphere = _divided(projections.projection_l2_sphere)
 projection_simplex = _divided(projections.projection_simplex)
-projection_vector = _divided(projections.projection_vector)
+projection_vector = _divided(projections.projection_vector, 2)
 
 
 @public
 def projection_non_negative(tree: Any) -> Any:
-    """Return the tree with 0 in place of negative numbers: see :func:`gradchain.projections.projection_non_negative`."""
+    """Return the tree without negative numbers: see :func:`gradchain.projections.projection_non_negative`."""
     return jax.tree.map(lambda x: jnp.maximum(x, 0) if _is_whole(x) else projections.projection_non_negative(x), tree)
 
 
