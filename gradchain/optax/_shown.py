@@ -91,6 +91,8 @@ class Shown(Transform):
         """Return the rule's state in Optax's class."""
         ours, fields = state._asdict(), cast(Any, self.cls)._fields
         here = {there: name for name, there in NAMES.get(self.rule.name, {}).items()}
+        if self.rule.name == "apply_every":
+            ours = ours | {"count": ours["count"] % self.rule.number("k", None)}
         shown = self.cls(
             **{name: ONLY_THERE[name](ours) if name in ONLY_THERE else ours[here.get(name, name)] for name in fields}
         )

@@ -483,3 +483,8 @@ class MonitorState(NamedTuple):
 
     measurements: Any
     measure_states: Any
+
+
+AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState
+AddDecayedWeightsState = NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+MultiTransformState = PartitionState
