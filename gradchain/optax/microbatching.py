@@ -1,6 +1,6 @@
 """Optax's micro-batching: a function of a batch, computed in slices one after another and put together again.
 
-:func:`gradchain.training.microbatch` does the same with a mean, takes batches that the size doesn't divide, and needs no
+:func:`gradchain.training.microbatch` does the same with a mean, takes batches that the size doesn't divide and needs no
 choice of accumulators. Examples go to slices in strides, as there: of 6 in slices of 2, the first has those at 0 and 3.
 """
 
