@@ -14,7 +14,7 @@ from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, scalar_dtype
 from gradchain.core.value import register
 from gradchain.numerics import one_minus_power
-from gradchain.optax._states import EmptyState, MaskedState
+from gradchain.optax._states import EmptyState, MaskedState, ZeroNansState
 from gradchain.rounding import is_half
 from gradchain.tree import Tree
 from gradchain.tree.alignment import without_float0
@@ -83,7 +83,7 @@ class OptaxLike(Transform):
 def mixes(tx: Transform) -> bool:
     """Whether updates may get the parameters' dtype: from slots, or because a rule reads parameters."""
     if isinstance(tx, Shown):
-        return bool(tx.rule.spec.slots) or bool(tx.rule.spec.param)
+        return bool(tx.rule.spec.slots and tx.cls is not ZeroNansState) or bool(tx.rule.spec.param)
     return any(mixes(part.transform) for part in tx.parts()) if tx.parts() else not isinstance(tx, Foreign)
 
 
