@@ -1,5 +1,12 @@
+from gradchain.optax import assignment as assignment
+from gradchain.optax import experimental as experimental
+from gradchain.optax import linear_algebra as linear_algebra
 from gradchain.optax import losses as losses
+from gradchain.optax import microbatching as microbatching
+from gradchain.optax import perturbations as perturbations
+from gradchain.optax import projections as projections
 from gradchain.optax import schedules as schedules
+from gradchain.optax import second_order as second_order
 from gradchain.optax import transforms as transforms
 from gradchain.optax import tree as tree
 from gradchain.optax import tree_utils as tree_utils
@@ -25,6 +32,12 @@ from gradchain.optax._clipping import per_example_global_norm_clip as per_exampl
 from gradchain.optax._clipping import per_example_layer_norm_clip as per_example_layer_norm_clip
 from gradchain.optax._combining import chain as chain
 from gradchain.optax._combining import named_chain as named_chain
+from gradchain.optax._numerics import multi_normal as multi_normal
+from gradchain.optax._numerics import safe_increment as safe_increment
+from gradchain.optax._numerics import safe_int32_increment as safe_int32_increment
+from gradchain.optax._numerics import safe_norm as safe_norm
+from gradchain.optax._numerics import safe_root_mean_squares as safe_root_mean_squares
+from gradchain.optax._numerics import scale_gradient as scale_gradient
 from gradchain.optax._optimizers import adabelief as adabelief
 from gradchain.optax._optimizers import adadelta as adadelta
 from gradchain.optax._optimizers import adafactor as adafactor
@@ -86,12 +99,12 @@ from gradchain.optax._states import ScaleByBeliefState as ScaleByBeliefState
 from gradchain.optax._states import ScaleByLBFGSState as ScaleByLBFGSState
 from gradchain.optax._states import ScaleByLionState as ScaleByLionState
 from gradchain.optax._states import ScaleByNovogradState as ScaleByNovogradState
-from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
 from gradchain.optax._states import ScaleByRmsState as ScaleByRmsState
 from gradchain.optax._states import ScaleByRpropState as ScaleByRpropState
 from gradchain.optax._states import ScaleByRssState as ScaleByRssState
-from gradchain.optax._states import ScaleBySM3State as ScaleBySM3State
+from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
 from gradchain.optax._states import ScaleByScheduleState as ScaleByScheduleState
+from gradchain.optax._states import ScaleBySM3State as ScaleBySM3State
 from gradchain.optax._states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradchain.optax._states import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradchain.optax._states import ScaleState as ScaleState
@@ -141,20 +154,32 @@ from gradchain.optax._transforms import zero_nans as zero_nans
 from gradchain.optax._update import apply_updates as apply_updates
 from gradchain.optax._update import incremental_update as incremental_update
 from gradchain.optax._update import periodic_update as periodic_update
+from gradchain.optax.linear_algebra import global_norm as global_norm
+from gradchain.optax.linear_algebra import matrix_inverse_pth_root as matrix_inverse_pth_root
+from gradchain.optax.linear_algebra import nnls as nnls
+from gradchain.optax.linear_algebra import power_iteration as power_iteration
 from gradchain.optax.losses import convex_kl_divergence as convex_kl_divergence
 from gradchain.optax.losses import cosine_distance as cosine_distance
 from gradchain.optax.losses import cosine_similarity as cosine_similarity
+from gradchain.optax.losses import ctc_loss as ctc_loss
+from gradchain.optax.losses import ctc_loss_with_forward_probs as ctc_loss_with_forward_probs
 from gradchain.optax.losses import generalized_kl_divergence as generalized_kl_divergence
 from gradchain.optax.losses import hinge_loss as hinge_loss
 from gradchain.optax.losses import huber_loss as huber_loss
 from gradchain.optax.losses import kl_divergence as kl_divergence
+from gradchain.optax.losses import l2_loss as l2_loss
 from gradchain.optax.losses import log_cosh as log_cosh
+from gradchain.optax.losses import ntxent as ntxent
 from gradchain.optax.losses import safe_softmax_cross_entropy as safe_softmax_cross_entropy
 from gradchain.optax.losses import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from gradchain.optax.losses import sigmoid_focal_loss as sigmoid_focal_loss
 from gradchain.optax.losses import smooth_labels as smooth_labels
 from gradchain.optax.losses import softmax_cross_entropy as softmax_cross_entropy
-from gradchain.optax.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
+from gradchain.optax.losses import (
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+)
+from gradchain.optax.losses import squared_error as squared_error
+from gradchain.optax.microbatching import microbatch as microbatch
 from gradchain.optax.schedules import WrappedSchedule as WrappedSchedule
 from gradchain.optax.schedules import constant_schedule as constant_schedule
 from gradchain.optax.schedules import cosine_decay_schedule as cosine_decay_schedule
@@ -170,3 +195,8 @@ from gradchain.optax.schedules import sgdr_schedule as sgdr_schedule
 from gradchain.optax.schedules import warmup_constant_schedule as warmup_constant_schedule
 from gradchain.optax.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradchain.optax.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from gradchain.optax.tree import bias_correction as bias_correction
+from gradchain.optax.tree import update_infinity_moment as update_infinity_moment
+from gradchain.optax.tree import update_moment as update_moment
+from gradchain.optax.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
+from gradchain.optax.tree_utils import tree_map_params as tree_map_params

@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import types
+import typing
 import warnings
 
 import jax
@@ -37,12 +38,17 @@ UNKNOWN = object()
 """A default that can't be told from its source text."""
 
 
+def module_of(library, module):
+    """Return a module of a library as a program finds it, or ``MISSING``."""
+    found = importlib.import_module(library)
+    for name in module.split(".")[1:]:
+        found = getattr(found, name, MISSING)
+    return found
+
+
 def look_up(library, module, name):
     """Return what a module of a library has under a name, without the warnings of old names."""
-    try:
-        home = importlib.import_module(module.replace("optax", library, 1))
-    except ModuleNotFoundError:
-        return MISSING
+    home = module_of(library, module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return getattr(home, name, MISSING)
@@ -157,17 +163,19 @@ def check(differing):
 def public_names(module):
     """Return the public names of a module of the installed Optax: its own, and not the modules that it imports."""
 
-    def is_own(value):
-        return not isinstance(value, types.ModuleType) or value.__name__.startswith("optax")
+    def is_own(name, value):
+        if isinstance(value, types.ModuleType):
+            return value.__name__ == f"{module.__name__}.{name}"
+        return not hasattr(typing, name)
 
-    names = {name for name in vars(module) if not name.startswith("_") and is_own(vars(module)[name])}
+    names = {name for name, value in vars(module).items() if not name.startswith("_") and is_own(name, value)}
     return sorted(names | {n for n in getattr(module, "__all__", ()) if not n.startswith("_")})
 
 
 def of_installed(module):
     """Return what differs from the installed Optax, by name."""
     found = {}
-    for name in public_names(importlib.import_module(module)):
+    for name in public_names(module_of("optax", module)):
         ours, theirs = look_up("gradchain.optax", module, name), look_up("optax", module, name)
         found[f"{module}.{name}"] = "missing" if ours is MISSING else compare_installed(ours, theirs)
     return found
