@@ -9,6 +9,11 @@ from gradchain.optax import second_order as second_order
 from gradchain.optax import transforms as transforms
 from gradchain.optax import tree as tree
 from gradchain.optax import tree_utils as tree_utils
+from gradchain.optax._aliases import bias_correction as bias_correction
+from gradchain.optax._aliases import tree_map_params as tree_map_params
+from gradchain.optax._aliases import update_infinity_moment as update_infinity_moment
+from gradchain.optax._aliases import update_moment as update_moment
+from gradchain.optax._aliases import update_moment_per_elem_norm as update_moment_per_elem_norm
 from gradchain.optax._base import ArrayTree as ArrayTree
 from gradchain.optax._base import GradientTransformation as GradientTransformation
 from gradchain.optax._base import GradientTransformationExtraArgs as GradientTransformationExtraArgs
@@ -45,6 +50,7 @@ from gradchain.optax._numerics import safe_increment as safe_increment
 from gradchain.optax._numerics import safe_int32_increment as safe_int32_increment
 from gradchain.optax._numerics import safe_norm as safe_norm
 from gradchain.optax._numerics import safe_root_mean_squares as safe_root_mean_squares
+from gradchain.optax._numerics import scale_gradient as scale_gradient
 from gradchain.optax._optimizers import adabelief as adabelief
 from gradchain.optax._optimizers import adadelta as adadelta
 from gradchain.optax._optimizers import adafactor as adafactor
@@ -89,7 +95,6 @@ from gradchain.optax._states import ClipByGlobalNormState as ClipByGlobalNormSta
 from gradchain.optax._states import ClipState as ClipState
 from gradchain.optax._states import ConditionallyMaskState as ConditionallyMaskState
 from gradchain.optax._states import ConditionallyTransformState as ConditionallyTransformState
-from gradchain.optax._states import DifferentiallyPrivateAggregateState as DifferentiallyPrivateAggregateState
 from gradchain.optax._states import EmaState as EmaState
 from gradchain.optax._states import EmptyState as EmptyState
 from gradchain.optax._states import FactoredState as FactoredState

@@ -4,8 +4,9 @@ They are gradchain's values wherever the numbers are in its ranges. Others are t
 or less leave the initial value, a start before 0 is 0.
 """
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -18,6 +19,8 @@ from gradchain.optax._base import Schedule, StatefulSchedule
 from gradchain.signatures import public
 
 __all__ = [
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
     "Schedule",
     "StatefulSchedule",
     "WrappedSchedule",
@@ -25,6 +28,8 @@ __all__ = [
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
     "exponential_decay",
+    "inject_hyperparams",
+    "inject_stateful_hyperparams",
     "join_schedules",
     "linear_onecycle_schedule",
     "linear_schedule",
@@ -36,6 +41,20 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
 ]
+
+if TYPE_CHECKING:
+    from gradchain.optax._inject import (
+        InjectHyperparamsState,
+        InjectStatefulHyperparamsState,
+        inject_hyperparams,
+        inject_stateful_hyperparams,
+    )
+else:
+
+    def __getattr__(name: str) -> Any:  # what injects hyperparameters is made of what is here
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("gradchain.optax._inject"), name)
 
 
 class WrappedScheduleState(NamedTuple):
