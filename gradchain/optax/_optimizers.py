@@ -6,16 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gradchain.optax import _states as _s
 from gradchain.optax._base import identity
 from gradchain.optax._combining import chain
-from gradchain.optax._shown import shown
 from gradchain.optax._transforms import (
     add_decayed_weights,
     add_noise,
-    as_bools,
     clip_by_block_rms,
     ema,
+    masked_trust_ratio,
     scale,
     scale_by_adadelta,
     scale_by_adam,
@@ -41,7 +39,6 @@ from gradchain.optax._transforms import (
     scale_by_yogi,
     trace,
 )
-from gradchain.transforms import layerwise
 
 
 def adabelief(
@@ -211,10 +208,9 @@ def lars(
     nesterov: bool = False,
 ) -> Any:
     """Optax's signature of :func:`gradchain.lars`."""
-    numbers = {"trust_coefficient": trust_coefficient, "eps": eps, "mask": as_bools(trust_ratio_mask)}
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
-        shown(layerwise.scale_by_trust_ratio, _s.EmptyState, True, **numbers),
+        masked_trust_ratio(trust_coefficient, eps, trust_ratio_mask),
         scale_by_learning_rate(learning_rate),
         trace(momentum, nesterov),
     )

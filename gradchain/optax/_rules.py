@@ -55,11 +55,6 @@ def apply_every(g: Array, slot: Slots, at: At, k: Hyper = 1):
     return jnp.where(turn == k - 1, total, 0), slot(grad_acc=total)
 
 
-def decay_rate_pow(i: Any, exponent: Any = 0.8) -> Array:
-    """Return Adafactor's decay after ``i`` updates, in float32."""
-    return 1.0 - jnp.asarray(i + 1, jnp.float32) ** (-exponent)
-
-
 FACTORED: Any = factored.scale_by_factored_rms
 SM3: Any = factored.scale_by_sm3
 DISTANCE: Any = distance.scale_by_distance_over_gradients

@@ -1,23 +1,33 @@
 """Optax's transforms that are one rule each, with its names, arguments and states."""
 
+import importlib
 import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gradchain.optax import _rules
 from gradchain.optax import _states as _s
 from gradchain.optax._base import identity
 from gradchain.optax._shown import shown
-from gradchain.transforms import adam_variants, adaptive, decay, layerwise, momentum, polyak, scaling, signs
-from gradchain.transforms import clipping as bounds
+
+
+def _ours(name: str) -> Any:
+    """Return a rule's constructor by module and name; its module is imported when it is first needed."""
+    module, _, function = name.partition(".")
+    package = "gradchain.optax" if module == "_rules" else "gradchain.transforms"
+    return getattr(importlib.import_module(f"{package}.{module}"), function)
+
+
+def decay_rate_pow(i: Any, exponent: Any = 0.8) -> jax.Array:
+    """Return Adafactor's decay after ``i`` updates, in float32."""
+    return 1.0 - jnp.asarray(i + 1, jnp.float32) ** (-exponent)
 
 
 def scale_by_rss(initial_accumulator_value: Any = 0.1, eps: Any = 1e-07) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_rss`."""
     return shown(
-        adaptive.scale_by_rss, _s.ScaleByRssState, initial_accumulator_value=initial_accumulator_value, eps=eps
+        _ours("adaptive.scale_by_rss"), _s.ScaleByRssState, initial_accumulator_value=initial_accumulator_value, eps=eps
     )
 
 
@@ -30,7 +40,7 @@ def scale_by_rms(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_rms`."""
     return shown(
-        adaptive.scale_by_rms,
+        _ours("adaptive.scale_by_rms"),
         _s.ScaleByRmsWithCountState if bias_correction else _s.ScaleByRmsState,
         decay=decay,
         eps=eps,
@@ -49,7 +59,7 @@ def scale_by_stddev(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_stddev`."""
     return shown(
-        adaptive.scale_by_stddev,
+        _ours("adaptive.scale_by_stddev"),
         _s.ScaleByRStdDevWithCountState if bias_correction else _s.ScaleByRStdDevState,
         decay=decay,
         eps=eps,
@@ -70,7 +80,7 @@ def scale_by_adam(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adam`."""
     return shown(
-        adaptive.scale_by_adam,
+        _ours("adaptive.scale_by_adam"),
         _s.ScaleByAdamState,
         b1=b1,
         b2=b2,
@@ -92,7 +102,7 @@ def scale_by_amsgrad(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_amsgrad`."""
     return shown(
-        adam_variants.scale_by_amsgrad,
+        _ours("adam_variants.scale_by_amsgrad"),
         _s.ScaleByAmsgradState,
         b1=b1,
         b2=b2,
@@ -106,7 +116,7 @@ def scale_by_amsgrad(
 
 def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-08) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adamax`."""
-    return shown(adam_variants.scale_by_adamax, _s.ScaleByAdamState, b1=b1, b2=b2, eps=eps)
+    return shown(_ours("adam_variants.scale_by_adamax"), _s.ScaleByAdamState, b1=b1, b2=b2, eps=eps)
 
 
 def scale_by_lion(
@@ -114,33 +124,41 @@ def scale_by_lion(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_lion`."""
     return shown(
-        signs.scale_by_lion, _s.ScaleByLionState, b1=b1, b2=b2, mu_dtype=mu_dtype, mode=mode, smooth_beta=smooth_beta
+        _ours("signs.scale_by_lion"),
+        _s.ScaleByLionState,
+        b1=b1,
+        b2=b2,
+        mu_dtype=mu_dtype,
+        mode=mode,
+        smooth_beta=smooth_beta,
     )
 
 
 def scale(step_size: Any) -> Any:
     """Optax's signature of :func:`gradchain.scale`."""
-    return shown(scaling.scale, _s.EmptyState, step_size=step_size)
+    return shown(_ours("scaling.scale"), _s.EmptyState, step_size=step_size)
 
 
 def scale_by_param_block_norm(min_scale: Any = 0.001) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_param_block_norm`."""
-    return shown(layerwise.scale_by_param_block_norm, _s.EmptyState, min_scale=min_scale)
+    return shown(_ours("layerwise.scale_by_param_block_norm"), _s.EmptyState, min_scale=min_scale)
 
 
 def scale_by_param_block_rms(min_scale: Any = 0.001) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_param_block_rms`."""
-    return shown(layerwise.scale_by_param_block_rms, _s.EmptyState, min_scale=min_scale)
+    return shown(_ours("layerwise.scale_by_param_block_rms"), _s.EmptyState, min_scale=min_scale)
 
 
 def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-06) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adadelta`."""
-    return shown(adaptive.scale_by_adadelta, _s.ScaleByAdaDeltaState, rho=rho, eps=eps)
+    return shown(_ours("adaptive.scale_by_adadelta"), _s.ScaleByAdaDeltaState, rho=rho, eps=eps)
 
 
 def scale_by_adan(b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-08, eps_root: Any = 0.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adan`."""
-    return shown(adam_variants.scale_by_adan, _s.ScaleByAdanState, b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root)
+    return shown(
+        _ours("adam_variants.scale_by_adan"), _s.ScaleByAdanState, b1=b1, b2=b2, b3=b3, eps=eps, eps_root=eps_root
+    )
 
 
 def scale_by_belief(
@@ -148,7 +166,7 @@ def scale_by_belief(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_belief`."""
     return shown(
-        adam_variants.scale_by_belief,
+        _ours("adam_variants.scale_by_belief"),
         _s.ScaleByBeliefState,
         b1=b1,
         b2=b2,
@@ -163,7 +181,7 @@ def scale_by_yogi(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_yogi`."""
     return shown(
-        adam_variants.scale_by_yogi,
+        _ours("adam_variants.scale_by_yogi"),
         _s.ScaleByAdamState,
         b1=b1,
         b2=b2,
@@ -184,7 +202,7 @@ def scale_by_radam(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_radam`."""
     return shown(
-        adam_variants.scale_by_radam,
+        _ours("adam_variants.scale_by_radam"),
         _s.ScaleByAdamState,
         b1=b1,
         b2=b2,
@@ -200,7 +218,7 @@ def scale_by_rprop(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_rprop`."""
     return shown(
-        _rules.scale_by_rprop,
+        _ours("_rules.scale_by_rprop"),
         _s.ScaleByRpropState,
         learning_rate=learning_rate,
         eta_minus=eta_minus,
@@ -212,34 +230,38 @@ def scale_by_rprop(
 
 def scale_by_sign() -> Any:
     """Optax's signature of :func:`gradchain.scale_by_sign`."""
-    return shown(scaling.scale_by_sign, _s.EmptyState)
+    return shown(_ours("scaling.scale_by_sign"), _s.EmptyState)
 
 
 def scale_by_schedule(step_size_fn: Any) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_schedule`."""
-    return shown(scaling.scale_by_schedule, _s.ScaleByScheduleState, step_size_fn=step_size_fn)
+    return shown(_ours("scaling.scale_by_schedule"), _s.ScaleByScheduleState, step_size_fn=step_size_fn)
 
 
 def scale_by_trust_ratio(min_norm: Any = 0.0, trust_coefficient: Any = 1.0, eps: Any = 0.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_trust_ratio`."""
     return shown(
-        layerwise.scale_by_trust_ratio, _s.EmptyState, min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps
+        _ours("layerwise.scale_by_trust_ratio"),
+        _s.EmptyState,
+        min_norm=min_norm,
+        trust_coefficient=trust_coefficient,
+        eps=eps,
     )
 
 
 def apply_every(k: Any = 1) -> Any:
     """Optax's signature of :func:`gradchain.apply_every`."""
-    return shown(_rules.apply_every, _s.ApplyEvery, k=k)
+    return shown(_ours("_rules.apply_every"), _s.ApplyEvery, k=k)
 
 
 def centralize() -> Any:
     """Optax's signature of :func:`gradchain.centralize`."""
-    return shown(scaling.centralize, _s.EmptyState)
+    return shown(_ours("scaling.centralize"), _s.EmptyState)
 
 
 def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-08) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_sm3`."""
-    return shown(_rules.scale_by_sm3, _s.ScaleBySM3State, b1=b1, b2=b2, eps=eps)
+    return shown(_ours("_rules.scale_by_sm3"), _s.ScaleBySM3State, b1=b1, b2=b2, eps=eps)
 
 
 def scale_by_novograd(
@@ -247,7 +269,7 @@ def scale_by_novograd(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_novograd`."""
     return shown(
-        layerwise.scale_by_novograd,
+        _ours("layerwise.scale_by_novograd"),
         _s.ScaleByNovogradState,
         b1=b1,
         b2=b2,
@@ -260,7 +282,9 @@ def scale_by_novograd(
 
 def scale_by_optimistic_gradient(alpha: Any = 1.0, beta: Any = 1.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_optimistic_gradient`."""
-    return shown(momentum.scale_by_optimistic_gradient, _s.ScaleByOptimisticGradientState, alpha=alpha, beta=beta)
+    return shown(
+        _ours("momentum.scale_by_optimistic_gradient"), _s.ScaleByOptimisticGradientState, alpha=alpha, beta=beta
+    )
 
 
 def scale_by_distance_over_gradients(
@@ -268,7 +292,7 @@ def scale_by_distance_over_gradients(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_distance_over_gradients`."""
     return shown(
-        _rules.scale_by_distance_over_gradients,
+        _ours("_rules.scale_by_distance_over_gradients"),
         _s.ScaleByDistanceOverGradientsState,
         reps_rel=reps_rel,
         eps=eps,
@@ -280,7 +304,7 @@ def scale_by_distance_over_gradients(
 def scale_by_polyak(f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0.0, variant: str = "sps") -> Any:
     """Optax's signature of :func:`gradchain.scale_by_polyak`."""
     return shown(
-        polyak.scale_by_polyak,
+        _ours("polyak.scale_by_polyak"),
         _s.EmptyState,
         f_min=f_min,
         max_learning_rate=max_learning_rate,
@@ -291,7 +315,7 @@ def scale_by_polyak(f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0
 
 def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-06) -> Any:
     """Optax's signature of :func:`gradchain.normalize_by_update_norm`."""
-    return shown(bounds.normalize_by_update_norm, _s.EmptyState, scale_factor=scale_factor, eps=eps)
+    return shown(_ours("clipping.normalize_by_update_norm"), _s.EmptyState, scale_factor=scale_factor, eps=eps)
 
 
 def scale_by_factored_rms(
@@ -300,11 +324,11 @@ def scale_by_factored_rms(
     step_offset: Any = 0,
     min_dim_size_to_factor: int = 128,
     epsilon: Any = 1e-30,
-    decay_rate_fn: Any = _rules.decay_rate_pow,
+    decay_rate_fn: Any = decay_rate_pow,
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_factored_rms`."""
     return shown(
-        _rules.scale_by_factored_rms,
+        _ours("_rules.scale_by_factored_rms"),
         _s.FactoredState,
         factored=factored,
         decay_rate=decay_rate,
@@ -317,42 +341,44 @@ def scale_by_factored_rms(
 
 def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.trace`."""
-    return shown(momentum.trace, _s.TraceState, decay=decay, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+    return shown(
+        _ours("momentum.trace"), _s.TraceState, decay=decay, nesterov=nesterov, accumulator_dtype=accumulator_dtype
+    )
 
 
 def ema(decay: Any, debias: bool = True, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.ema`."""
-    return shown(momentum.ema, _s.EmaState, decay=decay, debias=debias, accumulator_dtype=accumulator_dtype)
+    return shown(_ours("momentum.ema"), _s.EmaState, decay=decay, debias=debias, accumulator_dtype=accumulator_dtype)
 
 
 def clip(max_delta: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip`."""
-    return shown(bounds.clip, _s.EmptyState, max_delta=max_delta)
+    return shown(_ours("clipping.clip"), _s.EmptyState, max_delta=max_delta)
 
 
 def clip_by_block_rms(threshold: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_block_rms`."""
-    return shown(bounds.clip_by_block_rms, _s.EmptyState, threshold=threshold)
+    return shown(_ours("clipping.clip_by_block_rms"), _s.EmptyState, threshold=threshold)
 
 
 def clip_by_global_norm(max_norm: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_global_norm`."""
-    return shown(bounds.clip_by_global_norm, _s.EmptyState, max_norm=max_norm)
+    return shown(_ours("clipping.clip_by_global_norm"), _s.EmptyState, max_norm=max_norm)
 
 
 def adaptive_grad_clip(clipping: Any, eps: Any = 0.001, axis: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.adaptive_grad_clip`."""
-    return shown(bounds.adaptive_grad_clip, _s.EmptyState, clipping=clipping, eps=eps, axis=axis)
+    return shown(_ours("clipping.adaptive_grad_clip"), _s.EmptyState, clipping=clipping, eps=eps, axis=axis)
 
 
 def keep_params_nonnegative() -> Any:
     """Optax's signature of :func:`gradchain.keep_params_nonnegative`."""
-    return shown(bounds.keep_params_nonnegative, _s.EmptyState)
+    return shown(_ours("clipping.keep_params_nonnegative"), _s.EmptyState)
 
 
 def zero_nans() -> Any:
     """Optax's signature of :func:`gradchain.zero_nans`."""
-    return shown(bounds.zero_nans, _s.ZeroNansState)
+    return shown(_ours("clipping.zero_nans"), _s.ZeroNansState)
 
 
 def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True) -> Any:
@@ -360,13 +386,15 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
     if learning_rate is None:
         return identity()
     cls = _s.ScaleByScheduleState if callable(learning_rate) else _s.EmptyState
-    return shown(scaling.scale_by_learning_rate, cls, learning_rate=learning_rate, flip_sign=flip_sign)
+    return shown(_ours("scaling.scale_by_learning_rate"), cls, learning_rate=learning_rate, flip_sign=flip_sign)
 
 
 def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.add_decayed_weights`."""
     cls = _s.WeightDecaySchedule if callable(weight_decay) else _s.EmptyState
-    return shown(decay.add_decayed_weights, cls, mask is not None, weight_decay=weight_decay, mask=as_bools(mask))
+    return shown(
+        _ours("decay.add_decayed_weights"), cls, mask is not None, weight_decay=weight_decay, mask=as_bools(mask)
+    )
 
 
 def as_bools(mask: Any) -> Any:
@@ -386,4 +414,10 @@ def add_noise(eta: Any, gamma: Any, key: Any = None, *, seed: int | None = None)
     if key is None:
         warnings.warn("add_noise: a key will be required; key=0 is used", stacklevel=2)
         key = 0
-    return shown(_rules.add_noise, _s.AddNoiseState, eta=eta, gamma=gamma, key=key)
+    return shown(_ours("_rules.add_noise"), _s.AddNoiseState, eta=eta, gamma=gamma, key=key)
+
+
+def masked_trust_ratio(trust_coefficient: Any, eps: Any, mask: Any) -> Any:
+    """Return ``scale_by_trust_ratio`` for the arrays that a mask selects, with the state of ``masked``."""
+    numbers = {"trust_coefficient": trust_coefficient, "eps": eps}
+    return shown(_ours("layerwise.scale_by_trust_ratio"), _s.EmptyState, True, mask=as_bools(mask), **numbers)
