@@ -15,8 +15,9 @@ def attach(module: str, file: str) -> tuple[list[str], Callable[[str], Any], Cal
       file: its file, which has a stub beside it.
     """
     stub = Path(file).with_suffix(".pyi").read_text()
-    lines = re.findall(r"^from (\S+) import (?:\(\s*)?(\w+) as \2(?:,\s*\))?$", stub, re.M)
-    modules = {name: home for home, name in lines}
+    modules = {
+        name: home for home, name in re.findall(r"^from (\S+) import (?:\(\s*)?(\w+) as \2(?:,\s*\))?$", stub, re.M)
+    }
     names = sorted(modules)
 
     def get(name: str) -> Any:

@@ -13,6 +13,7 @@ from gradchain.optax._shown import shown
 from gradchain.optax._transforms import (
     add_decayed_weights,
     add_noise,
+    as_bools,
     clip_by_block_rms,
     ema,
     scale,
@@ -210,7 +211,7 @@ def lars(
     nesterov: bool = False,
 ) -> Any:
     """Optax's signature of :func:`gradchain.lars`."""
-    numbers = {"trust_coefficient": trust_coefficient, "eps": eps, "mask": trust_ratio_mask}
+    numbers = {"trust_coefficient": trust_coefficient, "eps": eps, "mask": as_bools(trust_ratio_mask)}
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
         shown(layerwise.scale_by_trust_ratio, _s.EmptyState, True, **numbers),

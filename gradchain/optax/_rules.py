@@ -103,6 +103,8 @@ def _ours(constructor: Any, g: Array, slot: Slots, at: At, fields: dict[str, Any
 
 
 def _cover(p: Array, hyper: Any) -> list[Array]:
+    if jnp.iscomplexobj(p):
+        raise ValueError(f"scale_by_sm3 takes no complex parameters, got one of {p.dtype}")
     return list(SM3.Value.spec.slots["mu"].init(p, hyper))
 
 

@@ -62,6 +62,11 @@ class LookaheadParams(NamedTuple):
     fast: Any
     slow: Any
 
+    @classmethod
+    def init_synced(cls, params: Any) -> "LookaheadParams":
+        """Return a pair of the same parameters."""
+        return cls(fast=params, slow=params)
+
 
 class ScaleByRssState(NamedTuple):
     """State of ``scale_by_rss``."""
@@ -483,6 +488,23 @@ class MonitorState(NamedTuple):
 
     measurements: Any
     measure_states: Any
+
+
+class InjectHyperparamsState(NamedTuple):
+    """An earlier state of ``inject_hyperparams``."""
+
+    count: Any
+    hyperparams: Any
+    inner_state: Any
+
+
+class InjectStatefulHyperparamsState(NamedTuple):
+    """State of ``inject_hyperparams``."""
+
+    count: Any
+    hyperparams: Any
+    hyperparams_states: Any
+    inner_state: Any
 
 
 AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gradchain.optax import _rules
@@ -365,7 +366,14 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
 def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.add_decayed_weights`."""
     cls = _s.WeightDecaySchedule if callable(weight_decay) else _s.EmptyState
-    return shown(decay.add_decayed_weights, cls, mask is not None, weight_decay=weight_decay, mask=mask)
+    return shown(decay.add_decayed_weights, cls, mask is not None, weight_decay=weight_decay, mask=as_bools(mask))
+
+
+def as_bools(mask: Any) -> Any:
+    """Return a mask whose leaves may be arrays of one bool, with Python's bools."""
+    if mask is None or callable(mask):
+        return mask
+    return jax.tree.map(bool, mask)
 
 
 def add_noise(eta: Any, gamma: Any, key: Any = None, *, seed: int | None = None) -> Any:

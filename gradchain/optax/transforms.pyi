@@ -4,6 +4,18 @@ from gradchain.optax._clipping import unitwise_clip as unitwise_clip
 from gradchain.optax._clipping import unitwise_norm as unitwise_norm
 from gradchain.optax._combining import chain as chain
 from gradchain.optax._combining import named_chain as named_chain
+from gradchain.optax._conditional import ConditionFn as ConditionFn
+from gradchain.optax._conditional import MultiSteps as MultiSteps
+from gradchain.optax._conditional import ShouldSkipUpdateFunction as ShouldSkipUpdateFunction
+from gradchain.optax._conditional import apply_if_finite as apply_if_finite
+from gradchain.optax._conditional import conditionally_mask as conditionally_mask
+from gradchain.optax._conditional import conditionally_transform as conditionally_transform
+from gradchain.optax._conditional import skip_large_updates as skip_large_updates
+from gradchain.optax._conditional import skip_not_finite as skip_not_finite
+from gradchain.optax._routing import freeze as freeze
+from gradchain.optax._routing import masked as masked
+from gradchain.optax._routing import partition as partition
+from gradchain.optax._routing import selective_transform as selective_transform
 from gradchain.optax._states import AddNoiseState as AddNoiseState
 from gradchain.optax._states import ApplyIfFiniteState as ApplyIfFiniteState
 from gradchain.optax._states import ConditionallyMaskState as ConditionallyMaskState
@@ -28,3 +40,7 @@ from gradchain.optax._transforms import ema as ema
 from gradchain.optax._transforms import keep_params_nonnegative as keep_params_nonnegative
 from gradchain.optax._transforms import trace as trace
 from gradchain.optax._transforms import zero_nans as zero_nans
+from gradchain.optax._wrappers import flatten as flatten
+from gradchain.optax._wrappers import measure_with_ema as measure_with_ema
+from gradchain.optax._wrappers import monitor as monitor
+from gradchain.optax._wrappers import snapshot as snapshot
