@@ -270,6 +270,8 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
             output = jnp.where(count < boundary, output, part(count - boundary))
         return output
 
+    if any(isinstance(step, float) and step != int(step) for step in steps):
+        return FunctionSchedule(formula)  # within which functions count from there in fractions
     return _or_plain(_join, formula, parts, steps)
 
 
