@@ -49,11 +49,15 @@ def adabelief(
     b2: Any = 0.999,
     eps: Any = 1e-16,
     eps_root: Any = 1e-16,
+    weight_decay: Any = None,
+    weight_decay_mask: Any = None,
     *,
     nesterov: bool = False,
 ) -> Any:
-    """Optax's signature of :func:`gradchain.adabelief`."""
-    return chain(scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov), scale_by_learning_rate(learning_rate))
+    """Optax's signature of :func:`gradchain.adabelief`, with the weight decay of Optax's next release."""
+    scaling = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    decay = [] if weight_decay is None else [add_decayed_weights(weight_decay, weight_decay_mask)]
+    return chain(scaling, *decay, scale_by_learning_rate(learning_rate))
 
 
 def adadelta(

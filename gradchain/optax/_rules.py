@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Hyper
-from gradchain.core.rule import elementwise, leafwise
+from gradchain import tree
+from gradchain.core.hyper import Hyper, Key
+from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Integer
-from gradchain.numerics import by_parts
+from gradchain.numerics import by_parts, sqrt
 from gradchain.transforms import distance, factored
+from gradchain.tree import Tree
 
 
 @elementwise(slots={"step_sizes": Slot(lambda p, hyper: jnp.full_like(p, hyper.learning_rate)), "prev_updates": Slot()})
@@ -35,6 +38,21 @@ def scale_by_rprop(
 
     update, step, now = by_parts(rule, g, slot.step_sizes, slot.prev_updates)
     return update, slot(step_sizes=step, prev_updates=now)
+
+
+@treewise(random=True)
+def add_noise(updates: Tree, slot: Slots, at: At, eta: Hyper, gamma: Hyper, key: Key):
+    """Annealed noise, drawn with one key for each array; ``None`` has none."""
+    noise = tree.random_like(at.key, updates, jax.random.normal)
+    return tree.add_scale(updates, sqrt(eta / at.t**gamma), noise)
+
+
+@elementwise(slots=("grad_acc",))
+def apply_every(g: Array, slot: Slots, at: At, k: Hyper = 1):
+    """Emit the sum of ``k`` gradients at every ``k``-th update, and keep it until the next one."""
+    turn = at.count % k
+    total = jnp.where(turn != 0, slot.grad_acc, 0) + g
+    return jnp.where(turn == k - 1, total, 0), slot(grad_acc=total)
 
 
 def decay_rate_pow(i: Any, exponent: Any = 0.8) -> Array:
@@ -85,6 +103,8 @@ def _ours(constructor: Any, g: Array, slot: Slots, at: At, fields: dict[str, Any
 
 
 def _cover(p: Array, hyper: Any) -> list[Array]:
+    if jnp.iscomplexobj(p):
+        raise ValueError(f"scale_by_sm3 takes no complex parameters, got one of {p.dtype}")
     return list(SM3.Value.spec.slots["mu"].init(p, hyper))
 
 

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradchain.core.foreign import Child
-from gradchain.core.hyper import Number
+from gradchain.core.extra import with_value_fn
+from gradchain.core.foreign import Child, Foreign
+from gradchain.core.hyper import DTypeKind, Number
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, scalar_dtype
 from gradchain.core.value import register
 from gradchain.numerics import one_minus_power
 from gradchain.optax._states import EmptyState, MaskedState
+from gradchain.rounding import is_half
 from gradchain.tree import Tree
+from gradchain.tree.alignment import without_float0
 
 Stage = Mapping[str, Any]
 """The values of one state by field."""
@@ -38,6 +41,13 @@ CONVERTED = ("key",)
 """Fields that both have, in different forms."""
 
 
+class AnyDType(DTypeKind):
+    """Any dtype, as JAX's configuration allows it: complex ones, too."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        return None if value is None else jax.dtypes.canonicalize_dtype(value).name
+
+
 class AnyNumber(Number):
     """A number without a range: what Optax takes."""
 
@@ -46,7 +56,7 @@ class AnyNumber(Number):
         return array.item() if array.ndim == 0 else jnp.asarray(value)
 
 
-ANY = AnyNumber("Hyper")
+ANY_NUMBER, ANY_DTYPE = AnyNumber("Hyper"), AnyDType()
 
 
 def loose(constructor: Any, /, **values: Any) -> Transform:
@@ -54,15 +64,55 @@ def loose(constructor: Any, /, **values: Any) -> Transform:
     cls: Any = constructor.Value
     stored = dict[str, Any]()
     for name, value in values.items():
-        if isinstance(cls.kinds[name], Number) and value is not None:
-            stored[name] = ANY.normalize(f"{cls.name}: {name}", value)
-        else:
-            stored |= cls.normalized({name: value})
+        kind = cls.kinds[name]
+        loosened = ANY_NUMBER if isinstance(kind, Number) else ANY_DTYPE if isinstance(kind, DTypeKind) else kind
+        stored[name] = value if value is None else loosened.normalize(f"{cls.name}: {name}", value)
     return cls(**stored)
 
 
+class OptaxLike(Transform):
+    """What is called as Optax's transforms are: its ``update`` leaves updates in the dtypes that Optax's have."""
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        updates = without_float0(updates)
+        params = self.matched(params, updates)
+        new, state = self.step(updates, state, params, with_value_fn(extra))
+        return _narrowed(new, updates, params if mixes(self) else None), state
+
+
+def mixes(tx: Transform) -> bool:
+    """Whether updates may get the parameters' dtype: from slots, or because a rule reads parameters."""
+    if isinstance(tx, Shown):
+        return bool(tx.rule.spec.slots) or bool(tx.rule.spec.param)
+    return any(mixes(part.transform) for part in tx.parts()) if tx.parts() else not isinstance(tx, Foreign)
+
+
+def _narrowed(new: Tree, updates: Tree, params: Tree | None) -> Tree:
+    """Cast what was computed in float32 for half-precision arrays back to their dtype."""
+    if jax.tree.structure(new) != jax.tree.structure(updates):
+        return new
+
+    def leaf(x: Any, *given: Any) -> Any:
+        dtype = jnp.result_type(*given)
+        return x.astype(dtype) if jnp.result_type(x) != dtype and is_half(dtype) else x
+
+    return jax.tree.map(leaf, new, updates, *([] if params is None else [params]))
+
+
+def as_floats(tree: Tree) -> Tree:
+    """Return a tree with whole numbers as floating-point ones, and zeros for arrays without values."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            x = jnp.zeros(x.shape, x.dtype)
+        is_whole = jnp.issubdtype(x.dtype, jnp.integer) if hasattr(x, "dtype") else isinstance(x, int)
+        return jnp.asarray(x, float) if is_whole else x
+
+    return jax.tree.map(leaf, tree)
+
+
 @register
-class Shown(Transform):
+class Shown(OptaxLike):
     """A rule whose state is kept in one of Optax's classes.
 
     ``init`` and ``step`` show the rule's state; before a step it is hidden again, and what Optax doesn't keep (sums of
@@ -76,11 +126,11 @@ class Shown(Transform):
 
     def init(self, params: Tree) -> Any:
         if cast(Any, self.cls)._fields:
-            return self.show(self.rule.init(params))
+            return self.show(self.rule.init(as_floats(params)))
         return MaskedState(self.cls()) if self.masked else self.cls()
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        updates, state = self.rule.step(updates, self.hide(state), params, extra)
+        updates, state = self.rule.step(as_floats(updates), self.hide(state), as_floats(params), extra)
         return updates, self.show(state)
 
     @property
@@ -91,6 +141,8 @@ class Shown(Transform):
         """Return the rule's state in Optax's class."""
         ours, fields = state._asdict(), cast(Any, self.cls)._fields
         here = {there: name for name, there in NAMES.get(self.rule.name, {}).items()}
+        if self.rule.name == "apply_every":
+            ours = ours | {"count": ours["count"] % self.rule.number("k", None)}
         shown = self.cls(
             **{name: ONLY_THERE[name](ours) if name in ONLY_THERE else ours[here.get(name, name)] for name in fields}
         )

@@ -505,3 +505,8 @@ class InjectStatefulHyperparamsState(NamedTuple):
     hyperparams: Any
     hyperparams_states: Any
     inner_state: Any
+
+
+AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState
+AddDecayedWeightsState = NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+MultiTransformState = PartitionState

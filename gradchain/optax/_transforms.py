@@ -9,19 +9,8 @@ from gradchain.optax import _rules
 from gradchain.optax import _states as _s
 from gradchain.optax._base import identity
 from gradchain.optax._shown import shown
-from gradchain.transforms import (
-    accumulation,
-    adam_variants,
-    adaptive,
-    clipping,
-    decay,
-    layerwise,
-    momentum,
-    noise,
-    polyak,
-    scaling,
-    signs,
-)
+from gradchain.transforms import adam_variants, adaptive, decay, layerwise, momentum, polyak, scaling, signs
+from gradchain.transforms import clipping as bounds
 
 
 def scale_by_rss(initial_accumulator_value: Any = 0.1, eps: Any = 1e-07) -> Any:
@@ -239,7 +228,7 @@ def scale_by_trust_ratio(min_norm: Any = 0.0, trust_coefficient: Any = 1.0, eps:
 
 def apply_every(k: Any = 1) -> Any:
     """Optax's signature of :func:`gradchain.apply_every`."""
-    return shown(accumulation.apply_every, _s.ApplyEvery, k=k)
+    return shown(_rules.apply_every, _s.ApplyEvery, k=k)
 
 
 def centralize() -> Any:
@@ -301,7 +290,7 @@ def scale_by_polyak(f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0
 
 def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-06) -> Any:
     """Optax's signature of :func:`gradchain.normalize_by_update_norm`."""
-    return shown(clipping.normalize_by_update_norm, _s.EmptyState, scale_factor=scale_factor, eps=eps)
+    return shown(bounds.normalize_by_update_norm, _s.EmptyState, scale_factor=scale_factor, eps=eps)
 
 
 def scale_by_factored_rms(
@@ -337,32 +326,32 @@ def ema(decay: Any, debias: bool = True, accumulator_dtype: Any = None) -> Any:
 
 def clip(max_delta: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip`."""
-    return shown(clipping.clip, _s.EmptyState, max_delta=max_delta)
+    return shown(bounds.clip, _s.EmptyState, max_delta=max_delta)
 
 
 def clip_by_block_rms(threshold: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_block_rms`."""
-    return shown(clipping.clip_by_block_rms, _s.EmptyState, threshold=threshold)
+    return shown(bounds.clip_by_block_rms, _s.EmptyState, threshold=threshold)
 
 
 def clip_by_global_norm(max_norm: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_global_norm`."""
-    return shown(clipping.clip_by_global_norm, _s.EmptyState, max_norm=max_norm)
+    return shown(bounds.clip_by_global_norm, _s.EmptyState, max_norm=max_norm)
 
 
 def adaptive_grad_clip(clipping: Any, eps: Any = 0.001, axis: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.adaptive_grad_clip`."""
-    return shown(clipping.adaptive_grad_clip, _s.EmptyState, clipping=clipping, eps=eps, axis=axis)
+    return shown(bounds.adaptive_grad_clip, _s.EmptyState, clipping=clipping, eps=eps, axis=axis)
 
 
 def keep_params_nonnegative() -> Any:
     """Optax's signature of :func:`gradchain.keep_params_nonnegative`."""
-    return shown(clipping.keep_params_nonnegative, _s.EmptyState)
+    return shown(bounds.keep_params_nonnegative, _s.EmptyState)
 
 
 def zero_nans() -> Any:
     """Optax's signature of :func:`gradchain.zero_nans`."""
-    return shown(clipping.zero_nans, _s.ZeroNansState)
+    return shown(bounds.zero_nans, _s.ZeroNansState)
 
 
 def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True) -> Any:
@@ -389,4 +378,4 @@ def add_noise(eta: Any, gamma: Any, key: Any = None, *, seed: int | None = None)
     if key is None:
         warnings.warn("add_noise: a key will be required; key=0 is used", stacklevel=2)
         key = 0
-    return shown(noise.add_noise, _s.AddNoiseState, eta=eta, gamma=gamma, key=key)
+    return shown(_rules.add_noise, _s.AddNoiseState, eta=eta, gamma=gamma, key=key)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
-    """Return ``params + updates`` in the parameters' dtypes, whatever those of the updates (:func:`gradchain.apply_updates`).
+    """Return ``params + updates`` in the parameters' dtypes, whatever those of the updates are.
 
-    Where a parameter is ``None``, so is the result.
+    :func:`gradchain.apply_updates` refuses what would be lost by that. Where a parameter is ``None``, so is the result.
     """
 
     def leaf(param: Any, update: Any) -> Any:

@@ -5,16 +5,16 @@ or less leave the initial value, a start before 0 is 0.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gradchain import schedules
 from gradchain.core.hyper import FunctionSchedule
 from gradchain.numerics import safe_increment
+from gradchain.optax._base import Schedule, StatefulSchedule
 from gradchain.signatures import public
 
 __all__ = [
@@ -36,23 +36,6 @@ __all__ = [
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",
 ]
-
-Schedule = Callable[[ArrayLike], Any]
-"""A function of the number of updates so far."""
-
-
-@runtime_checkable
-class StatefulSchedule(Protocol):
-    """A schedule with a state of its own, which sees the arguments of each update."""
-
-    def init(self) -> Any:
-        """Return the first state."""
-
-    def update(self, state: Any, **extra_args: Any) -> Any:
-        """Return the next state."""
-
-    def __call__(self, state: Any, **extra_args: Any) -> Any:
-        """Return the schedule's value in a state."""
 
 
 class WrappedScheduleState(NamedTuple):
