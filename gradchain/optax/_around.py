@@ -4,24 +4,17 @@ from typing import Any
 
 import jax
 
-from gradchain import tree
 from gradchain.combinators.steering import StaticArguments
-from gradchain.core.extra import with_value_fn
-from gradchain.core.transform import Part, Transform
+from gradchain.core.transform import Part
+from gradchain.optax._shown import OptaxLike
 from gradchain.tree import Tree
-from gradchain.tree.alignment import without_float0
 
 
-class Around(Transform):
+class Around(OptaxLike):
     """A transform whose updates may have another structure than the parameters, as Optax's may."""
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates = without_float0(updates)
-        new, state = self.step(updates, state, params, with_value_fn(extra))
-        for like in (params, updates):
-            if like is not None and jax.tree.structure(new) == jax.tree.structure(like):
-                return tree.cast_like(new, like), state
-        return new, state
+    def matched(self, params: Tree | None, updates: Tree) -> Tree | None:
+        return params
 
 
 class Inner(Around):
