@@ -118,12 +118,12 @@ from gradchain.optax._states import ScaleByBeliefState as ScaleByBeliefState
 from gradchain.optax._states import ScaleByLBFGSState as ScaleByLBFGSState
 from gradchain.optax._states import ScaleByLionState as ScaleByLionState
 from gradchain.optax._states import ScaleByNovogradState as ScaleByNovogradState
+from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
 from gradchain.optax._states import ScaleByRmsState as ScaleByRmsState
 from gradchain.optax._states import ScaleByRpropState as ScaleByRpropState
 from gradchain.optax._states import ScaleByRssState as ScaleByRssState
-from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
-from gradchain.optax._states import ScaleByScheduleState as ScaleByScheduleState
 from gradchain.optax._states import ScaleBySM3State as ScaleBySM3State
+from gradchain.optax._states import ScaleByScheduleState as ScaleByScheduleState
 from gradchain.optax._states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradchain.optax._states import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradchain.optax._states import ScaleState as ScaleState
@@ -199,9 +199,7 @@ from gradchain.optax.losses import sigmoid_binary_cross_entropy as sigmoid_binar
 from gradchain.optax.losses import sigmoid_focal_loss as sigmoid_focal_loss
 from gradchain.optax.losses import smooth_labels as smooth_labels
 from gradchain.optax.losses import softmax_cross_entropy as softmax_cross_entropy
-from gradchain.optax.losses import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
-)
+from gradchain.optax.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
 from gradchain.optax.losses import squared_error as squared_error
 from gradchain.optax.microbatching import microbatch as microbatch
 from gradchain.optax.schedules import WrappedSchedule as WrappedSchedule

@@ -11,6 +11,7 @@ from gradchain.core.foreign import Foreign
 from gradchain.core.transform import Transform
 from gradchain.core.value import register
 from gradchain.optax._states import EmptyState
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 PyTree = Any
@@ -158,11 +159,13 @@ class GradientTransformationExtraArgs(GradientTransformation):
     made_of_functions = True
 
 
+@public
 def init_empty_state(params: Params) -> EmptyState:
     """Return the state of a transform that keeps nothing."""
     return EmptyState()
 
 
+@public
 def with_extra_args_support(tx: Any) -> Any:
     """Return a transform whose ``update`` takes, and may ignore, further arguments by name."""
     if isinstance(tx, GradientTransformationExtraArgs):
@@ -174,6 +177,7 @@ def with_extra_args_support(tx: Any) -> Any:
     return GradientTransformationExtraArgs(tx.init, update)
 
 
+@public
 def identity() -> Any:
     """Leave updates as they are (:func:`gradchain.identity`)."""
     return Pair(Functions(init_empty_state, _unchanged), label="identity")
@@ -183,6 +187,7 @@ def _unchanged(updates: Updates, state: OptState, params: Params | None = None) 
     return updates, state
 
 
+@public
 def stateless(f: Callable[[Updates, Params | None], Updates]) -> Any:
     """Return a transform without state, made of a function of updates and parameters (:func:`gradchain.stateless`)."""
 
@@ -192,6 +197,7 @@ def stateless(f: Callable[[Updates, Params | None], Updates]) -> Any:
     return cast(Any, GradientTransformation)(init_empty_state, update)
 
 
+@public
 def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> Any:
     """Return a transform without state, made of a function of one array and its parameter, which may be None."""
 
@@ -203,6 +209,7 @@ def stateless_with_tree_map(f: Callable[[Any, Any], Any]) -> Any:
     return cast(Any, GradientTransformation)(init_empty_state, update)
 
 
+@public
 def set_to_zero() -> Any:
     """Return zeros for updates (:func:`gradchain.set_to_zero`)."""
     return Freezing(Functions(init_empty_state, _zeros), label="set_to_zero")

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from gradchain import numerics, tree
+from gradchain.signatures import public
 
 
+@public
 def unitwise_norm(x: Any, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     """Return the norm of each unit's weights, in the shape of ``x`` (:func:`gradchain.numerics.unitwise_norm`)."""
     return numerics.unitwise_norm(x, axis)
 
 
+@public
 def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) -> jax.Array:
     """Return the gradient, scaled down to ``max_norm`` where its norm, given as ``g_norm``, isn't below it.
 
@@ -27,6 +30,7 @@ def unitwise_clip(g_norm: Any, max_norm: Any, grad: Any, div_eps: Any = 1e-6) ->
     return jnp.where(g_norm < max_norm, grad, grad * (max_norm / jnp.maximum(g_norm, div_eps)))
 
 
+@public
 def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, jax.Array]:
     """Return the sum of examples' gradients, each clipped to a global norm, and how many were clipped.
 
@@ -44,6 +48,7 @@ def per_example_global_norm_clip(grads: Any, l2_norm_clip: Any) -> tuple[Any, ja
     return total, jnp.sum(factors < 1)
 
 
+@public
 def per_example_layer_norm_clip(grads: Any, global_l2_norm_clip: Any, uniform: bool = True) -> tuple[Any, Any]:
     """Return the sum of examples' gradients, clipped array by array, and how many were clipped of each array.
 

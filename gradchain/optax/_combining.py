@@ -8,6 +8,7 @@ from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
 from gradchain.core.value import register
 from gradchain.optax._shown import OptaxLike, Shown, as_floats
+from gradchain.signatures import public
 from gradchain.tree import Tree
 
 
@@ -57,11 +58,13 @@ class OptaxNamedChain(OptaxLike, NamedChain):
         return updates, OrderedDict(zip(self.names, states, strict=True))
 
 
+@public
 def chain(*args: Any) -> Any:
     """Apply transforms one after another (:func:`gradchain.chain`); the state is the tuple of theirs."""
     return OptaxChain(tuple(as_transform(tx) for tx in args))
 
 
+@public
 def named_chain(*args: tuple[str, Any]) -> Any:
     """Apply named transforms one after another (:func:`gradchain.named_chain`); the state is an ordered dict."""
     names = tuple(name for name, _ in args)

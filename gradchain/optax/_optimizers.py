@@ -39,8 +39,10 @@ from gradchain.optax._transforms import (
     scale_by_yogi,
     trace,
 )
+from gradchain.signatures import public
 
 
+@public
 def adabelief(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -58,6 +60,7 @@ def adabelief(
     return chain(scaling, *decay, scale_by_learning_rate(learning_rate))
 
 
+@public
 def adadelta(
     learning_rate: Any = None, rho: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0.0, weight_decay_mask: Any = None
 ) -> Any:
@@ -66,6 +69,7 @@ def adadelta(
     return chain(decay, scale_by_adadelta(rho, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adafactor(
     learning_rate: Any = None,
     min_dim_size_to_factor: int = 128,
@@ -93,11 +97,13 @@ def adafactor(
     return chain(*(stage for stage in stages if stage is not None))
 
 
+@public
 def adagrad(learning_rate: Any, initial_accumulator_value: Any = 0.1, eps: Any = 1e-7) -> Any:
     """Optax's signature of :func:`gradchain.adagrad`."""
     return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adam(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -116,6 +122,7 @@ def adam(
 nadam = functools.partial(adam, nesterov=True)
 
 
+@public
 def adamw(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -136,6 +143,7 @@ def adamw(
 nadamw = functools.partial(adamw, nesterov=True)
 
 
+@public
 def adan(
     learning_rate: Any,
     b1: Any = 0.98,
@@ -151,6 +159,7 @@ def adan(
     return chain(scale_by_adan(b1, b2, b3, eps, eps_root), decay, scale_by_learning_rate(learning_rate))
 
 
+@public
 def lion(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -164,6 +173,7 @@ def lion(
     return chain(scale_by_lion(b1, b2, mu_dtype), decay, scale_by_learning_rate(learning_rate))
 
 
+@public
 def amsgrad(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -179,6 +189,7 @@ def amsgrad(
     return chain(scaling, scale_by_learning_rate(learning_rate))
 
 
+@public
 def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Any:
     """Optax's signature of :func:`gradchain.fromage`."""
 
@@ -197,6 +208,7 @@ def _then(schedule: Any, function: Any) -> Any:
     return lambda count: function(schedule(count))
 
 
+@public
 def lars(
     learning_rate: Any,
     weight_decay: Any = 0.0,
@@ -216,6 +228,7 @@ def lars(
     )
 
 
+@public
 def lamb(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -234,6 +247,7 @@ def lamb(
     )
 
 
+@public
 def noisy_sgd(
     learning_rate: Any, eta: Any = 0.01, gamma: Any = 0.55, key: Any = None, *, seed: int | None = None
 ) -> Any:
@@ -241,17 +255,20 @@ def noisy_sgd(
     return chain(add_noise(eta, gamma, key, seed=seed), scale_by_learning_rate(learning_rate))
 
 
+@public
 def sign_sgd(learning_rate: Any) -> Any:
     """Optax's signature of :func:`gradchain.sign_sgd`."""
     return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+@public
 def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.signum`."""
     average = ema(beta, debias=False, accumulator_dtype=accumulator_dtype)
     return chain(average, scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+@public
 def novograd(
     learning_rate: Any, b1: Any = 0.9, b2: Any = 0.25, eps: Any = 1e-6, eps_root: Any = 0.0, weight_decay: Any = 0.0
 ) -> Any:
@@ -259,11 +276,13 @@ def novograd(
     return chain(scale_by_novograd(b1, b2, eps, eps_root, weight_decay), scale_by_learning_rate(learning_rate))
 
 
+@public
 def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0) -> Any:
     """Optax's signature of :func:`gradchain.optimistic_gradient_descent`."""
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
 
 
+@public
 def optimistic_adam(
     learning_rate: Any,
     optimism: Any = None,
@@ -276,7 +295,7 @@ def optimistic_adam(
     nesterov: bool = True,
 ) -> Any:
     """Deprecated: :func:`optimistic_adam_v2`, with the learning rate in the place of ``alpha``."""
-    warnings.warn("optimistic_adam is deprecated; use optimistic_adam_v2", DeprecationWarning, stacklevel=2)
+    warnings.warn("optimistic_adam is deprecated; use optimistic_adam_v2", DeprecationWarning, stacklevel=3)
     if callable(learning_rate):
         raise ValueError("optimistic_adam takes no schedule for its learning_rate; optimistic_adam_v2 does")
     beta = learning_rate if optimism is None else optimism
@@ -287,6 +306,7 @@ def optimistic_adam(
     )
 
 
+@public
 def optimistic_adam_v2(
     learning_rate: Any,
     *,
@@ -307,6 +327,7 @@ def optimistic_adam_v2(
     )
 
 
+@public
 def radam(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -322,6 +343,7 @@ def radam(
     return chain(scaling, scale_by_learning_rate(learning_rate))
 
 
+@public
 def rmsprop(
     learning_rate: Any,
     decay: Any = 0.9,
@@ -342,27 +364,32 @@ def rmsprop(
     )
 
 
+@public
 def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.sgd`."""
     first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
     return chain(first, scale_by_learning_rate(learning_rate))
 
 
+@public
 def sm3(learning_rate: Any, momentum: Any = 0.9) -> Any:
     """Optax's signature of :func:`gradchain.sm3`."""
     return chain(scale_by_sm3(momentum), scale(-learning_rate))
 
 
+@public
 def yogi(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-3) -> Any:
     """Optax's signature of :func:`gradchain.yogi`."""
     return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adamax(learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Any:
     """Optax's signature of :func:`gradchain.adamax`."""
     return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
+@public
 def adamaxw(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -376,6 +403,7 @@ def adamaxw(
     return chain(scale_by_adamax(b1, b2, eps), decay, scale_by_learning_rate(learning_rate))
 
 
+@public
 def rprop(
     learning_rate: Any, eta_minus: Any = 0.5, eta_plus: Any = 1.2, min_step_size: Any = 1e-6, max_step_size: Any = 50.0
 ) -> Any:
@@ -383,6 +411,7 @@ def rprop(
     return chain(scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0))
 
 
+@public
 def polyak_sgd(
     max_learning_rate: Any = 1.0, scaling: Any = 1.0, f_min: Any = 0.0, eps: Any = 0.0, variant: str = "sps"
 ) -> Any:

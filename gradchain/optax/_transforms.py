@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gradchain.optax import _states as _s
 from gradchain.optax._base import identity
 from gradchain.optax._shown import shown
+from gradchain.signatures import public
 
 
 def _ours(name: str) -> Any:
@@ -24,6 +25,7 @@ def decay_rate_pow(i: Any, exponent: Any = 0.8) -> jax.Array:
     return 1.0 - jnp.asarray(i + 1, jnp.float32) ** (-exponent)
 
 
+@public
 def scale_by_rss(initial_accumulator_value: Any = 0.1, eps: Any = 1e-07) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_rss`."""
     return shown(
@@ -31,6 +33,7 @@ def scale_by_rss(initial_accumulator_value: Any = 0.1, eps: Any = 1e-07) -> Any:
     )
 
 
+@public
 def scale_by_rms(
     decay: Any = 0.9,
     eps: Any = 1e-08,
@@ -50,6 +53,7 @@ def scale_by_rms(
     )
 
 
+@public
 def scale_by_stddev(
     decay: Any = 0.9,
     eps: Any = 1e-08,
@@ -69,6 +73,7 @@ def scale_by_stddev(
     )
 
 
+@public
 def scale_by_adam(
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -91,6 +96,7 @@ def scale_by_adam(
     )
 
 
+@public
 def scale_by_amsgrad(
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -114,11 +120,13 @@ def scale_by_amsgrad(
     )
 
 
+@public
 def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-08) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adamax`."""
     return shown(_ours("adam_variants.scale_by_adamax"), _s.ScaleByAdamState, b1=b1, b2=b2, eps=eps)
 
 
+@public
 def scale_by_lion(
     b1: Any = 0.9, b2: Any = 0.99, mu_dtype: Any = None, *, mode: Any = "hard", smooth_beta: Any = 1.0
 ) -> Any:
@@ -134,26 +142,31 @@ def scale_by_lion(
     )
 
 
+@public
 def scale(step_size: Any) -> Any:
     """Optax's signature of :func:`gradchain.scale`."""
     return shown(_ours("scaling.scale"), _s.EmptyState, step_size=step_size)
 
 
+@public
 def scale_by_param_block_norm(min_scale: Any = 0.001) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_param_block_norm`."""
     return shown(_ours("layerwise.scale_by_param_block_norm"), _s.EmptyState, min_scale=min_scale)
 
 
+@public
 def scale_by_param_block_rms(min_scale: Any = 0.001) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_param_block_rms`."""
     return shown(_ours("layerwise.scale_by_param_block_rms"), _s.EmptyState, min_scale=min_scale)
 
 
+@public
 def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-06) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adadelta`."""
     return shown(_ours("adaptive.scale_by_adadelta"), _s.ScaleByAdaDeltaState, rho=rho, eps=eps)
 
 
+@public
 def scale_by_adan(b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-08, eps_root: Any = 0.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adan`."""
     return shown(
@@ -161,6 +174,7 @@ def scale_by_adan(b1: Any = 0.98, b2: Any = 0.92, b3: Any = 0.99, eps: Any = 1e-
     )
 
 
+@public
 def scale_by_belief(
     b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-16, eps_root: Any = 1e-16, *, nesterov: bool = False
 ) -> Any:
@@ -176,6 +190,7 @@ def scale_by_belief(
     )
 
 
+@public
 def scale_by_yogi(
     b1: Any = 0.9, b2: Any = 0.999, eps: Any = 0.001, eps_root: Any = 0.0, initial_accumulator_value: Any = 1e-06
 ) -> Any:
@@ -191,6 +206,7 @@ def scale_by_yogi(
     )
 
 
+@public
 def scale_by_radam(
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -213,6 +229,7 @@ def scale_by_radam(
     )
 
 
+@public
 def scale_by_rprop(
     learning_rate: Any, eta_minus: Any = 0.5, eta_plus: Any = 1.2, min_step_size: Any = 1e-06, max_step_size: Any = 50.0
 ) -> Any:
@@ -228,16 +245,19 @@ def scale_by_rprop(
     )
 
 
+@public
 def scale_by_sign() -> Any:
     """Optax's signature of :func:`gradchain.scale_by_sign`."""
     return shown(_ours("scaling.scale_by_sign"), _s.EmptyState)
 
 
+@public
 def scale_by_schedule(step_size_fn: Any) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_schedule`."""
     return shown(_ours("scaling.scale_by_schedule"), _s.ScaleByScheduleState, step_size_fn=step_size_fn)
 
 
+@public
 def scale_by_trust_ratio(min_norm: Any = 0.0, trust_coefficient: Any = 1.0, eps: Any = 0.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_trust_ratio`."""
     return shown(
@@ -249,21 +269,25 @@ def scale_by_trust_ratio(min_norm: Any = 0.0, trust_coefficient: Any = 1.0, eps:
     )
 
 
+@public
 def apply_every(k: Any = 1) -> Any:
     """Optax's signature of :func:`gradchain.apply_every`."""
     return shown(_ours("_rules.apply_every"), _s.ApplyEvery, k=k)
 
 
+@public
 def centralize() -> Any:
     """Optax's signature of :func:`gradchain.centralize`."""
     return shown(_ours("scaling.centralize"), _s.EmptyState)
 
 
+@public
 def scale_by_sm3(b1: Any = 0.9, b2: Any = 1.0, eps: Any = 1e-08) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_sm3`."""
     return shown(_ours("_rules.scale_by_sm3"), _s.ScaleBySM3State, b1=b1, b2=b2, eps=eps)
 
 
+@public
 def scale_by_novograd(
     b1: Any = 0.9, b2: Any = 0.25, eps: Any = 1e-08, eps_root: Any = 0.0, weight_decay: Any = 0.0, mu_dtype: Any = None
 ) -> Any:
@@ -280,6 +304,7 @@ def scale_by_novograd(
     )
 
 
+@public
 def scale_by_optimistic_gradient(alpha: Any = 1.0, beta: Any = 1.0) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_optimistic_gradient`."""
     return shown(
@@ -287,6 +312,7 @@ def scale_by_optimistic_gradient(alpha: Any = 1.0, beta: Any = 1.0) -> Any:
     )
 
 
+@public
 def scale_by_distance_over_gradients(
     reps_rel: Any = 1e-06, eps: Any = 1e-08, param_dtype: Any = jnp.float32, global_scale: Any = 1.0
 ) -> Any:
@@ -301,6 +327,7 @@ def scale_by_distance_over_gradients(
     )
 
 
+@public
 def scale_by_polyak(f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0.0, variant: str = "sps") -> Any:
     """Optax's signature of :func:`gradchain.scale_by_polyak`."""
     return shown(
@@ -313,11 +340,13 @@ def scale_by_polyak(f_min: Any = 0.0, max_learning_rate: Any = 1.0, eps: Any = 0
     )
 
 
+@public
 def normalize_by_update_norm(scale_factor: Any = 1.0, eps: Any = 1e-06) -> Any:
     """Optax's signature of :func:`gradchain.normalize_by_update_norm`."""
     return shown(_ours("clipping.normalize_by_update_norm"), _s.EmptyState, scale_factor=scale_factor, eps=eps)
 
 
+@public
 def scale_by_factored_rms(
     factored: bool = True,
     decay_rate: Any = 0.8,
@@ -339,6 +368,7 @@ def scale_by_factored_rms(
     )
 
 
+@public
 def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.trace`."""
     return shown(
@@ -346,41 +376,49 @@ def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None) -> 
     )
 
 
+@public
 def ema(decay: Any, debias: bool = True, accumulator_dtype: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.ema`."""
     return shown(_ours("momentum.ema"), _s.EmaState, decay=decay, debias=debias, accumulator_dtype=accumulator_dtype)
 
 
+@public
 def clip(max_delta: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip`."""
     return shown(_ours("clipping.clip"), _s.EmptyState, max_delta=max_delta)
 
 
+@public
 def clip_by_block_rms(threshold: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_block_rms`."""
     return shown(_ours("clipping.clip_by_block_rms"), _s.EmptyState, threshold=threshold)
 
 
+@public
 def clip_by_global_norm(max_norm: Any) -> Any:
     """Optax's signature of :func:`gradchain.clip_by_global_norm`."""
     return shown(_ours("clipping.clip_by_global_norm"), _s.EmptyState, max_norm=max_norm)
 
 
+@public
 def adaptive_grad_clip(clipping: Any, eps: Any = 0.001, axis: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.adaptive_grad_clip`."""
     return shown(_ours("clipping.adaptive_grad_clip"), _s.EmptyState, clipping=clipping, eps=eps, axis=axis)
 
 
+@public
 def keep_params_nonnegative() -> Any:
     """Optax's signature of :func:`gradchain.keep_params_nonnegative`."""
     return shown(_ours("clipping.keep_params_nonnegative"), _s.EmptyState)
 
 
+@public
 def zero_nans() -> Any:
     """Optax's signature of :func:`gradchain.zero_nans`."""
     return shown(_ours("clipping.zero_nans"), _s.ZeroNansState)
 
 
+@public
 def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_learning_rate`; ``None`` leaves updates as they are."""
     if learning_rate is None:
@@ -389,6 +427,7 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
     return shown(_ours("scaling.scale_by_learning_rate"), cls, learning_rate=learning_rate, flip_sign=flip_sign)
 
 
+@public
 def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None) -> Any:
     """Optax's signature of :func:`gradchain.add_decayed_weights`."""
     cls = _s.WeightDecaySchedule if callable(weight_decay) else _s.EmptyState
@@ -404,15 +443,16 @@ def as_bools(mask: Any) -> Any:
     return jax.tree.map(bool, mask)
 
 
+@public
 def add_noise(eta: Any, gamma: Any, key: Any = None, *, seed: int | None = None) -> Any:
     """Optax's signature of :func:`gradchain.add_noise`."""
     if seed is not None:
-        warnings.warn("add_noise: seed is deprecated; pass it as key", DeprecationWarning, stacklevel=2)
+        warnings.warn("add_noise: seed is deprecated; pass it as key", DeprecationWarning, stacklevel=3)
         if key is not None:
             raise ValueError(f"add_noise: give one of seed and key, got seed={seed} and key={key}")
         key = seed
     if key is None:
-        warnings.warn("add_noise: a key will be required; key=0 is used", stacklevel=2)
+        warnings.warn("add_noise: a key will be required; key=0 is used", stacklevel=3)
         key = 0
     return shown(_ours("_rules.add_noise"), _s.AddNoiseState, eta=eta, gamma=gamma, key=key)
 
