@@ -60,7 +60,7 @@ def test_states_have_optaxs_classes_and_fields():
     assert second == optax.EmptyState()
     falling, masked = optax.adamw(lambda count: 0.1, mask=True).init(params)[::-1][:2]
     assert isinstance(falling, optax.ScaleByScheduleState)
-    assert masked == optax.MaskedState(optax.EmptyState())
+    assert masked == optax.MaskedState(optax.EmptyState()) == run(optax.adamw(0.1, mask=True))[1][1]
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop", "adabelief", "lion", "adan", "yogi"])
