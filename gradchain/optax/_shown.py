@@ -25,9 +25,11 @@ Stage = Mapping[str, Any]
 NAMES: dict[str, dict[str, str]] = {
     "add_noise": {"key": "rng_key"},
     "scale_by_adan": {"count": "t"},
+    "scale_by_simplified_ademamix": {"count": "t"},
 }
 """What Optax calls fields of a rule's state, where the names differ."""
 ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
+    "count_m2": lambda ours: ours["count"],
     "is_initial_step": lambda ours: ours["count"] == 0,
     "rng_key": lambda ours: jax.random.wrap_key_data(ours["key"]),
 }
