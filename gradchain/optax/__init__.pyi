@@ -1,4 +1,5 @@
 from gradchain.optax import assignment as assignment
+from gradchain.optax import contrib as contrib
 from gradchain.optax import experimental as experimental
 from gradchain.optax import losses as losses
 from gradchain.optax import microbatching as microbatching
@@ -45,6 +46,11 @@ from gradchain.optax._conditional import skip_large_updates as skip_large_update
 from gradchain.optax._conditional import skip_not_finite as skip_not_finite
 from gradchain.optax._inject import inject_hyperparams as inject_hyperparams
 from gradchain.optax._inject import inject_stateful_hyperparams as inject_stateful_hyperparams
+from gradchain.optax._linesearch import lbfgs as lbfgs
+from gradchain.optax._linesearch import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from gradchain.optax._linesearch import scale_by_lbfgs as scale_by_lbfgs
+from gradchain.optax._linesearch import scale_by_zoom_linesearch as scale_by_zoom_linesearch
+from gradchain.optax._linesearch import value_and_grad_from_state as value_and_grad_from_state
 from gradchain.optax._numerics import multi_normal as multi_normal
 from gradchain.optax._numerics import safe_increment as safe_increment
 from gradchain.optax._numerics import safe_int32_increment as safe_int32_increment
@@ -118,12 +124,12 @@ from gradchain.optax._states import ScaleByBeliefState as ScaleByBeliefState
 from gradchain.optax._states import ScaleByLBFGSState as ScaleByLBFGSState
 from gradchain.optax._states import ScaleByLionState as ScaleByLionState
 from gradchain.optax._states import ScaleByNovogradState as ScaleByNovogradState
-from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
 from gradchain.optax._states import ScaleByRmsState as ScaleByRmsState
 from gradchain.optax._states import ScaleByRpropState as ScaleByRpropState
 from gradchain.optax._states import ScaleByRssState as ScaleByRssState
-from gradchain.optax._states import ScaleBySM3State as ScaleBySM3State
+from gradchain.optax._states import ScaleByRStdDevState as ScaleByRStdDevState
 from gradchain.optax._states import ScaleByScheduleState as ScaleByScheduleState
+from gradchain.optax._states import ScaleBySM3State as ScaleBySM3State
 from gradchain.optax._states import ScaleByTrustRatioState as ScaleByTrustRatioState
 from gradchain.optax._states import ScaleByZoomLinesearchState as ScaleByZoomLinesearchState
 from gradchain.optax._states import ScaleState as ScaleState
@@ -199,7 +205,9 @@ from gradchain.optax.losses import sigmoid_binary_cross_entropy as sigmoid_binar
 from gradchain.optax.losses import sigmoid_focal_loss as sigmoid_focal_loss
 from gradchain.optax.losses import smooth_labels as smooth_labels
 from gradchain.optax.losses import softmax_cross_entropy as softmax_cross_entropy
-from gradchain.optax.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
+from gradchain.optax.losses import (
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+)
 from gradchain.optax.losses import squared_error as squared_error
 from gradchain.optax.microbatching import microbatch as microbatch
 from gradchain.optax.schedules import WrappedSchedule as WrappedSchedule
