@@ -99,7 +99,7 @@ def _or_plain(constructor: Callable[..., Any], formula: Callable[[Any], Any], *a
 @public
 def constant_schedule(value: Any) -> Schedule:
     """Return ``value`` at every step: see :func:`gradchain.constant_schedule`. Whole numbers stay whole."""
-    if isinstance(value, int) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         return FunctionSchedule(lambda count: value)
     return schedules.constant_schedule(value)
 

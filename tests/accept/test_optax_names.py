@@ -256,7 +256,7 @@ def of_states(module):
 @pytest.mark.parametrize("module", WITH_STATES)
 def test_states_have_the_structure_of_those_of_optax(module):
     found = of_states(module)
-    assert len(found) > 20  # they weren't all left out
+    assert len(found) > 10  # they weren't all left out
     check(found)
 
 

@@ -91,7 +91,7 @@ PROJECTIONS = [
     ("projection_box", (WHOLE, jax.tree.map(lambda x: -x, A), WHOLE)),
     ("projection_hypercube", (X[0], 0.5)),
     ("projection_linf_ball", (A, 0.5)),
-    ("projection_vector", (WHOLE, A)),
+    ("projection_vector", (A, WHOLE)),
     ("projection_halfspace", (A, WHOLE, 0.5)),
 ]
 
@@ -277,6 +277,7 @@ def test_arguments_by_name_are_as_good_as_by_position():
 
 def test_a_batch_without_examples_gives_nothing():
     assert ours.microbatch(squares, (1, 2), 2)(W, X[:0], Y[:0]) == 0
+    assert ours.microbatch(lambda x: jnp.ones(()), 0, 2, num_real_microbatches=1)(X[:0]) == 0
 
 
 def examples(step):

@@ -54,6 +54,7 @@ CASES = {
         ((X, CLASSES), {"where": INCLUDED}),
         ((X, jnp.array([2, 1, 3])), {"where": INCLUDED}),
         ((X, CLASSES), {"where": INCLUDED[:, 0]}),
+        ((X, CLASSES), {"where": jnp.zeros((3, 4), bool)}),
         ((X, CLASSES), {"axis": None}),
         ((X, X[:, 0]), {}),
         ((X, CLASSES[:2]), {}),
@@ -77,7 +78,8 @@ CASES = {
     ],
     "triplet_margin_loss": [
         ((X, Y[0], Y), {}),
-        ((X, Y, Y[::-1]), {"norm_degree": 1, "margin": jnp.ones(3)}),
+        ((X, Y, Y[::-1]), {"norm_degree": 1}),
+        ((X, Y, Y[::-1]), {"margin": jnp.ones(3)}),
         ((FLAGS, X, Y), {}),
     ],
 }
