@@ -11,7 +11,7 @@ from gradchain.combinators._weights import stored, widened
 from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child
 from gradchain.core.hyper import DType, Hyper
-from gradchain.core.transform import Transform, apply_updates, difference, scalar_dtype
+from gradchain.core.transform import Part, Transform, apply_updates, difference, scalar_dtype
 from gradchain.matrices.refreshing import refresh
 from gradchain.numerics import abs_sq, compute_dtype, divide, one_minus_power, safe_increment, sqrt
 from gradchain.optax import _states as _s
@@ -463,8 +463,6 @@ class sam(Around):
         return updates, _s.SAMState(jnp.zeros_like(state.steps_since_sync), inner, adversary, None)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> Any:
-        from gradchain.core.transform import Part
-
         states = (None, None) if state is None else (state.opt_state, state.adv_state)
         return [
             Part("optimizer", self.optimizer, states[0], params),
@@ -473,8 +471,11 @@ class sam(Around):
 
 
 @combinator
-class scale_by_sophia(Around):
+class scale_by_sophia(Inner):
     """Sophia's scaling: see :func:`gradchain.scale_by_sophia`."""
+
+    child = "hessian_diagonal_fn"
+    state_field = "hessian_fn_state"
 
     b1: Hyper = 0.965
     b2: Hyper = 0.99

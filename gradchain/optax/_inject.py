@@ -4,7 +4,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,11 @@ class Injected(Around):
         if state is None:
             return {**self.arguments}
         return {**state.hyperparams}
+
+    def with_fields(self, **changes: Any) -> Self:
+        numbers = {name: x for name, x in changes.items() if name in self.arguments}
+        rest = {name: x for name, x in changes.items() if name not in numbers}
+        return super().with_fields(**rest, **({"arguments": self.arguments | numbers} if numbers else {}))
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return []

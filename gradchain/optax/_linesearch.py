@@ -56,8 +56,11 @@ def _unsafe(search: Search, told: Search, possible: Array) -> Search:
     return told._replace(taken=jnp.where(takes, search.step, told.taken), keep=told.keep | takes)
 
 
+@register
 class ZoomToTheEnd(Zoom):
     """A zoom search that takes its last trial where none had decrease, and begins whatever the slope."""
+
+    name = "scale_by_zoom_linesearch"
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         return super().begin(state, value, slope)._replace(failed=jnp.zeros((), bool))
@@ -67,8 +70,11 @@ class ZoomToTheEnd(Zoom):
         return _unsafe(search, told, jnp.isfinite(value) & jnp.isfinite(slope))
 
 
+@register
 class BacktrackingToTheEnd(Backtracking):
     """A backtracking search that takes its last trial where none had decrease, and begins whatever the slope."""
+
+    name = "scale_by_backtracking_linesearch"
 
     def begin(self, state: Any, value: Array, slope: Array) -> Search:
         return super().begin(state, value, slope)._replace(failed=jnp.zeros((), bool))
@@ -79,14 +85,6 @@ class BacktrackingToTheEnd(Backtracking):
 
     def end(self, state: Any, search: Search, value: Array, grad: Tree) -> Any:
         return super().end(state, search, value, grad)._replace(learning_rate=search.taken)
-
-
-for _cls in (ZoomToTheEnd, BacktrackingToTheEnd):
-    jax.tree_util.register_dataclass(
-        _cls,
-        data_fields=[name for name, kind in _cls.kinds.items() if kind.data],
-        meta_fields=[name for name, kind in _cls.kinds.items() if not kind.data],
-    )
 
 
 @register
@@ -101,7 +99,7 @@ class ShownSearch(Around):
         return self._shown(self.tx.init(params))
 
     def _shown(self, state: Any) -> Any:
-        grad = jax.tree.map(jnp.conj, state.grad)
+        grad = jax.tree.map(_conjugate, state.grad)
         steps = jnp.asarray(state.info.num_linesearch_steps, jnp.asarray(0).dtype)
         if not self.zooms:
             info = BacktrackingLinesearchInfo(steps, state.info.decrease_error)
@@ -109,11 +107,12 @@ class ShownSearch(Around):
         errors = [jnp.asarray(x, float) for x in state.info[1:]]
         return ScaleByZoomLinesearchState(state.learning_rate, state.value, grad, ZoomLinesearchInfo(steps, *errors))
 
-    def _hidden(self, state: Any) -> Any:
-        rate, zero = state.learning_rate, jnp.zeros_like(state.learning_rate)
-        spare = {"guess": rate, "slope": zero} if self.zooms else {"retry": zero}
-        grad, cls = jax.tree.map(jnp.conj, state.grad), type(self.tx).State
-        return cls(rate, state.value, grad, state.info, **spare, searches=jnp.zeros((), jnp.int32))
+    def _hidden(self, state: Any, made: bool = True) -> Any:
+        """Return the search's own state, with ``None`` for what Optax's lacks unless it is made."""
+        rate, zero = state.learning_rate, jnp.zeros((), state.learning_rate.dtype) if made else None
+        spare = {"guess": rate if made else None, "slope": zero} if self.zooms else {"retry": zero}
+        grad, cls = jax.tree.map(_conjugate, state.grad), type(self.tx).State
+        return cls(rate, state.value, grad, state.info, **spare, searches=jnp.zeros((), jnp.int32) if made else None)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if missing := [name for name in EXTRA if name not in extra]:
@@ -130,10 +129,16 @@ class ShownSearch(Around):
         return updates, stored(self._shown(new), state)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.tx, None if state is None else self._hidden(state), params)]
+        made = all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+        return [Part("", self.tx, None if state is None else self._hidden(state, made), params)]
 
     def __repr__(self) -> str:
         return repr(self.tx)
+
+
+def _conjugate(x: Any) -> Any:
+    """Return a complex array's conjugate; what isn't complex, or stands for an array, as it is."""
+    return jnp.conj(x) if isinstance(x, jax.Array) and jnp.iscomplexobj(x) else x
 
 
 class _Made:
