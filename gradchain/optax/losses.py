@@ -175,7 +175,8 @@ def sigmoid_focal_loss(
     loss = losses.sigmoid_focal_loss(x, y, gamma=gamma if jnp.ndim(gamma) == 0 else jnp.broadcast_to(gamma, shape))
     if alpha is None:
         return loss
-    return (alpha * y + (1 - jnp.asarray(alpha)) * (1 - y)) * loss
+    weight = jnp.asarray(alpha)
+    return (weight * y + (1 - weight) * (1 - y)) * loss
 
 
 @public
@@ -231,7 +232,7 @@ def softmax_cross_entropy_with_integer_labels(
     """
     name = "softmax_cross_entropy_with_integer_labels"
     x, y = floating(name, "logits", logits), jnp.asarray(labels)
-    if not isinstance(axis, int | tuple):
+    if not isinstance(axis, int | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name}: axis must be an int or a tuple of ints, got {axis!r}")
     include = None if where is None else _classes_last(_included(where, x.shape, axis), axes_of(name, axis, x.ndim))
     x = _classes_last(x, axes_of(name, axis, x.ndim))

@@ -394,7 +394,7 @@ def micro_grad(
     def of_batch(*args: Any, **kwargs: Any) -> tuple[Any, IndividualOutputs]:
         args, kwargs = _bound(signature, args, kwargs)
         if keep_batch_dim:
-            args = [_in_batches_of_one(x) if i in positions else x for i, x in enumerate(args)]
+            args = tuple(_in_batches_of_one(x) if i in positions else x for i, x in enumerate(args))
         return mapped(*args, **kwargs)
 
     return of_batch

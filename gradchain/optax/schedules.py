@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from gradchain import schedules
-from gradchain.core.hyper import FunctionSchedule
+from gradchain.core.hyper import FunctionSchedule, Hyper
 from gradchain.numerics import safe_increment
 from gradchain.optax._base import Schedule, StatefulSchedule
 from gradchain.signatures import public
@@ -106,7 +105,7 @@ def constant_schedule(value: Any) -> Schedule:
 
 @public
 def polynomial_schedule(
-    init_value: ArrayLike, end_value: ArrayLike, power: ArrayLike, transition_steps: int, transition_begin: int = 0
+    init_value: Hyper, end_value: Hyper, power: Hyper, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
     """Move to a value as a power of the remaining time: see :func:`gradchain.polynomial_schedule`.
 
@@ -126,9 +125,7 @@ def polynomial_schedule(
 
 
 @public
-def linear_schedule(
-    init_value: ArrayLike, end_value: ArrayLike, transition_steps: int, transition_begin: int = 0
-) -> Schedule:
+def linear_schedule(init_value: Hyper, end_value: Hyper, transition_steps: int, transition_begin: int = 0) -> Schedule:
     """Move linearly to a value: see :func:`gradchain.linear_schedule`.
 
     With no steps, or a negative number of them, the value stays at ``init_value``.
@@ -141,12 +138,12 @@ def linear_schedule(
 
 @public
 def exponential_decay(
-    init_value: ArrayLike,
+    init_value: Hyper,
     transition_steps: int,
-    decay_rate: float,
+    decay_rate: Hyper,
     transition_begin: int = 0,
     staircase: bool = False,
-    end_value: ArrayLike | None = None,
+    end_value: Hyper | None = None,
 ) -> Schedule:
     """Multiply by ``decay_rate`` every ``transition_steps`` updates: see :func:`gradchain.exponential_decay`.
 
@@ -171,9 +168,7 @@ def _is_zero(number: Any) -> bool:
 
 
 @public
-def cosine_decay_schedule(
-    init_value: ArrayLike, decay_steps: int, alpha: ArrayLike = 0.0, exponent: ArrayLike = 1.0
-) -> Schedule:
+def cosine_decay_schedule(init_value: Hyper, decay_steps: int, alpha: Hyper = 0.0, exponent: Hyper = 1.0) -> Schedule:
     """Decay along half a cosine wave: see :func:`gradchain.cosine_decay_schedule`.
 
     Raises:
@@ -191,7 +186,7 @@ def cosine_decay_schedule(
 
 @public
 def piecewise_constant_schedule(
-    init_value: ArrayLike, boundaries_and_scales: Mapping[int, float] | None = None
+    init_value: Hyper, boundaries_and_scales: Mapping[int, float] | None = None
 ) -> Schedule:
     """Multiply by a factor at each of the given steps: see :func:`gradchain.piecewise_constant_schedule`."""
     return schedules.piecewise_constant_schedule(init_value, _table(boundaries_and_scales))
@@ -199,7 +194,7 @@ def piecewise_constant_schedule(
 
 @public
 def piecewise_interpolate_schedule(
-    interpolate_type: str, init_value: ArrayLike, boundaries_and_scales: Mapping[int, float] | None = None
+    interpolate_type: str, init_value: Hyper, boundaries_and_scales: Mapping[int, float] | None = None
 ) -> Schedule:
     """Interpolate between given values: see :func:`gradchain.piecewise_interpolate_schedule`."""
     return schedules.piecewise_interpolate_schedule(interpolate_type, init_value, _table(boundaries_and_scales))
@@ -213,7 +208,7 @@ def _table(boundaries_and_scales: Any) -> Any:
 @public
 def linear_onecycle_schedule(
     transition_steps: int,
-    peak_value: ArrayLike,
+    peak_value: Hyper,
     pct_start: float = 0.3,
     pct_final: float = 0.85,
     div_factor: float = 25.0,
@@ -237,7 +232,7 @@ def linear_onecycle_schedule(
 @public
 def cosine_onecycle_schedule(
     transition_steps: int,
-    peak_value: ArrayLike,
+    peak_value: Hyper,
     pct_start: float = 0.3,
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
@@ -290,7 +285,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
 
 @public
-def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:
+def warmup_constant_schedule(init_value: Hyper, peak_value: Hyper, warmup_steps: int) -> Schedule:
     """Rise linearly, then stay constant: see :func:`gradchain.warmup_constant_schedule`.
 
     Without a warm-up the value stays at ``init_value``.
@@ -302,12 +297,12 @@ def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmu
 
 @public
 def warmup_cosine_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
+    init_value: Hyper,
+    peak_value: Hyper,
     warmup_steps: int,
     decay_steps: int,
-    end_value: ArrayLike = 0.0,
-    exponent: ArrayLike = 1.0,
+    end_value: Hyper = 0.0,
+    exponent: Hyper = 1.0,
 ) -> Schedule:
     """Rise linearly, then decay along half a cosine wave: see :func:`gradchain.warmup_cosine_decay_schedule`.
 
@@ -335,14 +330,14 @@ def warmup_cosine_decay_schedule(
 
 @public
 def warmup_exponential_decay_schedule(
-    init_value: ArrayLike,
-    peak_value: ArrayLike,
+    init_value: Hyper,
+    peak_value: Hyper,
     warmup_steps: int,
     transition_steps: int,
-    decay_rate: ArrayLike,
+    decay_rate: Hyper,
     transition_begin: int = 0,
     staircase: bool = False,
-    end_value: ArrayLike | None = None,
+    end_value: Hyper | None = None,
 ) -> Schedule:
     """Rise linearly, then decay exponentially: see :func:`gradchain.warmup_exponential_decay_schedule`."""
     rise = linear_schedule(init_value, peak_value, warmup_steps)

@@ -204,7 +204,7 @@ def tree_full_like(tree: Any, fill_value: ArrayLike, dtype: DTypeLike | None = N
 def tree_random_like(
     rng_key: Any,
     target_tree: Any,
-    sampler: Callable[..., ArrayLike] = jax.random.normal,
+    sampler: Callable[..., Any] = jax.random.normal,
     dtype: DTypeLike | None = None,
 ) -> Any:
     """Return a tree of random arrays: see :func:`gradchain.tree.random_like`.
@@ -215,7 +215,7 @@ def tree_random_like(
         return trees.random_like(rng_key, target_tree, sampler, dtype)
     keys = trees.split_key_like(rng_key, target_tree)
 
-    def leaf(x: Any, key: Any) -> ArrayLike:
+    def leaf(x: Any, key: Any) -> Any:
         return sampler(key, x.shape, dtype or x.dtype, out_sharding=jax.typeof(x).sharding)
 
     return jax.tree.map(leaf, target_tree, keys)
