@@ -17,7 +17,7 @@ from gradchain.numerics import abs_sq, compute_dtype, divide, one_minus_power, s
 from gradchain.optax import _states as _s
 from gradchain.optax import tree as optax_tree
 from gradchain.optax._around import Around, Inner
-from gradchain.optax._base import NO_PARAMS_MSG
+from gradchain.optax._base import NO_PARAMS_MSG, identity
 from gradchain.tree import Tree
 from gradchain.tree import norm as full_norm
 from gradchain.tree import vdot as full_vdot
@@ -158,8 +158,8 @@ class reduce_on_plateau(Around):
     min_scale: Hyper = 0.0
 
     def init(self, params: Tree) -> _s.ReduceLROnPlateauState:
-        zeros = [jnp.zeros((), jnp.int32) for _ in range(3)]
-        return _s.ReduceLROnPlateauState(scalar(1, params), scalar(jnp.inf, params), *zeros, scalar(0, params))
+        a, b, c = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return _s.ReduceLROnPlateauState(scalar(1, params), scalar(jnp.inf, params), a, b, c, scalar(0, params))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         value, count = jnp.asarray(value_of(self.name, extra), state.avg_value.dtype), safe_increment(state.count)
@@ -244,9 +244,9 @@ class dadapt_adamw(Around):
     weight_decay: Hyper
 
     def init(self, params: Tree) -> _s.DAdaptAdamWState:
-        zeros = [wide_zeros(params) for _ in range(3)]
+        m, v, s = (wide_zeros(params) for _ in range(3))
         first, count = scalar(self.estim_lr0, params), jnp.zeros((), jnp.int32)
-        return _s.DAdaptAdamWState(*zeros, first, scalar(0, params), count)
+        return _s.DAdaptAdamWState(m, v, s, first, scalar(0, params), count)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         params, g, (b1, b2, eps) = needed(self.name, params), widened(updates), (self.b1, self.b2, self.eps)
@@ -284,9 +284,9 @@ class prodigy(Around):
     weight_decay_mask: Any = None
 
     def init(self, params: Tree) -> _s.ProdigyState:
-        zeros = [wide_zeros(params) for _ in range(3)]
+        m, v, s = (wide_zeros(params) for _ in range(3))
         first, count = scalar(self.estim_lr0, params), jnp.zeros((), jnp.int32)
-        return _s.ProdigyState(*zeros, own(params), first, scalar(0, params), count)
+        return _s.ProdigyState(m, v, s, own(params), first, scalar(0, params), count)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         params, g, d = needed(self.name, params), widened(updates), state.estim_lr
@@ -483,7 +483,7 @@ class scale_by_sophia(Inner):
     gamma: Hyper = 0.01
     clip_threshold: Hyper | None = 1.0
     update_interval: Hyper = 10
-    hessian_diagonal_fn: Child = None
+    hessian_diagonal_fn: Child = identity()
     mu_dtype: DType | None = None
     print_every: int = 0
 
@@ -513,7 +513,8 @@ class scale_by_sophia(Inner):
     def _report(self, scaled: Tree, count: Array) -> None:
         if not self.print_every:
             return
-        inside = sum(jnp.sum(jnp.abs(u) < self.clip_threshold) for u in jax.tree.leaves(scaled))
+        limit: Any = self.clip_threshold
+        inside = sum(jnp.sum(jnp.abs(u) < limit) for u in jax.tree.leaves(scaled))
         rate = inside / optax_tree.size(scaled)
         jax.lax.cond(
             count % self.print_every == 0,

@@ -4,7 +4,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ def inject_hyperparams(
             elif isinstance(value, StatefulSchedule):
                 schedules[name] = value
             elif callable(value):
-                schedules[name] = WrappedSchedule(value)
+                schedules[name] = WrappedSchedule(cast(Any, value))
             elif isinstance(value, int | float | jax.Array | np.ndarray):
                 numbers[name] = value
             else:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,7 @@ class ShownSearch(Around):
         """Return the search's own state, with ``None`` for what Optax's lacks unless it is made."""
         rate, zero = state.learning_rate, jnp.zeros((), state.learning_rate.dtype) if made else None
         spare = {"guess": rate if made else None, "slope": zero} if self.zooms else {"retry": zero}
-        grad, cls = jax.tree.map(_conjugate, state.grad), type(self.tx).State
+        grad, cls = jax.tree.map(_conjugate, state.grad), cast(Any, type(self.tx)).State
         return cls(rate, state.value, grad, state.info, **spare, searches=jnp.zeros((), jnp.int32) if made else None)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
@@ -196,9 +196,11 @@ class _scale_by_lbfgs(Around):
 
     def init(self, params: Tree) -> ScaleByLBFGSState:
         slots = (self.memory_size,)
-        first = [wide_zeros(params) for _ in range(2)]
-        stacks = [jax.tree.map(lambda x: jnp.zeros((*slots, *x.shape), x.dtype), wide_zeros(params)) for _ in range(2)]
-        return ScaleByLBFGSState(jnp.zeros((), jnp.int32), *first, *stacks, jnp.zeros(slots, scalar_dtype(params)))
+        steps, changes = (
+            jax.tree.map(lambda x: jnp.zeros((*slots, *x.shape), x.dtype), wide_zeros(params)) for _ in range(2)
+        )
+        weights, count = jnp.zeros(slots, scalar_dtype(params)), jnp.zeros((), jnp.int32)
+        return ScaleByLBFGSState(count, wide_zeros(params), wide_zeros(params), steps, changes, weights)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         g, w, count = widened(updates), needed(self.name, params), state.count

@@ -226,7 +226,7 @@ def scale_by_adopt(
 ) -> Any:
     """Optax's signature of :func:`gradchain.scale_by_adopt`."""
     values = {"b1": b1, "b2": b2, "eps": eps, "mu_dtype": mu_dtype, "nesterov": nesterov}
-    bound = {"use_clipping": use_clipping, "clip_value_fn": clip_value_fn}
+    bound: dict[str, Any] = {"use_clipping": use_clipping, "clip_value_fn": clip_value_fn}
     return shown(delayed.scale_by_adopt, ScaleByAdamState, **values, **bound)
 
 
@@ -492,7 +492,7 @@ def muon(
     used = MuonDimensionNumbers() if dims is None else dims
     if not callable(used) and not isinstance(used, MuonDimensionNumbers):
         used = _among(used)
-    options = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning}
+    options: dict[str, Any] = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning}
     direction = scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, **options, weight_dimension_numbers=used)
     matrices = chain(
         direction,
@@ -723,7 +723,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None) -> Any:
     def update(
         updates: Tree, state: Any, params: Tree | None = None, obj_fn: Any = None, **extra_args: Any
     ) -> tuple[Tree, Any]:
-        objective = extra_args.get("value_fn") if obj_fn is None else obj_fn
+        objective: Any = extra_args.get("value_fn") if obj_fn is None else obj_fn
         for name, given in (("params", params), ("obj_fn", objective)):
             if given is None:
                 raise ValueError(f"{name} must be provided to hutchinson update function.")
