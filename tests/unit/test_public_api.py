@@ -56,6 +56,7 @@ LAYERS = (
     "introspect",
     "interop",
     "plots",
+    "optax",
 )
 OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils", "typing_extensions"}
 LATE = {"gradchain.plots", "gradchain.introspect.describe"}
