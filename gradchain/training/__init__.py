@@ -26,6 +26,7 @@ from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
 from gradchain.training.population_result import PopulationResult
+from gradchain.training.precision import mixed_precision
 from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
 from gradchain.training.stopping import EarlyStopping, StoppingState
@@ -60,6 +61,7 @@ __all__ = [
     "load_checkpoint",
     "make_step",
     "microbatch",
+    "mixed_precision",
     "population_based_training",
     "sample",
     "save_checkpoint",
