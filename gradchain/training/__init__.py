@@ -11,6 +11,7 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 """
 
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
+from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
     Rung,
@@ -48,6 +49,7 @@ __all__ = [
     "PopulationResult",
     "Rung",
     "StoppingState",
+    "SweepComparison",
     "SweepResult",
     "Uniform",
     "evaluate",

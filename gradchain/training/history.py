@@ -46,9 +46,7 @@ class History:
         Args:
           rows: show only this many epochs, evenly spaced and including the last.
         """
-        shown = range(len(self))
-        if rows is not None and rows < len(self):
-            shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
+        shown = evenly_spaced(len(self), rows)
         return text_table(["epoch", *self.columns], [[i + 1, *(c[i] for c in self.columns.values())] for i in shown])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -80,6 +78,13 @@ def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort column names: training before validation, the loss first in each."""
     return sorted(names, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))
+
+
+def evenly_spaced(size: int, rows: int | None) -> Sequence[int]:
+    """Return at most ``rows`` of the numbers below ``size``, evenly spaced and including the last; all if ``None``."""
+    if rows is None or rows >= size:
+        return range(size)
+    return sorted({round(i) for i in np.linspace(size - 1, 0, rows)})
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Column]]) -> str:

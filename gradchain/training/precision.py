@@ -40,7 +40,8 @@ def mixed_precision(
       function: ``function(params, batch)``, ``function(params, batch, key)``, or either with the model's state after
         ``params``, as :func:`~gradchain.training.fit` calls a loss; an adapter; or ``predict(params, x)``.
       dtype: what to compute in. ``"bfloat16"`` has the range of float32 and 8 bits of precision. ``"float16"`` has 11
-        bits, and gradients below :math:`6 \cdot 10^{-8}` vanish: put :func:`~gradchain.loss_scale` around the optimizer.
+        bits, and gradients below :math:`6 \cdot 10^{-8}` vanish: it needs :func:`~gradchain.loss_scale` around the
+        optimizer.
       keep: patterns, as for :func:`~gradchain.by_path`, of parameters that are passed on as they are. What is computed
         from them is float32 (JAX takes the wider dtype) until the model casts it.
       keep_in_batch: likewise for arrays of the batch, such as the targets of a regression, which 8 bits would round.

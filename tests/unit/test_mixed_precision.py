@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training.variables import Variables
 from gradchain.training import evaluate, fit, make_step, mixed_precision
+from gradchain.training.variables import Variables
 
 RNG = np.random.default_rng(0)
 PARAMS = {"dense": {"kernel": jnp.asarray(RNG.normal(size=(3, 2)), "float32")}, "norm": {"scale": jnp.ones(2)}}
@@ -98,7 +98,9 @@ def with_state(params, model_state, batch, key=None, *, training):
 STATE = {"mean": jnp.full(3, 1.003), "key": jax.random.key(0), "steps": jnp.zeros((), jnp.int32)}
 
 
-@pytest.mark.parametrize("keys", [(), (None,), (jax.random.key(1),), (jax.random.PRNGKey(1),)], ids=["no key", "None", "typed", "raw"])
+@pytest.mark.parametrize(
+    "keys", [(), (None,), (jax.random.key(1),), (jax.random.PRNGKey(1),)], ids=["no key", "None", "typed", "raw"]
+)
 def test_the_models_state_is_neither_rounded_nor_cast(keys):
     loss, (state, aux) = mixed_precision(with_state)(PARAMS, STATE, DATA, *keys, training=True)
     assert dtypes(state) == dtypes(STATE)
