@@ -20,7 +20,7 @@ from gradchain.training.comparison import OPTIMIZER
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.population_result import PopulationResult
-from gradchain.training.range_test import RangeTest
+from gradchain.training.range_test import TENTH, RangeTest
 from gradchain.training.step import Path
 from gradchain.training.sweep_result import SweepResult
 
@@ -139,8 +139,8 @@ def plot_range_test(result: RangeTest, *, ax: Any = None, yscale: str = "linear"
     """Plot the losses of a learning-rate range test against the rate: each one, their average, and the suggestion.
 
     Args:
-      result: what :func:`~gradchain.training.learning_rate_range_test` returned. Losses far above those at the start
-        are beyond the upper edge.
+      result: what :func:`~gradchain.training.learning_rate_range_test` returned. With a linear scale the axis ends at
+        twice the largest fall above the start.
       ax: the matplotlib axes to draw into; a new figure by default.
       yscale: ``"log"`` or ``"linear"``.
 
@@ -148,19 +148,18 @@ def plot_range_test(result: RangeTest, *, ax: Any = None, yscale: str = "linear"
       The axes.
     """
     ax = _axes(ax, "learning rate", "loss")
-    ratios = result.rates[1:] / result.rates[:-1]
-    ax.plot(result.rates, np.where(np.isfinite(result.losses), result.losses, np.nan), color=GREY, linewidth=0.6,
-            alpha=0.7, label="each step")  # fmt: skip
-    smoothed = np.where(np.isfinite(result.smoothed), result.smoothed, np.nan)
+    losses, smoothed = (np.where(np.isfinite(y), y, np.nan) for y in (result.losses, result.smoothed))
+    ax.plot(result.rates, losses, color=GREY, linewidth=0.6, alpha=0.7, label="each step")
     ax.plot(result.rates, smoothed, **_style(0), linewidth=2.0, label="smoothed")
-    _scale(ax, "x", "log" if np.allclose(ratios, ratios[0]) else "linear")
+    factors = result.rates[1:] / result.rates[:-1]
+    _scale(ax, "x", "log" if np.allclose(factors, factors[0]) else "linear")
     _scale(ax, "y", yscale)
-    low, high = np.nanmin(smoothed), max(np.nanmax(smoothed[: max(1, len(smoothed) // 2)]), smoothed[0])
-    if yscale == "linear" and high > low:
-        ax.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    if yscale == "linear":
+        low, start = np.nanmin(smoothed), smoothed[0]
+        ax.set_ylim(min(low, np.nanmin(losses)), start + max(start - low, 0.1 * abs(start)))
     if result.has_suggestion:
         place = int(np.argmin(np.abs(result.rates - result.suggestion)))
-        _mark_best(ax, result.rates[place], smoothed[place], f"suggestion: {result.suggestion:.2g}")
+        _mark_best(ax, result.suggestion, smoothed[place], f"{result.suggestion:.2g}, {TENTH}")
     return _legend(ax)
 
 

@@ -29,6 +29,7 @@ from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.precision import mixed_precision
+from gradchain.training.range_test import RangeTest, learning_rate_range_test
 from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
 from gradchain.training.stopping import EarlyStopping, StoppingState
@@ -50,6 +51,7 @@ __all__ = [
     "Metrics",
     "Path",
     "PopulationResult",
+    "RangeTest",
     "Rung",
     "Steps",
     "StoppingState",
@@ -65,6 +67,7 @@ __all__ = [
     "hyperband",
     "hyperband_brackets",
     "hyperband_runs",
+    "learning_rate_range_test",
     "load_checkpoint",
     "make_step",
     "microbatch",

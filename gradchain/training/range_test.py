@@ -106,7 +106,9 @@ class RangeTest:
           rows: show only this many steps, evenly spaced and including the last.
         """
         columns = self._columns()
-        return text_table(list(columns), [[x[i] for x in columns.values()] for i in evenly_spaced(len(self.rates), rows)])
+        return text_table(
+            list(columns), [[x[i] for x in columns.values()] for i in evenly_spaced(len(self.rates), rows)]
+        )
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV file with a header and a line for each step, numbers in full precision."""
@@ -185,9 +187,6 @@ def learning_rate_range_test(
     spacing).
     """
     rates = _rates(low, high, steps, spacing)
-    if not 0 <= smoothing < 1 or not stop_at > 1:
-        raise ValueError(f"learning_rate_range_test: got smoothing={smoothing} and stop_at={stop_at}, which must lie in "
-                         "[0, 1) and above 1")  # fmt: skip
     tx = as_transform(tx)
     names = _names(tx, name)
     objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
@@ -229,7 +228,7 @@ def _names(tx: Transform, name: str) -> list[str]:
     if not names:
         raise ValueError(
             f"learning_rate_range_test: {tx!r} has no hyperparameter {name!r} to raise; there are "
-            f"{', '.join(known) or 'none'}. Name one of these with name=..., or put scale_by_learning_rate(1.0) behind it"
+            f"{', '.join(known) or 'none'}. Name one of these by name=..., or put scale_by_learning_rate(1.0) behind it"
         )
     return names
 
@@ -238,6 +237,10 @@ class _Watch:
     """The losses so far, their average, and whether they have diverged."""
 
     def __init__(self, smoothing: float, stop_at: float):
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"learning_rate_range_test: smoothing must be in [0, 1), got {smoothing}")
+        if not stop_at > 1:
+            raise ValueError(f"learning_rate_range_test: stop_at must be above 1, got {stop_at}")
         self.losses, self.smoothed = list[float](), list[float]()
         self.ended = False
         self._decay, self._stop_at, self._total = smoothing, stop_at, 0.0

@@ -75,9 +75,10 @@ def sweep(
 ) -> SweepResult[T]:  # fmt: skip
     """Train with every transform of a batch, from every seed or starting point, in one compiled call.
 
-    Different optimizers, as a dict or list, are compared by one compiled call each. Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
+    Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
     hyperparameters see the same batches in the same order. Another sweep with the same number of runs, ``loss_fn`` and
-    options doesn't recompile, whatever its hyperparameters.
+    options doesn't recompile, whatever its hyperparameters. Different optimizers, in a dict or list, are compared by
+    one compiled call for each.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
