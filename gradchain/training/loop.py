@@ -162,6 +162,6 @@ def fit(
     leave = recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(
-        chosen, weights, run.state, history_of(run, budget.unit), run.best_row, stopped, run.position.epoch,
+        chosen, weights, run.state, history_of(run, budget.row_unit), run.best_row, stopped, run.position.epoch,
         source.steps_done(run, steps_done),
     )  # fmt: skip
