@@ -11,6 +11,7 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 """
 
 from gradchain.training.budget import Epochs, Steps
+from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
@@ -38,6 +39,7 @@ from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables
 
 __all__ = [
+    "Callback",
     "Checkpoint",
     "Checkpoints",
     "Choice",
@@ -52,6 +54,8 @@ __all__ = [
     "Path",
     "PopulationResult",
     "RangeTest",
+    "Record",
+    "Run",
     "Rung",
     "Steps",
     "StoppingState",
