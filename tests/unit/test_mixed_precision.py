@@ -114,8 +114,13 @@ def test_a_state_in_16_bits_comes_back_in_16_bits():
     def counting(params, model_state, batch):
         return loss_fn(params, batch), model_state + 1
 
+    def with_aux(params, model_state, batch):
+        return loss_fn(params, batch), (model_state + 1, batch["x"])
+
     _, state = mixed_precision(counting)(PARAMS, jnp.ones(3, "float16"), DATA)
     assert state.dtype == "float16"
+    _, (state, aux) = mixed_precision(with_aux)(PARAMS, jnp.ones(3, "float16"), DATA)
+    assert (state.dtype, aux.dtype) == ("float16", "float32")
     _, state = mixed_precision(lambda p, s, b: (loss_fn(p, b), s + 0.5))(PARAMS, jnp.ones(3, int), DATA)
     assert state.dtype == "float32"  # which the loops refuse, where a cast would hide it
 

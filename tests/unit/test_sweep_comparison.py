@@ -98,6 +98,12 @@ def test_the_plot_has_a_line_for_each_optimizer(compared):
     ax.figure.canvas.draw()
 
 
+def test_what_only_one_of_them_varies_is_in_its_labels_alone():
+    slow = gc.sgd(jnp.array([0.01, 0.1, 0.01, 0.1]), momentum=jnp.array([0.0, 0.0, 0.5, 0.5]))
+    ax = run(tx={"adam": gc.adam(jnp.array([0.01, 0.1])), "sgd": slow}).plot()
+    assert ax.get_legend_handles_labels()[1][:3] == ["adam", "sgd, decay 0", "sgd, decay 0.5"]
+
+
 def test_a_list_of_single_transforms_optaxs_too_is_compared_side_by_side():
     compared = run(tx=[gc.sgd(0.01), optax.sgd(0.1), gc.sgd(1e30)])
     assert list(compared.results) == ["0", "1", "2"]
