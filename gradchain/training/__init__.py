@@ -10,6 +10,8 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
 """
 
+from gradchain.training.budget import Epochs, Steps
+from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
@@ -31,13 +33,16 @@ from gradchain.training.step import Metrics, Path, make_step, trace_path, train_
 from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.sweep import grid, sweep
 from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.variables import Variables
 
 __all__ = [
+    "Callback",
     "Checkpoint",
     "Checkpoints",
     "Choice",
     "EarlyStopping",
     "Epoch",
+    "Epochs",
     "FitResult",
     "HalvingResult",
     "History",
@@ -45,10 +50,14 @@ __all__ = [
     "Metrics",
     "Path",
     "PopulationResult",
+    "Record",
+    "Run",
     "Rung",
+    "Steps",
     "StoppingState",
     "SweepResult",
     "Uniform",
+    "Variables",
     "evaluate",
     "fit",
     "grid",
