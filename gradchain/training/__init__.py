@@ -13,6 +13,7 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 from gradchain.training.budget import Epochs, Steps
 from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
+from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
     Rung,
@@ -28,6 +29,8 @@ from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
 from gradchain.training.population_result import PopulationResult
+from gradchain.training.precision import mixed_precision
+from gradchain.training.range_test import RangeTest, learning_rate_range_test
 from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
 from gradchain.training.stopping import EarlyStopping, StoppingState
@@ -50,11 +53,13 @@ __all__ = [
     "Metrics",
     "Path",
     "PopulationResult",
+    "RangeTest",
     "Record",
     "Run",
     "Rung",
     "Steps",
     "StoppingState",
+    "SweepComparison",
     "SweepResult",
     "Uniform",
     "Variables",
@@ -66,9 +71,11 @@ __all__ = [
     "hyperband",
     "hyperband_brackets",
     "hyperband_runs",
+    "learning_rate_range_test",
     "load_checkpoint",
     "make_step",
     "microbatch",
+    "mixed_precision",
     "population_based_training",
     "sample",
     "save_checkpoint",

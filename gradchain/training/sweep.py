@@ -18,6 +18,7 @@ from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
+from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
@@ -65,24 +66,27 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 
 @public
 def sweep(
-    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int,
-    seeds: int | Sequence[int] | Array = 0, starts: T | None = None, init: Callable[[Array], T] | None = None,
-    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
-    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False, mesh: Mesh | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child | Mapping[str, Child] | Sequence[Child], data: Tree, *,
+    epochs: int, batch_size: int, seeds: int | Sequence[int] | Array = 0, starts: T | None = None,
+    init: Callable[[Array], T] | None = None, chunk: int | None = None, validation: Tree | None = None,
+    validation_batch_size: int | None = None, metrics: Callable[..., dict[str, Any]] | None = None,
+    select: str | None = None, mode: Mode | None = None, shuffle: bool = True, remainder: Remainder = "drop",
+    has_aux: bool = False, takes_key: bool = False, progress: bool = False, mesh: Mesh | None = None,
 ) -> SweepResult[T]:  # fmt: skip
     """Train with every transform of a batch, from every seed or starting point, in one compiled call.
 
     Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
     hyperparameters see the same batches in the same order. Another sweep with the same number of runs, ``loss_fn`` and
-    options doesn't recompile, whatever its hyperparameters.
+    options doesn't recompile, whatever its hyperparameters. Different optimizers, in a dict or list, are compared by
+    one compiled call for each.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
       params: every run's initial parameters; ``None`` if ``starts`` or ``init`` gives them.
       tx: a batch of transforms: some of its hyperparameters are arrays with a leading axis of the same length ``runs``,
-        as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them.
+        as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them. Or several of these, by name in a dict, or in a
+        list, which names them by their places, ``"0"``, ``"1"`` and so on; among several an ordinary transform is one
+        run.
       data: a tree of arrays with the examples on the leading axis.
       epochs: passes over the data, at least 1.
       batch_size: examples per step.
@@ -114,6 +118,7 @@ def sweep(
 
     Returns:
       A :class:`SweepResult`: the winner as an ordinary transform, its parameters, every run's losses, a table, a plot.
+      For several transforms a :class:`SweepComparison`, which is a ``SweepResult`` of all runs together.
 
     Raises:
       ValueError: if no hyperparameter of ``tx`` is a batch (and there is only one seed and start), if batches differ in
@@ -123,36 +128,81 @@ def sweep(
       >>> result = sweep(loss_fn, params, adam(jnp.logspace(-4, 0, 64)), data, epochs=10, batch_size=32)
       >>> print(result.table(rows=5))
       >>> params = fit(loss_fn, params, result.winner, data, epochs=50, batch_size=32).params
+
+      >>> rates = jnp.logspace(-4, 0, 16)
+      >>> result = sweep(loss_fn, params, {"adam": adam(rates), "muon": muon(rates)}, data, epochs=10, batch_size=32)
+      >>> print(result.table(best_of_each=True))
     """
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     if mesh is not None:
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
     check_task(recipe, data, validation, epochs)
     goal = goal_of("sweep", "select", select, mode, validation is not None)
-    tx = one_transform("sweep", tx)
-    recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
-    runs, replicas = count_runs(tx, len(keys)), len(keys)
     check_chunk("sweep", chunk)
-    field = None if mesh is None else field_of(mesh, runs, replicas)
-    if field is None:
-        layout = on_threads(runs, replicas, chunk, begins)
-    else:
-        share = shares(field, runs, replicas)
-        layout = Layout(share, ((0, 0),), chunk_sizes(*share, chunk, begins))
-    plan = _Plan(recipe, epochs, runs, layout.share, layout.chunks, goal, progress, field)
-    inputs = tx, begins, keys, data, validation
-    inputs = inputs if field is None else on_mesh(field, inputs)
-    start_loss = _compiled_start(recipe, *inputs[1:4])
-    with Bar(progress, plan.ticks, "sweep", "part") as bar:
-        inputs = *inputs, start_loss, bar.number
-        program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
-        found = in_threads(program, layout.firsts)
-    start_loss = jax.device_get(start_loss)
-    best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
-    costs, history = jax.device_get((costs, history))
-    history = {name: history[name] for name in in_order(history)}
-    best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
-    return SweepResult(tx, best, goal.signed(costs), history, start_loss, *goal)
+    recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
+    task = _Task(recipe, epochs, goal, begins, keys, data, validation, chunk, progress, mesh)
+    if type(tx) not in (list, tuple, dict):
+        one = as_transform(tx)
+        return task.run(one, count_runs(one, len(keys)))
+    txs = _named(tx)
+    runs = {name: count_runs(one, len(keys), f"sweep: {name}", alone=len(txs) == 1) for name, one in txs.items()}
+    return SweepComparison.of({name: task.run(one, runs[name], f"sweep: {name}") for name, one in txs.items()})
+
+
+class _Task(NamedTuple):
+    """What all transforms of a sweep are trained on, and how."""
+
+    recipe: Recipe
+    epochs: int
+    goal: Goal
+    begins: Variables[Any]
+    """Where each replica begins, with a leading axis."""
+    keys: Array
+    """Each replica's PRNG key."""
+    data: Tree
+    validation: Tree | None
+    chunk: int | None
+    progress: bool
+    mesh: Mesh | None
+
+    def run(self, tx: Transform, runs: int, title: str = "sweep") -> SweepResult[Any]:
+        """Train with every transform of a batch of ``runs``, from every replica's start."""
+        recipe, replicas = self.recipe, len(self.keys)
+        field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
+        if field is None:
+            layout = on_threads(runs, replicas, self.chunk, self.begins)
+        else:
+            share = shares(field, runs, replicas)
+            layout = Layout(share, ((0, 0),), chunk_sizes(*share, self.chunk, self.begins))
+        plan = _Plan(recipe, self.epochs, runs, layout.share, layout.chunks, self.goal, self.progress, field)
+        inputs = tx, self.begins, self.keys, self.data, self.validation
+        inputs = inputs if field is None else on_mesh(field, inputs)
+        start_loss = _compiled_start(recipe, *inputs[1:4])
+        with Bar(self.progress, plan.ticks, title, "part") as bar:
+            inputs = *inputs, start_loss, bar.number
+            program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
+            found = in_threads(program, layout.firsts)
+        start_loss = jax.device_get(start_loss)
+        best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
+        costs, history = jax.device_get((costs, history))
+        history = {name: history[name] for name in in_order(history)}
+        best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
+        return SweepResult(tx, best, self.goal.signed(costs), history, start_loss, *self.goal)
+
+
+def _named(txs: Any) -> dict[str, Transform]:
+    """Return transforms to compare by name.
+
+    Raises:
+      ValueError: if there are none.
+      TypeError: for a name that isn't a string.
+    """
+    named: dict[Any, Any] = txs if isinstance(txs, dict) else {str(i): tx for i, tx in enumerate(txs)}
+    if not named:
+        raise ValueError(f"sweep: there are no optimizers in {txs!r}")
+    if wrong := [name for name in named if not isinstance(name, str)]:
+        raise TypeError(f"sweep: optimizers are named by strings, got {wrong[0]!r}")
+    return {name: as_transform(tx) for name, tx in named.items()}
 
 
 def _keys(seeds: Any) -> Array:
@@ -197,17 +247,17 @@ def one_transform(where: str, tx: Any) -> Transform:
     )
 
 
-def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:
+def count_runs(tx: Transform, replicas: int, where: str = "sweep", alone: bool = True) -> int:
     """Return the length of the batch in ``tx``.
 
     Raises:
-      ValueError: if batches differ in length, or there is none and but one replica.
+      ValueError: if batches differ in length, or there is none, but one replica and no other transform.
     """
     batches = {name: len(x) for name, x in hyperparams(tx).items() if not isinstance(x, Schedule) and np.ndim(x)}
     if len(set(batches.values())) > 1:
         listed = ", ".join(f"{name} has {n}" for name, n in batches.items())
         raise ValueError(f"{where}: the batches of hyperparameters differ in length: {listed}; grid() combines them")
-    if not batches and replicas == 1:
+    if not batches and replicas == 1 and alone:
         raise ValueError(
             f"{where}: there is nothing to compare: no hyperparameter of {tx!r} is an array. Give one a leading "
             "axis, as in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several "
