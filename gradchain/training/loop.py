@@ -63,8 +63,8 @@ def fit(
     validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
     on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
-    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
-    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    steps_per_call: int = 1, device_memory: int | None = None, has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
 ) -> FitResult[T]:  # fmt: skip
@@ -124,6 +124,8 @@ def fit(
         ``state``; at the end of training, :func:`~gradchain.flush` makes a step of it.
       steps_per_call: how many batches of a stream are stacked and trained on in one compiled call. More are faster
         where steps are small.
+      device_memory: how many bytes of NumPy arrays may lie on the device. Batches of larger data, and of memory-mapped
+        arrays by default, are drawn on the host in the same order, as a stream.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
@@ -158,14 +160,15 @@ def fit(
     budget = budget_of(epochs, steps, validate_every)
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     watching = Callbacks([*callbacks, *([] if on_epoch is None else [EpochFunction(on_epoch)])])
-    source = source_of(recipe, data, steps_per_call, mesh)
+    source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     if mesh is not None:
         validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
     tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
-        check_divides(mesh, source.batch_size)
+        if source.batch_size is not None:
+            check_divides(mesh, source.batch_size)
         placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")

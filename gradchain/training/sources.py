@@ -167,9 +167,14 @@ class Streamed:
         self.batch_size, self.per_epoch = stream.batch_size, stream.per_epoch
 
     def total(self, budget: Budget) -> int | None:
-        """Return how many steps a run has; ``None`` if nobody knows how long an epoch is."""
+        """Return how many steps a run has; ``None`` if nobody knows how long an epoch is.
+
+        Raises:
+          ValueError: for a number of epochs of data that can't be passed over more than once.
+        """
         if budget.unit == "step":
             return budget.total.number
+        self._stream.check_repeats()
         return None if self.per_epoch is None else budget.total.number * self.per_epoch
 
     @contextlib.contextmanager
@@ -177,7 +182,7 @@ class Streamed:
         self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
     ) -> Generator[Source]:
         """Give what launches steps on the batches, and draw them from the given position on."""
-        with self._stream.feed(position, self._steps, recipe.objective.placement) as feed:
+        with self._stream.feed(position, self._steps, recipe.objective.placement, key) as feed:
             yield Blocks(recipe, tx, feed, key)
 
 
@@ -229,7 +234,9 @@ def _block(
 _compiled_block = Compiled(_block)
 
 
-def source_of(recipe: Recipe, data: Tree, steps_per_call: int, mesh: Mesh | None) -> Arrays | Streamed:
+def source_of(
+    recipe: Recipe, data: Tree, steps_per_call: int, mesh: Mesh | None, device_memory: int | None
+) -> Arrays | Streamed:
     """Return where batches come from, after checking what was handed in.
 
     Raises:
@@ -237,9 +244,10 @@ def source_of(recipe: Recipe, data: Tree, steps_per_call: int, mesh: Mesh | None
       ValueError: for batch sizes that don't fit.
     """
     check_whole("steps_per_call", steps_per_call)
-    stream = as_stream(data, recipe.order.batch_size, recipe.order.remainder)
+    batch_size, shuffle, remainder = recipe.order
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
     if stream is not None:
         return Streamed(stream, steps_per_call)
-    if recipe.order.batch_size is None:
+    if batch_size is None:
         raise ValueError("fit: data in arrays need a batch_size")
     return Arrays(data if mesh is None else spread_data(mesh, data, "data"), recipe.order)
