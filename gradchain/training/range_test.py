@@ -1,11 +1,10 @@
 """The learning-rate range test: one short run in which the rate rises until the loss does."""
 
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,15 @@ from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.epoch import as_key, check_batches
+from gradchain.training.budget import Steps
+from gradchain.training.epoch import as_key
 from gradchain.training.history import evenly_spaced, text_table, write_csv
 from gradchain.training.objective import Objective
-from gradchain.training.order import random_order
+from gradchain.training.positions import Position
 from gradchain.training.step import take_step
+from gradchain.training.streams import Stream, as_stream
 from gradchain.training.variables import checked
+from gradchain.training.wording import are_batches
 from gradchain.tree import Tree
 
 Numbers = np.ndarray[Any, Any]
@@ -157,9 +159,9 @@ def learning_rate_range_test(
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`; an adapter, too.
       params: where to begin; ``Variables`` or an adapter's model, too.
       tx: a transform with a learning rate, which may be a schedule: the test puts numbers in its place.
-      data: a tree of arrays with the examples on the leading axis, or a stream of batches, as ``fit`` takes them. They
-        are gone through as often as the steps need.
-      batch_size: examples per step; required for arrays. A last, smaller batch is left out.
+      data: a tree of arrays with the examples on the leading axis, or a stream of batches, as ``fit`` takes them, and
+        in its order. They are gone through as often as the steps need.
+      batch_size: examples per step; required for arrays. Smaller batches are left out.
       low: the first rate :math:`a`, above 0.
       high: the last rate :math:`b`, above ``low``.
       steps: :math:`K`, at least 2.
@@ -192,15 +194,16 @@ def learning_rate_range_test(
     objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
     variables = jax.tree.map(jnp.copy, checked(variables))
     state, key = tx.init(variables.params), as_key(seed, "seed")
-    order_key, loss_key = jax.random.split(key)
-    watch = _Watch(smoothing, stop_at)
-    for k, batch in enumerate(itertools.islice(_batches(data, batch_size, order_key if shuffle else None), steps)):
-        now = set_hyperparams(tx, dict.fromkeys(names, float(rates[k])))
-        key = jax.random.fold_in(loss_key, k) if takes_key else None
-        taken = _step(objective, variables, now, state, batch, key)
-        variables, state = taken.variables, taken.state
-        if watch.diverged(float(taken.metrics.loss)):
-            break
+    watch, loss_key = _Watch(smoothing, stop_at), jax.random.split(key)[1]
+    with _stream(data, batch_size, shuffle).feed(Position(), 1, key=key, left=Steps(steps)) as feed:
+        for k, rate in enumerate(rates.tolist()):
+            now = set_hyperparams(tx, dict.fromkeys(names, rate))
+            batch = jax.tree.map(lambda x: x[0], feed.take().batches)
+            key = jax.random.fold_in(loss_key, k) if takes_key else None
+            taken = _step(objective, variables, now, state, batch, key)
+            variables, state = taken.variables, taken.state
+            if watch.diverged(float(taken.metrics.loss)):
+                break
     losses, smoothed = np.array(watch.losses), np.array(watch.smoothed)
     return RangeTest(rates[: len(losses)], losses, smoothed, smoothing, "diverged" if watch.ended else "end")
 
@@ -257,12 +260,7 @@ class _Watch:
         return self.ended
 
 
-def _batches(data: Tree, batch_size: int | None, key: Array | None) -> Iterator[Tree]:
-    """Yield batches, pass after pass; of arrays in a new order each time, if there is a key."""
-    if batch_size is None:
-        raise ValueError("learning_rate_range_test: arrays need a batch_size")
-    n = check_batches(data, batch_size)
-    for epoch in itertools.count():
-        places = np.arange(n) if key is None else np.asarray(random_order(jax.random.fold_in(key, epoch), n))
-        for start in range(0, n - batch_size + 1, batch_size):
-            yield jax.tree.map(lambda x, at=places[start : start + batch_size]: x[at], data)
+def _stream(data: Any, batch_size: int | None, shuffle: bool) -> Stream:
+    """Return the batches that ``fit`` would draw, on the host."""
+    rows = data if are_batches(data) else jax.tree.map(np.asarray, data)
+    return cast(Stream, as_stream(rows, batch_size, "drop", shuffle=shuffle, device_memory=0))

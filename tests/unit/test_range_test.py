@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,22 @@ def test_each_pass_has_its_own_order_and_every_example_once():
     assert len({tuple(order) for order in passes.tolist()}) == 3
     again = learning_rate_range_test(first, PARAMS, gc.sgd(1.0), numbers, batch_size=1, steps=36, stop_at=np.inf)
     np.testing.assert_array_equal(again.losses, found.losses)
+
+
+@pytest.mark.parametrize("kind", ["list", "function", "iterator"])
+def test_batches_of_a_stream_are_taken_one_after_the_other(kind):
+    batches = [jax.tree.map(lambda x, i=i: x[i : i + 4], DATA) for i in (0, 4, 8)]
+    streams = {"list": batches, "function": lambda epoch: batches, "iterator": itertools.cycle(batches)}
+    options = {"low": 1e-3, "high": 0.1, "steps": 7}
+    found = learning_rate_range_test(loss_fn, PARAMS, gc.sgd(1.0), streams[kind], **options)
+    expected = ramp(tx=gc.sgd(1.0), shuffle=False, **options)
+    np.testing.assert_array_equal(found.losses, expected.losses)
+
+
+def test_arrays_come_in_the_order_in_which_fit_takes_them():
+    history = training.fit(loss_fn, PARAMS, gc.sgd(1e-3), DATA, epochs=2, batch_size=4, seed=5).history
+    found = ramp(tx=gc.sgd(1.0), low=1e-3, high=1.0001e-3, steps=6, seed=5)
+    np.testing.assert_allclose(found.losses, history.step_loss, rtol=1e-4)
 
 
 def test_a_smaller_last_batch_is_left_out_and_each_step_has_its_own_key():
