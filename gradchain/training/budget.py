@@ -80,6 +80,10 @@ class Budget(NamedTuple):
         """Whether a row is due after each epoch."""
         return self.every == Epochs(1)
 
+    def left(self, now: Moment) -> Amount:
+        """Return how much remains."""
+        return type(self.total)(self.total.number - _done(self.total, now))
+
     def steps_left(self, now: Moment) -> int | None:
         """Return how many steps remain at most; ``None`` if epochs decide."""
         return self.total.number - now.steps if isinstance(self.total, Steps) else None

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Budget, Moment
+from gradchain.training.budget import Budget, Epochs, Moment, Steps
 from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
 from gradchain.training.history import named_numbers
 from gradchain.training.hosts import spread_data
@@ -80,8 +80,9 @@ class Arrays:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
         """Give what launches steps on the data."""
         yield EpochsOfArrays(recipe, tx, self.arrays, validation, key)
 
@@ -179,10 +180,11 @@ class Streamed:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
-        """Give what launches steps on the batches, and draw them from the given position on."""
-        with self._stream.feed(position, self._steps, recipe.objective.placement, key) as feed:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
+        """Give what launches steps on the batches, and draw them from the given position on, as many as are left."""
+        with self._stream.feed(position, self._steps, recipe.objective.placement, key, left) as feed:
             yield Blocks(recipe, tx, feed, key)
 
 
