@@ -186,7 +186,7 @@ def nnx(loss_fn: Callable[..., Any], *, wrt: Any = None) -> NNX:
       >>> model = fit(nnx(loss_fn), Net(nnx.Rngs(0)), adam(1e-3), data, epochs=5, batch_size=32).params
     """
     if wrt is None:
-        from flax.nnx import Param as wrt  # noqa: N813
+        from flax.nnx import Param as wrt
     return NNX(loss_fn, wrt)
 
 

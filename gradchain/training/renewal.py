@@ -30,7 +30,7 @@ def renew_state(
     averaged instead: every array :math:`s` of the model state that each step moves by
     :math:`s \leftarrow m s + (1 - m) b` towards a number :math:`b` of the batch, whatever its decay :math:`m < 1`,
     becomes the mean of :math:`b` over the batches, each weighted by its size. No statistics from before enter it.
-    (Which arrays these are, and :math:`m`, is found by calling the loss on a batch with the statistics at three values.)
+    (Which arrays these are, and :math:`m`, is found by calling the loss with the statistics at three values.)
     All other parts of the state are as after the last batch. The parameters stay as they are.
 
     Args:
@@ -115,7 +115,7 @@ class _Passed(NamedTuple):
         units = [1 + jnp.max(jnp.abs(x), initial=0) for x in before]
 
         def raised(by: Array) -> Tree:
-            return after(_with_floating(self.state, [x + by * unit for x, unit in zip(before, units, strict=True)]))
+            return after(_with_floating(self.state, [x + by.astype(x.dtype) * unit for x, unit in zip(before, units, strict=True)]))
 
         states = jax.vmap(raised)(jnp.asarray(RAISED))
         found = [_batch_statistic(*x) for x in zip(before, units, _floating(states), strict=True)]
@@ -138,7 +138,7 @@ def _batch_statistic(s: Array, unit: Array, after: Array) -> tuple[Array, Array]
       after: the array after the step, of shape ``(3, *s.shape)``.
     """
     raised = jnp.stack([s + by * unit for by in RAISED[1:]])
-    kept = (after[1:] - after[0]) / (raised - s)
+    kept = (after[1:] - after[:1]) / (raised - s[None])
     m, eps = jnp.mean(kept), jnp.finfo(s.dtype).eps
     is_average = jnp.all(jnp.abs(kept - m) <= 32 * eps) & (m >= -32 * eps) & (1 - m >= 256 * eps)
     return s + (after[0] - s) / jnp.where(is_average, 1 - m, 1), is_average
