@@ -10,6 +10,7 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
 """
 
+from gradchain.training.budget import Epochs, Steps
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
@@ -31,6 +32,7 @@ from gradchain.training.step import Metrics, Path, make_step, trace_path, train_
 from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.sweep import grid, sweep
 from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.variables import Variables
 
 __all__ = [
     "Checkpoint",
@@ -38,6 +40,7 @@ __all__ = [
     "Choice",
     "EarlyStopping",
     "Epoch",
+    "Epochs",
     "FitResult",
     "HalvingResult",
     "History",
@@ -46,9 +49,11 @@ __all__ = [
     "Path",
     "PopulationResult",
     "Rung",
+    "Steps",
     "StoppingState",
     "SweepResult",
     "Uniform",
+    "Variables",
     "evaluate",
     "fit",
     "grid",

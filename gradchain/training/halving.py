@@ -15,11 +15,10 @@ from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import in_order
-from gradchain.training.loop import Recipe
 from gradchain.training.members import Plan, Task, begin, chunks_of, prepare, train, weights
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
-from gradchain.training.step import Objective
+from gradchain.training.recipe import Recipe
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
@@ -100,7 +99,7 @@ def successive_halving(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
 ) -> HalvingResult[T]:  # fmt: skip
@@ -154,8 +153,7 @@ def successive_halving(
     Reference:
       Jamieson & Talwalkar (2016), "Non-stochastic Best Arm Identification and Hyperparameter Optimization".
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "successive_halving"
     tx, runs, plan, task = prepare(
         where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
@@ -168,7 +166,7 @@ def hyperband(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
     seed: int | Array = 0, init: Callable[[Array], T] | None = None, chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
 ) -> HalvingResult[T]:  # fmt: skip
@@ -219,8 +217,7 @@ def hyperband(
       Li, Jamieson, DeSalvo, Rostamizadeh & Talwalkar (2018), "Hyperband: A Novel Bandit-Based Approach to
       Hyperparameter Optimization", algorithm 1.
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     tx, runs, plan, task = prepare(
         "hyperband", recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
     )
@@ -256,7 +253,14 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
     sizes = [bracket[0].runs for bracket in brackets]
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     return HalvingResult(
-        tx, best if found else None, plan.goal.signed(costs), history, start_loss[:, None], *plan.goal, epochs, numbers
+        tx,
+        plan.recipe.objective.leave(best) if found else None,
+        plan.goal.signed(costs),
+        history,
+        start_loss[:, None],
+        *plan.goal,
+        epochs,
+        numbers,
     )
 
 

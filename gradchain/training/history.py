@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,16 @@ class History:
     ``val_`` in front what was measured on the validation data after the epoch."""
     step_loss: np.ndarray[Any, Any]
     """The loss of every single step, of shape ``(steps,)``."""
+    steps: np.ndarray[Any, Any] | None = None
+    """How many steps there were at each row, where that is known."""
+    unit: Literal["epoch", "step"] = "epoch"
+    """What rows are numbered by: each is an epoch, or they come every so many steps."""
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each row: its epoch, counted from 1, or how many steps there were."""
+        by_step = self.unit == "step" and self.steps is not None
+        return [int(x) for x in self.steps] if by_step else list(range(1, len(self) + 1))
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         if name not in self.columns:
@@ -49,12 +59,13 @@ class History:
         shown = range(len(self))
         if rows is not None and rows < len(self):
             shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
-        return text_table(["epoch", *self.columns], [[i + 1, *(c[i] for c in self.columns.values())] for i in shown])
+        cells = [[self.numbers[i], *(c[i] for c in self.columns.values())] for i in shown]
+        return text_table([self.unit, *self.columns], cells)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV file with a header and one line per epoch, numbers in full precision."""
-        lines = zip(range(1, len(self) + 1), *self.columns.values(), strict=True)
-        write_csv(path, ["epoch", *self.columns], [list(line) for line in lines])
+        lines = zip(self.numbers, *self.columns.values(), strict=True)
+        write_csv(path, [self.unit, *self.columns], [list(line) for line in lines])
 
 
 def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:

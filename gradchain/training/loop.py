@@ -1,56 +1,30 @@
-"""``fit``: epochs, validation, early stopping and a history, each epoch one compiled call."""
+"""``fit``: a run with validation, early stopping, checkpoints and a history."""
 
 import functools
 import os
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.sharding import Mesh
 
-from gradchain.arguments import as_arrays, check_whole
-from gradchain.compiled import Compiled
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child
 from gradchain.signatures import public
-from gradchain.training.epoch import (
-    Remainder,
-    as_key,
-    check_batches,
-    count_all,
-    evaluate_objective,
-    scan_objective,
-)
-from gradchain.training.history import History, named_numbers
+from gradchain.training.budget import Epochs, Steps, budget_of
+from gradchain.training.epoch import Remainder, as_key
+from gradchain.training.history import History
 from gradchain.training.hosts import spread_data
+from gradchain.training.ledger import Ledger, history_of
 from gradchain.training.placement import check_divides, place
 from gradchain.training.progress import Bar
-from gradchain.training.record import Record, history_of
+from gradchain.training.recipe import Recipe, check_validation
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.step import Objective
+from gradchain.training.running import Running, begin_at, transform_for
+from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
+from gradchain.training.variables import checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
-
-
-class Recipe(NamedTuple):
-    """What an epoch is made of besides arrays; hashable, so that its compiled program is found again."""
-
-    objective: Objective
-    metrics: Callable[[Any, Any], dict[str, Any]] | None
-    batch_size: int
-    shuffle: bool
-    remainder: Remainder
-    validation_batch_size: int | None
-
-    def options(self) -> dict[str, Any]:
-        """Return what it holds besides functions, by name."""
-        functions = {"objective", "metrics"}
-        return {name: x for name, x in self._asdict().items() if name not in functions} | {
-            "has_aux": self.objective.has_aux,
-            "takes_key": self.objective.takes_key,
-        }
 
 
 @public
@@ -58,33 +32,40 @@ class FitResult(NamedTuple, Generic[T]):
     """What :func:`fit` returns."""
 
     params: T
-    """The trained parameters (the best epoch's, where early stopping restores them)."""
+    """The trained parameters (the best row's, where early stopping restores them), with the model's state where it has
+    one: what was handed in as ``params``, trained."""
     eval_params: T
-    """Their evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params`` themselves
-    unless the transform averages, or is schedule-free, or the like."""
+    """Likewise with evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params``
+    themselves unless the transform averages, or is schedule-free, or the like."""
     state: Any
-    """The optimizer's state after the last epoch; hand it to another ``fit`` to go on, with ``epochs_done``."""
+    """The optimizer's state after the last step; hand it to another ``fit`` to go on, with ``epochs_done`` or
+    ``steps_done``."""
     history: History
-    """Losses and metrics by epoch."""
+    """Losses and metrics by epoch, or every so many steps."""
     best_epoch: int
-    """The last epoch that improved on the best one before (by the tolerance), counted from 1; 0 if none did."""
-    stopped: Literal["epochs", "early", "diverged", "callback", "interrupted"]
-    """Why training ended: all epochs done; early stopping; the training loss isn't finite and won't be again, see
-    :func:`fit`; ``on_epoch`` returned True; or Ctrl-C."""
+    """The last row of the history that improved on the best one before (by the tolerance), counted from 1; 0 if none
+    did. With a budget in epochs, and a row for each, that is the epoch."""
+    stopped: Literal["epochs", "steps", "early", "diverged", "callback", "interrupted"]
+    """Why training ended: all epochs or steps done; early stopping; a training loss that isn't finite, see
+    :func:`fit`; a callback returned True; or Ctrl-C."""
     epochs_done: int
     """How many epochs the state has seen: this run's, and those before."""
+    steps_done: int
+    """How many steps the state has seen: this run's, and those before as far as they are known."""
 
 
 @public
 def fit(
-    loss_fn: Callable[..., Any], params: T, tx: Child, data: Tree, *, epochs: int, batch_size: int,
-    seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
-    validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
-    early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
-    has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    loss_fn: Callable[..., Any], params: T, tx: Child | Callable[..., Any], data: Tree, *, epochs: int | None = None,
+    steps: int | None = None, batch_size: int | None = None, seed: int | Array = 0, state: Any = None,
+    epochs_done: int = 0, steps_done: int = 0, validation: Tree | None = None,
+    validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
+    on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
+    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
     on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
-    mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1,
-    checkpoint_keep: int = 3,
+    mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3,
 ) -> FitResult[T]:  # fmt: skip
     """Train for some epochs, each one compiled call, and return the parameters and the history.
 
@@ -153,100 +134,34 @@ def fit(
       ...              early_stopping=EarlyStopping(patience=3))
       >>> print(result.history.table())
     """
-    recipe = Recipe(
-        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
-    )
+    budget = budget_of(epochs, steps, validate_every)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     if mesh is not None:
         data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
-    check_task(recipe, data, validation, epochs, epochs_done)
-    tx, params = as_transform(tx), as_arrays(params)
-    key = as_key(seed, "seed")
+    source = source_of(recipe, data, steps_per_call)
+    check_validation(recipe, validation)
+    recipe, variables = recipe.enter(params)
+    tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
-        check_divides(mesh, batch_size)
-        placement, tx, params, state = place(mesh, tx, params, state)
+        check_divides(mesh, source.batch_size)
+        placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    record = Record(early_stopping, validation is not None, tx, epochs)
-    start = record.begin(params, tx.init(params) if state is None else state)
-    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": record.stopping}
-    told = functools.partial(configuration, options, tx, params, data, validation)
-    interrupted = False
+    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
+    state = tx.init(variables.params) if state is None else state
+    start = ledger.begin(variables, state, begin_at(epochs_done, steps_done, source.per_epoch))
+    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": ledger.stopping}
+    told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
+    every = budget.amount("checkpoint_every", checkpoint_every)
     with (
-        SavedRun(checkpoint, checkpoint_every, checkpoint_keep, epochs, told, start) as saved,
-        Bar(progress, epochs, saved.title, "epoch") as bar,
+        SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
+        Bar(progress, budget.total.number, saved.title, budget.unit) as bar,
+        source.opened(recipe, tx, key, validation, saved.run.position) as feed,
     ):
-        bar.advance(len(saved.run.rows))
-        try:
-            while saved.run.stopped == "epochs" and len(saved.run.rows) < epochs:
-                run, epoch = saved.run, epochs_done + len(saved.run.rows)
-                new = _compiled_epoch(
-                    recipe, run.params, tx, run.state, data, validation, jax.random.fold_in(key, epoch)
-                )
-                saved.run = run = record.after(run, *new)  # one assignment: Ctrl-C finds the epoch noted, or not
-                bar.advance(1, f"{record.goal.column} {run.rows[-1][record.goal.column]:.4g}")
-                if on_epoch is not None and on_epoch(epoch + 1, run.rows[-1], run.params, run.state):
-                    saved.run = run._replace(stopped="callback")
-                saved.save()
-        except KeyboardInterrupt:
-            interrupted = True
-        saved.finish()
+        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, on_epoch).go()
     run = saved.run
-    stopped: Any = "interrupted" if interrupted and run.stopped == "epochs" else run.stopped
-    done = epochs_done + len(run.rows)
-    return FitResult(*record.chosen(run), run.state, history_of(run), run.best_epoch, stopped, done)
-
-
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
-    """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
-    check_batches(data, recipe.batch_size)
-    check_whole("epochs", epochs)
-    check_whole("epochs_done", epochs_done, 0)
-    if recipe.validation_batch_size is not None:
-        check_whole("validation_batch_size", recipe.validation_batch_size)
-    if validation is not None:
-        count_all(validation, "validation data")
-    elif recipe.metrics is not None:
-        raise ValueError("metrics are measured on the validation data, but validation is None")
-
-
-def run_epoch(
-    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
-) -> tuple[Tree, Any, dict[str, Array], Array]:
-    """Train for one epoch and measure: (params, state, the history's row, every step's loss). Pure."""
-    objective, _, batch_size, shuffle, remainder, _ = recipe
-    epoch = scan_objective(objective, params, tx, state, data, key, batch_size, shuffle, remainder)
-    row = named_numbers(epoch.mean())
-    if validation is not None:
-        row |= validate(recipe, tx.eval_params(epoch.state, epoch.params), validation)
-    result = epoch.params, epoch.state, row, epoch.metrics.loss
-    return result if objective.placement is None else objective.placement.keep(*result)
-
-
-_compiled_epoch = Compiled(run_epoch)
-
-
-def run_epochs(
-    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array, numbers: Array
-) -> tuple[Tree, Any, dict[str, Array]]:
-    """Train for the epochs of the given numbers by one scan: (params, state, rows with a leading axis of epochs)."""
-
-    def body(carry: tuple[Tree, Any], number: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
-        epoch_key = jax.random.fold_in(key, number)
-        params, state, row, _ = run_epoch(recipe, carry[0], tx, carry[1], data, validation, epoch_key)
-        return (params, state), row
-
-    (params, state), rows = lax.scan(body, (params, state), numbers)
-    return params, state, rows
-
-
-def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]:
-    """Return the loss, aux and metrics on the validation data, by name."""
-    size, function = recipe.validation_batch_size, recipe.metrics
-    row = named_numbers(evaluate_objective(recipe.objective, params, validation, size), "val_")
-    if function is not None:
-        measure = Objective(lambda p, batch: (jnp.zeros(()), function(p, batch)), has_aux=True)
-        further = named_numbers(evaluate_objective(measure, params, validation, size), "val_")
-        del further["val_loss"]
-        if taken := further.keys() & row.keys():
-            raise ValueError(f"metrics and aux have the same names: {', '.join(sorted(taken))}")
-        row |= further
-    return row
+    leave = recipe.objective.leave
+    chosen, weights = map(leave, ledger.chosen(run))
+    return FitResult(
+        chosen, weights, run.state, history_of(run, budget.unit), run.best_row, stopped, run.position.epoch,
+        source.steps_done(run, steps_done),
+    )  # fmt: skip

@@ -8,21 +8,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.arguments import as_arrays
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
 from gradchain.training.epoch import as_key
-from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
+from gradchain.training.recipe import Recipe, check_task, run_epochs
 from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
+from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
 
 
 class Task(NamedTuple):
     """What members are trained on: the arrays among a compiled program's arguments."""
 
-    begins: Tree
-    """Where each begins: parameters with a leading axis of members."""
+    begins: Variables[Any]
+    """Where each begins: variables with a leading axis of members."""
     key: Array
     data: Tree
     validation: Tree | None
@@ -43,7 +43,7 @@ class Members(NamedTuple):
     """Some members in the midst of their training: trees with a leading axis of members, but for unbatched numbers."""
 
     tx: Any
-    params: Tree
+    variables: Variables[Any]
     state: Any
     start_loss: Array
 
@@ -65,9 +65,11 @@ def prepare(
     if (params is None) == (init is None):
         raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")
     if init is None:
-        begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), as_arrays(params))
+        recipe, variables = recipe.enter(params)
+        begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), checked(variables))
     else:
-        begins = as_arrays(jax.vmap(init)(jax.random.split(key, runs)), "init(key)")
+        recipe, start = recipe.starter(init)
+        begins = checked(jax.vmap(start)(jax.random.split(key, runs)), "init(key)")
     goal = goal_of(where, "select", select, mode, validation is not None)
     check_chunk(where, chunk)
     chunk = fastest_chunk(runs, begins) if chunk is None else chunk
@@ -79,8 +81,9 @@ def begin(plan: Plan, tx: Any, task: Task) -> Members:
     size = len(jax.tree.leaves(task.begins)[0])
 
     def one(i: Array) -> tuple[Any, Array]:
-        params = member_of(task.begins, i)
-        return transform_of(tx, i).init(params), loss_at_start(plan.recipe, params, task.data, task.key)
+        variables = member_of(task.begins, i)
+        start_loss = loss_at_start(plan.recipe, variables, task.data, task.key)
+        return transform_of(tx, i).init(variables.params), start_loss
 
     state, start_loss = map_in_chunks(one, size, even(size, plan.chunk))
     return Members(tx, task.begins, state, start_loss)
@@ -98,16 +101,16 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
     """
 
     def one(i: Array) -> tuple[Tree, Any, Array, dict[str, Array]]:
-        tx, start = transform_of(members.tx, i), (member_of(members.params, i), member_of(members.state, i))
-        params, state, rows = run_epochs(
+        tx, start = transform_of(members.tx, i), (member_of(members.variables, i), member_of(members.state, i))
+        variables, state, rows = run_epochs(
             plan.recipe, start[0], tx, start[1], task.data, task.validation, task.key, first + jnp.arange(epochs)
         )
-        return params, state, last_cost(rows, plan.goal, members.start_loss[i]), rows
+        return variables, state, last_cost(rows, plan.goal, members.start_loss[i]), rows
 
     size = len(members.start_loss)
     after = (lambda: tick(task.bar, 1)) if plan.progress else None
-    params, state, costs, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
-    return members._replace(params=params, state=state), costs, rows
+    variables, state, costs, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
+    return members._replace(variables=variables, state=state), costs, rows
 
 
 def chunks_of(plan: Plan, size: int) -> int:
@@ -128,7 +131,7 @@ def map_in_chunks(
     return fold_in_chunks(function, size, chunk, keep, None)[1]
 
 
-def weights(members: Members, place: Any) -> Tree:
-    """Return the evaluation weights of one member."""
-    params, state = member_of(members.params, place), member_of(members.state, place)
-    return transform_of(members.tx, place).eval_params(state, params)
+def weights(members: Members, place: Any) -> Variables[Any]:
+    """Return one member's variables with evaluation weights."""
+    variables, state = member_of(members.variables, place), member_of(members.state, place)
+    return for_evaluation(transform_of(members.tx, place), state, variables)

@@ -17,13 +17,12 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.history import in_order
-from gradchain.training.loop import Recipe
 from gradchain.training.members import Members, Plan, Task, begin, chunks_of, prepare, train, weights
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
+from gradchain.training.recipe import Recipe
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
-from gradchain.training.step import Objective
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -50,7 +49,7 @@ def population_based_training(
     batch_size: int, interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2),
     resample: float = 0.25, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False,
 ) -> PopulationResult[T]:  # fmt: skip
@@ -116,8 +115,7 @@ def population_based_training(
     Reference:
       Jaderberg et al. (2017), "Population Based Training of Neural Networks".
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "population_based_training"
     tx, runs, plan, task = prepare(
         where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
@@ -130,7 +128,7 @@ def population_based_training(
         costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
     values = {name: values[name] for name, _ in spans}
-    best = best if np.isfinite(costs).any() else None
+    best = plan.recipe.objective.leave(best) if np.isfinite(costs).any() else None
     scores = plan.goal.signed(costs)
     return PopulationResult(tx, best, scores, history, start_loss[:, None], *plan.goal, parents, values, interval)
 

@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from gradchain.arguments import as_arrays
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
@@ -23,12 +22,12 @@ from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluat
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
-from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
-from gradchain.training.step import Objective
+from gradchain.training.recipe import Recipe, check_task, run_epochs
 from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -69,7 +68,7 @@ def sweep(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int,
     seeds: int | Sequence[int] | Array = 0, starts: T | None = None, init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False, mesh: Mesh | None = None,
 ) -> SweepResult[T]:  # fmt: skip
@@ -125,15 +124,13 @@ def sweep(
       >>> print(result.table(rows=5))
       >>> params = fit(loss_fn, params, result.winner, data, epochs=50, batch_size=32).params
     """
-    recipe = Recipe(
-        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
-    )
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     if mesh is not None:
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
     check_task(recipe, data, validation, epochs)
     goal = goal_of("sweep", "select", select, mode, validation is not None)
     tx = one_transform("sweep", tx)
-    begins, keys = _replicas(params, starts, init, _keys(seeds))
+    recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
     runs, replicas = count_runs(tx, len(keys)), len(keys)
     check_chunk("sweep", chunk)
     field = None if mesh is None else field_of(mesh, runs, replicas)
@@ -154,7 +151,7 @@ def sweep(
     best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
     costs, history = jax.device_get((costs, history))
     history = {name: history[name] for name in in_order(history)}
-    best = best if np.isfinite(costs).any() else None
+    best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
     return SweepResult(tx, best, goal.signed(costs), history, start_loss, *goal)
 
 
@@ -165,19 +162,22 @@ def _keys(seeds: Any) -> Array:
     return keys
 
 
-def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tuple[Tree, Array]:
-    """Return starting points and keys, both with a leading axis of replicas."""
+def _replicas(recipe: Recipe, params: Any, starts: Any, init: Any, keys: Array) -> tuple[Recipe, Variables[Any], Array]:
+    """Return the recipe for what was handed in, starting points and keys, both with a leading axis of replicas."""
     given = [name for name, x in (("params", params), ("starts", starts), ("init", init)) if x is not None]
     if len(given) != 1:
         raise ValueError(f"sweep: give one of params, starts and init, got {' and '.join(given) or 'none'}")
     if init is not None:
-        return as_arrays(jax.vmap(init)(keys), "init(key)"), keys
+        recipe, start = recipe.starter(init)
+        return recipe, checked(jax.vmap(start)(keys), "init(key)"), keys
     if starts is None:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), as_arrays(params)), keys
+        recipe, variables = recipe.enter(params)
+        return recipe, jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), checked(variables)), keys
     n = count_examples(starts, "starts")
     if len(keys) not in (1, n):
         raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
-    return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
+    recipe, variables = recipe.enter(starts)
+    return recipe, checked(variables, "starts"), jnp.broadcast_to(keys, (n,))
 
 
 def one_transform(where: str, tx: Any) -> Transform:
@@ -315,12 +315,12 @@ def _put_together(
 
 
 def _train(
-    plan: _Plan, tx: Any, params: Tree, key: Array, data: Tree, validation: Tree | None
-) -> tuple[Tree, dict[str, Array]]:
-    """Train one run and return (evaluation weights, rows), the rows with a leading axis of epochs."""
-    state, numbers = tx.init(params), jnp.arange(plan.epochs)
-    params, state, rows = run_epochs(plan.recipe, params, tx, state, data, validation, key, numbers)
-    return tx.eval_params(state, params), rows
+    plan: _Plan, tx: Any, variables: Variables[Any], key: Array, data: Tree, validation: Tree | None
+) -> tuple[Variables[Any], dict[str, Array]]:
+    """Train one run and return (variables with evaluation weights, rows), the rows with a leading axis of epochs."""
+    state, numbers = tx.init(variables.params), jnp.arange(plan.epochs)
+    variables, state, rows = run_epochs(plan.recipe, variables, tx, state, data, validation, key, numbers)
+    return for_evaluation(tx, state, variables), rows
 
 
 def transform_of(tx: Any, i: Any) -> Any:
@@ -328,9 +328,10 @@ def transform_of(tx: Any, i: Any) -> Any:
     return jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
 
 
-def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:
+def loss_at_start(recipe: Recipe, variables: Variables[Any], data: Tree, key: Array) -> Array:
     """Return the training loss before the first step."""
-    return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
+    size = recipe.order.batch_size
+    return evaluate_objective(recipe.objective, variables, data, size, key, training=True).loss
 
 
 def last_cost(rows: dict[str, Any], goal: Goal, start_loss: Any, xp: Any = jnp) -> Any:

@@ -1,0 +1,154 @@
+"""The loop of ``fit``: steps are launched, settled, and followed by what is due."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gradchain.compiled import Compiled
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Transform
+from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_until
+from gradchain.training.ledger import Ledger, Snapshot
+from gradchain.training.positions import Position
+from gradchain.training.progress import Bar
+from gradchain.training.recipe import Recipe, validate
+from gradchain.training.resuming import SavedRun
+from gradchain.training.sources import Launched, Source, Tip
+from gradchain.training.variables import for_evaluation
+from gradchain.tree import Tree
+
+
+class Running:
+    """A run of ``fit`` between its beginning and its end.
+
+    One call is on the device while the one before is looked at: what it returned is read, checked and recorded. The run
+    is ``saved.run``, which changes by one assignment, so that Ctrl-C finds a snapshot that is whole.
+    """
+
+    def __init__(
+        self, source: Source, recipe: Recipe, tx: Transform, budget: Budget, ledger: Ledger, validation: Tree | None,
+        saved: SavedRun, bar: Bar, on_epoch: Callable[..., Any] | None,
+    ):  # fmt: skip
+        self._source, self._recipe, self._tx, self._validation = source, recipe, tx, validation
+        self._budget, self._ledger, self._saved, self._bar, self._on_epoch = budget, ledger, saved, bar, on_epoch
+        self._row = saved.run
+        """The run at its last row."""
+
+    def go(self) -> Any:
+        """Train to the end, and return why it ended."""
+        self._bar.advance(self._units(self._saved.run.now))
+        try:
+            self._train()
+            interrupted = False
+        except KeyboardInterrupt:
+            interrupted = True
+        self._saved.finish()
+        run = self._saved.run
+        return "interrupted" if interrupted and not self._ended(run) else run.stopped
+
+    def _ended(self, run: Snapshot) -> bool:
+        return run.stopped != f"{self._budget.unit}s"
+
+    def _train(self) -> None:
+        run = self._saved.run
+        tip, now, waiting = Tip(run.variables, run.state, run.position), run.now, None
+        while not self._ended(self._saved.run) and not (self._budget.is_over(now) and waiting is None):
+            launched = None
+            if not self._budget.is_over(now):
+                launched = self._launch(tip, now)
+                tip, now = launched.end, after(now, launched)
+            if waiting is not None:
+                self._settle(waiting)
+                waiting = None
+            if launched is not None and not self._ended(self._saved.run):
+                if self._needs_looking_at(now):
+                    self._settle(launched)
+                else:
+                    waiting = launched
+
+    def _launch(self, tip: Tip, now: Moment) -> Launched:
+        """Tell the device to go on until something is due."""
+        limits = [self._budget.steps_left(now), *(steps_until(every, now) for every in self._events())]
+        known = [limit for limit in limits if limit is not None]
+        return self._source.launch(tip, min(known, default=None), self._budget.rows_are_epochs)
+
+    def _events(self) -> list[Amount]:
+        return [self._budget.every, self._saved.every]
+
+    def _needs_looking_at(self, now: Moment) -> bool:
+        return self._budget.is_over(now) or any(is_due(every, now) for every in self._events())
+
+    def _settle(self, launched: Launched) -> None:
+        """Record what some steps did, and do what is due after them."""
+        before = self._saved.run
+        run = self._ledger.after(before, launched)
+        if self._budget.has_row(run.now) or self._ended(run):
+            last = self._budget.is_over(run.now)
+            run = self._ledger.with_row(self._row, run, self._measured(launched, run), last)
+            self._saved.run = self._row = run
+            self._tell(run)
+        else:
+            self._saved.run = run
+        self._bar.advance(self._units(run.now) - self._units(before.now), self._note(run))
+        self._saved.save()
+
+    def _measured(self, launched: Launched, run: Snapshot) -> dict[str, float]:
+        """Return what is measured on the validation data, unless it came with the steps."""
+        if self._validation is None or any(name.startswith("val_") for name in launched.row):
+            return {}
+        variables = for_evaluation(self._tx, run.state, run.variables)
+        numbers = jax.device_get(_compiled_validation(self._recipe, variables, self._validation))
+        return {name: float(x) for name, x in numbers.items()}
+
+    def _tell(self, run: Snapshot) -> None:
+        if self._on_epoch is None:
+            return
+        model = self._recipe.objective.leave(run.variables)
+        if self._on_epoch(run.position.epoch, run.rows[-1], model, run.state):
+            self._saved.run = run._replace(stopped="callback")
+
+    def _note(self, run: Snapshot) -> str:
+        column = self._ledger.goal.column
+        return f"{column} {run.rows[-1][column]:.4g}" if run.rows else ""
+
+    def _units(self, now: Moment) -> int:
+        return now.epochs if self._budget.unit == "epoch" else now.steps
+
+
+_compiled_validation = Compiled(validate)
+
+
+def after(now: Moment, launched: Launched) -> Moment:
+    """Return how far a run is after some more steps."""
+    return Moment(now.steps + launched.steps, now.epochs + launched.ends_epoch, launched.ends_epoch)
+
+
+def begin_at(epochs_done: int, steps_done: int, per_epoch: int | None) -> Position:
+    """Return where a run begins that goes on from another.
+
+    Raises:
+      ValueError: if both numbers are given.
+    """
+    if epochs_done and steps_done:
+        raise ValueError("fit: give epochs_done or steps_done, not both")
+    if epochs_done or per_epoch is None:
+        return Position(epochs_done, steps_done)
+    return Position(*divmod(steps_done, per_epoch))
+
+
+def transform_for(tx: Any, total_steps: int | None) -> Transform:
+    """Return a transform; of a function that makes one, the one for this number of steps.
+
+    Raises:
+      ValueError: if such a function needs to know how many steps there are, and nobody does.
+    """
+    if hasattr(tx, "init") or not callable(tx) or "total_steps" not in inspect.signature(tx).parameters:
+        return as_transform(tx)
+    if total_steps is None:
+        raise ValueError(
+            "fit: tx is a function of total_steps, but nobody knows how many steps an epoch of this stream has; give "
+            "steps instead of epochs"
+        )
+    return as_transform(tx(total_steps=total_steps))

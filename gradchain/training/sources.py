@@ -1,0 +1,248 @@
+"""Where a run's batches come from: arrays on the device, or a stream; and the compiled steps on them."""
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gradchain.arguments import check_whole
+from gradchain.compiled import Compiled
+from gradchain.training.budget import Budget
+from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
+from gradchain.training.history import named_numbers
+from gradchain.training.positions import Position
+from gradchain.training.recipe import Recipe, run_epoch, run_window
+from gradchain.training.step import take_step
+from gradchain.training.streams import Feed, Stream, as_stream
+from gradchain.training.variables import Variables
+from gradchain.tree import Tree
+
+if TYPE_CHECKING:
+    from gradchain.training.ledger import Snapshot
+
+
+class Tip(NamedTuple):
+    """How far a run has got on the device."""
+
+    variables: Variables[Any]
+    state: Any
+    position: Position
+
+
+class Launched(NamedTuple):
+    """Some steps that the device has been told to take."""
+
+    start: Tip
+    end: Tip
+    scanned: Scanned
+    row: dict[str, Array]
+    """The history's numbers of these steps, and the validation's where it came with them."""
+    steps: int
+    examples: int
+    ends_epoch: bool
+    again: Callable[[int], tuple[Variables[Any], Any]]
+    """Takes only the first of the steps, and returns variables and state after them."""
+
+
+class Source(Protocol):
+    """Where the next steps of a run come from."""
+
+    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+        """Tell the device to take the next steps, at most ``limit`` and to the end of the epoch.
+
+        Args:
+          tip: how far the run is.
+          limit: the most steps; ``None`` for the rest of the epoch.
+          row: whether the steps up to the limit make a row of the history.
+        """
+        ...
+
+
+class Arrays:
+    """Data in arrays with the examples on the leading axis."""
+
+    def __init__(self, data: Tree, order: Order):
+        self.arrays, self.batch_size = data, order.batch_size
+        self.per_epoch = order.steps(check_batches(data, order.batch_size))
+        """How many steps an epoch has."""
+
+    def total(self, budget: Budget) -> int:
+        """Return how many steps a run has."""
+        total = budget.total.number
+        return total if budget.unit == "step" else total * self.per_epoch
+
+    def steps_done(self, run: "Snapshot", before: int) -> int:
+        """Return how many steps the state has seen."""
+        return run.position.epoch * self.per_epoch + run.position.step
+
+    @contextlib.contextmanager
+    def opened(
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
+    ) -> Generator[Source]:
+        """Give what launches steps on the data."""
+        yield EpochsOfArrays(recipe, tx, self.arrays, validation, key)
+
+
+class EpochsOfArrays:
+    """Steps on arrays; a whole epoch, and the validation after it, is one compiled call."""
+
+    def __init__(self, recipe: Recipe, tx: Any, data: Tree, validation: Tree | None, key: Array):
+        self._recipe, self._tx, self._key = recipe, tx, key
+        self._data, self._validation = jax.tree.map(jnp.asarray, (data, validation))
+        self._examples = count_examples(data)
+        self.per_epoch = recipe.order.steps(self._examples)
+
+    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+        """See :class:`Source`."""
+        first, order = tip.position.step, self._recipe.order
+        steps = min(limit or self.per_epoch, self.per_epoch - first)
+        inputs = tip.variables, self._tx, tip.state, self._data
+        key = jax.random.fold_in(self._key, tip.position.epoch)
+
+        def take(steps: int) -> tuple[Scanned, dict[str, Array]]:
+            rest = order.remainder == "keep" and first + steps > self._examples // order.batch_size
+            return _compiled_window((self._recipe, steps - rest, rest), *inputs, key, first)
+
+        def again(steps: int) -> tuple[Variables[Any], Any]:
+            return take(steps)[0][:2] if steps else (tip.variables, tip.state)
+
+        if row and steps == self.per_epoch:
+            scanned, numbers = _compiled_epoch(self._recipe, *inputs, self._validation, key)
+        else:
+            scanned, numbers = take(steps)
+        ends = first + steps == self.per_epoch
+        position = Position(tip.position.epoch + 1) if ends else tip.position._replace(step=first + steps)
+        examples = _examples_within(order, self._examples, first, steps)
+        end = Tip(scanned.variables, scanned.state, position)
+        return Launched(tip, end, scanned, numbers, steps, examples, ends, again)
+
+
+def _examples_within(order: Order, n: int, first: int, steps: int) -> int:
+    """Return how many examples some of an epoch's steps see."""
+    size = order.batch_size
+    seen = steps * size
+    return min(seen, n - first * size) if order.remainder in ("keep", "pad") else seen
+
+
+def _epoch(
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
+) -> tuple[Scanned, dict[str, Array]]:
+    return _kept(recipe, *run_epoch(recipe, variables, tx, state, data, validation, key))
+
+
+_compiled_epoch = Compiled(_epoch)
+
+
+def _window(
+    plan: tuple[Recipe, int, bool], variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array, first: Any
+) -> tuple[Scanned, dict[str, Array]]:
+    recipe, full, rest = plan
+    window = Window(first, full, rest)
+    return _kept(recipe, *run_window(recipe, variables, tx, state, data, key, window))
+
+
+_compiled_window = Compiled(_window)
+
+
+def _kept(recipe: Recipe, scanned: Scanned, row: dict[str, Array]) -> tuple[Scanned, dict[str, Array]]:
+    """Return what some steps gave, laid out as the variables and the state were."""
+    placement = recipe.objective.placement
+    if placement is None:
+        return scanned, row
+    variables, state, *numbers, row = placement.keep(*scanned, row)
+    return Scanned(variables, state, *numbers), row
+
+
+class Streamed:
+    """Data in a stream of batches."""
+
+    arrays = None
+
+    def __init__(self, stream: Stream, steps_per_call: int):
+        self._stream, self._steps = stream, steps_per_call
+        self.batch_size, self.per_epoch = stream.batch_size, stream.per_epoch
+
+    def total(self, budget: Budget) -> int | None:
+        """Return how many steps a run has; ``None`` if nobody knows how long an epoch is."""
+        if budget.unit == "step":
+            return budget.total.number
+        return None if self.per_epoch is None else budget.total.number * self.per_epoch
+
+    def steps_done(self, run: "Snapshot", before: int) -> int:
+        """Return how many steps the state has seen, as far as that is known."""
+        return before + run.now.steps
+
+    @contextlib.contextmanager
+    def opened(
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
+    ) -> Generator[Source]:
+        """Give what launches steps on the batches, and draw them from the given position on."""
+        with self._stream.feed(position, self._steps, recipe.objective.placement) as feed:
+            yield Blocks(recipe, tx, feed, key)
+
+
+class Blocks:
+    """Steps on blocks of a stream's batches, each block one compiled call."""
+
+    def __init__(self, recipe: Recipe, tx: Any, feed: Feed, key: Array):
+        self._recipe, self._tx, self._feed, self._key = recipe, tx, feed, key
+
+    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+        """See :class:`Source`."""
+        block = self._feed.take(limit)
+        key = jax.random.fold_in(self._key, tip.position.epoch)
+
+        def take(steps: int) -> tuple[Scanned, dict[str, Array]]:
+            parts = block.batches, block.weights, block.sizes
+            parts = parts if steps == block.count else jax.tree.map(lambda x: x[:steps], parts)
+            return _compiled_block(self._recipe, tip.variables, self._tx, tip.state, parts, key, tip.position.step)
+
+        def again(steps: int) -> tuple[Variables[Any], Any]:
+            return take(steps)[0][:2] if steps else (tip.variables, tip.state)
+
+        scanned, numbers = take(block.count)
+        end = Tip(scanned.variables, scanned.state, block.position)
+        return Launched(tip, end, scanned, numbers, block.count, int(block.sizes.sum()), block.ends_epoch, again)
+
+
+def _block(
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
+    first: Any,
+) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
+    """Take a step on each batch of a block."""
+    batches, weights, sizes = block
+    objective = recipe.objective
+    _, loss_key = jax.random.split(key)
+
+    def take(carry: tuple[Variables[Any], Any], x: Any) -> tuple[tuple[Variables[Any], Any], Any]:
+        batch, weights, number = x
+        key = jax.random.fold_in(loss_key, number) if objective.takes_key else None
+        taken = take_step(objective, carry[0], tx, carry[1], batch, key, weights, recipe.watch)
+        return (taken.variables, taken.state), (taken.metrics, taken.watched)
+
+    numbers = first + jnp.arange(len(sizes))
+    carry, (metrics, watched) = lax.scan(take, (variables, state), (batches, weights, numbers))
+    scanned = Scanned(*carry, metrics, jnp.asarray(sizes), jax.tree.map(lambda x: x[-1], watched))
+    return _kept(recipe, scanned, named_numbers(scanned.mean()))
+
+
+_compiled_block = Compiled(_block)
+
+
+def source_of(recipe: Recipe, data: Tree, steps_per_call: int) -> Arrays | Streamed:
+    """Return where batches come from, after checking what was handed in.
+
+    Raises:
+      TypeError: for data that are neither arrays nor a stream of batches.
+      ValueError: for batch sizes that don't fit.
+    """
+    check_whole("steps_per_call", steps_per_call)
+    stream = as_stream(data, recipe.order.batch_size, recipe.order.remainder)
+    if stream is not None:
+        return Streamed(stream, steps_per_call)
+    if recipe.order.batch_size is None:
+        raise ValueError("fit: data in arrays need a batch_size")
+    return Arrays(data, recipe.order)
