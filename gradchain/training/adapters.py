@@ -19,6 +19,7 @@ from jax import Array
 
 from gradchain.arguments import described
 from gradchain.signatures import public
+from gradchain.training.objective import NEEDS_WEIGHTS
 from gradchain.training.variables import Variables
 
 
@@ -34,12 +35,9 @@ class Carried:
 def _asked(function: Callable[..., Any], **facts: Any) -> dict[str, Any]:
     """Return those facts that a function has parameters for."""
     parameters = inspect.signature(function).parameters
+    if facts.get("weights") is not None and "weights" not in parameters:
+        raise TypeError(NEEDS_WEIGHTS)
     return {name: fact for name, fact in facts.items() if name in parameters}
-
-
-def _told(loss_fn: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which facts an adapter wants to be told."""
-    return "training", *_asked(loss_fn, weights=None)
 
 
 def _with_state(result: Any, model_state: Any) -> Any:
@@ -55,10 +53,6 @@ class Linen(NamedTuple):
 
     module: Any
     loss_fn: Callable[..., Any]
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        return _told(self.loss_fn)
 
     def split(self, model: Any) -> Variables[Any]:
         if not isinstance(model, Mapping) or "params" not in model:
@@ -127,10 +121,6 @@ class NNX(NamedTuple):
     loss_fn: Callable[..., Any]
     wrt: Any
 
-    @property
-    def told(self) -> tuple[str, ...]:
-        return _told(self.loss_fn)
-
     def split(self, model: Any) -> Variables[Any]:
         from flax import nnx
 
@@ -194,10 +184,6 @@ class Equinox(NamedTuple):
     """See :func:`equinox`."""
 
     loss_fn: Callable[..., Any]
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        return _told(self.loss_fn)
 
     def split(self, model: Any) -> Variables[Any]:
         import equinox as eqx
@@ -300,10 +286,6 @@ class Haiku(NamedTuple):
 
     transformed: Any
     loss_fn: Callable[..., Any]
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        return _told(self.loss_fn)
 
     @property
     def _has_state(self) -> bool:
