@@ -12,6 +12,7 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 
 from gradchain.training.adapters import equinox, haiku, linen, nnx
 from gradchain.training.budget import Epochs, Steps
+from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
@@ -37,6 +38,7 @@ from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables
 
 __all__ = [
+    "Callback",
     "Checkpoint",
     "Checkpoints",
     "Choice",
@@ -50,6 +52,8 @@ __all__ = [
     "Metrics",
     "Path",
     "PopulationResult",
+    "Record",
+    "Run",
     "Rung",
     "Steps",
     "StoppingState",

@@ -69,6 +69,11 @@ class Budget(NamedTuple):
         return is_due(self.every, now) or self.is_over(now)
 
     @property
+    def row_unit(self) -> Literal["step", "epoch"]:
+        """What rows are numbered by."""
+        return "step" if isinstance(self.every, Steps) else "epoch"
+
+    @property
     def rows_are_epochs(self) -> bool:
         """Whether a row is due after each epoch."""
         return self.every == Epochs(1)

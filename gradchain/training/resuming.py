@@ -128,7 +128,7 @@ def _packed(run: Snapshot) -> tuple[Tree, dict[str, Any]]:
         "open": [[row, examples] for row, examples in run.open],
         "position": run.position._asdict(),
         "now": run.now._asdict(),
-        "steps": list(run.steps),
+        "marks": [mark._asdict() for mark in run.marks],
         "best_row": run.best_row,
         "stopped": run.stopped,
     }
@@ -153,7 +153,7 @@ def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
         position=Position(**told["position"]),
         now=Moment(**told["now"]),
         rows=tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
-        steps=tuple(told["steps"]),
+        marks=tuple(Moment(**mark) for mark in told["marks"]),
         open=tuple((row, examples) for row, examples in told["open"]),
         step_losses=(tree["step_loss"],),
         stopping=tree["stopping"],

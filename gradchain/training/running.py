@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
@@ -58,7 +59,7 @@ class Running:
             launched = None
             if not self._budget.is_over(now):
                 launched = self._launch(tip, now)
-                tip, now = launched.end, after(now, launched)
+                tip, now = launched.end, launched.moment(now)
             if waiting is not None:
                 self._settle(waiting)
                 waiting = None
@@ -86,7 +87,8 @@ class Running:
         run = self._ledger.after(before, launched)
         if self._budget.has_row(run.now) or self._ended(run):
             last = self._budget.is_over(run.now)
-            run = self._ledger.with_row(self._row, run, self._measured(launched, run), last)
+            mark = launched.moment(before.now)
+            run = self._ledger.with_row(self._row, run, self._measured(launched, run), mark, last)
             self._saved.run = self._row = run
             self._tell(run)
         else:
@@ -120,17 +122,14 @@ class Running:
 _compiled_validation = Compiled(validate)
 
 
-def after(now: Moment, launched: Launched) -> Moment:
-    """Return how far a run is after some more steps."""
-    return Moment(now.steps + launched.steps, now.epochs + launched.ends_epoch, launched.ends_epoch)
-
-
 def begin_at(epochs_done: int, steps_done: int, per_epoch: int | None) -> Position:
     """Return where a run begins that goes on from another.
 
     Raises:
-      ValueError: if both numbers are given.
+      ValueError: if one isn't a whole number, at least 0, or both are given.
     """
+    check_whole("epochs_done", epochs_done, 0)
+    check_whole("steps_done", steps_done, 0)
     if epochs_done and steps_done:
         raise ValueError("fit: give epochs_done or steps_done, not both")
     if epochs_done or per_epoch is None:

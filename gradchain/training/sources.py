@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Budget
+from gradchain.training.budget import Budget, Moment
 from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
 from gradchain.training.history import named_numbers
 from gradchain.training.positions import Position
@@ -45,6 +45,10 @@ class Launched(NamedTuple):
     ends_epoch: bool
     again: Callable[[int], tuple[Variables[Any], Any]]
     """Takes only the first of the steps, and returns variables and state after them."""
+
+    def moment(self, before: Moment) -> Moment:
+        """Return how far the run is after these steps."""
+        return Moment(before.steps + self.steps, before.epochs + self.ends_epoch, self.ends_epoch)
 
 
 class Source(Protocol):
