@@ -131,7 +131,7 @@ def assert_sweeps(case: Case) -> None:
 
 def assert_labels_see_its_paths(case: Case) -> None:
     """Check that a layer can be frozen by the path by which users know it."""
-    tx = gc.partition({"on": gc.sgd(0.05), "off": gc.freeze()}, gc.by_path([(case.kernel, "off")], default="on"))
+    tx = gc.partition({"on": gc.sgd(0.05), "off": gc.set_to_zero()}, gc.by_path([(case.kernel, "off")], default="on"))
     start = case.init(jax.random.key(0))
     moved = jax.tree.map(
         lambda x, y: bool((np.asarray(x) != np.asarray(y)).any()),
@@ -163,7 +163,7 @@ def assert_resumes(framework: str, folder: Path) -> None:
     for name in whole.keys() - {"epochs here"}:
         assert resumed[name].tobytes() == whole[name].tobytes(), name
     assert whole["epochs here"] == 4
-    assert 1 <= resumed["epochs here"] <= 2
+    assert 1 <= resumed["epochs here"] <= 3
 
 
 def assert_is_the_same_on_eight_devices(framework: str, folder: Path) -> None:
