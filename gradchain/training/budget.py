@@ -11,6 +11,7 @@ class Steps(NamedTuple):
     """So many steps, as in ``validate_every=Steps(500)``."""
 
     number: int
+    """How many, at least 1."""
 
 
 @public
@@ -18,6 +19,7 @@ class Epochs(NamedTuple):
     """So many epochs, as in ``checkpoint_every=Epochs(1)``."""
 
     number: int
+    """How many, at least 1."""
 
 
 Amount = Steps | Epochs

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple
 
 from jax import Array
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.budget import Epochs, Steps, budget_of
+from gradchain.training.callbacks import Callback, Callbacks, EpochFunction, Run
 from gradchain.training.epoch import Remainder, as_key
 from gradchain.training.history import History
 from gradchain.training.hosts import spread_data
@@ -62,15 +63,15 @@ def fit(
     validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
     on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
-    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
-    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    steps_per_call: int = 1, device_memory: int | None = None, has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3,
+    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
 ) -> FitResult[T]:  # fmt: skip
     """Train for some epochs or steps, and return the model and the history.
 
-    With data in arrays an epoch is one compiled call; of a stream, ``steps_per_call`` batches are, and the next ones are
-    put on the device meanwhile. The compiled program is cached for the same ``loss_fn``, options and shapes: a
+    With data in arrays an epoch is one compiled call; of a stream, ``steps_per_call`` batches are, and the next ones
+    are put on the device meanwhile. The compiled program is cached for the same ``loss_fn``, options and shapes: a
     different learning rate or seed doesn't recompile it. The ``params`` passed in aren't modified, so parameters and
     state are in memory twice (your own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once).
     Ctrl-C ends training after the current call and returns the result so far, with ``stopped="interrupted"``.
@@ -123,12 +124,15 @@ def fit(
         ``state``; at the end of training, :func:`~gradchain.flush` makes a step of it.
       steps_per_call: how many batches of a stream are stacked and trained on in one compiled call. More are faster
         where steps are small.
+      device_memory: how many bytes of NumPy arrays may lie on the device. Batches of larger data, and of memory-mapped
+        arrays by default, are drawn on the host in the same order, as a stream.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
       on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each row of the history, ``row``; ``epoch`` is
         the number of epochs done, those of ``epochs_done`` included. Training stops if it returns True.
+      callbacks: what watches the run, see :class:`~gradchain.training.Callback`.
       mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` keep their
         layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
         parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
@@ -155,32 +159,43 @@ def fit(
     """
     budget = budget_of(epochs, steps, validate_every)
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    watching = Callbacks([*callbacks, *([] if on_epoch is None else [EpochFunction(on_epoch)])])
+    source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     if mesh is not None:
-        data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
-    source = source_of(recipe, data, steps_per_call)
+        validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
-    recipe, variables = recipe.enter(params)
+    recipe, variables = recipe._replace(watch=watching.watch).enter(params)
     tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
-        check_divides(mesh, source.batch_size)
+        if source.batch_size is not None:
+            check_divides(mesh, source.batch_size)
         placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
-    state = tx.init(variables.params) if state is None else state
-    start = ledger.begin(variables, state, begin_at(epochs_done, steps_done, source.per_epoch))
-    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": ledger.stopping}
+    position = begin_at(epochs_done, steps_done, source.per_epoch)
+    start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
+    options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
     told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
     every = budget.amount("checkpoint_every", checkpoint_every)
+    before = steps_done or epochs_done * (source.per_epoch or 0)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
         Bar(progress, budget.total.number, saved.title, budget.unit) as bar,
         source.opened(recipe, tx, key, validation, saved.run.position) as feed,
+        watching,
     ):
-        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, on_epoch).go()
-    run = saved.run
-    leave = recipe.objective.leave
+        now = saved.run.now
+        watching.start(
+            Run(
+                tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
+                total_steps=source.total(budget), steps_per_epoch=source.per_epoch, monitor=ledger.goal.column,
+                total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
+            )
+        )  # fmt: skip
+        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, watching, before).go()
+    run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(
         chosen, weights, run.state, history_of(run, budget.row_unit), run.best_row, stopped, run.position.epoch,
-        source.steps_done(run, steps_done),
+        before + run.now.steps,
     )  # fmt: skip
