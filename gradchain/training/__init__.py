@@ -24,6 +24,7 @@ from gradchain.training.halving import (
 )
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History
+from gradchain.training.loggers import CSVLogger, JSONLogger, ProgressBar, TensorBoard
 from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
@@ -36,6 +37,7 @@ from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables
 
 __all__ = [
+    "CSVLogger",
     "Callback",
     "Checkpoint",
     "Checkpoints",
@@ -46,16 +48,19 @@ __all__ = [
     "FitResult",
     "HalvingResult",
     "History",
+    "JSONLogger",
     "LogUniform",
     "Metrics",
     "Path",
     "PopulationResult",
+    "ProgressBar",
     "Record",
     "Run",
     "Rung",
     "Steps",
     "StoppingState",
     "SweepResult",
+    "TensorBoard",
     "Uniform",
     "Variables",
     "evaluate",
