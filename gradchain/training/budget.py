@@ -11,6 +11,7 @@ class Steps(NamedTuple):
     """So many steps, as in ``validate_every=Steps(500)``."""
 
     number: int
+    """How many, at least 1."""
 
 
 @public
@@ -18,6 +19,7 @@ class Epochs(NamedTuple):
     """So many epochs, as in ``checkpoint_every=Epochs(1)``."""
 
     number: int
+    """How many, at least 1."""
 
 
 Amount = Steps | Epochs
@@ -67,6 +69,11 @@ class Budget(NamedTuple):
     def has_row(self, now: Moment) -> bool:
         """Tell whether a row is due."""
         return is_due(self.every, now) or self.is_over(now)
+
+    @property
+    def row_unit(self) -> Literal["step", "epoch"]:
+        """What rows are numbered by."""
+        return "step" if isinstance(self.every, Steps) else "epoch"
 
     @property
     def rows_are_epochs(self) -> bool:

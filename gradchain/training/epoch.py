@@ -201,8 +201,8 @@ class Scanned(NamedTuple):
     metrics: Metrics
     """Of every step."""
     sizes: Array
-    watched: dict[str, Array]
-    """Of the last step, what :func:`take_step` measures for callbacks."""
+    watched: dict[str, Any]
+    """What was measured of every step for callbacks."""
 
     def mean(self) -> Metrics:
         """See :meth:`Epoch.mean`."""
@@ -252,7 +252,7 @@ def scan_objective(
         carry, last = take(carry, rest, n // order.batch_size)
         found.append(jax.tree.map(lambda x: jnp.asarray(x)[None], last))
     metrics, sizes, watched = found[0] if len(found) == 1 else _append(*found)
-    return Scanned(*carry, metrics, sizes, jax.tree.map(lambda x: x[-1], watched))
+    return Scanned(*carry, metrics, sizes, watched)
 
 
 def _weights(n: int, order: Order, number: Any) -> Array:

@@ -249,12 +249,13 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
         best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))
         costs, epochs, history, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
+    leave = plan.recipe.objective.leave
     found = bool(np.isfinite(costs[epochs == epochs.max()]).any())
     sizes = [bracket[0].runs for bracket in brackets]
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     return HalvingResult(
         tx,
-        plan.recipe.objective.leave(best) if found else None,
+        leave(best) if found else None,
         plan.goal.signed(costs),
         history,
         start_loss[:, None],

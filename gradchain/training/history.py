@@ -21,26 +21,24 @@ Column = Any
 @public
 @dataclass(frozen=True, eq=False)
 class History:
-    """The metrics of one run, epoch by epoch.
+    """The metrics of one run, epoch by epoch, or every so many steps.
 
     ``history["val_loss"]`` is one column; ``table()`` and ``to_csv(path)`` show them all.
     """
 
     columns: Mapping[str, np.ndarray[Any, Any]]
-    """By name, each of shape ``(epochs,)``: ``loss``, the mean over each epoch's steps; the names in aux; and with a
-    ``val_`` in front what was measured on the validation data after the epoch."""
+    """By name, each of shape ``(rows,)``: ``loss``, the mean over the examples since the row before; the names in aux;
+    and with a ``val_`` in front what was measured on the validation data then."""
     step_loss: np.ndarray[Any, Any]
     """The loss of every single step, of shape ``(steps,)``."""
-    steps: np.ndarray[Any, Any] | None = None
-    """How many steps there were at each row, where that is known."""
+    numbers: Sequence[int] | None = None
+    """The number of each row, in ``unit``; 1, 2, ... by default."""
     unit: Literal["epoch", "step"] = "epoch"
-    """What rows are numbered by: each is an epoch, or they come every so many steps."""
+    """What rows are numbered by: the epochs, or the steps that there were."""
 
-    @property
-    def numbers(self) -> list[int]:
-        """The number of each row: its epoch, counted from 1, or how many steps there were."""
-        by_step = self.unit == "step" and self.steps is not None
-        return [int(x) for x in self.steps] if by_step else list(range(1, len(self) + 1))
+    def __post_init__(self) -> None:
+        if self.numbers is None:
+            object.__setattr__(self, "numbers", range(1, len(self) + 1))
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         if name not in self.columns:
@@ -51,20 +49,20 @@ class History:
         return len(next(iter(self.columns.values()), ()))
 
     def table(self, rows: int | None = None) -> str:
-        """Return a text table with one line per epoch.
+        """Return a text table with one line per row.
 
         Args:
-          rows: show only this many epochs, evenly spaced and including the last.
+          rows: show only this many rows, evenly spaced and including the last.
         """
-        shown = range(len(self))
+        shown, numbers = range(len(self)), self.numbers or ()
         if rows is not None and rows < len(self):
             shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
-        cells = [[self.numbers[i], *(c[i] for c in self.columns.values())] for i in shown]
+        cells = [[numbers[i], *(c[i] for c in self.columns.values())] for i in shown]
         return text_table([self.unit, *self.columns], cells)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file with a header and one line per epoch, numbers in full precision."""
-        lines = zip(self.numbers, *self.columns.values(), strict=True)
+        """Write a CSV file with a header and one line per row, numbers in full precision."""
+        lines = zip(self.numbers or (), *self.columns.values(), strict=True)
         write_csv(path, [self.unit, *self.columns], [list(line) for line in lines])
 
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -30,8 +30,8 @@ class Snapshot(NamedTuple):
     now: Moment
     rows: tuple[dict[str, float], ...]
     """The history, as far as it is."""
-    steps: tuple[int, ...]
-    """How many steps there were at each row."""
+    marks: tuple[Moment, ...]
+    """How far the run was at each row."""
     open: tuple[tuple[dict[str, float], int], ...]
     """Of steps after the last row: means, and the numbers of their examples."""
     step_losses: tuple[Any, ...]
@@ -82,29 +82,33 @@ class Ledger:
     def after(self, run: Snapshot, launched: Launched) -> Snapshot:
         """Return the run after some more steps; if they diverge, as it was when the loss was finite last."""
         losses, numbers = jax.device_get((launched.scanned.metrics.loss, launched.row))
+        part = {name: float(x) for name, x in numbers.items()}, launched.examples
+        run = run._replace(open=(*run.open, part), step_losses=(*run.step_losses, losses))
         finite = np.isfinite(losses)
-        diverges = not finite.all() and not self._goes_on and not self._guarded
-        steps = int(np.argmin(finite)) if diverges else launched.steps
-        variables, state = launched.again(max(steps - 1, 0)) if diverges else launched.end[:2]
-        now = run.now
-        now = Moment(now.steps + launched.steps, now.epochs + launched.ends_epoch, launched.ends_epoch)
+        if self._goes_on or self._guarded or finite.all():
+            variables, state, position = launched.end
+            return run._replace(variables=variables, state=state, position=position, now=launched.moment(run.now))
+        kept = max(int(np.argmin(finite)) - 1, 0)
+        variables, state = launched.again(kept)
+        position = launched.start.position
         return run._replace(
             variables=variables,
             state=state,
-            position=launched.end.position,
-            now=now,
-            open=(*run.open, ({name: float(x) for name, x in numbers.items()}, launched.examples)),
-            step_losses=(*run.step_losses, losses),
-            stopped="diverged" if diverges else self._unit,
+            position=position._replace(step=position.step + kept),
+            now=Moment(run.now.steps + kept, run.now.epochs, between=False),
+            stopped="diverged",
         )
 
-    def with_row(self, before: Snapshot, run: Snapshot, measured: dict[str, float], last: bool) -> Snapshot:
+    def with_row(
+        self, before: Snapshot, run: Snapshot, measured: dict[str, float], mark: Moment, last: bool
+    ) -> Snapshot:
         """Return the run with a row of the steps since the last one.
 
         Args:
           before: the run at the row before.
           run: the run now.
           measured: what was measured on the validation data, unless the steps came with it.
+          mark: how far the run is, or would be if it hadn't diverged.
           last: whether this is the budget's last row.
         """
         row = _mean(run.open) | measured
@@ -116,16 +120,16 @@ class Ledger:
             best_row = len(run.rows) + 1
             if self.stopping and self.stopping.restore_best:
                 best = run.variables, self._tx.eval_params(run.state, run.variables.params)
-        rows, steps = (*run.rows, row), (*run.steps, run.now.steps)
-        new = run._replace(rows=rows, steps=steps, open=(), stopping=progress, best_row=best_row, best=best)
+        rows, marks = (*run.rows, row), (*run.marks, mark)
+        new = run._replace(rows=rows, marks=marks, open=(), stopping=progress, best_row=best_row, best=best)
         if new.stopped == "diverged":
             return new
         since = np.concatenate(new.step_losses[len(before.step_losses) :])
         if not self._goes_on and not math.isfinite(row["loss"]) and _is_lost(new, since):
             return new._replace(stopped="diverged")
-        if not self._warned and (problem := _problem(before, new, since, last)):
+        if not (self._warned or self._goes_on) and (problem := _problem(before, new, since, last)):
             self._warned = True
-            warnings.warn(f"fit: {self._unit[:-1]} {self._place(new)}: {problem}", stacklevel=5)
+            warnings.warn(f"fit: {self._unit[:-1]} {self._place(new)}: {problem}", stacklevel=7)
         return new._replace(stopped="early" if self.stopping and progress.should_stop else self._unit)
 
     def _place(self, run: Snapshot) -> int:
@@ -176,10 +180,10 @@ def _problem(before: Snapshot, now: Snapshot, losses: np.ndarray[Any, Any], last
     return ""
 
 
-def history_of(run: Snapshot, unit: str) -> History:
-    """Return the history of a run."""
+def history_of(run: Snapshot, unit: Literal["epoch", "step"]) -> History:
+    """Return the history of a run, with rows numbered by epochs or steps."""
     names = in_order(run.rows[0]) if run.rows else []
     columns = {name: np.array([row[name] for row in run.rows]) for name in names}
     losses = [np.asarray(x) for x in run.step_losses]
-    step_loss = np.concatenate(losses) if losses else np.zeros(0)
-    return History(columns, step_loss, np.array(run.steps, int), unit)
+    numbers = [mark.epochs if unit == "epoch" else mark.steps for mark in run.marks]
+    return History(columns, np.concatenate(losses) if losses else np.zeros(0), numbers, unit)

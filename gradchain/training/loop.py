@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple
 
 from jax import Array
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.budget import Epochs, Steps, budget_of
+from gradchain.training.callbacks import Callback, Callbacks, EpochFunction, Run
 from gradchain.training.epoch import Remainder, as_key
 from gradchain.training.history import History
 from gradchain.training.hosts import spread_data
@@ -62,54 +63,76 @@ def fit(
     validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
     on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
-    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
-    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    steps_per_call: int = 1, device_memory: int | None = None, has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3,
+    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
 ) -> FitResult[T]:  # fmt: skip
-    """Train for some epochs, each one compiled call, and return the parameters and the history.
+    """Train for some epochs or steps, and return the model and the history.
 
-    The compiled program is cached for the same ``loss_fn``, options and shapes: a different learning rate or seed
-    doesn't recompile it. The ``params`` passed in aren't modified, so parameters and state are in memory twice (your
-    own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
-    current epoch and returns the result so far, with ``stopped="interrupted"``.
+    With data in arrays an epoch is one compiled call; of a stream, ``steps_per_call`` batches are, and the next ones
+    are put on the device meanwhile. The compiled program is cached for the same ``loss_fn``, options and shapes: a
+    different learning rate or seed doesn't recompile it. The ``params`` passed in aren't modified, so parameters and
+    state are in memory twice (your own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once).
+    Ctrl-C ends training after the current call and returns the result so far, with ``stopped="interrupted"``.
 
-    Training that has diverged stops at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
-    finite, if a parameter isn't finite either, or if no step of the epoch had a finite loss. If only some steps had
-    losses that weren't finite and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` skipped
-    these steps, or divergence has just begun), training continues with a warning. There is also a warning if a
-    :func:`~gradchain.loss_scale` skipped every step of an epoch and has stopped adapting, or the run is at its end.
+    A training loss that isn't finite ends the run at once, with ``stopped="diverged"``: the parameters and state
+    returned are those at which the last finite loss was measured. There are two exceptions. With
+    ``on_divergence="continue"`` the run goes on. And if the transform deals with such gradients itself
+    (:func:`~gradchain.apply_if_finite`, :func:`~gradchain.skip_spikes`, :func:`~gradchain.loss_scale`), the run goes on
+    with a warning as long as its parameters are finite and some steps have finite losses. There is also a warning if a
+    :func:`~gradchain.loss_scale` skipped every step of a row and has stopped adapting, or the run is at its end.
+
+    A whole number that says how often something happens counts in the unit of the budget: epochs with ``epochs=``,
+    steps with ``steps=``. ``Steps(500)`` and ``Epochs(2)`` say it themselves.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called
-        with ``key=None`` on the validation data, and should turn dropout off there.
-      params: a tree of inexact arrays.
-      tx: a transform, optax's too.
-      data: a tree of arrays with the examples on the leading axis.
-      epochs: the number of passes over the data, at least 1.
-      batch_size: examples per step.
+        with ``key=None`` on the validation data, and should turn dropout off there. A loss with a parameter called
+        ``training`` is told whether it is called in a step or on the validation data. Or an adapter for a framework's
+        model, such as :func:`~gradchain.training.linen`.
+      params: a tree of inexact arrays; :class:`~gradchain.training.Variables` if the model carries more than
+        parameters; with an adapter, the framework's model or variables.
+      tx: a transform, optax's too; or a function of ``total_steps`` that returns one, for schedules that end with the
+        run: ``lambda total_steps: adam(cosine_decay_schedule(1e-3, total_steps))``.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches: a list of batches, a data
+        loader, a function of the epoch's number that returns an iterator, or with ``steps=`` any iterator.
+      epochs: the number of passes over the data, at least 1; give this or ``steps``.
+      steps: the number of steps, at least 1.
+      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch, by default that of the
+        first.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets.
       state: the optimizer state to continue from; ``tx.init(params)`` by default.
       epochs_done: how many epochs were trained before. The order and keys of an epoch depend on the seed and the
         epoch's number, so that ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two
         epochs gives the same result as four epochs in one call. With 0 a second run repeats the orders of the first,
         unless its seed differs.
-      validation: held-out data, a tree like ``data``; evaluated after each epoch, at ``eval_params(tx, state,
-        params)``.
+      steps_done: how many steps were trained before, instead of ``epochs_done``.
+      validation: held-out data, a tree of arrays; evaluated for each row of the history, at ``eval_params(tx, state,
+        params)``. The model's state is used as it is, and not changed.
       validation_batch_size: examples evaluated at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, also evaluated on the validation data.
+      validate_every: how often the history gets a row, and the validation data are evaluated: after each epoch by
+        default, or ten times in a run of ``steps``.
+      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, also evaluated on the validation data; with
+        ``Variables`` ``metrics(params, model_state, batch)``, with an adapter ``metrics(model, batch)``.
       early_stopping: when to stop early, such as ``EarlyStopping(patience=3)``; never by default. To monitor an
-        accuracy, write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
-      shuffle: shuffle the data anew in each epoch.
-      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`. A round of
+        accuracy, write ``EarlyStopping(monitor="val_accuracy", mode="max")``. Its patience counts rows.
+      on_divergence: ``"stop"`` or ``"continue"``, see above.
+      shuffle: shuffle the data anew in each epoch. Streams come in their own order.
+      remainder: ``"drop"``, ``"keep"``, ``"wrap"`` or ``"pad"``, see :func:`~gradchain.training.scan_epoch`. A round of
         :func:`~gradchain.accumulate` that is incomplete continues in the next epoch, and in the next ``fit`` with this
         ``state``; at the end of training, :func:`~gradchain.flush` makes a step of it.
+      steps_per_call: how many batches of a stream are stacked and trained on in one compiled call. More are faster
+        where steps are small.
+      device_memory: how many bytes of NumPy arrays may lie on the device. Batches of larger data, and of memory-mapped
+        arrays by default, are drawn on the host in the same order, as a stream.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
-      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from
-        ``epochs_done + 1``; ``row`` is the history's new row. Training stops if it returns True.
+      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each row of the history, ``row``; ``epoch`` is
+        the number of epochs done, those of ``epochs_done`` included. Training stops if it returns True.
+      callbacks: what watches the run, see :class:`~gradchain.training.Callback`.
       mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` keep their
         layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
         parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
@@ -118,15 +141,15 @@ def fit(
         same arguments, and gets the same result.
       checkpoint: a folder to save the run in, and to resume it from (needs Orbax). If the process is killed at any
         moment, repeating the call gives bit for bit the result of an uninterrupted run. Repeating it after the end
-        returns the finished result; with a larger ``epochs`` training continues. If there is a checkpoint, ``params``
+        returns the finished result; with a larger budget training continues. If there is a checkpoint, ``params``
         and ``state`` are read from it. ``None`` saves nothing.
-      checkpoint_every: epochs between checkpoints; one is always saved at the end of the run and on Ctrl-C.
+      checkpoint_every: how often there is a checkpoint; one is always saved at the end of the run and on Ctrl-C.
       checkpoint_keep: how many of the latest checkpoints to keep.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
         type.
-      ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or contains
+      ValueError: for bad data, batch sizes, budgets, seeds or column names; if ``checkpoint`` is damaged, or contains
         anything but this run (saying what differs); nothing is overwritten then.
 
     Example:
@@ -136,32 +159,43 @@ def fit(
     """
     budget = budget_of(epochs, steps, validate_every)
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    watching = Callbacks([*callbacks, *([] if on_epoch is None else [EpochFunction(on_epoch)])])
+    source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     if mesh is not None:
-        data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
-    source = source_of(recipe, data, steps_per_call)
+        validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
-    recipe, variables = recipe.enter(params)
+    recipe, variables = recipe._replace(watch=watching.watch).enter(params)
     tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
-        check_divides(mesh, source.batch_size)
+        if source.batch_size is not None:
+            check_divides(mesh, source.batch_size)
         placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
-    state = tx.init(variables.params) if state is None else state
-    start = ledger.begin(variables, state, begin_at(epochs_done, steps_done, source.per_epoch))
-    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": ledger.stopping}
+    position = begin_at(epochs_done, steps_done, source.per_epoch)
+    start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
+    options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
     told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
     every = budget.amount("checkpoint_every", checkpoint_every)
+    before = steps_done or epochs_done * (source.per_epoch or 0)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
         Bar(progress, budget.total.number, saved.title, budget.unit) as bar,
         source.opened(recipe, tx, key, validation, saved.run.position) as feed,
+        watching,
     ):
-        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, on_epoch).go()
-    run = saved.run
-    leave = recipe.objective.leave
+        now = saved.run.now
+        watching.start(
+            Run(
+                tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
+                total_steps=source.total(budget), steps_per_epoch=source.per_epoch, monitor=ledger.goal.column,
+                total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
+            )
+        )  # fmt: skip
+        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, watching, before).go()
+    run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(
-        chosen, weights, run.state, history_of(run, budget.unit), run.best_row, stopped, run.position.epoch,
-        source.steps_done(run, steps_done),
+        chosen, weights, run.state, history_of(run, budget.row_unit), run.best_row, stopped, run.position.epoch,
+        before + run.now.steps,
     )  # fmt: skip

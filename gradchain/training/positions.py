@@ -18,9 +18,11 @@ class Position(NamedTuple):
     step: int = 0
     """How many batches of this pass have been taken."""
     iterator: Any = None
-    """The state of the source's iterator, see :func:`plain`; ``None`` if it has none, or none was begun."""
-    batch: dict[str, str] | None = None
-    """What a full batch looks like: each array's dtype and shape by its path."""
+    """The state of the pass's iterator, see :func:`plain`; ``None`` if it has none, or none was begun."""
+    size: int | None = None
+    """The examples of a full batch, once one was seen."""
+    example: dict[str, str] | None = None
+    """What one example looks like: each array's dtype and shape, by its path."""
     first: int | None = None
     """A checksum of the first batch of this pass, where batches must be skipped to come back to this position."""
 

@@ -96,22 +96,28 @@ class SavedRun:
             unit = f"{self._budget.unit}s"
             raise ValueError(f"{path} has {getattr(now, unit)} {unit}, but {unit} is {self._budget.total.number}")
 
-    def save(self) -> None:
-        """Begin to write the run, if that is due or this is its end."""
+    def save(self) -> bool:
+        """Begin to write the run, if that is due or this is its end; tell whether it was."""
         now, run = self.run.now, self.run
-        if is_due(self.every, now) or self._budget.is_over(now) or run.stopped != f"{self._budget.unit}s":
-            self.finish()
+        due = is_due(self.every, now) or self._budget.is_over(now) or run.stopped != f"{self._budget.unit}s"
+        return due and self.finish()
 
-    def finish(self) -> None:
-        """Begin to write the run, unless that is done."""
+    def finish(self) -> bool:
+        """Begin to write the run, unless that is done; tell whether it was to be done."""
         done = self.run.now.steps
         if self._checkpoints is None or done <= self._saved:
-            return
+            return False
         self._checkpoints.wait()
         if done not in self._checkpoints.steps():  # Ctrl-C may have come when it was on its way
             tree, metadata = _packed(self.run)
             self._checkpoints.save(done, tree, {"configuration": self._configuration, **metadata})
         self._saved = done
+        return True
+
+    @property
+    def path(self) -> Any:
+        """Where the last checkpoint is."""
+        return self._folder / str(self._saved)
 
 
 def _packed(run: Snapshot) -> tuple[Tree, dict[str, Any]]:
@@ -128,7 +134,7 @@ def _packed(run: Snapshot) -> tuple[Tree, dict[str, Any]]:
         "open": [[row, examples] for row, examples in run.open],
         "position": run.position._asdict(),
         "now": run.now._asdict(),
-        "steps": list(run.steps),
+        "marks": [mark._asdict() for mark in run.marks],
         "best_row": run.best_row,
         "stopped": run.stopped,
     }
@@ -153,7 +159,7 @@ def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
         position=Position(**told["position"]),
         now=Moment(**told["now"]),
         rows=tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
-        steps=tuple(told["steps"]),
+        marks=tuple(Moment(**mark) for mark in told["marks"]),
         open=tuple((row, examples) for row, examples in told["open"]),
         step_losses=(tree["step_loss"],),
         stopping=tree["stopping"],

@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 
+from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
 from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_until
+from gradchain.training.callbacks import Callbacks
 from gradchain.training.ledger import Ledger, Snapshot
 from gradchain.training.positions import Position
 from gradchain.training.progress import Bar
@@ -29,10 +31,11 @@ class Running:
 
     def __init__(
         self, source: Source, recipe: Recipe, tx: Transform, budget: Budget, ledger: Ledger, validation: Tree | None,
-        saved: SavedRun, bar: Bar, on_epoch: Callable[..., Any] | None,
+        saved: SavedRun, bar: Bar, callbacks: Callbacks, steps_before: int,
     ):  # fmt: skip
         self._source, self._recipe, self._tx, self._validation = source, recipe, tx, validation
-        self._budget, self._ledger, self._saved, self._bar, self._on_epoch = budget, ledger, saved, bar, on_epoch
+        self._budget, self._ledger, self._saved, self._bar, self._callbacks = budget, ledger, saved, bar, callbacks
+        self._steps_before = steps_before
         self._row = saved.run
         """The run at its last row."""
 
@@ -44,9 +47,12 @@ class Running:
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
-        self._saved.finish()
+        self._save(self._saved.finish)
         run = self._saved.run
-        return "interrupted" if interrupted and not self._ended(run) else run.stopped
+        stopped = "interrupted" if interrupted and not self._ended(run) else run.stopped
+        if self._callbacks:
+            self._callbacks.end(*self._place(run), stopped, *self._model(run))
+        return stopped
 
     def _ended(self, run: Snapshot) -> bool:
         return run.stopped != f"{self._budget.unit}s"
@@ -58,7 +64,7 @@ class Running:
             launched = None
             if not self._budget.is_over(now):
                 launched = self._launch(tip, now)
-                tip, now = launched.end, after(now, launched)
+                tip, now = launched.end, launched.moment(now)
             if waiting is not None:
                 self._settle(waiting)
                 waiting = None
@@ -71,6 +77,9 @@ class Running:
     def _launch(self, tip: Tip, now: Moment) -> Launched:
         """Tell the device to go on until something is due."""
         limits = [self._budget.steps_left(now), *(steps_until(every, now) for every in self._events())]
+        step = self._steps_before + now.steps
+        due = self._callbacks.next_after(step)
+        limits.append(None if due is None else due - step)
         known = [limit for limit in limits if limit is not None]
         return self._source.launch(tip, min(known, default=None), self._budget.rows_are_epochs)
 
@@ -82,17 +91,40 @@ class Running:
 
     def _settle(self, launched: Launched) -> None:
         """Record what some steps did, and do what is due after them."""
-        before = self._saved.run
+        before, mark = self._saved.run, launched.moment(self._saved.run.now)
         run = self._ledger.after(before, launched)
-        if self._budget.has_row(run.now) or self._ended(run):
-            last = self._budget.is_over(run.now)
-            run = self._ledger.with_row(self._row, run, self._measured(launched, run), last)
+        if has_row := self._budget.has_row(run.now) or self._ended(run):
+            measured, last = self._measured(launched, run), self._budget.is_over(run.now)
+            run = self._ledger.with_row(self._row, run, measured, mark, last)
             self._saved.run = self._row = run
-            self._tell(run)
         else:
             self._saved.run = run
-        self._bar.advance(self._units(run.now) - self._units(before.now), self._note(run))
-        self._saved.save()
+        self._bar.advance(self._units(mark) - self._units(before.now), self._note(run))
+        if self._callbacks:
+            self._tell(run, launched, mark, has_row)
+        self._save(self._saved.save)
+
+    def _tell(self, run: Snapshot, launched: Launched, mark: Moment, has_row: bool) -> None:
+        """Tell callbacks of some steps, and of the row that they end."""
+        step, epoch = self._steps_before + mark.steps, launched.end.position.epoch
+        watched = launched.scanned.watched
+        self._callbacks.steps(step, epoch, launched.row, launched.steps, launched.examples, watched)
+        if has_row:
+            self._callbacks.evaluated(step, epoch, run.rows[-1], *self._model(run))
+        if self._callbacks.stops and not self._ended(run):
+            self._saved.run = run._replace(stopped="callback")
+
+    def _save(self, write: Callable[[], bool]) -> None:
+        """Save the run, if that is due, and tell callbacks."""
+        if write() and self._callbacks:
+            run = self._saved.run
+            self._callbacks.saved(*self._place(run), self._saved.path, *self._model(run))
+
+    def _place(self, run: Snapshot) -> tuple[int, int]:
+        return self._steps_before + run.now.steps, run.position.epoch
+
+    def _model(self, run: Snapshot) -> tuple[Any, Any]:
+        return self._recipe.objective.leave(run.variables), run.state
 
     def _measured(self, launched: Launched, run: Snapshot) -> dict[str, float]:
         """Return what is measured on the validation data, unless it came with the steps."""
@@ -101,13 +133,6 @@ class Running:
         variables = for_evaluation(self._tx, run.state, run.variables)
         numbers = jax.device_get(_compiled_validation(self._recipe, variables, self._validation))
         return {name: float(x) for name, x in numbers.items()}
-
-    def _tell(self, run: Snapshot) -> None:
-        if self._on_epoch is None:
-            return
-        model = self._recipe.objective.leave(run.variables)
-        if self._on_epoch(run.position.epoch, run.rows[-1], model, run.state):
-            self._saved.run = run._replace(stopped="callback")
 
     def _note(self, run: Snapshot) -> str:
         column = self._ledger.goal.column
@@ -120,17 +145,14 @@ class Running:
 _compiled_validation = Compiled(validate)
 
 
-def after(now: Moment, launched: Launched) -> Moment:
-    """Return how far a run is after some more steps."""
-    return Moment(now.steps + launched.steps, now.epochs + launched.ends_epoch, launched.ends_epoch)
-
-
 def begin_at(epochs_done: int, steps_done: int, per_epoch: int | None) -> Position:
     """Return where a run begins that goes on from another.
 
     Raises:
-      ValueError: if both numbers are given.
+      ValueError: if one isn't a whole number, at least 0, or both are given.
     """
+    check_whole("epochs_done", epochs_done, 0)
+    check_whole("steps_done", steps_done, 0)
     if epochs_done and steps_done:
         raise ValueError("fit: give epochs_done or steps_done, not both")
     if epochs_done or per_epoch is None:

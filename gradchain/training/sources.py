@@ -2,26 +2,26 @@
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Budget
+from gradchain.training.budget import Budget, Moment
 from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
 from gradchain.training.history import named_numbers
+from gradchain.training.hosts import spread_data
+from gradchain.training.measuring import summed
 from gradchain.training.positions import Position
 from gradchain.training.recipe import Recipe, run_epoch, run_window
 from gradchain.training.step import take_step
 from gradchain.training.streams import Feed, Stream, as_stream
 from gradchain.training.variables import Variables
 from gradchain.tree import Tree
-
-if TYPE_CHECKING:
-    from gradchain.training.ledger import Snapshot
 
 
 class Tip(NamedTuple):
@@ -45,6 +45,10 @@ class Launched(NamedTuple):
     ends_epoch: bool
     again: Callable[[int], tuple[Variables[Any], Any]]
     """Takes only the first of the steps, and returns variables and state after them."""
+
+    def moment(self, before: Moment) -> Moment:
+        """Return how far the run is after these steps."""
+        return Moment(before.steps + self.steps, before.epochs + self.ends_epoch, self.ends_epoch)
 
 
 class Source(Protocol):
@@ -73,10 +77,6 @@ class Arrays:
         """Return how many steps a run has."""
         total = budget.total.number
         return total if budget.unit == "step" else total * self.per_epoch
-
-    def steps_done(self, run: "Snapshot", before: int) -> int:
-        """Return how many steps the state has seen."""
-        return run.position.epoch * self.per_epoch + run.position.step
 
     @contextlib.contextmanager
     def opened(
@@ -148,7 +148,8 @@ _compiled_window = Compiled(_window)
 
 
 def _kept(recipe: Recipe, scanned: Scanned, row: dict[str, Array]) -> tuple[Scanned, dict[str, Array]]:
-    """Return what some steps gave, laid out as the variables and the state were."""
+    """Return what some steps gave, for callbacks in sum, and laid out as the variables and the state were."""
+    scanned = scanned._replace(watched=summed(scanned.watched))
     placement = recipe.objective.placement
     if placement is None:
         return scanned, row
@@ -166,21 +167,22 @@ class Streamed:
         self.batch_size, self.per_epoch = stream.batch_size, stream.per_epoch
 
     def total(self, budget: Budget) -> int | None:
-        """Return how many steps a run has; ``None`` if nobody knows how long an epoch is."""
+        """Return how many steps a run has; ``None`` if nobody knows how long an epoch is.
+
+        Raises:
+          ValueError: for a number of epochs of data that can't be passed over more than once.
+        """
         if budget.unit == "step":
             return budget.total.number
+        self._stream.check_repeats()
         return None if self.per_epoch is None else budget.total.number * self.per_epoch
-
-    def steps_done(self, run: "Snapshot", before: int) -> int:
-        """Return how many steps the state has seen, as far as that is known."""
-        return before + run.now.steps
 
     @contextlib.contextmanager
     def opened(
         self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
     ) -> Generator[Source]:
         """Give what launches steps on the batches, and draw them from the given position on."""
-        with self._stream.feed(position, self._steps, recipe.objective.placement) as feed:
+        with self._stream.feed(position, self._steps, recipe.objective.placement, key) as feed:
             yield Blocks(recipe, tx, feed, key)
 
 
@@ -225,14 +227,16 @@ def _block(
 
     numbers = first + jnp.arange(len(sizes))
     carry, (metrics, watched) = lax.scan(take, (variables, state), (batches, weights, numbers))
-    scanned = Scanned(*carry, metrics, jnp.asarray(sizes), jax.tree.map(lambda x: x[-1], watched))
+    scanned = Scanned(*carry, metrics, jnp.asarray(sizes), watched)
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 
 _compiled_block = Compiled(_block)
 
 
-def source_of(recipe: Recipe, data: Tree, steps_per_call: int) -> Arrays | Streamed:
+def source_of(
+    recipe: Recipe, data: Tree, steps_per_call: int, mesh: Mesh | None, device_memory: int | None
+) -> Arrays | Streamed:
     """Return where batches come from, after checking what was handed in.
 
     Raises:
@@ -240,9 +244,10 @@ def source_of(recipe: Recipe, data: Tree, steps_per_call: int) -> Arrays | Strea
       ValueError: for batch sizes that don't fit.
     """
     check_whole("steps_per_call", steps_per_call)
-    stream = as_stream(data, recipe.order.batch_size, recipe.order.remainder)
+    batch_size, shuffle, remainder = recipe.order
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
     if stream is not None:
         return Streamed(stream, steps_per_call)
-    if recipe.order.batch_size is None:
+    if batch_size is None:
         raise ValueError("fit: data in arrays need a batch_size")
-    return Arrays(data, recipe.order)
+    return Arrays(data if mesh is None else spread_data(mesh, data, "data"), recipe.order)

@@ -22,9 +22,12 @@ class Variables(NamedTuple, Generic[T]):
     ``has_aux=True``.
 
     Example:
-      >>> variables = Variables(params, {"mean": jnp.zeros(8), "var": jnp.ones(8)})
-      >>> result = fit(loss_fn, variables, adam(1e-3), data, epochs=5, batch_size=32)
-      >>> result.params.model_state["mean"]
+      >>> def loss_and_count(params, model_state, batch):
+      ...     return loss_fn(params, batch), {"steps": model_state["steps"] + 1}
+      >>> variables = Variables(params, {"steps": 0})
+      >>> result = fit(loss_and_count, variables, adam(1e-3), data, epochs=2, batch_size=32)
+      >>> print(result.params.model_state["steps"] == result.steps_done)
+      True
     """
 
     params: T
