@@ -26,6 +26,7 @@ from gradchain.training.halving import (
 )
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History
+from gradchain.training.loggers import CSVLogger, JSONLogger, ProgressBar, TensorBoard
 from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
@@ -41,6 +42,7 @@ from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables
 
 __all__ = [
+    "CSVLogger",
     "Callback",
     "Checkpoint",
     "Checkpoints",
@@ -51,11 +53,13 @@ __all__ = [
     "FitResult",
     "HalvingResult",
     "History",
+    "JSONLogger",
     "LogUniform",
     "Metrics",
     "Path",
     "PopulationResult",
     "RangeTest",
+    "ProgressBar",
     "Record",
     "Run",
     "Rung",
@@ -63,6 +67,7 @@ __all__ = [
     "StoppingState",
     "SweepComparison",
     "SweepResult",
+    "TensorBoard",
     "Uniform",
     "Variables",
     "equinox",

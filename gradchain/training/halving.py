@@ -97,7 +97,8 @@ def _whole_log(x: int, base: int) -> int:
 @public
 def successive_halving(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int,
-    batch_size: int | None = None, eta: int = 3, rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    batch_size: int | None = None, eta: int = 3, rungs: int | None = None, seed: int | Array = 0,
+    init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
@@ -166,7 +167,8 @@ def successive_halving(
 @public
 def hyperband(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int,
-    batch_size: int | None = None, eta: int = 3, seed: int | Array = 0, init: Callable[[Array], T] | None = None, chunk: int | None = None,
+    batch_size: int | None = None, eta: int = 3, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,

@@ -48,7 +48,8 @@ class Evolution(NamedTuple):
 def population_based_training(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, explore: Space, epochs: int,
     batch_size: int | None = None, interval: int = 1, truncation: float = 0.2,
-    factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25, seed: int | Array = 0,
+    init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
