@@ -151,7 +151,9 @@ def learning_rate_range_test(
     loss isn't finite, and where the smoothed one has diverged: it is ``stop_at`` times the lowest so far, and has lost
     half of what it had gained,
 
-    .. math:: \bar l_k > \bar l_{\min} + \max((s - 1) |\bar l_{\min}|, (\bar l_0 - \bar l_{\min}) / 2).
+    .. math:: \bar l_k > \bar l_{\min} + \max((s - 1) |\bar l_{\min}|, (\bar l_0 - \bar l_{\min}) / 2),
+
+    not before step :math:`1 / (1 - \beta)`, because an average of few losses is noisy.
 
     The parameters that were trained are thrown away; those handed in aren't changed.
 
@@ -256,7 +258,8 @@ class _Watch:
         self.smoothed.append(now)
         lowest = min(self.smoothed)
         margin = max((self._stop_at - 1) * abs(lowest), (self.smoothed[0] - lowest) / 2)
-        self.ended = not math.isfinite(loss) or now > lowest + margin
+        settled = len(self.losses) > 1 / (1 - self._decay)
+        self.ended = not math.isfinite(loss) or (settled and now > lowest + margin)
         return self.ended
 
 
