@@ -115,7 +115,11 @@ class _Passed(NamedTuple):
         units = [1 + jnp.max(jnp.abs(x), initial=0) for x in before]
 
         def raised(by: Array) -> Tree:
-            return after(_with_floating(self.state, [x + by.astype(x.dtype) * unit for x, unit in zip(before, units, strict=True)]))
+            return after(
+                _with_floating(
+                    self.state, [x + by.astype(x.dtype) * unit for x, unit in zip(before, units, strict=True)]
+                )
+            )
 
         states = jax.vmap(raised)(jnp.asarray(RAISED))
         found = [_batch_statistic(*x) for x in zip(before, units, _floating(states), strict=True)]
