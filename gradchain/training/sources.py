@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Budget, Moment
+from gradchain.training.budget import Budget, Epochs, Moment, Steps
 from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
 from gradchain.training.history import named_numbers
 from gradchain.training.hosts import spread_data
@@ -80,8 +80,9 @@ class Arrays:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
         """Give what launches steps on the data."""
         yield EpochsOfArrays(recipe, tx, self.arrays, validation, key)
 
@@ -179,10 +180,11 @@ class Streamed:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
-        """Give what launches steps on the batches, and draw them from the given position on."""
-        with self._stream.feed(position, self._steps, recipe.objective.placement, key) as feed:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
+        """Give what launches steps on the batches, and draw them from the given position on, as many as are left."""
+        with self._stream.feed(position, self._steps, recipe.objective.placement, key, left) as feed:
             yield Blocks(recipe, tx, feed, key)
 
 
@@ -210,11 +212,11 @@ class Blocks:
         return Launched(tip, end, scanned, numbers, block.count, int(block.sizes.sum()), block.ends_epoch, again)
 
 
-def _block(
+def run_block(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
     first: Any,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Take a step on each batch of a block."""
+    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure."""
     batches, weights, sizes = block
     objective = recipe.objective
     _, loss_key = jax.random.split(key)
@@ -231,7 +233,7 @@ def _block(
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 
-_compiled_block = Compiled(_block)
+_compiled_block = Compiled(run_block)
 
 
 def source_of(
