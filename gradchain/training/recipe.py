@@ -12,7 +12,6 @@ from gradchain.training.epoch import (
     Order,
     Remainder,
     Scanned,
-    Window,
     check_batches,
     count_all,
     evaluate_objective,
@@ -86,20 +85,12 @@ def check_validation(recipe: Recipe, validation: Tree | None) -> None:
         raise ValueError("metrics are measured on the validation data, but validation is None")
 
 
-def run_window(
-    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array, window: Window | None
-) -> tuple[Scanned, dict[str, Array]]:
-    """Train for some steps of an epoch: what they return, and the history's numbers of them. Pure."""
-    objective, _, order, _, watch = recipe
-    scanned = scan_objective(objective, variables, tx, state, data, key, order, window, watch)
-    return scanned, named_numbers(scanned.mean())
-
-
 def run_epoch(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
 ) -> tuple[Scanned, dict[str, Array]]:
     """Train for one epoch and measure: what its steps return, and the history's row. Pure."""
-    scanned, row = run_window(recipe, variables, tx, state, data, key, None)
+    scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, recipe.watch)
+    row = named_numbers(scanned.mean())
     if validation is not None:
         row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)
     return scanned, row
