@@ -103,8 +103,9 @@ WORDS = {
     "state_and_config": "serialize, state dict, config, json, load torch state",
     "accumulation_and_guards": "guards, skip step, gradient norm, monitor",
     "precision": (
-        "mixed precision, bfloat16, float16, half precision, 8-bit adam, 8-bit "
-        "optimizer, loss scale, quantized state, memory"
+        "mixed precision, autocast, amp, gradscaler, mixed_bfloat16, bfloat16, float16, "
+        "half precision, 8-bit adam, 8-bit optimizer, loss scale, loss scaling, "
+        "quantized state, memory"
     ),
     "design": "architecture, source code, contribute",
 }

@@ -223,7 +223,7 @@ class Scanned(NamedTuple):
 
 def scan_objective(
     objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array | None, order: Order,
-    watch: Watch | None = None,
+    steps: int | None = None, watch: Watch | None = None,
 ) -> Scanned:  # fmt: skip
     """Do what :func:`scan_epoch` does, for an ``Objective``, its variables and a transform of our own.
 
@@ -235,13 +235,14 @@ def scan_objective(
       data: arrays with the examples on the leading axis.
       key: for the order and the loss.
       order: how they are divided into batches.
+      steps: how many steps to take; by default all of the epoch.
       watch: what to measure of the last step, see :func:`take_step`.
     """
     n = check_batches(data, order.batch_size)
     batches = divide(objective, order, n, key)
     data, numbers = jax.tree.map(jnp.asarray, data), jnp.arange(len(batches.full))
     take = _taking(objective, tx, data, order, n, batches.loss_key)
-    head, last = batches.full, batches.rest
+    head, last = batches.full[:steps], batches.rest if steps is None or steps > len(numbers) else batches.rest[:0]
     if watch is not None and not last.size:
         head, last = head[:-1], head[-1]
     carry, found = (variables, state), list[Any]()

@@ -2,8 +2,9 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -34,7 +35,8 @@ class Drawn(NamedTuple):
     """Where the run is after it."""
 
 
-class Block(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Block:
     """Some batches on the device."""
 
     batches: Tree
@@ -55,8 +57,7 @@ class Feed:
     """Blocks of batches, each drawn, stacked and sent to the device while the last one is computed.
 
     A context manager: its thread ends with it. The source's exceptions are raised by :meth:`take`, in the caller's
-    thread. Nothing is drawn that may not be needed: beyond the end of an epoch, and beyond the limit of the last
-    ``take``, the source is asked for more only when somebody takes it.
+    thread.
 
     Args:
       source: the batches.
@@ -65,21 +66,20 @@ class Feed:
       weighted: whether blocks have weights.
     """
 
-    def __init__(
-        self, source: Generator[Drawn], per_call: int, placement: Placement | None, weighted: bool
-    ):  # fmt: skip
+    def __init__(self, source: Generator[Drawn], per_call: int, placement: Placement | None, weighted: bool):
         self._source, self._per_call, self._weighted = source, per_call, weighted
         self._mesh = None if placement is None else placement.mesh
         self._changed = threading.Condition()
         self._wanted = 0
-        """How many batches the next block is to have at most; 0 while nobody may need it."""
+        """How many batches the next block is to have at most; 0 before somebody has asked for one."""
         self._block: Block | None = None
         """The next block, of ``_wanted`` batches if there are as many."""
         self._taken = 0
         """How many of the batches that were drawn have been taken, since the thread last heard of it."""
         self._error: BaseException | None = None
         self._closed = False
-        run, here = contextvars.copy_context().run, (jax.config.jax_enable_x64, jax.config.jax_default_device)
+        config: Any = jax.config
+        run, here = contextvars.copy_context().run, (config.jax_enable_x64, config.jax_default_device)
         self._thread = threading.Thread(target=run, args=(self._work, *here), name="gradchain feed", daemon=True)
 
     def __enter__(self) -> Self:
@@ -95,29 +95,30 @@ class Feed:
     def take(self, limit: int | None = None) -> Block:
         """Return the next batches: as many as one call may have, or fewer.
 
-        There are fewer at the limit, at the end of an epoch, and before and at a smaller batch, which is a block of its
-        own.
+        There are fewer at the limit, at the end of an epoch or of the run, and before and at a smaller batch, which is
+        a block of its own. The block after it is got ready meanwhile, on the assumption that it goes on to the same
+        limit, and that no other comes right after it.
 
         Args:
-          limit: the most batches, at least 1. If one call may have no more than some of these, the rest are got ready
-            for the next ones.
+          limit: the most batches, at least 1.
 
         Raises:
           BaseException: what the source raised.
         """
         wanted = self._per_call if limit is None else min(limit, self._per_call)
         with self._changed:
-            if self._wanted != wanted:
+            fits = self._block is not None and self._block.count <= wanted <= self._wanted
+            if not fits and self._wanted != wanted:
                 self._wanted, self._block = wanted, None
                 self._changed.notify_all()
             self._changed.wait_for(lambda: self._block is not None or self._error is not None)
-            block, self._block = self._block, None
-            if block is None:
+            if self._block is None:
                 assert self._error is not None
                 raise self._error
+            block, self._block = self._block, None
             self._taken = block.count
-            rest = self._per_call if limit is None else min(limit - block.count, self._per_call)
-            self._wanted = 0 if block.ends_epoch else rest
+            rest = self._per_call if limit is None else limit - block.count
+            self._wanted = min(rest, self._per_call) or self._per_call
             self._changed.notify_all()
         return block
 
@@ -127,8 +128,9 @@ class Feed:
         try:
             with jax.enable_x64(x64), jax.default_device(device), contextlib.closing(self._source):
                 while wanted := self._next_size(ahead):
-                    if count := self._draw(ahead, wanted):
-                        self._offer(self._assembled(ahead[:count]), wanted)
+                    if not (count := self._draw(ahead, wanted)):
+                        raise RuntimeError("no batches are left")
+                    self._offer(self._assembled(ahead[:count]), wanted)
         except BaseException as error:
             with self._changed:
                 self._error = error
@@ -148,7 +150,9 @@ class Feed:
             if count == len(ahead):
                 if self._closed:
                     return 0
-                ahead.append(next(self._source))
+                if (one := next(self._source, None)) is None:
+                    return count
+                ahead.append(one)
             if ahead[count].batch.size != ahead[0].batch.size:
                 return count
             if ahead[count].ends_epoch:
@@ -176,7 +180,7 @@ class Feed:
         return Block(structure.unflatten(placed), len(drawn), sizes, weights, last.ends_epoch, last.position)
 
 
-def _stack(xs: tuple[Any, ...]) -> Any:
+def _stack(xs: Sequence[Any]) -> Any:
     if isinstance(xs[0], Array):
         return jnp.stack(xs)
     return np.stack(xs) if len(xs) > 1 else xs[0][None]

@@ -54,9 +54,7 @@ class History:
         Args:
           rows: show only this many rows, evenly spaced and including the last.
         """
-        shown, numbers = range(len(self)), self.numbers or ()
-        if rows is not None and rows < len(self):
-            shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
+        shown, numbers = evenly_spaced(len(self), rows), self.numbers or ()
         cells = [[numbers[i], *(c[i] for c in self.columns.values())] for i in shown]
         return text_table([self.unit, *self.columns], cells)
 
@@ -89,6 +87,13 @@ def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort column names: training before validation, the loss first in each."""
     return sorted(names, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))
+
+
+def evenly_spaced(size: int, rows: int | None) -> Sequence[int]:
+    """Return at most ``rows`` of the numbers below ``size``, evenly spaced and including the last; all if ``None``."""
+    if rows is None or rows >= size:
+        return range(size)
+    return sorted({round(i) for i in np.linspace(size - 1, 0, rows)})
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Column]]) -> str:

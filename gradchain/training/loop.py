@@ -181,7 +181,7 @@ def fit(
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
         Bar(progress, budget.total.number, saved.title, budget.unit) as bar,
-        source.opened(recipe, tx, key, validation, saved.run.position) as feed,
+        source.opened(recipe, tx, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
         watching,
     ):
         now = saved.run.now

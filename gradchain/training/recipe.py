@@ -12,7 +12,6 @@ from gradchain.training.epoch import (
     Order,
     Remainder,
     Scanned,
-    check_batches,
     count_all,
     evaluate_objective,
     mean_over,
@@ -68,13 +67,6 @@ class Recipe(NamedTuple):
         return {**self.order._asdict(), "validation_batch_size": self.validation_batch_size, **objective}
 
 
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int) -> None:
-    """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
-    check_batches(data, recipe.order.batch_size)
-    check_whole("epochs", epochs)
-    check_validation(recipe, validation)
-
-
 def check_validation(recipe: Recipe, validation: Tree | None) -> None:
     """Raise ValueError for validation data that can't be measured on."""
     if recipe.validation_batch_size is not None:
@@ -86,10 +78,11 @@ def check_validation(recipe: Recipe, validation: Tree | None) -> None:
 
 
 def run_epoch(
-    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
-) -> tuple[Scanned, dict[str, Array]]:
-    """Train for one epoch and measure: what its steps return, and the history's row. Pure."""
-    scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, recipe.watch)
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
+    steps: int | None = None,
+) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
+    """Train for one epoch, or its first steps, and measure: what they return, and the history's row. Pure."""
+    scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, steps, recipe.watch)
     row = named_numbers(scanned.mean())
     if validation is not None:
         row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)

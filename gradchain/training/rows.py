@@ -34,8 +34,7 @@ class Rows:
     """
 
     def __init__(self, data: Tree, n: int, batch_size: int, wraps: bool, key: Array | None):
-        shuffled = key is not None and batch_size < n
-        order = np.asarray(_ordered(jax.random.split(key)[0], n)) if shuffled else np.arange(n)
+        order = np.arange(n) if key is None or batch_size == n else np.asarray(_ordered(jax.random.split(key)[0], n))
         self._order = np.concatenate([order, order[: -n % batch_size]]) if wraps else order
         self._data, self._size, self._given = data, batch_size, 0
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Budget, Moment
+from gradchain.training.budget import Budget, Epochs, Moment, Steps
 from gradchain.training.epoch import (
     Batches,
     Order,
@@ -90,8 +90,9 @@ class Arrays:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
         """Give what launches steps on the data."""
         yield EpochsOfArrays(recipe, tx, self.arrays, validation, key)
 
@@ -105,7 +106,7 @@ class EpochsOfArrays:
         self._examples = count_examples(data)
         self.per_epoch = recipe.order.steps(self._examples)
         self._drawn: tuple[int, Batches] | None = None
-        self._most = 1
+        self._most = min(128, 1 << (self.per_epoch - 1).bit_length())
 
     def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
         """See :class:`Source`."""
@@ -222,10 +223,11 @@ class Streamed:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position
-    ) -> Generator[Source]:
-        """Give what launches steps on the batches, and draw them from the given position on."""
-        with self._stream.feed(position, self._steps, recipe.objective.placement, key) as feed:
+        self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
+        left: Steps | Epochs,
+    ) -> Generator[Source]:  # fmt: skip
+        """Give what launches steps on the batches, and draw them from the given position on, as many as are left."""
+        with self._stream.feed(position, self._steps, recipe.objective.placement, key, left) as feed:
             yield Blocks(recipe, tx, feed, key)
 
 
@@ -253,11 +255,11 @@ class Blocks:
         return Launched(tip, end, scanned, numbers, block.count, int(block.sizes.sum()), block.ends_epoch, again)
 
 
-def _block(
+def run_block(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
     first: Any,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Take a step on each batch of a block."""
+    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure."""
     batches, weights, sizes = block
     objective = recipe.objective
     _, loss_key = jax.random.split(key)
@@ -281,7 +283,7 @@ def _block(
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 
-_compiled_block = Compiled(_block)
+_compiled_block = Compiled(run_block)
 
 
 def source_of(

@@ -1,6 +1,8 @@
 """What a stream of batches is: anything that gives them one by one, for each pass over the data."""
 
+import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ from jax import Array
 
 from gradchain.arguments import described
 from gradchain.training.batches import Pattern, examples_of
+from gradchain.training.budget import Epochs, Steps
 from gradchain.training.epoch import check_batches
 from gradchain.training.feeding import Drawn, Feed
 from gradchain.training.placement import Placement, check_divides
@@ -42,7 +45,8 @@ class Stream(NamedTuple):
             )
 
     def feed(
-        self, start: Position, per_call: int, placement: Placement | None = None, key: Array | None = None
+        self, start: Position, per_call: int, placement: Placement | None = None, key: Array | None = None,
+        left: Steps | Epochs | None = None,
     ) -> Feed:  # fmt: skip
         """Return what draws the batches in the background and sends blocks of them to the device.
 
@@ -52,13 +56,19 @@ class Stream(NamedTuple):
           per_call: how many batches a block has at most.
           placement: the mesh that batches are spread over, if any.
           key: the run's PRNG key, for the order of arrays.
+          left: how much of the run is left: no more is drawn.
         """
-        return Feed(self._drawn(start, placement, key), per_call, placement, self.remainder == "pad")
+        drawn = self._drawn(start, placement, key, start.epoch + left.number if isinstance(left, Epochs) else None)
+        if isinstance(left, Steps):
+            drawn = _first(left.number, drawn)
+        return Feed(drawn, per_call, placement, self.remainder == "pad")
 
-    def _drawn(self, start: Position, placement: Placement | None, key: Array | None) -> Generator[Drawn]:
-        """Draw the batches of one pass after the other, from a position on."""
+    def _drawn(
+        self, start: Position, placement: Placement | None, key: Array | None, end: int | None
+    ) -> Generator[Drawn]:
+        """Draw the batches of one pass after the other, from a position on and up to epoch number ``end``."""
         pattern = Pattern(self.what, self.batch_size or start.size, start.example)
-        while True:
+        while start.epoch != end:
             drawn, number = self._pass(start, pattern, key), 0
             for number, one in enumerate(_looking_ahead(drawn) if self.repeats else drawn, 1):
                 if number == 1 and placement is not None:
@@ -122,6 +132,11 @@ class Stream(NamedTuple):
                 "of the epoch's number that returns an iterator, with the epoch as the seed of its order"
             )
         return checksum
+
+
+def _first(number: int, source: Generator[Drawn]) -> Generator[Drawn]:
+    with contextlib.closing(source):
+        yield from itertools.islice(source, number)
 
 
 def _looking_ahead(source: Iterator[Drawn]) -> Generator[Drawn]:
