@@ -89,7 +89,7 @@ class Pattern:
         try:
             count_examples(batch, f"{self._what}: a batch")
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}. A stream gives whole batches, with the examples on the leading axis") from None
+            raise type(error)(f"{error}. A stream gives whole batches, not single examples") from None
         now = {path: f"{x.dtype} of shape {x.shape[1:]}" for path, x in _by_path(batch).items()}
         if self.example is not None and now != self.example:
             listed = "; ".join(

@@ -70,6 +70,18 @@ class Budget(NamedTuple):
         """Tell whether a row is due."""
         return is_due(self.every, now) or self.is_over(now)
 
+    def split(self, per_epoch: int) -> tuple[int, int]:
+        """Return how many whole epochs there are, and how many steps after them."""
+        number = self.total.number
+        return divmod(number, per_epoch) if isinstance(self.total, Steps) else (number, 0)
+
+    def rounds(self) -> list[int | None]:
+        """Return how many steps there are in each row; ``None`` for an epoch's."""
+        if isinstance(self.total, Epochs):
+            return [None] * self.total.number
+        full, rest = divmod(self.total.number, self.every.number)
+        return [self.every.number] * full + [rest] * (rest > 0)
+
     @property
     def row_unit(self) -> Literal["step", "epoch"]:
         """What rows are numbered by."""
@@ -89,14 +101,14 @@ class Budget(NamedTuple):
         return self.total.number - now.steps if isinstance(self.total, Steps) else None
 
 
-def budget_of(epochs: Any, steps: Any, validate_every: Any) -> Budget:
+def budget_of(epochs: Any, steps: Any, validate_every: Any, where: str = "fit") -> Budget:
     """Return the budget that callers hand in.
 
     Raises:
       ValueError: unless there is one of ``epochs`` and ``steps``, a whole number, at least 1.
     """
     if (epochs is None) == (steps is None):
-        raise ValueError(f"fit: give epochs or steps, got {'neither' if epochs is None else 'both'}")
+        raise ValueError(f"{where}: give epochs or steps, got {'neither' if epochs is None else 'both'}")
     total = Steps(steps) if epochs is None else Epochs(epochs)
     check_whole("steps" if epochs is None else "epochs", total.number)
     usual = Epochs(1) if epochs is not None else Steps(max(1, total.number // 10))

@@ -127,8 +127,11 @@ class Callback:
     training, and reaches the caller. Under ``jax.distributed`` hooks run in every process, and must return the same in
     each; what writes should do so only where ``jax.process_index()`` is 0.
 
+    Args:
+      every: how many steps there are between two calls of ``on_step``, at least 1; by default what the class says,
+        which is ``None`` for no calls, unless it has an attribute ``every``.
+
     Attributes:
-      every: how many steps there are between two calls of ``on_step``, at least 1; ``None`` for no calls.
       measures: whether the callback reads anything that has to be computed for it, and not only losses: norms,
         hyperparameters, counts and reports. If no callback does, they are ``None``, or empty.
 
@@ -141,6 +144,10 @@ class Callback:
 
     every: int | None = None
     measures: bool = True
+
+    def __init__(self, every: int | None = None):
+        if every is not None:
+            self.every = every
 
     def on_start(self, run: Run) -> Any:
         """Do something before the first step, or before a run is resumed."""

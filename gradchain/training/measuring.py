@@ -80,9 +80,9 @@ def _skipped(tx: Transform, state: Any) -> list[Array]:
 
 
 def _clipped(part: Part, grads: Tree) -> tuple[Tree | None, Array | None]:
-    """Return (grads, clipped): what clipping rules at the front make of a gradient, and whether they change it.
+    """Return what the clipping rules at the front of a transform make of a gradient, and whether they change it.
 
-    ``clipped`` is ``None`` where there is no such rule; ``grads`` is, where the front has another transform.
+    The gradient is ``None`` behind any other transform, and the answer is ``None`` where there is no such rule.
     """
     tx = part.transform
     if isinstance(tx, CLIPS):

@@ -8,12 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
+from gradchain.arguments import check_whole
+from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
-from gradchain.training.recipe import Recipe, check_task, run_epochs
-from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
+from gradchain.training.recipe import Recipe, run_epochs
+from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
+from gradchain.training.streams import Stream
+from gradchain.training.sweep import (
+    checked_data,
+    count_runs,
+    last_cost,
+    loss_at_start,
+    member_of,
+    one_transform,
+    transform_of,
+)
 from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
 
@@ -24,7 +35,8 @@ class Task(NamedTuple):
     begins: Variables[Any]
     """Where each begins: variables with a leading axis of members."""
     key: Array
-    data: Tree
+    data: Any
+    """Arrays, or a stream, on which nothing is compiled as a whole."""
     validation: Tree | None
     bar: Any
     """The progress bar's number."""
@@ -37,6 +49,8 @@ class Plan(NamedTuple):
     chunk: int
     goal: Goal
     progress: bool
+    steps_per_call: int = 1
+    """How many batches of a stream are one compiled call."""
 
 
 class Members(NamedTuple):
@@ -56,10 +70,11 @@ class Members(NamedTuple):
 def prepare(
     where: str, recipe: Recipe, params: Tree, init: Callable[[Array], Tree] | None, tx: Any, data: Tree,
     validation: Tree | None, epochs: int, seed: int | Array, select: str | None, mode: str | None, chunk: int | None,
-    progress: bool,
+    progress: bool, steps_per_call: int,
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
-    check_task(recipe, data, validation, epochs)
+    check_whole(f"{where}: epochs", epochs)
+    data = checked_data(where, recipe, data, validation, steps_per_call)
     tx, key = one_transform(where, tx), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
     if (params is None) == (init is None):
@@ -73,12 +88,16 @@ def prepare(
     goal = goal_of(where, "select", select, mode, validation is not None)
     check_chunk(where, chunk)
     chunk = fastest_chunk(runs, begins) if chunk is None else chunk
-    return tx, runs, Plan(recipe, chunk, goal, progress), Task(begins, key, data, validation, 0)
+    return tx, runs, Plan(recipe, chunk, goal, progress, steps_per_call), Task(begins, key, data, validation, 0)
 
 
 def begin(plan: Plan, tx: Any, task: Task) -> Members:
     """Return the members before their first step. Pure, as all that follows."""
     size = len(jax.tree.leaves(task.begins)[0])
+    if isinstance(task.data, Stream):
+        keys = jnp.broadcast_to(task.key, (size,))
+        state = map_in_chunks(lambda i: transform_of(tx, i).init(member_of(task.begins, i).params), size, size)
+        return Members(tx, task.begins, state, start_losses(plan.recipe, task.begins, keys, task.data))
 
     def one(i: Array) -> tuple[Any, Array]:
         variables = member_of(task.begins, i)
@@ -99,6 +118,15 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
       first: the first epoch's number, counted from 0.
       epochs: how many.
     """
+    if isinstance(task.data, Stream):
+        keys = jnp.broadcast_to(task.key, (len(members.start_loss),))
+        batched = Batched(members.tx, members.variables, members.state, keys)
+        variables, state, rows = train_on_stream(
+            plan.recipe, batched, task.data, task.validation, int(first), [None] * epochs, plan.steps_per_call,
+            plan.chunk,
+        )  # fmt: skip
+        costs = last_cost(rows, plan.goal, members.start_loss)
+        return members._replace(variables=variables, state=state), costs, rows
 
     def one(i: Array) -> tuple[Tree, Any, Array, dict[str, Array]]:
         tx, start = transform_of(members.tx, i), (member_of(members.variables, i), member_of(members.state, i))
@@ -113,22 +141,14 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
     return members._replace(variables=variables, state=state), costs, rows
 
 
+def compiled(program: Callable[..., Any], task: Task) -> Callable[..., Any]:
+    """Return a compiled program, or for a stream its function, whose parts are compiled each by itself."""
+    return program.function if isinstance(task.data, Stream) else program
+
+
 def chunks_of(plan: Plan, size: int) -> int:
     """Return how many chunks ``size`` members are trained in: how often a progress bar moves meanwhile."""
     return math.ceil(size / even(size, plan.chunk))
-
-
-def map_in_chunks(
-    function: Callable[[Array], Any], size: int, chunk: int, after_chunk: Callable[[], None] | None = None
-) -> Any:
-    """Map over ``range(size)``, ``chunk`` at a time side by side."""
-
-    def keep(carry: None, members: Array, found: Any) -> tuple[None, Any]:
-        if after_chunk is not None:
-            after_chunk()
-        return carry, found
-
-    return fold_in_chunks(function, size, chunk, keep, None)[1]
 
 
 def weights(members: Members, place: Any) -> Variables[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from gradchain.arguments import described, is_numeric
+from gradchain.training.entrance import check_is_no_model
 from gradchain.training.placement import Placement
 from gradchain.training.variables import Adapter, Variables
 from gradchain.tree import Tree, match, show_path
@@ -18,6 +19,8 @@ from gradchain.tree.construction import can_hold
 
 TOLD = "training", "weights"
 """Parameters of a loss by which it is told more than parameters, batch and key."""
+
+NEEDS_WEIGHTS = "remainder='pad' needs a loss_fn with a parameter called weights, which are 0 for padding"
 
 
 class Objective(NamedTuple):
@@ -49,6 +52,7 @@ class Objective(NamedTuple):
             return self._replace(given="variables"), cast(Variables[Any], model)
         if isinstance(self.loss_fn, Adapter):
             return self._replace(given="model"), self.loss_fn.split(model)
+        check_is_no_model(model)
         return self, Variables(model)
 
     def leave(self, variables: Variables[Any]) -> Any:
@@ -62,7 +66,7 @@ class Objective(NamedTuple):
     ) -> tuple[Array, Any, Any]:
         """Return (loss, aux, model_state), after checking that the loss is one real number."""
         if weights is not None and "weights" not in self.told:
-            raise TypeError("remainder='pad' needs a loss_fn with a parameter called weights, which are 0 for padding")
+            raise TypeError(NEEDS_WEIGHTS)
         batch = batch if self.placement is None else self.placement.batch(batch)
         arguments = (*variables, batch) if self.has_state else (variables.params, batch)
         facts = {"training": training, "weights": weights}

@@ -13,7 +13,6 @@ from gradchain.training.epoch import (
     Remainder,
     Scanned,
     Window,
-    check_batches,
     count_all,
     evaluate_objective,
     mean_over,
@@ -69,13 +68,6 @@ class Recipe(NamedTuple):
         return {**self.order._asdict(), "validation_batch_size": self.validation_batch_size, **objective}
 
 
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int) -> None:
-    """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
-    check_batches(data, recipe.order.batch_size)
-    check_whole("epochs", epochs)
-    check_validation(recipe, validation)
-
-
 def check_validation(recipe: Recipe, validation: Tree | None) -> None:
     """Raise ValueError for validation data that can't be measured on."""
     if recipe.validation_batch_size is not None:
@@ -96,10 +88,11 @@ def run_window(
 
 
 def run_epoch(
-    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
-) -> tuple[Scanned, dict[str, Array]]:
-    """Train for one epoch and measure: what its steps return, and the history's row. Pure."""
-    scanned, row = run_window(recipe, variables, tx, state, data, key, None)
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
+    window: Window | None = None,
+) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
+    """Train for one epoch, or some steps of it, and measure: what they return, and the history's row. Pure."""
+    scanned, row = run_window(recipe, variables, tx, state, data, key, window)
     if validation is not None:
         row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)
     return scanned, row

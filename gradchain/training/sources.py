@@ -212,11 +212,11 @@ class Blocks:
         return Launched(tip, end, scanned, numbers, block.count, int(block.sizes.sum()), block.ends_epoch, again)
 
 
-def _block(
+def run_block(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
     first: Any,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Take a step on each batch of a block."""
+    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure."""
     batches, weights, sizes = block
     objective = recipe.objective
     _, loss_key = jax.random.split(key)
@@ -233,7 +233,7 @@ def _block(
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 
-_compiled_block = Compiled(_block)
+_compiled_block = Compiled(run_block)
 
 
 def source_of(

@@ -11,22 +11,35 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
+from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
+from gradchain.training.budget import Budget, budget_of
+from gradchain.training.chunks import (
+    Layout,
+    check_chunk,
+    chunk_sizes,
+    fastest_chunk,
+    fold_in_chunks,
+    in_threads,
+    map_in_chunks,
+    on_threads,
+)
 from gradchain.training.comparison import SweepComparison
-from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
+from gradchain.training.epoch import Remainder, Window, as_keys, check_batches, count_examples, evaluate_objective
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
-from gradchain.training.recipe import Recipe, check_task, run_epochs
+from gradchain.training.recipe import Recipe, check_validation, run_epoch, run_epochs
+from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
+from gradchain.training.streams import Stream, as_stream
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
@@ -67,11 +80,13 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 @public
 def sweep(
     loss_fn: Callable[..., Any], params: T | None, tx: Child | Mapping[str, Child] | Sequence[Child], data: Tree, *,
-    epochs: int, batch_size: int, seeds: int | Sequence[int] | Array = 0, starts: T | None = None,
+    epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
+    seeds: int | Sequence[int] | Array = 0, starts: T | None = None,
     init: Callable[[Array], T] | None = None, chunk: int | None = None, validation: Tree | None = None,
     validation_batch_size: int | None = None, metrics: Callable[..., dict[str, Any]] | None = None,
     select: str | None = None, mode: Mode | None = None, shuffle: bool = True, remainder: Remainder = "drop",
-    has_aux: bool = False, takes_key: bool = False, progress: bool = False, mesh: Mesh | None = None,
+    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> SweepResult[T]:  # fmt: skip
     """Train with every transform of a batch, from every seed or starting point, in one compiled call.
 
@@ -87,9 +102,12 @@ def sweep(
         as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them. Or several of these, by name in a dict, or in a
         list, which names them by their places, ``"0"``, ``"1"`` and so on; among several an ordinary transform is one
         run.
-      data: a tree of arrays with the examples on the leading axis.
-      epochs: passes over the data, at least 1.
-      batch_size: examples per step.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
+        :func:`~gradchain.training.fit`, which all runs see in the same order, whatever their seeds.
+      epochs: passes over the data, at least 1; give this or ``steps``.
+      steps: the number of steps, at least 1. The history has a row for each epoch and for what remains; of a stream it
+        has ten.
+      batch_size: examples per step; needed for arrays.
       seeds: one or several seeds or PRNG keys, for the order of the data and the keys that the loss gets. Every
         transform is run with every seed.
       starts: several starting points, as a tree like the parameters with a leading axis: one for each seed, or any
@@ -107,6 +125,7 @@ def sweep(
         loss is best; for any other column the mode must be given.
       shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
+      steps_per_call: how many batches of a stream are one compiled call.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
@@ -134,13 +153,16 @@ def sweep(
       >>> print(result.table(best_of_each=True))
     """
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    budget = budget_of(epochs, steps, None, "sweep")
+    data = checked_data("sweep", recipe, data, validation, steps_per_call)
+    if mesh is not None and isinstance(data, Stream):
+        raise TypeError("sweep: a mesh spreads runs that have their data in arrays, but data are a stream")
     if mesh is not None:
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
-    check_task(recipe, data, validation, epochs)
     goal = goal_of("sweep", "select", select, mode, validation is not None)
     check_chunk("sweep", chunk)
     recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
-    task = _Task(recipe, epochs, goal, begins, keys, data, validation, chunk, progress, mesh)
+    task = _Task(recipe, budget, goal, begins, keys, data, validation, chunk, progress, mesh, steps_per_call)
     if type(tx) not in (list, tuple, dict):
         one = as_transform(tx)
         return task.run(one, count_runs(one, len(keys)))
@@ -153,20 +175,24 @@ class _Task(NamedTuple):
     """What all transforms of a sweep are trained on, and how."""
 
     recipe: Recipe
-    epochs: int
+    budget: Budget
     goal: Goal
     begins: Variables[Any]
     """Where each replica begins, with a leading axis."""
     keys: Array
     """Each replica's PRNG key."""
-    data: Tree
+    data: Any
+    """Arrays, or a stream."""
     validation: Tree | None
     chunk: int | None
     progress: bool
     mesh: Mesh | None
+    steps_per_call: int
 
     def run(self, tx: Transform, runs: int, title: str = "sweep") -> SweepResult[Any]:
         """Train with every transform of a batch of ``runs``, from every replica's start."""
+        if isinstance(self.data, Stream):
+            return self._on_stream(self.data, tx, runs)
         recipe, replicas = self.recipe, len(self.keys)
         field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
         if field is None:
@@ -174,7 +200,8 @@ class _Task(NamedTuple):
         else:
             share = shares(field, runs, replicas)
             layout = Layout(share, ((0, 0),), chunk_sizes(*share, self.chunk, self.begins))
-        plan = _Plan(recipe, self.epochs, runs, layout.share, layout.chunks, self.goal, self.progress, field)
+        epochs, rest = self.budget.split(recipe.order.steps(count_examples(self.data)))
+        plan = _Plan(recipe, epochs, rest, runs, layout.share, layout.chunks, self.goal, self.progress, field)
         inputs = tx, self.begins, self.keys, self.data, self.validation
         inputs = inputs if field is None else on_mesh(field, inputs)
         start_loss = _compiled_start(recipe, *inputs[1:4])
@@ -188,6 +215,46 @@ class _Task(NamedTuple):
         history = {name: history[name] for name in in_order(history)}
         best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
         return SweepResult(tx, best, self.goal.signed(costs), history, start_loss, *self.goal)
+
+    def _on_stream(self, stream: Stream, tx: Transform, runs: int) -> SweepResult[Any]:
+        """Do so on a stream: all runs and replicas are members that see each batch at the same time."""
+        recipe, replicas = self.recipe, len(self.keys)
+        run, replica = jnp.divmod(jnp.arange(runs * replicas), replicas)
+        begins, keys = member_of(self.begins, replica), self.keys[replica]
+        txs = transform_of(tx, run) if runs > 1 else tx
+        chunk = fastest_chunk(runs * replicas, begins) if self.chunk is None else self.chunk
+        state = map_in_chunks(lambda i: transform_of(txs, i).init(member_of(begins, i).params), len(run), len(run))
+        start_loss = start_losses(recipe, self.begins, self.keys, stream)
+        members = Batched(txs, begins, state, keys)
+        variables, state, rows = train_on_stream(
+            recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk
+        )
+        costs = last_cost(rows, self.goal, start_loss[replica]).reshape(runs, replicas)
+        best = int(jnp.argmin(costs))
+        winner = Batched(txs, variables, state, keys).at(best)
+        weights = recipe.objective.leave(for_evaluation(winner.tx, winner.state, winner.variables))
+        costs = jax.device_get(costs.mean(1))
+        history = {name: np.asarray(rows[name]).reshape(runs, replicas, -1) for name in in_order(rows)}
+        found = weights if np.isfinite(costs).any() else None
+        return SweepResult(tx, found, self.goal.signed(costs), history, jax.device_get(start_loss), *self.goal)
+
+
+def checked_data(where: str, recipe: Recipe, data: Any, validation: Tree | None, steps_per_call: int) -> Any:
+    """Return data in arrays as they are, and others as a stream, after checking that they can be trained on.
+
+    Raises:
+      TypeError: for data that are neither arrays nor a stream of batches.
+      ValueError: for data or batch sizes that don't fit.
+    """
+    check_whole(f"{where}: steps_per_call", steps_per_call)
+    batch_size, shuffle, remainder = recipe.order
+    check_validation(recipe, validation)
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle)
+    if stream is None:
+        if batch_size is None:
+            raise ValueError(f"{where}: data in arrays need a batch_size")
+        check_batches(data, batch_size)
+    return data if stream is None else stream
 
 
 def _named(txs: Any) -> dict[str, Transform]:
@@ -276,6 +343,8 @@ class _Plan(NamedTuple):
 
     recipe: Recipe
     epochs: int
+    rest: int
+    """Steps after the last epoch."""
     runs: int
     share: tuple[int, int]
     """How many transforms, and how many replicas of each, one thread or device has to train."""
@@ -370,6 +439,11 @@ def _train(
     """Train one run and return (variables with evaluation weights, rows), the rows with a leading axis of epochs."""
     state, numbers = tx.init(variables.params), jnp.arange(plan.epochs)
     variables, state, rows = run_epochs(plan.recipe, variables, tx, state, data, validation, key, numbers)
+    if plan.rest:
+        epoch_key, window = jax.random.fold_in(key, plan.epochs), Window(0, plan.rest)
+        scanned, last = run_epoch(plan.recipe, variables, tx, state, data, validation, epoch_key, window)
+        variables, state = scanned[:2]
+        rows = {name: jnp.append(rows[name], x) for name, x in last.items()}
     return for_evaluation(tx, state, variables), rows
 
 

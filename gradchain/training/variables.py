@@ -48,6 +48,13 @@ class Adapter(Protocol):
         """Return the model again."""
         ...
 
+    def settle(self, variables: Variables[Any]) -> Variables[Any]:
+        """Return variables whose running means are those of a whole pass, in the form in which the framework reads it.
+
+        Some store a mean times 1 - decay^count, which they divide by when they read it, or the result as well.
+        """
+        ...
+
     def measure(self, function: Any, variables: Variables[Any], batch: Any) -> Any:
         """Call ``function(model, batch)`` with the model in evaluation."""
         ...
