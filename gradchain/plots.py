@@ -108,7 +108,7 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     _scale(ax, "x", xscale or ("log" if low > 0 and high > 10 * low else "linear"))
     if x == OPTIMIZER:
         ax.set_xticks(values, result.varied[x])
-    _mark_diverged(ax, values[placed], result.diverged.any(-1)[placed])
+    _mark_diverged(ax, values[placed], np.any(result.diverged, axis=-1)[placed])
     if result.has_winner:
         best = values[result.best] if placed[result.best] else high
         _mark_best(ax, best, result.scores[result.best], f"best: {_name_of_run(result, result.best, x)}")

@@ -25,7 +25,8 @@ class SweepComparison(SweepResult[T]):
     hyperparameter that another one does.
 
     Example:
-      >>> comparison = sweep(loss_fn, params, {"adam": adam(rates), "sgd": sgd(rates)}, data, epochs=5, batch_size=32)
+      >>> txs = {"adam": adam(jnp.logspace(-4, -1, 4)), "sgd": sgd(jnp.logspace(-3, 0, 4))}
+      >>> comparison = sweep(loss_fn, params, txs, data, epochs=5, batch_size=32)
       >>> print(comparison.table(best_of_each=True))
       >>> comparison.winner, comparison["sgd"].winner
     """

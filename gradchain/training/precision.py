@@ -51,9 +51,9 @@ def mixed_precision(
       ValueError: when it is called: if a pattern matches no array, listing the paths.
 
     Example:
-      >>> result = fit(mixed_precision(loss_fn), params, adamw(1e-3), data, epochs=10, batch_size=128)
-      >>> half = mixed_precision(loss_fn, "float16", keep_in_batch=["target"])
-      >>> result = fit(half, params, loss_scale(adamw(1e-3)), data, epochs=10, batch_size=128)
+      >>> result = fit(mixed_precision(loss_fn), params, adamw(1e-3), data, epochs=10, batch_size=32)
+      >>> half = mixed_precision(loss_fn, "float16", keep_in_batch=["y"])
+      >>> result = fit(half, params, loss_scale(adamw(1e-3)), data, epochs=10, batch_size=32)
 
     Reference: Micikevicius et al., *Mixed Precision Training*, 2018.
     """
@@ -98,7 +98,7 @@ class Mixed(NamedTuple):
         params = _cast(params, self.dtype, self.keep, "parameters")
         state = [jax.tree.map(_strong, x) for x in rest[:states]]
         result = self.function(params, *state, *batches, *rest[states + 1 :], **told)
-        return _returned(jax.tree.map(_widened, result), rest[0] if states else None)
+        return _returned(jax.tree.map(_widened, result), state[0] if state else None)
 
 
 class MixedAdapter(NamedTuple):
