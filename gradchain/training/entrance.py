@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from gradchain.arguments import described, is_numeric
+from gradchain.arguments import is_numeric
 from gradchain.tree import Tree
 
 NOT_TRAINED = {"batch_stats", "cache", "intermediates"}
@@ -41,16 +41,16 @@ def _holds(tree: Tree, is_it: Callable[[Any], bool]) -> bool:
 def _linen(x: Tree) -> Found:
     adapter = "linen(module, loss_fn)", "loss_fn(module, batch) and the variables that module.init returns as params"
     if _is(x, "flax.linen", "Module"):
-        return f"a module of Flax linen, {described(x)}", *adapter
+        return f"a module of Flax linen ({type(x).__name__})", *adapter
     if isinstance(x, Mapping) and "params" in x and not NOT_TRAINED.isdisjoint(x):
-        return f"the variables of a Flax linen module ({', '.join(map(str, x))})", *adapter  # pyright: ignore
+        return f"the variables of a Flax linen module ({', '.join(sorted(map(str, x)))})", *adapter  # pyright: ignore
     return None
 
 
 def _nnx(x: Tree) -> Found:
     adapter = "nnx(loss_fn)", "loss_fn(module, batch) and the module as params"
     if _is(x, "flax.nnx", "Module"):
-        return f"a module of Flax NNX, {described(x)}", *adapter
+        return f"a module of Flax NNX ({type(x).__name__})", *adapter
 
     def not_trained(leaf: Any) -> bool:
         return _is(leaf, "flax.nnx", "Variable") and not _is(leaf, "flax.nnx", "Param")
@@ -67,7 +67,7 @@ def _equinox(x: Tree) -> Found:
     if _holds(x, is_state):
         return "an Equinox model with its state", "equinox(loss_fn)", "loss_fn(model, state, batch) -> (loss, state)"
     if _is(x, "equinox", "Module") and not all(map(is_numeric, jax.tree.leaves(x))):
-        return f"a module of Equinox, {described(x)}", "equinox(loss_fn)", "loss_fn(model, batch)"
+        return f"a module of Equinox ({type(x).__name__})", "equinox(loss_fn)", "loss_fn(model, batch)"
     return None
 
 

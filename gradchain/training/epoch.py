@@ -1,5 +1,6 @@
 """One pass over the data, as pure functions: training on shuffled mini-batches, and measuring."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, get_args
@@ -13,6 +14,7 @@ from gradchain.arguments import check_whole, described, is_numeric, shown
 from gradchain.core.foreign import Child, as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
+from gradchain.training.measuring import counting, summed
 from gradchain.training.objective import Objective
 from gradchain.training.order import random_order
 from gradchain.training.step import Metrics, Watch, take_step
@@ -182,15 +184,25 @@ class Order(NamedTuple):
         return n // self.batch_size if self.remainder == "drop" else math.ceil(n / self.batch_size)
 
 
-class Window(NamedTuple):
-    """Some of an epoch's steps, one after another."""
+class Batches(NamedTuple):
+    """An epoch's examples, divided into batches."""
 
+    full: Array
+    """The indices of the examples in full batches, of shape ``(steps, batch_size)``."""
+    rest: Array
+    """Those in a smaller last batch, if there is one."""
+    loss_key: Array | None
+    """For the loss, where it takes keys."""
+
+
+class Window(NamedTuple):
+    """Some of an epoch's steps, one after another; their numbers may be traced."""
+
+    batches: Batches
     first: Any
-    """The number of the first in its epoch, which may be traced."""
-    full: int
+    """The number of the first in its epoch."""
+    full: Any
     """How many have a full batch."""
-    rest: bool = False
-    """Whether the smaller last batch comes after them."""
 
 
 class Scanned(NamedTuple):
@@ -202,7 +214,7 @@ class Scanned(NamedTuple):
     """Of every step."""
     sizes: Array
     watched: dict[str, Any]
-    """What was measured of every step for callbacks."""
+    """What callbacks are told of the last step, and counts of all steps; see :func:`measured`."""
 
     def mean(self) -> Metrics:
         """See :meth:`Epoch.mean`."""
@@ -211,7 +223,7 @@ class Scanned(NamedTuple):
 
 def scan_objective(
     objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array | None, order: Order,
-    window: Window | None = None, watch: Watch | None = None,
+    steps: int | None = None, watch: Watch | None = None,
 ) -> Scanned:  # fmt: skip
     """Do what :func:`scan_epoch` does, for an ``Objective``, its variables and a transform of our own.
 
@@ -223,19 +235,77 @@ def scan_objective(
       data: arrays with the examples on the leading axis.
       key: for the order and the loss.
       order: how they are divided into batches.
-      window: the steps to take; by default all of the epoch.
-      watch: what to measure of each step, see :func:`take_step`.
+      steps: how many steps to take; by default all of the epoch.
+      watch: what to measure of the last step, see :func:`take_step`.
     """
     n = check_batches(data, order.batch_size)
-    order_key, loss_key = _split(key, order.shuffle and order.batch_size < n, objective.takes_key)
-    batches, rest = _batches(n, order, order_key)
-    data, numbers = jax.tree.map(jnp.asarray, data), jnp.arange(len(batches))
-    if window is not None:
-        batches, numbers = (lax.dynamic_slice_in_dim(x, window.first, window.full) for x in (batches, numbers))
-        rest = rest if window.rest else rest[:0]
+    batches = divide(objective, order, n, key)
+    data, numbers = jax.tree.map(jnp.asarray, data), jnp.arange(len(batches.full))
+    take = _taking(objective, tx, data, order, n, batches.loss_key)
+    head, last = batches.full[:steps], batches.rest if steps is None or steps > len(numbers) else batches.rest[:0]
+    if watch is not None and not last.size:
+        head, last = head[:-1], head[-1]
+    carry, found = (variables, state), list[Any]()
+    with hints_at_batches(data):
+        if len(head):
+            body = functools.partial(take, counting(watch))
+            carry, scanned = lax.scan(lambda carry, x: body(carry, *x), carry, (head, numbers[: len(head)]))
+            found.append(scanned)
+        if last.size:
+            carry, one = take(watch, carry, last, len(head))
+            found.append(jax.tree.map(lambda x: jnp.asarray(x)[None], one))
+    metrics, sizes = found[0][:2] if len(found) == 1 else _append(*(x[:2] for x in found))
+    return Scanned(*carry, metrics, sizes, summed([x[2] for x in found]))
+
+
+def scan_window(
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, window: Window,
+    most: int, watch: Watch | None = None,
+) -> Scanned:  # fmt: skip
+    """Take some steps with full batches, whose number isn't known when this is compiled; see :func:`scan_objective`.
+
+    Metrics and sizes have room for ``most`` steps, and zeros behind those taken.
+    """
+    batches, first, full = window
+    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
+
+    def step(watch: Watch | None, i: Any, carry: tuple[Variables[Any], Any]) -> tuple[Any, Any]:
+        return take(watch, carry, batches.full[first + i], first + i)
+
+    def body(i: Any, run: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, taken = step(counting(watch), i, run[0])
+        return carry, jax.tree.map(lambda xs, x: xs.at[i].set(x), run[1], taken)
+
+    start = variables, state
+    with hints_at_batches(data):
+        shapes = jax.eval_shape(lambda: step(counting(watch), 0, start)[1])
+        room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+        carry, (metrics, sizes, counts) = lax.fori_loop(0, full - (watch is not None), body, (start, room))
+        if watch is None:
+            return Scanned(*carry, metrics, sizes, {})
+        carry, (*last, watched) = step(watch, full - 1, carry)
+    metrics, sizes = jax.tree.map(lambda xs, x: xs.at[full - 1].set(x), (metrics, sizes), tuple(last))
+    return Scanned(*carry, metrics, sizes, summed([counts, jax.tree.map(lambda x: jnp.asarray(x)[None], watched)]))
+
+
+def scan_rest(
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, batches: Batches,
+    watch: Watch | None = None,
+) -> Scanned:  # fmt: skip
+    """Take the step with the smaller last batch; see :func:`scan_objective`."""
+    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
+    with hints_at_batches(data):
+        carry, one = take(watch, (variables, state), batches.rest, len(batches.full))
+    return Scanned(*carry, *jax.tree.map(lambda x: jnp.asarray(x)[None], one[:2]), one[2])
+
+
+def _taking(
+    objective: Objective, tx: Any, data: Tree, order: Order, n: int, loss_key: Array | None
+) -> Callable[..., tuple[Any, Any]]:
+    """Return a function that takes one step of an epoch: (watch, carry, indices, number) to (carry, results)."""
     pads = order.remainder == "pad" and n % order.batch_size
 
-    def take(carry: tuple[Variables[Any], Any], indices: Array, number: Any) -> tuple[Any, Any]:
+    def take(watch: Watch | None, carry: tuple[Variables[Any], Any], indices: Array, number: Any) -> tuple[Any, Any]:
         batch = data if indices.size == n else _take(data, indices)
         weights = _weights(n, order, number) if pads else None
         key = None if loss_key is None else jax.random.fold_in(loss_key, number)
@@ -243,16 +313,13 @@ def scan_objective(
         size = indices.size if weights is None else jnp.sum(weights).astype(int)
         return (taken.variables, taken.state), (taken.metrics, jnp.asarray(size), taken.watched)
 
-    carry, found = (variables, state), list[Any]()
-    with hints_at_batches(data):
-        if len(batches):
-            carry, scanned = lax.scan(lambda carry, x: take(carry, *x), carry, (batches, numbers))
-            found.append(scanned)
-    if rest.size:
-        carry, last = take(carry, rest, n // order.batch_size)
-        found.append(jax.tree.map(lambda x: jnp.asarray(x)[None], last))
-    metrics, sizes, watched = found[0] if len(found) == 1 else _append(*found)
-    return Scanned(*carry, metrics, sizes, watched)
+    return take
+
+
+def divide(objective: Objective, order: Order, n: int, key: Array | None) -> Batches:
+    """Return an epoch's batches, in a random order if it is shuffled."""
+    order_key, loss_key = _split(key, order.shuffle and order.batch_size < n, objective.takes_key)
+    return Batches(*_batches(n, order, order_key), loss_key)
 
 
 def _weights(n: int, order: Order, number: Any) -> Array:

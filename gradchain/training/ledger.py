@@ -82,6 +82,7 @@ class Ledger:
     def after(self, run: Snapshot, launched: Launched) -> Snapshot:
         """Return the run after some more steps; if they diverge, as it was when the loss was finite last."""
         losses, numbers = jax.device_get((launched.scanned.metrics.loss, launched.row))
+        losses = losses[: launched.steps]  # behind them there may be room for more
         part = {name: float(x) for name, x in numbers.items()}, launched.examples
         run = run._replace(open=(*run.open, part), step_losses=(*run.step_losses, losses))
         finite = np.isfinite(losses)

@@ -1,5 +1,6 @@
 """What callbacks are told of a step, measured inside the compiled program."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,22 +40,35 @@ def measured(tx: Transform, grads: Tree, updates: Tree, state: Any, new_state: A
     used = used_hyperparams(tx, state)
     reports = {name: x for name, x in metrics(tx, new_state).items() if name not in hyperparams(tx)}
     norms = {"grad_norm": tree.norm(grads), "update_norm": tree.norm(updates)}
-    return {**norms, "hyperparams": used, "reports": reports, **step_counts(tx, grads, state, new_state)}
+    return {**norms, "hyperparams": used, "reports": reports, **step_counts(tx, grads, updates, state, new_state)}
 
 
-def step_counts(tx: Transform, grads: Tree, state: Any, new_state: Any) -> dict[str, Array]:
-    """Return whether a step was ``skipped`` and whether its gradient was ``clipped``, 1 or 0, where that may be."""
+def step_counts(tx: Transform, grads: Tree, updates: Tree, state: Any, new_state: Any) -> dict[str, Any]:
+    """Return of :func:`measured` only whether a step was ``skipped``, and its gradient ``clipped``: 1 or 0.
+
+    Each is there only if the transform has something that may do so.
+    """
     after, before = (_skipped(tx, x) for x in (new_state, state))
     skipped = {"skipped": jnp.minimum(sum(after) - sum(before), 1)} if after else {}
     was_clipped = _clipped(Part("", tx, state, None), grads)[1]
     return skipped if was_clipped is None else skipped | {"clipped": was_clipped.astype(jnp.int32)}
 
 
-def summed(many: dict[str, Any]) -> dict[str, Any]:
-    """Return what several steps gave, stacked: the sums of their counts, and all else of the last one."""
-    return {
-        name: jnp.sum(x, axis=0) if name in COUNTS else jax.tree.map(lambda a: a[-1], x) for name, x in many.items()
-    }
+def counting(watch: Any) -> Any:
+    """Return what is measured of the steps before the last one: counts, if anything is measured."""
+    return None if watch is None else step_counts
+
+
+def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured of some steps and then of more, each stacked: counts of all, and the rest of the last.
+
+    Only the last part need have more than counts.
+    """
+
+    def total(name: str) -> Any:
+        return sum(jnp.sum(part[name], axis=0) for part in parts if name in part)
+
+    return {name: total(name) if name in COUNTS else jax.tree.map(lambda a: a[-1], x) for name, x in parts[-1].items()}
 
 
 def used_hyperparams(tx: Transform, state: Any) -> dict[str, Array]:

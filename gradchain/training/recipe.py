@@ -12,7 +12,6 @@ from gradchain.training.epoch import (
     Order,
     Remainder,
     Scanned,
-    Window,
     count_all,
     evaluate_objective,
     mean_over,
@@ -78,21 +77,13 @@ def check_validation(recipe: Recipe, validation: Tree | None) -> None:
         raise ValueError("metrics are measured on the validation data, but validation is None")
 
 
-def run_window(
-    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array, window: Window | None
-) -> tuple[Scanned, dict[str, Array]]:
-    """Train for some steps of an epoch: what they return, and the history's numbers of them. Pure."""
-    objective, _, order, _, watch = recipe
-    scanned = scan_objective(objective, variables, tx, state, data, key, order, window, watch)
-    return scanned, named_numbers(scanned.mean())
-
-
 def run_epoch(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
-    window: Window | None = None,
+    steps: int | None = None,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Train for one epoch, or some steps of it, and measure: what they return, and the history's row. Pure."""
-    scanned, row = run_window(recipe, variables, tx, state, data, key, window)
+    """Train for one epoch, or its first steps, and measure: what they return, and the history's row. Pure."""
+    scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, steps, recipe.watch)
+    row = named_numbers(scanned.mean())
     if validation is not None:
         row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)
     return scanned, row

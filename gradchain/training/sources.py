@@ -12,12 +12,22 @@ from jax.sharding import Mesh
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.training.budget import Budget, Epochs, Moment, Steps
-from gradchain.training.epoch import Order, Scanned, Window, check_batches, count_examples
+from gradchain.training.epoch import (
+    Batches,
+    Order,
+    Scanned,
+    Window,
+    check_batches,
+    count_examples,
+    divide,
+    scan_rest,
+    scan_window,
+)
 from gradchain.training.history import named_numbers
 from gradchain.training.hosts import spread_data
-from gradchain.training.measuring import summed
+from gradchain.training.measuring import counting, summed
 from gradchain.training.positions import Position
-from gradchain.training.recipe import Recipe, run_epoch, run_window
+from gradchain.training.recipe import Recipe, run_epoch
 from gradchain.training.step import take_step
 from gradchain.training.streams import Feed, Stream, as_stream
 from gradchain.training.variables import Variables
@@ -95,30 +105,46 @@ class EpochsOfArrays:
         self._data, self._validation = jax.tree.map(jnp.asarray, (data, validation))
         self._examples = count_examples(data)
         self.per_epoch = recipe.order.steps(self._examples)
+        self._drawn: tuple[int, Batches] | None = None
+        self._most = min(128, 1 << (self.per_epoch - 1).bit_length())
 
     def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
         """See :class:`Source`."""
         first, order = tip.position.step, self._recipe.order
+        full = self._examples // order.batch_size if order.remainder in ("drop", "keep") else self.per_epoch
         steps = min(limit or self.per_epoch, self.per_epoch - first)
         inputs = tip.variables, self._tx, tip.state, self._data
-        key = jax.random.fold_in(self._key, tip.position.epoch)
-
-        def take(steps: int) -> tuple[Scanned, dict[str, Array]]:
-            rest = order.remainder == "keep" and first + steps > self._examples // order.batch_size
-            return _compiled_window((self._recipe, steps - rest, rest), *inputs, key, first)
+        if row and steps == self.per_epoch:
+            key = jax.random.fold_in(self._key, tip.position.epoch)
+            scanned, numbers = _compiled_epoch(self._recipe, *inputs, self._validation, key)
+        elif first == full:
+            scanned, numbers = _compiled_rest(self._recipe, *inputs, self._batches(tip.position.epoch))
+        else:
+            steps = min(steps, full - first)
+            scanned, numbers = self._take(inputs, tip.position, steps)
 
         def again(steps: int) -> tuple[Variables[Any], Any]:
-            return take(steps)[0][:2] if steps else (tip.variables, tip.state)
+            taken = self._take(inputs, tip.position, steps)[0] if steps else tip
+            return taken.variables, taken.state
 
-        if row and steps == self.per_epoch:
-            scanned, numbers = _compiled_epoch(self._recipe, *inputs, self._validation, key)
-        else:
-            scanned, numbers = take(steps)
         ends = first + steps == self.per_epoch
         position = Position(tip.position.epoch + 1) if ends else tip.position._replace(step=first + steps)
         examples = _examples_within(order, self._examples, first, steps)
         end = Tip(scanned.variables, scanned.state, position)
         return Launched(tip, end, scanned, numbers, steps, examples, ends, again)
+
+    def _take(self, inputs: Any, position: Position, steps: int) -> tuple[Scanned, dict[str, Array]]:
+        """Take steps with full batches; how many isn't compiled in, only a power of two that they stay below."""
+        self._most = max(self._most, 1 << (steps - 1).bit_length())
+        window = Window(self._batches(position.epoch), position.step, steps)
+        return _compiled_window((self._recipe, self._most), *inputs, window)
+
+    def _batches(self, epoch: int) -> Batches:
+        """Return an epoch's batches, which are drawn once for all of its windows."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            key = jax.random.fold_in(self._key, epoch)
+            self._drawn = epoch, _compiled_batches((self._recipe, self._examples), key)
+        return self._drawn[1]
 
 
 def _examples_within(order: Order, n: int, first: int, steps: int) -> int:
@@ -137,20 +163,37 @@ def _epoch(
 _compiled_epoch = Compiled(_epoch)
 
 
+def _batches(plan: tuple[Recipe, int], key: Array) -> Batches:
+    recipe, n = plan
+    return divide(recipe.objective, recipe.order, n, key)
+
+
+_compiled_batches = Compiled(_batches)
+
+
 def _window(
-    plan: tuple[Recipe, int, bool], variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array, first: Any
+    plan: tuple[Recipe, int], variables: Variables[Any], tx: Any, state: Any, data: Tree, window: Window
 ) -> tuple[Scanned, dict[str, Array]]:
-    recipe, full, rest = plan
-    window = Window(first, full, rest)
-    return _kept(recipe, *run_window(recipe, variables, tx, state, data, key, window))
+    recipe, most = plan
+    scanned = scan_window(recipe.objective, variables, tx, state, data, recipe.order, window, most, recipe.watch)
+    return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 
 _compiled_window = Compiled(_window)
 
 
+def _rest(
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, batches: Batches
+) -> tuple[Scanned, dict[str, Array]]:
+    scanned = scan_rest(recipe.objective, variables, tx, state, data, recipe.order, batches, recipe.watch)
+    return _kept(recipe, scanned, named_numbers(scanned.mean()))
+
+
+_compiled_rest = Compiled(_rest)
+
+
 def _kept(recipe: Recipe, scanned: Scanned, row: dict[str, Array]) -> tuple[Scanned, dict[str, Array]]:
-    """Return what some steps gave, for callbacks in sum, and laid out as the variables and the state were."""
-    scanned = scanned._replace(watched=summed(scanned.watched))
+    """Return what some steps gave, laid out as the variables and the state were."""
     placement = recipe.objective.placement
     if placement is None:
         return scanned, row
@@ -221,14 +264,21 @@ def run_block(
     objective = recipe.objective
     _, loss_key = jax.random.split(key)
 
-    def take(carry: tuple[Variables[Any], Any], x: Any) -> tuple[tuple[Variables[Any], Any], Any]:
+    def take(carry: tuple[Variables[Any], Any], x: Any, watch: Any) -> tuple[tuple[Variables[Any], Any], Any]:
         batch, weights, number = x
         key = jax.random.fold_in(loss_key, number) if objective.takes_key else None
-        taken = take_step(objective, carry[0], tx, carry[1], batch, key, weights, recipe.watch)
+        taken = take_step(objective, carry[0], tx, carry[1], batch, key, weights, watch)
         return (taken.variables, taken.state), (taken.metrics, taken.watched)
 
-    numbers = first + jnp.arange(len(sizes))
-    carry, (metrics, watched) = lax.scan(take, (variables, state), (batches, weights, numbers))
+    inputs, carry = (batches, weights, first + jnp.arange(len(sizes))), (variables, state)
+    if recipe.watch is None:
+        carry, (metrics, watched) = lax.scan(lambda *x: take(*x, None), carry, inputs)
+    else:
+        head, last = jax.tree.map(lambda x: x[:-1], inputs), jax.tree.map(lambda x: x[-1:], inputs)
+        carry, many = lax.scan(lambda *x: take(*x, counting(recipe.watch)), carry, head)
+        carry, one = lax.scan(lambda *x: take(*x, recipe.watch), carry, last)
+        metrics = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x]), many[0], one[0])
+        watched = summed([many[1], one[1]])
     scanned = Scanned(*carry, metrics, jnp.asarray(sizes), watched)
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 

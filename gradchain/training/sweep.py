@@ -30,7 +30,7 @@ from gradchain.training.chunks import (
     on_threads,
 )
 from gradchain.training.comparison import SweepComparison
-from gradchain.training.epoch import Remainder, Window, as_keys, check_batches, count_examples, evaluate_objective
+from gradchain.training.epoch import Remainder, as_keys, check_batches, count_examples, evaluate_objective
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
@@ -440,8 +440,8 @@ def _train(
     state, numbers = tx.init(variables.params), jnp.arange(plan.epochs)
     variables, state, rows = run_epochs(plan.recipe, variables, tx, state, data, validation, key, numbers)
     if plan.rest:
-        epoch_key, window = jax.random.fold_in(key, plan.epochs), Window(0, plan.rest)
-        scanned, last = run_epoch(plan.recipe, variables, tx, state, data, validation, epoch_key, window)
+        epoch_key = jax.random.fold_in(key, plan.epochs)
+        scanned, last = run_epoch(plan.recipe, variables, tx, state, data, validation, epoch_key, plan.rest)
         variables, state = scanned[:2]
         rows = {name: jnp.append(rows[name], x) for name, x in last.items()}
     return for_evaluation(tx, state, variables), rows

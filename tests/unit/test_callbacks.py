@@ -76,7 +76,7 @@ def loop(callbacks, steps, first=0, validates=True, saves=(), tx=None):
             end = min(x for x in (told.next_after(step), EPOCH * (step // EPOCH + 1), steps) if x is not None)
             between = range(step + 1, end + 1)
             losses = [loss_of(i) for i in between]
-            watched = summed(jax.tree.map(lambda *xs: np.stack(xs), *map(watched_at, between)))
+            watched = summed([jax.tree.map(lambda *xs: np.stack(xs), *map(watched_at, between))])
             numbers = {"loss": np.float32(np.mean(losses)), "val_loss": 0.0}
             told.steps(end, end // EPOCH, numbers, len(between), 32 * len(between), watched if told.watch else {})
             step = end
@@ -316,7 +316,7 @@ def test_counts_are_added_up_and_the_rest_is_that_of_the_last_step():
 
         return jax.lax.scan(body, state, grads)[1]
 
-    found = summed(run(tx.init(PARAMS)))
+    found = summed([run(tx.init(PARAMS))])
     assert (int(found["skipped"]), int(found["clipped"])) == (1, 3)
     np.testing.assert_allclose(found["grad_norm"], 0.5, rtol=1e-6)
     assert int(found["reports"]["apply_if_finite.not_finite"]) == 1
