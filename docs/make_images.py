@@ -151,6 +151,15 @@ def readme_sweep():
     save("sweep.png", ax)
 
 
+def learning_rates():
+    """Run the page on learning rates and plot its range test and its comparison."""
+    page = run_blocks(FOLDER.parent / "howto" / "find_a_learning_rate.md")
+    for name in ("test", "comparison"):
+        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        file = {"test": "range_test.png", "comparison": "comparison.png"}[name]
+        save(file, page[name].plot(ax))
+
+
 def side_by_side():
     """Draw the losses of the three programs; PyTorch's are the recorded ones."""
     sys.path.insert(0, str(EXAMPLES / "side_by_side"))
@@ -253,6 +262,7 @@ if __name__ == "__main__":
     precision()
     fit_a_curve()
     readme_sweep()
+    learning_rates()
     side_by_side()
     is_it_working()
     second_order()

@@ -30,7 +30,7 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], donated: tuple[int, ...] = ()):
-        self._function, self._donated = function, donated
+        self.function, self._donated = function, donated
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, recipe: Any, *arguments: Any) -> Any:
@@ -55,9 +55,9 @@ class Compiled:
         held = [_hold(part) for part in parts]
 
         def program(*arguments: Any) -> Any:
-            return self._function(structure.unflatten([part() for part in held]), *arguments)
+            return self.function(structure.unflatten([part() for part in held]), *arguments)
 
-        program.__name__ = self._function.__name__
+        program.__name__ = self.function.__name__
         return jax.jit(program, donate_argnums=self._donated)
 
     def _forget_with(self, function: Any, key: Any) -> None:

@@ -16,9 +16,11 @@ import numpy as np
 from gradchain.core.hyper import Schedule
 from gradchain.signatures import public
 from gradchain.solvers.solution import Solution
+from gradchain.training.comparison import OPTIMIZER
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.population_result import PopulationResult
+from gradchain.training.range_test import TENTH, RangeTest
 from gradchain.training.step import Path
 from gradchain.training.sweep_result import SweepResult
 
@@ -75,7 +77,7 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     Args:
       result: what :func:`~gradchain.training.sweep` returned. With several replicas the line is their mean, and the
         band goes from the lowest to the highest. If other hyperparameters vary too, each combination of them gets a
-        line.
+        line, and so does each optimizer that was swept: a horizontal one if it doesn't vary ``x``.
       x: the hyperparameter, by the name that ``result.varied`` has; by default the learning rate if it varies, else
         the one with the most values. PRNG keys can't be put on an axis.
       ax: the matplotlib axes to draw into; a new figure by default.
@@ -88,27 +90,76 @@ def plot_sweep(result: SweepResult, *, x: str | None = None, ax: Any = None, xsc
     Raises:
       ValueError: if the sweep doesn't vary ``x``, or varies no hyperparameter that is a number.
     """
-    varied = result.varied
-    numbers = {name: v for name, v in varied.items() if np.issubdtype(v.dtype, np.number)}
-    x = x or max(numbers, key=lambda name: (name == "learning_rate", len(np.unique(numbers[name]))), default="")
-    if x not in numbers:
-        raise ValueError(f"plot_sweep: x is {x!r}, but the sweep varies {', '.join(numbers) or 'no numbers'}")
-    values, replicas = varied[x].astype(float), result.final.shape[1]
+    x, values = _abscissa(result, x)
+    replicas, placed = result.final.shape[1], np.isfinite(values)
     several = f" (mean and range of {replicas})" if replicas > 1 else ""
     ax = _axes(ax, x.replace("_", " "), f"final {result.select.replace('_', ' ')}{several}")
-    xscale = xscale or ("log" if values.min() > 0 and values.max() > 10 * values.min() else "linear")
-    others = {name: v for name, v in varied.items() if name != x}
+    low, high = values[placed].min(), values[placed].max()
+    others = {name: v for name, v in result.varied.items() if name != x}
     for i, (label, members) in enumerate(_combinations(others, len(values)).items()):
         members = members[np.argsort(values[members], kind="stable")]
-        _plot_scores(ax, values[members], result.final[members], label, i)
+        if placed[members].all():
+            _plot_scores(ax, values[members], result.final[members], label, i)
+        else:
+            _plot_scores(ax, np.array([low, high]), result.final[members[[0, 0]]], label, i)
     finite = result.final[np.isfinite(result.final)]
     if finite.size and (finite > 0).all():
         _scale(ax, "y", "log")
-    _scale(ax, "x", xscale)
-    _mark_diverged(ax, values, result.diverged.any(-1))
+    _scale(ax, "x", xscale or ("log" if low > 0 and high > 10 * low else "linear"))
+    if x == OPTIMIZER:
+        ax.set_xticks(values, result.varied[x])
+    _mark_diverged(ax, values[placed], np.any(result.diverged, axis=-1)[placed])
     if result.has_winner:
-        best = values[result.best]
-        _mark_best(ax, best, result.scores[result.best], f"best: {x.replace('_', ' ')} {best:.3g}")
+        best = values[result.best] if placed[result.best] else high
+        _mark_best(ax, best, result.scores[result.best], f"best: {_name_of_run(result, result.best, x)}")
+    return _legend(ax)
+
+
+def _abscissa(result: SweepResult, x: str | None) -> tuple[str, Any]:
+    """Return the name of what a sweep is plotted against, and its value for each run; NaN for one without."""
+    varied = result.varied
+    numbers = {name: v.astype(float) for name, v in varied.items() if np.issubdtype(v.dtype, np.number)}
+    if [*varied] == [OPTIMIZER]:  # each as it is, in a row
+        numbers = {OPTIMIZER: np.arange(len(result.scores), dtype=float)}
+    x = x or max(numbers, key=lambda name: (name == "learning_rate", len(np.unique(numbers[name]))), default="")
+    if x not in numbers:
+        raise ValueError(f"plot_sweep: x is {x!r}, but the sweep varies {', '.join(numbers) or 'no numbers'}")
+    return x, numbers[x]
+
+
+def _name_of_run(result: SweepResult, run: int, x: str) -> str:
+    """Return a run's optimizer, if there are several, and its value of ``x``, if it has one."""
+    shown = {name: v[run] for name, v in result.varied.items() if name in (OPTIMIZER, x)}
+    parts = [v if name == OPTIMIZER else f"{name.replace('_', ' ')} {v:.3g}" for name, v in shown.items() if v == v]
+    return ", ".join(parts)
+
+
+@public
+def plot_range_test(result: RangeTest, *, ax: Any = None, yscale: str = "linear") -> Any:
+    """Plot the losses of a learning-rate range test against the rate: each one, their average, and the suggestion.
+
+    Args:
+      result: what :func:`~gradchain.training.learning_rate_range_test` returned. With a linear scale the axis ends at
+        twice the largest fall above the start.
+      ax: the matplotlib axes to draw into; a new figure by default.
+      yscale: ``"log"`` or ``"linear"``.
+
+    Returns:
+      The axes.
+    """
+    ax = _axes(ax, "learning rate", "loss")
+    losses, smoothed = (np.where(np.isfinite(y), y, np.nan) for y in (result.losses, result.smoothed))
+    ax.plot(result.rates, losses, color=GREY, linewidth=0.6, alpha=0.7, label="each step")
+    ax.plot(result.rates, smoothed, **_style(0), linewidth=2.0, label="smoothed")
+    factors = result.rates[1:] / result.rates[:-1]
+    _scale(ax, "x", "log" if np.allclose(factors, factors[0]) else "linear")
+    _scale(ax, "y", yscale)
+    if yscale == "linear":
+        low, start = np.nanmin(smoothed), smoothed[0]
+        ax.set_ylim(min(low, np.nanmin(losses)), start + max(start - low, 0.1 * abs(start)))
+    if result.has_suggestion:
+        place = int(np.argmin(np.abs(result.rates - result.suggestion)))
+        _mark_best(ax, result.suggestion, smoothed[place], f"{result.suggestion:.2g}, {TENTH}")
     return _legend(ax)
 
 
@@ -148,7 +199,8 @@ def _combinations(others: dict[str, Any], runs: int) -> dict[str, Any]:
     """Return the runs' numbers by the combination of the other hyperparameters that they share."""
     groups: dict[str, list[int]] = {}
     for i in range(runs):
-        label = ", ".join(f"{name.replace('_', ' ')} {show_cell(plain_number(v[i]))}" for name, v in others.items())
+        mine = {name: show_cell(plain_number(v[i])) for name, v in others.items() if v[i] == v[i]}
+        label = ", ".join(x if name == OPTIMIZER else f"{name.replace('_', ' ')} {x}" for name, x in mine.items())
         groups.setdefault(label, []).append(i)
     return {label: np.array(members) for label, members in groups.items()}
 

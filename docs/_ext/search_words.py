@@ -21,9 +21,13 @@ WORDS = {
     "coming_from_keras": "keras, tensorflow, callbacks",
     "optax_names": "optax names, optax equivalent, optax function",
     "fit_a_curve": "curve fitting, curve_fit, nonlinear least squares, regression",
-    "howto/train_with_flax_equinox_haiku": (
-        "flax, nnx, equinox, haiku, linen, trainstate"
+    "howto/flax_linen": (
+        "flax, linen, trainstate, batch_stats, batchnorm, batch norm, model state, "
+        "mutable state, running statistics, update_bn"
     ),
+    "howto/flax_nnx": "nnx, nnx.optimizer, nnx module, rngs",
+    "howto/equinox": "equinox, eqx, make_with_state, inference_mode",
+    "howto/haiku": "haiku, dm-haiku, transform_with_state",
     "howto/find_a_learning_rate": (
         "learning rate finder, lr finder, find learning rate, range test, which "
         "learning rate, tune the learning rate, grid search"
@@ -54,10 +58,7 @@ WORDS = {
     ),
     "write_a_matrix_rule": "custom matrix rule, inverse roots, newton-schulz",
     "write_a_combinator": "combinator, custom combinator, wrapper, wrap an optimizer",
-    "faq": (
-        "questions, faq, batchnorm, batch norm, batch_stats, model state, half- "
-        "precision training"
-    ),
+    "faq": ("questions, faq, half-precision training"),
     "glossary": "terms, slot, stage, rule, round",
     "is_it_working": (
         "loss not decreasing, loss doesn't fall, overfitting, loss curve, not "
@@ -103,8 +104,9 @@ WORDS = {
     "state_and_config": "serialize, state dict, config, json, load torch state",
     "accumulation_and_guards": "guards, skip step, gradient norm, monitor",
     "precision": (
-        "mixed precision, bfloat16, float16, half precision, 8-bit adam, 8-bit "
-        "optimizer, loss scale, quantized state, memory"
+        "mixed precision, autocast, amp, gradscaler, mixed_bfloat16, bfloat16, float16, "
+        "half precision, 8-bit adam, 8-bit optimizer, loss scale, loss scaling, "
+        "quantized state, memory"
     ),
     "design": "architecture, source code, contribute",
 }

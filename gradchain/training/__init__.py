@@ -10,7 +10,11 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
 """
 
+from gradchain.training.adapters import equinox, haiku, linen, nnx
+from gradchain.training.budget import Epochs, Steps
+from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
+from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
     Rung,
@@ -22,45 +26,69 @@ from gradchain.training.halving import (
 )
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History
+from gradchain.training.loggers import CSVLogger, JSONLogger, ProgressBar, TensorBoard
 from gradchain.training.loop import FitResult, fit
 from gradchain.training.microbatch import microbatch
 from gradchain.training.population import population_based_training
 from gradchain.training.population_result import PopulationResult
+from gradchain.training.precision import mixed_precision
+from gradchain.training.range_test import RangeTest, learning_rate_range_test
+from gradchain.training.renewal import renew_state
 from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
 from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.sweep import grid, sweep
 from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.variables import Variables
 
 __all__ = [
+    "CSVLogger",
+    "Callback",
     "Checkpoint",
     "Checkpoints",
     "Choice",
     "EarlyStopping",
     "Epoch",
+    "Epochs",
     "FitResult",
     "HalvingResult",
     "History",
+    "JSONLogger",
     "LogUniform",
     "Metrics",
     "Path",
     "PopulationResult",
+    "ProgressBar",
+    "RangeTest",
+    "Record",
+    "Run",
     "Rung",
+    "Steps",
     "StoppingState",
+    "SweepComparison",
     "SweepResult",
+    "TensorBoard",
     "Uniform",
+    "Variables",
+    "equinox",
     "evaluate",
     "fit",
     "grid",
+    "haiku",
     "halving_rungs",
     "has_diverged",
     "hyperband",
     "hyperband_brackets",
     "hyperband_runs",
+    "learning_rate_range_test",
+    "linen",
     "load_checkpoint",
     "make_step",
     "microbatch",
+    "mixed_precision",
+    "nnx",
     "population_based_training",
+    "renew_state",
     "sample",
     "save_checkpoint",
     "scan_epoch",

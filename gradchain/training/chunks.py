@@ -119,3 +119,16 @@ def fold_in_chunks(
 
     carry, stacked = lax.scan(body, start, indices)
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], stacked)
+
+
+def map_in_chunks(
+    function: Callable[[Array], Any], size: int, chunk: int, after_chunk: Callable[[], None] | None = None
+) -> Any:
+    """Map over ``range(size)``, ``chunk`` at a time side by side."""
+
+    def keep(carry: None, members: Array, found: Any) -> tuple[None, Any]:
+        if after_chunk is not None:
+            after_chunk()
+        return carry, found
+
+    return fold_in_chunks(function, size, chunk, keep, None)[1]

@@ -1,5 +1,7 @@
 """One pass over the data, as pure functions: training on shuffled mini-batches, and measuring."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, get_args
 
@@ -8,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gradchain.arguments import as_arrays, check_whole, described, is_numeric, shown
+from gradchain.arguments import check_whole, described, is_numeric, shown
 from gradchain.core.foreign import Child, as_transform
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
+from gradchain.training.measuring import counting, summed
+from gradchain.training.objective import Objective
 from gradchain.training.order import random_order
-from gradchain.training.step import Metrics, Objective, step_objective
+from gradchain.training.step import Metrics, Watch, take_step
+from gradchain.training.variables import Variables, checked
 from gradchain.training.wording import are_batches, hints_at_batches, how_to_feed
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import S, T, is_key
 
-Remainder = Literal["drop", "keep", "wrap"]
+Remainder = Literal["drop", "keep", "wrap", "pad"]
 
 
 @public
@@ -117,7 +122,9 @@ def scan_epoch(
         them out of this epoch (with shuffling, others are left out of the next). ``"keep"``: use them in a smaller last
         step, which counts less in ``Epoch.mean()``, and in a round of :func:`~gradchain.accumulate`, but is a full step
         of the optimizer. ``"wrap"``: fill the last batch up with examples from the start of the epoch, which are then
-        seen twice.
+        seen twice. ``"pad"``: fill it up likewise, and give ``loss_fn`` the examples' weights by the name ``weights``:
+        1, and 0 for those that are there a second time. (Where no batch is filled up, they are ``None``, as
+        ``jnp.average(losses, weights=weights)`` takes it.)
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``.
       takes_key: whether ``loss_fn`` takes a key; each step gets its own.
 
@@ -133,9 +140,11 @@ def scan_epoch(
       >>> epoch = jax.jit(functools.partial(scan_epoch, loss_fn, batch_size=32), donate_argnames=("params", "state"))
       >>> params, state, metrics, _ = epoch(params, tx, state, data, jax.random.key(0))
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
+    objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
     key = None if key is None else as_key(key, "key")
-    return scan_objective(objective, params, as_transform(tx), state, data, key, batch_size, shuffle, remainder)
+    order = Order(batch_size, shuffle, remainder)
+    epoch = scan_objective(objective, checked(variables), as_transform(tx), state, data, key, order)
+    return Epoch(objective.leave(epoch.variables), epoch.state, epoch.metrics, epoch.sizes)
 
 
 def as_keys(seeds: Any, where: str) -> Array:
@@ -163,29 +172,159 @@ def as_key(seed: Any, where: str) -> Array:
     return key
 
 
+class Order(NamedTuple):
+    """How the examples of arrays are divided into batches; hashable."""
+
+    batch_size: int
+    shuffle: bool = True
+    remainder: Remainder = "drop"
+
+    def steps(self, n: int) -> int:
+        """Return how many steps an epoch of ``n`` examples has."""
+        return n // self.batch_size if self.remainder == "drop" else math.ceil(n / self.batch_size)
+
+
+class Batches(NamedTuple):
+    """An epoch's examples, divided into batches."""
+
+    full: Array
+    """The indices of the examples in full batches, of shape ``(steps, batch_size)``."""
+    rest: Array
+    """Those in a smaller last batch, if there is one."""
+    loss_key: Array | None
+    """For the loss, where it takes keys."""
+
+
+class Window(NamedTuple):
+    """Some of an epoch's steps, one after another; their numbers may be traced."""
+
+    batches: Batches
+    first: Any
+    """The number of the first in its epoch."""
+    full: Any
+    """How many have a full batch."""
+
+
+class Scanned(NamedTuple):
+    """What some steps by one scan return."""
+
+    variables: Variables[Any]
+    state: Any
+    metrics: Metrics
+    """Of every step."""
+    sizes: Array
+    watched: dict[str, Any]
+    """What callbacks are told of the last step, and counts of all steps; see :func:`measured`."""
+
+    def mean(self) -> Metrics:
+        """See :meth:`Epoch.mean`."""
+        return Epoch(None, None, self.metrics, self.sizes).mean()
+
+
 def scan_objective(
-    objective: Objective, params: Tree, tx: Any, state: Any, data: Tree, key: Array | None,
-    batch_size: int, shuffle: bool, remainder: Remainder,
-) -> Epoch[Any, Any]:  # fmt: skip
-    """Do what :func:`scan_epoch` does, for an ``Objective`` and a transform of our own."""
-    n = check_batches(data, batch_size)
-    order_key, loss_key = _split(key, shuffle and batch_size < n, objective.takes_key)
-    batches, rest = _batches(n, batch_size, order_key, remainder)
-    params, data = as_arrays(params), jax.tree.map(jnp.asarray, data)
-    keys = None if loss_key is None else jax.random.split(loss_key, len(batches) + 1)
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, key: Array | None, order: Order,
+    steps: int | None = None, watch: Watch | None = None,
+) -> Scanned:  # fmt: skip
+    """Do what :func:`scan_epoch` does, for an ``Objective``, its variables and a transform of our own.
 
-    def body(carry: tuple[Tree, Any], x: tuple[Array, Array | None]) -> tuple[tuple[Tree, Any], Metrics]:
-        batch = data if x[0].size == n else _take(data, x[0])
-        params, state, metrics = step_objective(objective, carry[0], tx, carry[1], batch, x[1])
-        return (params, state), metrics
-
+    Args:
+      objective: the loss.
+      variables: the model before the first step.
+      tx: the transform.
+      state: its state.
+      data: arrays with the examples on the leading axis.
+      key: for the order and the loss.
+      order: how they are divided into batches.
+      steps: how many steps to take; by default all of the epoch.
+      watch: what to measure of the last step, see :func:`take_step`.
+    """
+    n = check_batches(data, order.batch_size)
+    batches = divide(objective, order, n, key)
+    data, numbers = jax.tree.map(jnp.asarray, data), jnp.arange(len(batches.full))
+    take = _taking(objective, tx, data, order, n, batches.loss_key)
+    head, last = batches.full[:steps], batches.rest if steps is None or steps > len(numbers) else batches.rest[:0]
+    if watch is not None and not last.size:
+        head, last = head[:-1], head[-1]
+    carry, found = (variables, state), list[Any]()
     with hints_at_batches(data):
-        carry, metrics = lax.scan(body, (params, state), (batches, None if keys is None else keys[:-1]))
-    sizes = jnp.full(len(batches), batch_size)
-    if rest.size:
-        carry, last = body(carry, (rest, None if keys is None else keys[-1]))
-        metrics, sizes = _append(metrics, last), jnp.append(sizes, rest.size)
-    return Epoch(*carry, metrics, sizes)
+        if len(head):
+            body = functools.partial(take, counting(watch))
+            carry, scanned = lax.scan(lambda carry, x: body(carry, *x), carry, (head, numbers[: len(head)]))
+            found.append(scanned)
+        if last.size:
+            carry, one = take(watch, carry, last, len(head))
+            found.append(jax.tree.map(lambda x: jnp.asarray(x)[None], one))
+    metrics, sizes = found[0][:2] if len(found) == 1 else _append(*(x[:2] for x in found))
+    return Scanned(*carry, metrics, sizes, summed([x[2] for x in found]))
+
+
+def scan_window(
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, window: Window,
+    most: int, watch: Watch | None = None,
+) -> Scanned:  # fmt: skip
+    """Take some steps with full batches, whose number isn't known when this is compiled; see :func:`scan_objective`.
+
+    Metrics and sizes have room for ``most`` steps, and zeros behind those taken.
+    """
+    batches, first, full = window
+    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
+
+    def step(watch: Watch | None, i: Any, carry: tuple[Variables[Any], Any]) -> tuple[Any, Any]:
+        return take(watch, carry, batches.full[first + i], first + i)
+
+    def body(i: Any, run: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, taken = step(counting(watch), i, run[0])
+        return carry, jax.tree.map(lambda xs, x: xs.at[i].set(x), run[1], taken)
+
+    start = variables, state
+    with hints_at_batches(data):
+        shapes = jax.eval_shape(lambda: step(counting(watch), 0, start)[1])
+        room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+        carry, (metrics, sizes, counts) = lax.fori_loop(0, full - (watch is not None), body, (start, room))
+        if watch is None:
+            return Scanned(*carry, metrics, sizes, {})
+        carry, (*last, watched) = step(watch, full - 1, carry)
+    metrics, sizes = jax.tree.map(lambda xs, x: xs.at[full - 1].set(x), (metrics, sizes), tuple(last))
+    return Scanned(*carry, metrics, sizes, summed([counts, jax.tree.map(lambda x: jnp.asarray(x)[None], watched)]))
+
+
+def scan_rest(
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, batches: Batches,
+    watch: Watch | None = None,
+) -> Scanned:  # fmt: skip
+    """Take the step with the smaller last batch; see :func:`scan_objective`."""
+    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
+    with hints_at_batches(data):
+        carry, one = take(watch, (variables, state), batches.rest, len(batches.full))
+    return Scanned(*carry, *jax.tree.map(lambda x: jnp.asarray(x)[None], one[:2]), one[2])
+
+
+def _taking(
+    objective: Objective, tx: Any, data: Tree, order: Order, n: int, loss_key: Array | None
+) -> Callable[..., tuple[Any, Any]]:
+    """Return a function that takes one step of an epoch: (watch, carry, indices, number) to (carry, results)."""
+    pads = order.remainder == "pad" and n % order.batch_size
+
+    def take(watch: Watch | None, carry: tuple[Variables[Any], Any], indices: Array, number: Any) -> tuple[Any, Any]:
+        batch = data if indices.size == n else _take(data, indices)
+        weights = _weights(n, order, number) if pads else None
+        key = None if loss_key is None else jax.random.fold_in(loss_key, number)
+        taken = take_step(objective, carry[0], tx, carry[1], batch, key, weights, watch)
+        size = indices.size if weights is None else jnp.sum(weights).astype(int)
+        return (taken.variables, taken.state), (taken.metrics, jnp.asarray(size), taken.watched)
+
+    return take
+
+
+def divide(objective: Objective, order: Order, n: int, key: Array | None) -> Batches:
+    """Return an epoch's batches, in a random order if it is shuffled."""
+    order_key, loss_key = _split(key, order.shuffle and order.batch_size < n, objective.takes_key)
+    return Batches(*_batches(n, order, order_key), loss_key)
+
+
+def _weights(n: int, order: Order, number: Any) -> Array:
+    """Return 1 for each example of a batch, and 0 for those that fill up the last one."""
+    return (number * order.batch_size + jnp.arange(order.batch_size) < n).astype(float)
 
 
 def _split(key: Array | None, shuffles: bool, takes_key: bool) -> tuple[Array | None, Array | None]:
@@ -197,15 +336,16 @@ def _split(key: Array | None, shuffles: bool, takes_key: bool) -> tuple[Array | 
     return order_key if shuffles else None, loss_key if takes_key else None
 
 
-def _batches(n: int, batch_size: int, key: Array | None, remainder: Remainder) -> tuple[Array, Array]:
+def _batches(n: int, order: Order, key: Array | None) -> tuple[Array, Array]:
     """Return the examples' indices: full batches of shape (steps, batch_size), and those of a smaller last one."""
+    batch_size, _, remainder = order
     if remainder not in get_args(Remainder):
         raise ValueError(f"remainder must be one of {', '.join(get_args(Remainder))}, got {remainder!r}")
-    order = jnp.arange(n) if key is None else random_order(key, n)
-    if remainder == "wrap":
-        order = jnp.concatenate([order, order[: -n % batch_size]])
-    steps = len(order) // batch_size
-    full, rest = order[: steps * batch_size], order[steps * batch_size :]
+    places = jnp.arange(n) if key is None else random_order(key, n)
+    if remainder in ("wrap", "pad"):
+        places = jnp.concatenate([places, places[: -n % batch_size]])
+    steps = len(places) // batch_size
+    full, rest = places[: steps * batch_size], places[steps * batch_size :]
     return full.reshape(steps, batch_size), rest if remainder == "keep" else rest[:0]
 
 
@@ -213,16 +353,18 @@ def _take(data: Tree, indices: Array) -> Tree:
     return jax.tree.map(lambda x: x.at[indices].get(mode="promise_in_bounds"), data)
 
 
-def _append(metrics: Metrics, last: Metrics) -> Metrics:
+def _append(many: Tree, last: Tree) -> Tree:
+    """Return what full batches gave, with a leading axis, and the smaller last one after them."""
+
     def leaf(path: Any, xs: Array, x: Array) -> Array:
-        if xs.shape[1:] != jnp.shape(x):
+        if xs.shape[1:] != x.shape[1:]:
             raise ValueError(
-                f"remainder='keep': aux {show_path(path[1:])} has shape {jnp.shape(x)} in the smaller last batch but "
+                f"remainder='keep': aux {show_path(path[2:])} has shape {x.shape[1:]} in the smaller last batch but "
                 f"{xs.shape[1:]} in the others; its shape must not depend on the batch's size"
             )
-        return jnp.concatenate([xs, jnp.asarray(x)[None]])
+        return jnp.concatenate([xs, x])
 
-    return jax.tree_util.tree_map_with_path(leaf, metrics, last)
+    return jax.tree_util.tree_map_with_path(leaf, many, last)
 
 
 @public
@@ -246,25 +388,42 @@ def evaluate(
       ``Metrics(loss, aux)``.
     """
     key = None if key is None else as_key(key, "key")
-    return evaluate_objective(Objective(loss_fn, has_aux, takes_key), params, data, batch_size, key)
+    objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
+    return evaluate_objective(objective, variables, data, batch_size, key)
 
 
 def evaluate_objective(
-    objective: Objective, params: Tree, data: Tree, batch_size: int | None = None, key: Array | None = None
-) -> Metrics:
-    """Do what :func:`evaluate` does, for an ``Objective``."""
+    objective: Objective, variables: Variables[Any], data: Tree, batch_size: int | None = None,
+    key: Array | None = None, training: bool = False,
+) -> Metrics:  # fmt: skip
+    """Do what :func:`evaluate` does, for an ``Objective``; the model's state is read, and stays as it is.
+
+    Args:
+      objective: the loss.
+      variables: the model.
+      data: arrays with the examples on the leading axis.
+      batch_size: examples evaluated at once.
+      key: what each call of the loss gets.
+      training: what the loss is told: whether it is to do what it does in a step.
+    """
+    return mean_over(data, batch_size, lambda batch: Metrics(*objective(variables, batch, key, training=training)[:2]))
+
+
+def mean_over(data: Tree, batch_size: int | None, measure: Callable[[Tree], Metrics]) -> Metrics:
+    """Return the mean of what ``measure(batch)`` returns, over all examples."""
     n = count_all(data)
     if batch_size is not None:
         check_whole("batch_size", batch_size)
     size = n if batch_size is None else min(batch_size, n)
     data = jax.tree.map(jnp.asarray, data)
-    batches, rest = _batches(n, size, None, "keep")
+    batches, rest = _batches(n, Order(size, remainder="keep"), None)
 
-    def measure(indices: Array) -> Metrics:
-        return Metrics(*objective(params, data if indices.size == n else _take(data, indices), key))
+    def at(indices: Array) -> Metrics:
+        return measure(data if indices.size == n else _take(data, indices))
 
     with hints_at_batches(data):
-        metrics, sizes = lax.map(measure, batches), jnp.full(len(batches), size)
+        metrics, sizes = lax.map(at, batches), jnp.full(len(batches), size)
     if rest.size:
-        metrics, sizes = _append(metrics, measure(rest)), jnp.append(sizes, rest.size)
+        last = jax.tree.map(lambda x: jnp.asarray(x)[None], at(rest))
+        (_, metrics), sizes = _append((None, metrics), (None, last)), jnp.append(sizes, rest.size)
     return Epoch(None, None, metrics, sizes).mean()

@@ -15,11 +15,10 @@ from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import in_order
-from gradchain.training.loop import Recipe
-from gradchain.training.members import Plan, Task, begin, chunks_of, prepare, train, weights
+from gradchain.training.members import Plan, Task, begin, chunks_of, compiled, prepare, train, weights
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
-from gradchain.training.step import Objective
+from gradchain.training.recipe import Recipe
 from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
@@ -97,12 +96,13 @@ def _whole_log(x: int, base: int) -> int:
 
 @public
 def successive_halving(
-    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    rungs: int | None = None, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int,
+    batch_size: int | None = None, eta: int = 3, rungs: int | None = None, seed: int | Array = 0,
+    init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False,
+    progress: bool = False, steps_per_call: int = 1,
 ) -> HalvingResult[T]:  # fmt: skip
     """Train every transform of a batch briefly, continue the best third for three times as long, and so on.
 
@@ -114,10 +114,11 @@ def successive_halving(
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
       params: every run's initial parameters; ``None`` if ``init`` makes them.
       tx: a batch of transforms, as :func:`~gradchain.training.sample` or :func:`~gradchain.training.grid` make it.
-      data: a tree of arrays with the examples on the leading axis.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
+        :func:`~gradchain.training.fit`.
       epochs: how many epochs the last rung's runs are trained for in total. Schedules should end there, and not
         earlier.
-      batch_size: examples per step.
+      batch_size: examples per step; needed for arrays.
       eta: one run in ``eta`` is kept after each rung; at least 2.
       rungs: how many rungs; by default the largest number with at least one run and one epoch in each.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
@@ -138,6 +139,7 @@ def successive_halving(
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
+      steps_per_call: how many batches of a stream are one compiled call.
 
     Returns:
       A :class:`HalvingResult`: the winner, its parameters, every run's losses up to where it was dropped, a table, a
@@ -154,23 +156,23 @@ def successive_halving(
     Reference:
       Jamieson & Talwalkar (2016), "Non-stochastic Best Arm Identification and Hyperparameter Optimization".
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "successive_halving"
     tx, runs, plan, task = prepare(
-        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress, steps_per_call
     )
     return _run(plan, (halving_rungs(runs, epochs, eta, rungs),), tx, task, "halving")
 
 
 @public
 def hyperband(
-    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int, eta: int = 3,
-    seed: int | Array = 0, init: Callable[[Array], T] | None = None, chunk: int | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int,
+    batch_size: int | None = None, eta: int = 3, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    chunk: int | None = None,
     validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False,
+    progress: bool = False, steps_per_call: int = 1,
 ) -> HalvingResult[T]:  # fmt: skip
     """Run several successive halvings in one compiled call, from many short runs to a few long ones.
 
@@ -182,9 +184,10 @@ def hyperband(
       params: every run's initial parameters; ``None`` if ``init`` makes them.
       tx: a batch of transforms with as many runs as the brackets have, ``hyperband_runs(epochs, eta)``. Draw them with
         :func:`~gradchain.training.sample`: the first bracket takes the first ones, and so on.
-      data: a tree of arrays with the examples on the leading axis.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
+        :func:`~gradchain.training.fit`.
       epochs: how many epochs the last runs of each bracket are trained for in total.
-      batch_size: examples per step.
+      batch_size: examples per step; needed for arrays.
       eta: one run in ``eta`` is kept after each rung; at least 2.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
         run.
@@ -204,6 +207,7 @@ def hyperband(
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
+      steps_per_call: how many batches of a stream are one compiled call.
 
     Returns:
       A :class:`HalvingResult`; the winner is the best of the runs that were trained for all ``epochs``.
@@ -219,10 +223,22 @@ def hyperband(
       Li, Jamieson, DeSalvo, Rostamizadeh & Talwalkar (2018), "Hyperband: A Novel Bandit-Based Approach to
       Hyperparameter Optimization", algorithm 1.
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     tx, runs, plan, task = prepare(
-        "hyperband", recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
+        "hyperband",
+        recipe,
+        params,
+        init,
+        tx,
+        data,
+        validation,
+        epochs,
+        seed,
+        select,
+        mode,
+        chunk,
+        progress,
+        steps_per_call,
     )
     if runs != hyperband_runs(epochs, eta):
         raise ValueError(
@@ -249,14 +265,22 @@ Brackets = tuple[tuple[Rung, ...], ...]
 def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult[Any]:
     ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
     with Bar(plan.progress, ticks, title, "part") as bar:
-        best, *numbers = _compiled_brackets((plan, brackets), tx, task._replace(bar=bar.number))
+        best, *numbers = compiled(_compiled_brackets, task)((plan, brackets), tx, task._replace(bar=bar.number))
         costs, epochs, history, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
+    leave = plan.recipe.objective.leave
     found = bool(np.isfinite(costs[epochs == epochs.max()]).any())
     sizes = [bracket[0].runs for bracket in brackets]
     numbers = np.repeat(np.arange(len(sizes)), sizes)
     return HalvingResult(
-        tx, best if found else None, plan.goal.signed(costs), history, start_loss[:, None], *plan.goal, epochs, numbers
+        tx,
+        leave(best) if found else None,
+        plan.goal.signed(costs),
+        history,
+        start_loss[:, None],
+        *plan.goal,
+        epochs,
+        numbers,
     )
 
 

@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,24 @@ Column = Any
 @public
 @dataclass(frozen=True, eq=False)
 class History:
-    """The metrics of one run, epoch by epoch.
+    """The metrics of one run, epoch by epoch, or every so many steps.
 
     ``history["val_loss"]`` is one column; ``table()`` and ``to_csv(path)`` show them all.
     """
 
     columns: Mapping[str, np.ndarray[Any, Any]]
-    """By name, each of shape ``(epochs,)``: ``loss``, the mean over each epoch's steps; the names in aux; and with a
-    ``val_`` in front what was measured on the validation data after the epoch."""
+    """By name, each of shape ``(rows,)``: ``loss``, the mean over the examples since the row before; the names in aux;
+    and with a ``val_`` in front what was measured on the validation data then."""
     step_loss: np.ndarray[Any, Any]
     """The loss of every single step, of shape ``(steps,)``."""
+    numbers: Sequence[int] | None = None
+    """The number of each row, in ``unit``; 1, 2, ... by default."""
+    unit: Literal["epoch", "step"] = "epoch"
+    """What rows are numbered by: the epochs, or the steps that there were."""
+
+    def __post_init__(self) -> None:
+        if self.numbers is None:
+            object.__setattr__(self, "numbers", range(1, len(self) + 1))
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         if name not in self.columns:
@@ -41,20 +49,19 @@ class History:
         return len(next(iter(self.columns.values()), ()))
 
     def table(self, rows: int | None = None) -> str:
-        """Return a text table with one line per epoch.
+        """Return a text table with one line per row.
 
         Args:
-          rows: show only this many epochs, evenly spaced and including the last.
+          rows: show only this many rows, evenly spaced and including the last.
         """
-        shown = range(len(self))
-        if rows is not None and rows < len(self):
-            shown = sorted({round(i) for i in np.linspace(len(self) - 1, 0, rows)})
-        return text_table(["epoch", *self.columns], [[i + 1, *(c[i] for c in self.columns.values())] for i in shown])
+        shown, numbers = evenly_spaced(len(self), rows), self.numbers or ()
+        cells = [[numbers[i], *(c[i] for c in self.columns.values())] for i in shown]
+        return text_table([self.unit, *self.columns], cells)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a CSV file with a header and one line per epoch, numbers in full precision."""
-        lines = zip(range(1, len(self) + 1), *self.columns.values(), strict=True)
-        write_csv(path, ["epoch", *self.columns], [list(line) for line in lines])
+        """Write a CSV file with a header and one line per row, numbers in full precision."""
+        lines = zip(self.numbers or (), *self.columns.values(), strict=True)
+        write_csv(path, [self.unit, *self.columns], [list(line) for line in lines])
 
 
 def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
@@ -80,6 +87,13 @@ def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort column names: training before validation, the loss first in each."""
     return sorted(names, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))
+
+
+def evenly_spaced(size: int, rows: int | None) -> Sequence[int]:
+    """Return at most ``rows`` of the numbers below ``size``, evenly spaced and including the last; all if ``None``."""
+    if rows is None or rows >= size:
+        return range(size)
+    return sorted({round(i) for i in np.linspace(size - 1, 0, rows)})
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Column]]) -> str:

@@ -1,56 +1,31 @@
-"""``fit``: epochs, validation, early stopping and a history, each epoch one compiled call."""
+"""``fit``: a run with validation, early stopping, checkpoints and a history."""
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.sharding import Mesh
 
-from gradchain.arguments import as_arrays, check_whole
-from gradchain.compiled import Compiled
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child
 from gradchain.signatures import public
-from gradchain.training.epoch import (
-    Remainder,
-    as_key,
-    check_batches,
-    count_all,
-    evaluate_objective,
-    scan_objective,
-)
-from gradchain.training.history import History, named_numbers
+from gradchain.training.budget import Epochs, Steps, budget_of
+from gradchain.training.callbacks import Callback, Callbacks, EpochFunction, Run
+from gradchain.training.epoch import Remainder, as_key
+from gradchain.training.history import History
 from gradchain.training.hosts import spread_data
+from gradchain.training.ledger import Ledger, history_of
+from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.progress import Bar
-from gradchain.training.record import Record, history_of
+from gradchain.training.recipe import Recipe, check_validation
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.step import Objective
+from gradchain.training.running import Running, begin_at, transform_for
+from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
+from gradchain.training.variables import checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
-
-
-class Recipe(NamedTuple):
-    """What an epoch is made of besides arrays; hashable, so that its compiled program is found again."""
-
-    objective: Objective
-    metrics: Callable[[Any, Any], dict[str, Any]] | None
-    batch_size: int
-    shuffle: bool
-    remainder: Remainder
-    validation_batch_size: int | None
-
-    def options(self) -> dict[str, Any]:
-        """Return what it holds besides functions, by name."""
-        functions = {"objective", "metrics"}
-        return {name: x for name, x in self._asdict().items() if name not in functions} | {
-            "has_aux": self.objective.has_aux,
-            "takes_key": self.objective.takes_key,
-        }
 
 
 @public
@@ -58,77 +33,106 @@ class FitResult(NamedTuple, Generic[T]):
     """What :func:`fit` returns."""
 
     params: T
-    """The trained parameters (the best epoch's, where early stopping restores them)."""
+    """The trained parameters (the best row's, where early stopping restores them), with the model's state where it has
+    one: what was handed in as ``params``, trained."""
     eval_params: T
-    """Their evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params`` themselves
-    unless the transform averages, or is schedule-free, or the like."""
+    """Likewise with evaluation weights, see :func:`gradchain.eval_params`: to evaluate, and to keep. ``params``
+    themselves unless the transform averages, or is schedule-free, or the like."""
     state: Any
-    """The optimizer's state after the last epoch; hand it to another ``fit`` to go on, with ``epochs_done``."""
+    """The optimizer's state after the last step; hand it to another ``fit`` to go on, with ``epochs_done`` or
+    ``steps_done``."""
     history: History
-    """Losses and metrics by epoch."""
+    """Losses and metrics by epoch, or every so many steps."""
     best_epoch: int
-    """The last epoch that improved on the best one before (by the tolerance), counted from 1; 0 if none did."""
-    stopped: Literal["epochs", "early", "diverged", "callback", "interrupted"]
-    """Why training ended: all epochs done; early stopping; the training loss isn't finite and won't be again, see
-    :func:`fit`; ``on_epoch`` returned True; or Ctrl-C."""
+    """The last row of the history that improved on the best one before (by the tolerance), counted from 1; 0 if none
+    did. With a budget in epochs, and a row for each, that is the epoch."""
+    stopped: Literal["epochs", "steps", "early", "diverged", "callback", "interrupted"]
+    """Why training ended: all epochs or steps done; early stopping; a training loss that isn't finite, see
+    :func:`fit`; a callback returned True; or Ctrl-C."""
     epochs_done: int
     """How many epochs the state has seen: this run's, and those before."""
+    steps_done: int
+    """How many steps the state has seen: this run's, and those before as far as they are known."""
 
 
 @public
 def fit(
-    loss_fn: Callable[..., Any], params: T, tx: Child, data: Tree, *, epochs: int, batch_size: int,
-    seed: int | Array = 0, state: Any = None, epochs_done: int = 0, validation: Tree | None = None,
-    validation_batch_size: int | None = None, metrics: Callable[[Any, Any], dict[str, Any]] | None = None,
-    early_stopping: EarlyStopping | None = None, shuffle: bool = True, remainder: Remainder = "drop",
-    has_aux: bool = False, takes_key: bool = False, progress: bool = False,
-    on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
-    mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1,
-    checkpoint_keep: int = 3,
+    loss_fn: Callable[..., Any], params: T, tx: Child | Callable[..., Any], data: Tree, *, epochs: int | None = None,
+    steps: int | None = None, batch_size: int | None = None, seed: int | Array = 0, state: Any = None,
+    epochs_done: int = 0, steps_done: int = 0, validation: Tree | None = None,
+    validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
+    on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
+    steps_per_call: int = 1, device_memory: int | None = None, has_aux: bool = False, takes_key: bool = False,
+    progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
+    mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
 ) -> FitResult[T]:  # fmt: skip
-    """Train for some epochs, each one compiled call, and return the parameters and the history.
+    """Train for some epochs or steps, and return the model and the history.
 
-    The compiled program is cached for the same ``loss_fn``, options and shapes: a different learning rate or seed
-    doesn't recompile it. The ``params`` passed in aren't modified, so parameters and state are in memory twice (your
-    own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once). Ctrl-C ends training after the
-    current epoch and returns the result so far, with ``stopped="interrupted"``.
+    With data in arrays an epoch is one compiled call; of a stream, ``steps_per_call`` batches are, and the next ones
+    are put on the device meanwhile. The compiled program is cached for the same ``loss_fn``, options and shapes: a
+    different learning rate or seed doesn't recompile it. The ``params`` passed in aren't modified, so parameters and
+    state are in memory twice (your own loop over a donating :func:`~gradchain.training.scan_epoch` holds them once).
+    Ctrl-C ends training after the current call and returns the result so far, with ``stopped="interrupted"``.
 
-    Training that has diverged stops at once, with ``stopped="diverged"``: after an epoch whose mean training loss isn't
-    finite, if a parameter isn't finite either, or if no step of the epoch had a finite loss. If only some steps had
-    losses that weren't finite and the parameters still are (a guard such as :func:`~gradchain.apply_if_finite` skipped
-    these steps, or divergence has just begun), training continues with a warning. There is also a warning if a
-    :func:`~gradchain.loss_scale` skipped every step of an epoch and has stopped adapting, or the run is at its end.
+    A training loss that isn't finite ends the run at once, with ``stopped="diverged"``: the parameters and state
+    returned are those at which the last finite loss was measured. There are two exceptions. With
+    ``on_divergence="continue"`` the run goes on. And if the transform deals with such gradients itself
+    (:func:`~gradchain.apply_if_finite`, :func:`~gradchain.skip_spikes`, :func:`~gradchain.loss_scale`), the run goes on
+    with a warning as long as its parameters are finite and some steps have finite losses. There is also a warning if a
+    :func:`~gradchain.loss_scale` skipped every step of a row and has stopped adapting, or the run is at its end.
+
+    A whole number that says how often something happens counts in the unit of the budget: epochs with ``epochs=``,
+    steps with ``steps=``. ``Steps(500)`` and ``Epochs(2)`` say it themselves.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`. With ``takes_key`` it is called
-        with ``key=None`` on the validation data, and should turn dropout off there.
-      params: a tree of inexact arrays.
-      tx: a transform, optax's too.
-      data: a tree of arrays with the examples on the leading axis.
-      epochs: the number of passes over the data, at least 1.
-      batch_size: examples per step.
+        with ``key=None`` on the validation data, and should turn dropout off there. A loss with a parameter called
+        ``training`` is told whether it is called in a step or on the validation data. Or an adapter for a framework's
+        model, such as :func:`~gradchain.training.linen`.
+      params: a tree of inexact arrays; :class:`~gradchain.training.Variables` if the model carries more than
+        parameters; with an adapter, the framework's model or variables.
+      tx: a transform, optax's too; or a function of ``total_steps`` that returns one, for schedules that end with the
+        run: ``lambda total_steps: adam(cosine_decay_schedule(1e-3, total_steps))``.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches: a list of batches, a data
+        loader, a function of the epoch's number that returns an iterator, or with ``steps=`` any iterator.
+      epochs: the number of passes over the data, at least 1; give this or ``steps``.
+      steps: the number of steps, at least 1.
+      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch, by default that of the
+        first.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets.
       state: the optimizer state to continue from; ``tx.init(params)`` by default.
       epochs_done: how many epochs were trained before. The order and keys of an epoch depend on the seed and the
         epoch's number, so that ``fit(..., epochs=2, state=result.state, epochs_done=result.epochs_done)`` after two
         epochs gives the same result as four epochs in one call. With 0 a second run repeats the orders of the first,
         unless its seed differs.
-      validation: held-out data, a tree like ``data``; evaluated after each epoch, at ``eval_params(tx, state,
-        params)``.
+      steps_done: how many steps were trained before, instead of ``epochs_done``.
+      validation: held-out data, a tree of arrays; evaluated for each row of the history, at ``eval_params(tx, state,
+        params)``. The model's state is used as it is, and not changed.
       validation_batch_size: examples evaluated at once; all by default.
-      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, also evaluated on the validation data.
+      validate_every: how often the history gets a row, and the validation data are evaluated: after each epoch by
+        default, or ten times in a run of ``steps``.
+      metrics: ``metrics(params, batch) -> {name: mean over the batch}``, also evaluated on the validation data; with
+        ``Variables`` ``metrics(params, model_state, batch)``, with an adapter ``metrics(model, batch)``.
       early_stopping: when to stop early, such as ``EarlyStopping(patience=3)``; never by default. To monitor an
-        accuracy, write ``EarlyStopping(monitor="val_accuracy", mode="max")``.
-      shuffle: shuffle the data anew in each epoch.
-      remainder: ``"drop"``, ``"keep"`` or ``"wrap"``, see :func:`~gradchain.training.scan_epoch`. A round of
+        accuracy, write ``EarlyStopping(monitor="val_accuracy", mode="max")``. Its patience counts rows.
+      on_divergence: ``"stop"`` or ``"continue"``, see above.
+      shuffle: shuffle the data anew in each epoch. Streams come in their own order.
+      remainder: ``"drop"``, ``"keep"``, ``"wrap"`` or ``"pad"``, see :func:`~gradchain.training.scan_epoch`. A round of
         :func:`~gradchain.accumulate` that is incomplete continues in the next epoch, and in the next ``fit`` with this
         ``state``; at the end of training, :func:`~gradchain.flush` makes a step of it.
+      steps_per_call: how many batches of a stream are stacked and trained on in one compiled call. More are faster
+        where steps are small.
+      device_memory: how many bytes of NumPy arrays may lie on the device. Batches of larger data, and of memory-mapped
+        arrays by default, are drawn on the host in the same order, as a stream.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
-      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each epoch, counted from
-        ``epochs_done + 1``; ``row`` is the history's new row. Training stops if it returns True.
+      on_epoch: called as ``on_epoch(epoch, row, params, state)`` after each row of the history, ``row``; ``epoch`` is
+        the number of epochs done, those of ``epochs_done`` included. Training stops if it returns True.
+      callbacks: what watches the run, see :class:`~gradchain.training.Callback`.
       mesh: devices to train on. Data and batches are spread over its first axis; parameters and ``state`` keep their
         layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
         parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
@@ -137,15 +141,15 @@ def fit(
         same arguments, and gets the same result.
       checkpoint: a folder to save the run in, and to resume it from (needs Orbax). If the process is killed at any
         moment, repeating the call gives bit for bit the result of an uninterrupted run. Repeating it after the end
-        returns the finished result; with a larger ``epochs`` training continues. If there is a checkpoint, ``params``
+        returns the finished result; with a larger budget training continues. If there is a checkpoint, ``params``
         and ``state`` are read from it. ``None`` saves nothing.
-      checkpoint_every: epochs between checkpoints; one is always saved at the end of the run and on Ctrl-C.
+      checkpoint_every: how often there is a checkpoint; one is always saved at the end of the run and on Ctrl-C.
       checkpoint_keep: how many of the latest checkpoints to keep.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
         type.
-      ValueError: for bad data, batch sizes, epochs, seeds or column names; if ``checkpoint`` is damaged, or contains
+      ValueError: for bad data, batch sizes, budgets, seeds or column names; if ``checkpoint`` is damaged, or contains
         anything but this run (saying what differs); nothing is overwritten then.
 
     Example:
@@ -153,100 +157,46 @@ def fit(
       ...              early_stopping=EarlyStopping(patience=3))
       >>> print(result.history.table())
     """
-    recipe = Recipe(
-        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
-    )
+    budget = budget_of(epochs, steps, validate_every)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
+    watching = Callbacks([*callbacks, *own])
+    source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     if mesh is not None:
-        data, validation = spread_data(mesh, data, "data"), spread_data(mesh, validation, "validation data")
-    check_task(recipe, data, validation, epochs, epochs_done)
-    tx, params = as_transform(tx), as_arrays(params)
-    key = as_key(seed, "seed")
+        validation = spread_data(mesh, validation, "validation data")
+    check_validation(recipe, validation)
+    recipe, variables = recipe._replace(watch=watching.watch).enter(params)
+    tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
-        check_divides(mesh, batch_size)
-        placement, tx, params, state = place(mesh, tx, params, state)
+        if source.batch_size is not None:
+            check_divides(mesh, source.batch_size)
+        placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    record = Record(early_stopping, validation is not None, tx, epochs)
-    start = record.begin(params, tx.init(params) if state is None else state)
-    options = recipe.options() | {"seed": key, "epochs_done": epochs_done, "early_stopping": record.stopping}
-    told = functools.partial(configuration, options, tx, params, data, validation)
-    interrupted = False
+    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
+    position = begin_at(epochs_done, steps_done, source.per_epoch)
+    start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
+    options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
+    told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
+    every = budget.amount("checkpoint_every", checkpoint_every)
+    before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)
     with (
-        SavedRun(checkpoint, checkpoint_every, checkpoint_keep, epochs, told, start) as saved,
-        Bar(progress, epochs, saved.title, "epoch") as bar,
+        SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
+        source.opened(recipe, tx, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
+        watching,
     ):
-        bar.advance(len(saved.run.rows))
-        try:
-            while saved.run.stopped == "epochs" and len(saved.run.rows) < epochs:
-                run, epoch = saved.run, epochs_done + len(saved.run.rows)
-                new = _compiled_epoch(
-                    recipe, run.params, tx, run.state, data, validation, jax.random.fold_in(key, epoch)
-                )
-                saved.run = run = record.after(run, *new)  # one assignment: Ctrl-C finds the epoch noted, or not
-                bar.advance(1, f"{record.goal.column} {run.rows[-1][record.goal.column]:.4g}")
-                if on_epoch is not None and on_epoch(epoch + 1, run.rows[-1], run.params, run.state):
-                    saved.run = run._replace(stopped="callback")
-                saved.save()
-        except KeyboardInterrupt:
-            interrupted = True
-        saved.finish()
-    run = saved.run
-    stopped: Any = "interrupted" if interrupted and run.stopped == "epochs" else run.stopped
-    done = epochs_done + len(run.rows)
-    return FitResult(*record.chosen(run), run.state, history_of(run), run.best_epoch, stopped, done)
-
-
-def check_task(recipe: Recipe, data: Tree, validation: Tree | None, epochs: int, epochs_done: int = 0) -> None:
-    """Raise ValueError for data, batch sizes or epochs that can't be trained on."""
-    check_batches(data, recipe.batch_size)
-    check_whole("epochs", epochs)
-    check_whole("epochs_done", epochs_done, 0)
-    if recipe.validation_batch_size is not None:
-        check_whole("validation_batch_size", recipe.validation_batch_size)
-    if validation is not None:
-        count_all(validation, "validation data")
-    elif recipe.metrics is not None:
-        raise ValueError("metrics are measured on the validation data, but validation is None")
-
-
-def run_epoch(
-    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array
-) -> tuple[Tree, Any, dict[str, Array], Array]:
-    """Train for one epoch and measure: (params, state, the history's row, every step's loss). Pure."""
-    objective, _, batch_size, shuffle, remainder, _ = recipe
-    epoch = scan_objective(objective, params, tx, state, data, key, batch_size, shuffle, remainder)
-    row = named_numbers(epoch.mean())
-    if validation is not None:
-        row |= validate(recipe, tx.eval_params(epoch.state, epoch.params), validation)
-    result = epoch.params, epoch.state, row, epoch.metrics.loss
-    return result if objective.placement is None else objective.placement.keep(*result)
-
-
-_compiled_epoch = Compiled(run_epoch)
-
-
-def run_epochs(
-    recipe: Recipe, params: Tree, tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array, numbers: Array
-) -> tuple[Tree, Any, dict[str, Array]]:
-    """Train for the epochs of the given numbers by one scan: (params, state, rows with a leading axis of epochs)."""
-
-    def body(carry: tuple[Tree, Any], number: Array) -> tuple[tuple[Tree, Any], dict[str, Array]]:
-        epoch_key = jax.random.fold_in(key, number)
-        params, state, row, _ = run_epoch(recipe, carry[0], tx, carry[1], data, validation, epoch_key)
-        return (params, state), row
-
-    (params, state), rows = lax.scan(body, (params, state), numbers)
-    return params, state, rows
-
-
-def validate(recipe: Recipe, params: Tree, validation: Tree) -> dict[str, Array]:
-    """Return the loss, aux and metrics on the validation data, by name."""
-    size, function = recipe.validation_batch_size, recipe.metrics
-    row = named_numbers(evaluate_objective(recipe.objective, params, validation, size), "val_")
-    if function is not None:
-        measure = Objective(lambda p, batch: (jnp.zeros(()), function(p, batch)), has_aux=True)
-        further = named_numbers(evaluate_objective(measure, params, validation, size), "val_")
-        del further["val_loss"]
-        if taken := further.keys() & row.keys():
-            raise ValueError(f"metrics and aux have the same names: {', '.join(sorted(taken))}")
-        row |= further
-    return row
+        now = saved.run.now
+        watching.start(
+            Run(
+                tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
+                total_steps=None if total is None else before + total, steps_per_epoch=source.per_epoch,
+                monitor=ledger.goal.column,
+                total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
+            )
+        )  # fmt: skip
+        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, watching, before).go()
+    run, leave = saved.run, recipe.objective.leave
+    chosen, weights = map(leave, ledger.chosen(run))
+    return FitResult(
+        chosen, weights, run.state, history_of(run, budget.row_unit), run.best_row, stopped, run.position.epoch,
+        before + run.now.steps,
+    )  # fmt: skip

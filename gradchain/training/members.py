@@ -8,23 +8,35 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.arguments import as_arrays
-from gradchain.training.chunks import check_chunk, even, fastest_chunk, fold_in_chunks
+from gradchain.arguments import check_whole
+from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks
 from gradchain.training.epoch import as_key
-from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
-from gradchain.training.sweep import count_runs, last_cost, loss_at_start, member_of, one_transform, transform_of
+from gradchain.training.recipe import Recipe, run_epochs
+from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
+from gradchain.training.streams import Stream
+from gradchain.training.sweep import (
+    checked_data,
+    count_runs,
+    last_cost,
+    loss_at_start,
+    member_of,
+    one_transform,
+    transform_of,
+)
+from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
 
 
 class Task(NamedTuple):
     """What members are trained on: the arrays among a compiled program's arguments."""
 
-    begins: Tree
-    """Where each begins: parameters with a leading axis of members."""
+    begins: Variables[Any]
+    """Where each begins: variables with a leading axis of members."""
     key: Array
-    data: Tree
+    data: Any
+    """Arrays, or a stream, on which nothing is compiled as a whole."""
     validation: Tree | None
     bar: Any
     """The progress bar's number."""
@@ -37,13 +49,15 @@ class Plan(NamedTuple):
     chunk: int
     goal: Goal
     progress: bool
+    steps_per_call: int = 1
+    """How many batches of a stream are one compiled call."""
 
 
 class Members(NamedTuple):
     """Some members in the midst of their training: trees with a leading axis of members, but for unbatched numbers."""
 
     tx: Any
-    params: Tree
+    variables: Variables[Any]
     state: Any
     start_loss: Array
 
@@ -56,31 +70,39 @@ class Members(NamedTuple):
 def prepare(
     where: str, recipe: Recipe, params: Tree, init: Callable[[Array], Tree] | None, tx: Any, data: Tree,
     validation: Tree | None, epochs: int, seed: int | Array, select: str | None, mode: str | None, chunk: int | None,
-    progress: bool,
+    progress: bool, steps_per_call: int,
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
-    check_task(recipe, data, validation, epochs)
+    check_whole(f"{where}: epochs", epochs)
+    data = checked_data(where, recipe, data, validation, steps_per_call)
     tx, key = one_transform(where, tx), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
     if (params is None) == (init is None):
         raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")
     if init is None:
-        begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), as_arrays(params))
+        recipe, variables = recipe.enter(params)
+        begins = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), checked(variables))
     else:
-        begins = as_arrays(jax.vmap(init)(jax.random.split(key, runs)), "init(key)")
+        recipe, start = recipe.starter(init)
+        begins = checked(jax.vmap(start)(jax.random.split(key, runs)), "init(key)")
     goal = goal_of(where, "select", select, mode, validation is not None)
     check_chunk(where, chunk)
     chunk = fastest_chunk(runs, begins) if chunk is None else chunk
-    return tx, runs, Plan(recipe, chunk, goal, progress), Task(begins, key, data, validation, 0)
+    return tx, runs, Plan(recipe, chunk, goal, progress, steps_per_call), Task(begins, key, data, validation, 0)
 
 
 def begin(plan: Plan, tx: Any, task: Task) -> Members:
     """Return the members before their first step. Pure, as all that follows."""
     size = len(jax.tree.leaves(task.begins)[0])
+    if isinstance(task.data, Stream):
+        keys = jnp.broadcast_to(task.key, (size,))
+        state = map_in_chunks(lambda i: transform_of(tx, i).init(member_of(task.begins, i).params), size, size)
+        return Members(tx, task.begins, state, start_losses(plan.recipe, task.begins, keys, task.data))
 
     def one(i: Array) -> tuple[Any, Array]:
-        params = member_of(task.begins, i)
-        return transform_of(tx, i).init(params), loss_at_start(plan.recipe, params, task.data, task.key)
+        variables = member_of(task.begins, i)
+        start_loss = loss_at_start(plan.recipe, variables, task.data, task.key)
+        return transform_of(tx, i).init(variables.params), start_loss
 
     state, start_loss = map_in_chunks(one, size, even(size, plan.chunk))
     return Members(tx, task.begins, state, start_loss)
@@ -96,18 +118,32 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
       first: the first epoch's number, counted from 0.
       epochs: how many.
     """
+    if isinstance(task.data, Stream):
+        keys = jnp.broadcast_to(task.key, (len(members.start_loss),))
+        batched = Batched(members.tx, members.variables, members.state, keys)
+        variables, state, rows = train_on_stream(
+            plan.recipe, batched, task.data, task.validation, int(first), [None] * epochs, plan.steps_per_call,
+            plan.chunk,
+        )  # fmt: skip
+        costs = last_cost(rows, plan.goal, members.start_loss)
+        return members._replace(variables=variables, state=state), costs, rows
 
     def one(i: Array) -> tuple[Tree, Any, Array, dict[str, Array]]:
-        tx, start = transform_of(members.tx, i), (member_of(members.params, i), member_of(members.state, i))
-        params, state, rows = run_epochs(
+        tx, start = transform_of(members.tx, i), (member_of(members.variables, i), member_of(members.state, i))
+        variables, state, rows = run_epochs(
             plan.recipe, start[0], tx, start[1], task.data, task.validation, task.key, first + jnp.arange(epochs)
         )
-        return params, state, last_cost(rows, plan.goal, members.start_loss[i]), rows
+        return variables, state, last_cost(rows, plan.goal, members.start_loss[i]), rows
 
     size = len(members.start_loss)
     after = (lambda: tick(task.bar, 1)) if plan.progress else None
-    params, state, costs, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
-    return members._replace(params=params, state=state), costs, rows
+    variables, state, costs, rows = map_in_chunks(one, size, even(size, plan.chunk), after)
+    return members._replace(variables=variables, state=state), costs, rows
+
+
+def compiled(program: Callable[..., Any], task: Task) -> Callable[..., Any]:
+    """Return a compiled program, or for a stream its function, whose parts are compiled each by itself."""
+    return program.function if isinstance(task.data, Stream) else program
 
 
 def chunks_of(plan: Plan, size: int) -> int:
@@ -115,20 +151,7 @@ def chunks_of(plan: Plan, size: int) -> int:
     return math.ceil(size / even(size, plan.chunk))
 
 
-def map_in_chunks(
-    function: Callable[[Array], Any], size: int, chunk: int, after_chunk: Callable[[], None] | None = None
-) -> Any:
-    """Map over ``range(size)``, ``chunk`` at a time side by side."""
-
-    def keep(carry: None, members: Array, found: Any) -> tuple[None, Any]:
-        if after_chunk is not None:
-            after_chunk()
-        return carry, found
-
-    return fold_in_chunks(function, size, chunk, keep, None)[1]
-
-
-def weights(members: Members, place: Any) -> Tree:
-    """Return the evaluation weights of one member."""
-    params, state = member_of(members.params, place), member_of(members.state, place)
-    return transform_of(members.tx, place).eval_params(state, params)
+def weights(members: Members, place: Any) -> Variables[Any]:
+    """Return one member's variables with evaluation weights."""
+    variables, state = member_of(members.variables, place), member_of(members.state, place)
+    return for_evaluation(transform_of(members.tx, place), state, variables)

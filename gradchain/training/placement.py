@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gradchain.training.variables import Variables
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_key
 from gradchain.tree.shardings import layout_of
@@ -90,13 +91,13 @@ def automatic_like(one: Any, other: Mesh) -> bool:
     return isinstance(one, Mesh) and one.shape_tuple == other.shape_tuple and (one.devices == other.devices).all()
 
 
-def place(mesh: Mesh, tx: Any, params: Tree, state: Any) -> tuple[Placement, Any, Tree, Any]:
+def place(mesh: Mesh, tx: Any, variables: Variables[Any], state: Any) -> tuple[Placement, Any, Variables[Any], Any]:
     """Return what a run begins with, on the mesh; a new state if there is none yet."""
     mesh = automatic(mesh)
-    tx, params = on_mesh(mesh, (tx, params))
+    tx, variables = on_mesh(mesh, (tx, variables))
     if state is None:
-        layout = layout_of("fit", params).of_results(tx.init, "fit")
-        state = jax.jit(tx.init, out_shardings=layout)(params)
+        layout = layout_of("fit", variables.params).of_results(tx.init, "fit")
+        state = jax.jit(tx.init, out_shardings=layout)(variables.params)
     state = on_mesh(mesh, state)
-    layouts = [tuple(x.sharding for x in jax.tree.leaves(tree)) for tree in (params, state)]
-    return Placement(mesh, *layouts), tx, params, state
+    layouts = [tuple(x.sharding for x in jax.tree.leaves(tree)) for tree in (variables, state)]
+    return Placement(mesh, *layouts), tx, variables, state

@@ -17,13 +17,13 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.history import in_order
-from gradchain.training.loop import Recipe
-from gradchain.training.members import Members, Plan, Task, begin, chunks_of, prepare, train, weights
+from gradchain.training.members import Members, Plan, Task, begin, chunks_of, compiled, prepare, train, weights
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
+from gradchain.training.recipe import Recipe
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
-from gradchain.training.step import Objective
+from gradchain.training.streams import Stream
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -47,12 +47,13 @@ class Evolution(NamedTuple):
 @public
 def population_based_training(
     loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, explore: Space, epochs: int,
-    batch_size: int, interval: int = 1, truncation: float = 0.2, factors: tuple[float, float] = (0.8, 1.2),
-    resample: float = 0.25, seed: int | Array = 0, init: Callable[[Array], T] | None = None,
+    batch_size: int | None = None, interval: int = 1, truncation: float = 0.2,
+    factors: tuple[float, float] = (0.8, 1.2), resample: float = 0.25, seed: int | Array = 0,
+    init: Callable[[Array], T] | None = None,
     chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
+    metrics: Callable[..., dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False,
+    progress: bool = False, steps_per_call: int = 1,
 ) -> PopulationResult[T]:  # fmt: skip
     r"""Train a population that adapts its hyperparameters during training.
 
@@ -70,12 +71,13 @@ def population_based_training(
       params: every member's initial parameters; ``None`` if ``init`` makes them.
       tx: a batch of transforms, one for each member, as :func:`~gradchain.training.sample` makes it. Hyperparameters
         that aren't explored change only by copying.
-      data: a tree of arrays with the examples on the leading axis.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
+        :func:`~gradchain.training.fit`.
       explore: for each name (as :func:`~gradchain.set_hyperparams` takes it; parameters of schedules included) the
         range to stay in and to sample from: :class:`Uniform`, :class:`LogUniform`, or :class:`Choice`, where exploring
         means moving to a neighbouring value.
       epochs: passes over the data, a multiple of ``interval``.
-      batch_size: examples per step.
+      batch_size: examples per step; needed for arrays.
       interval: epochs per round, at least 1.
       truncation: the fraction of members that are replaced, by copies of as many of the best; above 0 and up to 0.5. At
         least one member is replaced.
@@ -99,6 +101,7 @@ def population_based_training(
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
       progress: show a progress bar (needs tqdm).
+      steps_per_call: how many batches of a stream are one compiled call.
 
     Returns:
       A :class:`PopulationResult`: the best member's parameters, how its hyperparameters changed, who copied whom, a
@@ -116,21 +119,20 @@ def population_based_training(
     Reference:
       Jaderberg et al. (2017), "Population Based Training of Neural Networks".
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
-    recipe = Recipe(objective, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     where = "population_based_training"
     tx, runs, plan, task = prepare(
-        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress, steps_per_call
     )
     tx, spans = _explored(tx, explore, runs)
     replaced = _check_evolution(runs, epochs, interval, truncation, factors, resample)
     evolution = Evolution(spans, epochs // interval, interval, replaced, (factors[0], factors[1]), resample)
     with Bar(progress, evolution.rounds * chunks_of(plan, runs), "population", "part") as bar:
-        best, tx, *numbers = _compiled_evolution((plan, evolution), tx, task._replace(bar=bar.number))
+        best, tx, *numbers = compiled(_compiled_evolution, task)((plan, evolution), tx, task._replace(bar=bar.number))
         costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
     values = {name: values[name] for name, _ in spans}
-    best = best if np.isfinite(costs).any() else None
+    best = plan.recipe.objective.leave(best) if np.isfinite(costs).any() else None
     scores = plan.goal.signed(costs)
     return PopulationResult(tx, best, scores, history, start_loss[:, None], *plan.goal, parents, values, interval)
 
@@ -190,12 +192,22 @@ def _evolve(recipe: tuple[Plan, Evolution], tx: Any, task: Task) -> tuple[Any, .
         return (members, costs), (rows, parents, values)
 
     rounds = jnp.arange(evolution.rounds)
-    (members, costs), (rows, parents, values) = lax.scan(body, (members, jnp.zeros_like(start_loss)), rounds)
+    over = _one_by_one if isinstance(task.data, Stream) else lax.scan
+    (members, costs), (rows, parents, values) = over(body, (members, jnp.zeros_like(start_loss)), rounds)
     history = {name: jnp.moveaxis(x, 0, 1).reshape(size, -1) for name, x in rows.items()}
     return weights(members, jnp.argmin(costs)), members.tx, costs, history, parents, values, start_loss
 
 
 _compiled_evolution = Compiled(_evolve)
+
+
+def _one_by_one(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, numbers: Array) -> tuple[Any, Any]:
+    """Do what ``lax.scan`` does, in Python."""
+    found = list[Any]()
+    for number in numbers:
+        carry, one = body(carry, number)
+        found.append(one)
+    return carry, jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
 def exploit(costs: Array, replaced: int, key: Array) -> Array:

@@ -23,7 +23,7 @@ class Bar:
     """
 
     def __init__(self, show: bool, total: int, title: str, unit: str):
-        self._bar: Any = _tqdm()(total=total, desc=title, unit=unit) if show and jax.process_index() == 0 else None
+        self._bar: Any = load_tqdm()(total=total, desc=title, unit=unit) if show and jax.process_index() == 0 else None
         self._waiting, self._shown, self._note = 0, 0.0, ""
         self.number = next(_numbers)
 
@@ -61,9 +61,14 @@ def _advance(number: Any, amount: Any) -> None:
         bar.advance(int(amount))
 
 
-def _tqdm() -> Any:
+def load_tqdm() -> Any:
+    """Return the class of bars.
+
+    Raises:
+      ImportError: if tqdm is missing.
+    """
     try:
         from tqdm.auto import tqdm  # pyright: ignore[reportMissingModuleSource]
     except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+        raise ImportError("a progress bar needs tqdm: pip install tqdm") from None
     return tqdm

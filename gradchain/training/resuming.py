@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -14,25 +14,14 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
 from gradchain.core.value import Value
 from gradchain.training import checkpoint_files as files
+from gradchain.training.budget import Amount, Budget, Moment, is_due
 from gradchain.training.checkpoints import Checkpoints, read_contents
 from gradchain.training.checksums import checksums
-from gradchain.training.stopping import StoppingState
+from gradchain.training.ledger import Snapshot
+from gradchain.training.positions import Position
+from gradchain.training.variables import Variables
 from gradchain.tree import Tree, show_path
 from gradchain.tree.alignment import is_key, same_leaves
-
-
-class Snapshot(NamedTuple):
-    """All that an epoch leaves to the next one, and to the result."""
-
-    params: Tree
-    state: Any
-    rows: tuple[dict[str, float], ...]
-    step_losses: tuple[Any, ...]
-    stopping: StoppingState
-    best_epoch: int
-    best: tuple[Tree, Tree] | None
-    """The best epoch's parameters and evaluation weights, where they are to be restored."""
-    stopped: str
 
 
 class SavedRun:
@@ -40,9 +29,9 @@ class SavedRun:
 
     Args:
       directory: the folder; nothing is saved or resumed if it is ``None``.
-      every: how many epochs lie between two checkpoints.
+      every: how often there is a checkpoint.
       keep: how many to keep.
-      epochs: how many the run is to have.
+      budget: how long the run is to be.
       configuration: returns what makes the run this one, as text by name; called only if needed.
       start: the run before its first epoch.
 
@@ -52,14 +41,13 @@ class SavedRun:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str] | None, every: int, keep: int, epochs: int,
+        self, directory: str | os.PathLike[str] | None, every: Amount, keep: int, budget: Budget,
         configuration: Callable[[], dict[str, str]], start: Snapshot,
     ):  # fmt: skip
-        check_whole("checkpoint_every", every)
         check_whole("checkpoint_keep", keep)
         self.run = start
         """The run as it is now: as it was saved last, or before its first epoch, until it is set anew."""
-        self._every, self._epochs, self._saved = every, epochs, 0
+        self.every, self._budget, self._saved = every, budget, 0
         self._checkpoints: Checkpoints | None = None
         if directory is not None:
             self._folder, self._configuration = files.folder_of(directory), configuration()
@@ -73,11 +61,6 @@ class SavedRun:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._checkpoints is not None:
             self._checkpoints.close()
-
-    @property
-    def title(self) -> str:
-        """What a progress bar says."""
-        return f"training, resumed after epoch {self._saved}" if self._saved else "training"
 
     def _resume(self) -> None:
         saved = read_contents(self._folder)
@@ -100,70 +83,102 @@ class SavedRun:
                 "Give this run a folder of its own. To go on from the old one in another way, read its params and "
                 "state with load_checkpoint, and hand them to fit with epochs_done"
             )
-        if saved.step > self._epochs:
-            raise ValueError(f"{path} has {saved.step} epochs, but epochs is {self._epochs}")
+        now = Moment(**saved.metadata["now"])
+        if self._budget.is_exceeded(now):
+            unit = f"{self._budget.unit}s"
+            raise ValueError(f"{path} has {getattr(now, unit)} {unit}, but {unit} is {self._budget.total.number}")
 
-    def save(self) -> None:
-        """Begin to write the run, if that is due or this is its end."""
-        done = len(self.run.rows)
-        if done % self._every == 0 or done == self._epochs or self.run.stopped != "epochs":
-            self.finish()
+    def save(self) -> bool:
+        """Begin to write the run, if that is due or this is its end; tell whether it was."""
+        now, run = self.run.now, self.run
+        due = is_due(self.every, now) or self._budget.is_over(now) or run.stopped != f"{self._budget.unit}s"
+        return due and self.finish()
 
-    def finish(self) -> None:
-        """Begin to write the run, unless that is done."""
-        done = len(self.run.rows)
+    def finish(self) -> bool:
+        """Begin to write the run, unless that is done; tell whether it was to be done."""
+        done = self.run.now.steps
         if self._checkpoints is None or done <= self._saved:
-            return
+            return False
         self._checkpoints.wait()
         if done not in self._checkpoints.steps():  # Ctrl-C may have come when it was on its way
             tree, metadata = _packed(self.run)
             self._checkpoints.save(done, tree, {"configuration": self._configuration, **metadata})
         self._saved = done
+        return True
+
+    @property
+    def path(self) -> Any:
+        """Where the last checkpoint is."""
+        return self._folder / str(self._saved)
 
 
-def _packed(snapshot: Snapshot) -> tuple[Tree, dict[str, Any]]:
-    tree = {"params": snapshot.params, "state": snapshot.state, "stopping": snapshot.stopping}
-    tree["step_loss"] = np.concatenate([np.asarray(x) for x in snapshot.step_losses])
-    if snapshot.best is not None:
-        params, weights = snapshot.best
-        tree["best"] = {"params": params} if same_leaves(params, weights) else {"params": params, "weights": weights}
-    columns = {name: [row[name] for row in snapshot.rows] for name in snapshot.rows[0]}
-    return tree, {"columns": columns, "best_epoch": snapshot.best_epoch, "stopped": snapshot.stopped}
+def _packed(run: Snapshot) -> tuple[Tree, dict[str, Any]]:
+    tree = {**run.variables._asdict(), "state": run.state, "stopping": run.stopping}
+    tree["step_loss"] = np.concatenate([np.asarray(x) for x in run.step_losses])
+    if run.best is not None:
+        variables, weights = run.best
+        tree["best"] = variables._asdict()
+        if not same_leaves(variables.params, weights):
+            tree["best"]["weights"] = weights
+    names = [*run.rows[0]] if run.rows else []
+    return tree, {
+        "columns": {name: [row[name] for row in run.rows] for name in names},
+        "open": [[row, examples] for row, examples in run.open],
+        "position": run.position._asdict(),
+        "now": run.now._asdict(),
+        "marks": [mark._asdict() for mark in run.marks],
+        "best_row": run.best_row,
+        "stopped": run.stopped,
+    }
 
 
 def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
     losses = saved.leaves["['step_loss']"]
-    like = {"params": start.params, "state": start.state, "stopping": start.stopping}
+    like = {**start.variables._asdict(), "state": start.state, "stopping": start.stopping}
     like["step_loss"] = np.empty(losses.shape, losses.dtype)
-    kept = [name for name in ("params", "weights") if any(p.startswith(f"['best']['{name}']") for p in saved.leaves)]
-    if kept:
-        like["best"] = dict.fromkeys(kept, start.params)
+    likes = {**start.variables._asdict(), "weights": start.variables.params}
+    if kept := {name: x for name, x in likes.items() if any(p.startswith(f"['best']['{name}']") for p in saved.leaves)}:
+        like["best"] = kept
     tree, told = files.restored(folder, saved, like), saved.metadata
-    best = (tree["best"]["params"], tree["best"][kept[-1]]) if kept else None
-    rows = tuple(dict(zip(told["columns"], row, strict=True)) for row in zip(*told["columns"].values(), strict=True))
+    best = None
+    if kept:
+        variables = Variables(tree["best"]["params"], tree["best"].get("model_state"))
+        best = variables, tree["best"].get("weights", variables.params)
+    columns = told["columns"]
     return Snapshot(
-        tree["params"], tree["state"], rows, (tree["step_loss"],), tree["stopping"], told["best_epoch"], best,
-        told["stopped"],
-    )  # fmt: skip
+        variables=Variables(tree["params"], tree["model_state"]),
+        state=tree["state"],
+        position=Position(**told["position"]),
+        now=Moment(**told["now"]),
+        rows=tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
+        marks=tuple(Moment(**mark) for mark in told["marks"]),
+        open=tuple((row, examples) for row, examples in told["open"]),
+        step_losses=(tree["step_loss"],),
+        stopping=tree["stopping"],
+        best_row=told["best_row"],
+        best=best,
+        stopped=told["stopped"],
+    )
 
 
 def configuration(
-    options: dict[str, Any], tx: Transform, params: Tree, data: Tree, validation: Tree | None
+    options: dict[str, Any], tx: Transform, variables: Variables[Any], data: Tree, validation: Tree | None
 ) -> dict[str, str]:
     """Return what makes a run what it is besides its functions, as text by name.
 
     Args:
       options: further settings; keys are told by their data.
       tx: told by its composition and each of its numbers.
-      params: told by shapes and dtypes.
-      data: told by shapes, dtypes and a checksum of the values.
+      variables: told by shapes and dtypes.
+      data: told by shapes, dtypes and a checksum of the values; a stream isn't, as it says itself what it gives.
       validation: likewise.
     """
     told = {name: _text(value) for name, value in options.items()}
     told["optimizer"] = _without_addresses(repr(jax.tree.map(lambda _: _Blank(), tx)))
     numbers = {name: x for name, x in hyperparams(tx).items() if not isinstance(x, Value)}
     told |= {f"optimizer's {name}": _text(x) for name, x in numbers.items()}
-    told |= {f"params{path}": f"{x.dtype}{list(x.shape)}" for path, x in _arrays(params).items()}
+    for what, tree in variables._asdict().items():
+        told |= {f"{what}{path}": f"{x.dtype}{list(x.shape)}" for path, x in _arrays(tree).items()}
     for what, tree in (("data", data), ("validation", validation)):
         arrays = _arrays(tree)
         sums = checksums(list(arrays.values()))

@@ -1,21 +1,21 @@
 """One step of training: the loss, its gradient, the transform, the new parameters."""
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, cast
+from typing import Any, Generic, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from gradchain import tree
-from gradchain.arguments import as_arrays, check_whole, described, is_numeric
+from gradchain.arguments import as_arrays, check_whole
 from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import apply_updates
 from gradchain.signatures import public
-from gradchain.training.placement import Placement
+from gradchain.training.objective import Objective
+from gradchain.training.variables import Variables
 from gradchain.tree import Tree
 from gradchain.tree.alignment import S, T, is_array
 
@@ -30,72 +30,79 @@ class Metrics(NamedTuple):
     """The auxiliary output, a tree whose leaves gain the same leading axis; ``None`` without ``has_aux``."""
 
 
-class Objective(NamedTuple):
-    """A loss function and how it is called, hashable."""
-
-    loss_fn: Callable[..., Any]
-    has_aux: bool = False
-    takes_key: bool = False
-    placement: Placement | None = None
-    """How a batch is spread over devices, where it is."""
-
-    def __call__(self, params: Tree, batch: Tree, key: Array | None) -> tuple[Array, Any]:
-        """Return (loss, aux), after checking that the loss is one real number."""
-        batch = batch if self.placement is None else self.placement.batch(batch)
-        arguments = (params, batch, key) if self.takes_key else (params, batch)
-        result: Any = self.loss_fn(*arguments)
-        pair = isinstance(result, tuple) and len(result) == 2  # pyright: ignore[reportUnknownArgumentType]
-        if pair != self.has_aux:
-            found = "a pair" if pair else described(result)
-            wanted = "a pair (loss, aux)" if self.has_aux else "the loss alone (has_aux=True allows a pair (loss, aux))"
-            raise TypeError(f"loss_fn must return {wanted}, got {found}")
-        loss, aux = cast(tuple[Any, Any], result if self.has_aux else (result, None))
-        if not is_numeric(loss) or np.ndim(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-            several = is_numeric(loss) and np.ndim(loss)
-            hint = "take the mean over the batch" if several else "return a floating-point number"
-            raise TypeError(f"loss_fn must return one real number, got {described(loss)}; {hint}")
-        return jnp.asarray(loss), aux
+Watch = Callable[..., dict[str, Array]]
+"""``watch(tx, grads, updates, state, new_state)`` returns numbers for those who watch."""
 
 
-def step_objective(
-    objective: Objective, params: Tree, tx: Any, state: Any, batch: Tree, key: Array | None
-) -> tuple[Tree, Any, Metrics]:
-    """Do what :func:`train_step` does, for an ``Objective`` and a transform of our own."""
+class Taken(NamedTuple):
+    """What one step returns."""
+
+    variables: Variables[Any]
+    state: Any
+    metrics: Metrics
+    watched: dict[str, Array]
+    """Numbers for those who watch; empty where nobody does."""
+
+
+def take_step(
+    objective: Objective, variables: Variables[Any], tx: Any, state: Any, batch: Tree, key: Array | None,
+    weights: Array | None = None, watch: Watch | None = None,
+) -> Taken:  # fmt: skip
+    """Do what :func:`train_step` does, for an ``Objective``, its variables and a transform of our own.
+
+    Args:
+      objective: the loss.
+      variables: the model before the step.
+      tx: the transform.
+      state: its state.
+      batch: what the loss is given.
+      key: likewise, if it takes one.
+      weights: 1 for each example that counts and 0 for one that fills a batch up; by default all count.
+      watch: what measures the step for callbacks.
+    """
     if objective.takes_key and key is None:
         raise ValueError("takes_key=True needs a PRNG key: pass key=jax.random.key(0)")
-    scale = current_loss_scale(state)
+    scale, params = current_loss_scale(state), variables.params
 
-    def scaled(params: Tree) -> tuple[Array, tuple[Array, Any]]:
-        loss, aux = objective(params, batch, key)
-        return loss * scale, (loss, aux)
+    def losses(params: Tree) -> tuple[Array, Any, Any]:
+        return objective(variables._replace(params=params), batch, key, training=True, weights=weights)
+
+    def scaled(params: Tree) -> tuple[Array, Any]:
+        loss, *rest = losses(params)
+        return loss * scale, (loss, *rest)
 
     try:
-        grads, (loss, aux) = jax.grad(scaled, has_aux=True)(params)
+        grads, (loss, aux, model_state) = jax.grad(scaled, has_aux=True)(params)
     except TypeError:
         as_arrays(params)  # raises an error of its own, if that is the cause
         raise
     grads = jax.tree.map(jnp.conj, grads)
     unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
     if tx.per_example:
-        grads = _per_example(objective, params, batch, key, scale)
-    extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: objective(p, batch, key)[0]}
-    updates, state = tx.update(grads, state, params, **extra, **counted(batch))
-    return apply_updates(params, updates), state, Metrics(loss, aux)
+        grads = _per_example(objective, variables, batch, key, scale)
+    extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: losses(p)[0]}
+    updates, new_state = tx.update(grads, state, params, **extra, **counted(batch, weights))
+    watched = watch(tx, unscaled, updates, state, new_state) if watch else {}
+    return Taken(Variables(apply_updates(params, updates), model_state), new_state, Metrics(loss, aux), watched)
 
 
-def _per_example(objective: Objective, params: Tree, batch: Tree, key: Array | None, scale: Any) -> Tree:
+def _per_example(objective: Objective, variables: Variables[Any], batch: Tree, key: Array | None, scale: Any) -> Tree:
     """Return the gradient for each example as a batch of one, along a leading axis."""
     alone = objective._replace(placement=None)
 
     def gradient(example: Tree) -> Tree:
         one = jax.tree.map(lambda x: x[None], example)
-        return jax.grad(lambda p: alone(p, one, key)[0] * scale)(params)
+        return jax.grad(lambda p: alone(variables._replace(params=p), one, key, training=True)[0] * scale)(
+            variables.params
+        )
 
     return jax.tree.map(jnp.conj, jax.vmap(gradient)(batch))
 
 
-def counted(batch: Tree) -> dict[str, int]:
+def counted(batch: Tree, weights: Array | None = None) -> dict[str, Any]:
     """Return the extra arguments that tell how many examples a batch has, if its arrays agree on their first axis."""
+    if weights is not None:
+        return dict.fromkeys(("weight", "examples"), jnp.sum(weights))
     shapes = [jnp.shape(x) for x in jax.tree.leaves(batch) if is_array(x) or isinstance(x, int | float | complex)]
     sizes = {shape[0] for shape in shapes if shape}
     size = sizes.pop() if len(sizes) == 1 else 0
@@ -113,8 +120,11 @@ def train_step(
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> loss``, the mean over the batch; ``loss_fn(params, batch, key)`` with
-        ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``.
-      params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends.
+        ``takes_key``; it returns ``(loss, aux)`` with ``has_aux``. A loss with a parameter called ``training`` is
+        told whether it is called in a step (``training=True``) or in an evaluation (``training=False``). Or an adapter
+        for a framework's model, such as :func:`~gradchain.training.linen`.
+      params: a tree of inexact arrays. For complex ones JAX's gradient is conjugated, so that the step descends. A
+        model that carries more than parameters is :class:`~gradchain.training.Variables`, or what an adapter takes.
       tx: a transform, optax's too. Its ``update`` also gets ``value=loss``, ``grad`` and ``value_fn``, the loss on
         this batch as a function of the parameters (for line searches, curvatures and the like). If all arrays of the
         batch have the same length along their first axis, it also gets that as ``weight`` and ``examples``, so that a
@@ -133,10 +143,15 @@ def train_step(
       TypeError: if ``loss_fn`` doesn't return one real number, or a pair where it shouldn't.
       ValueError: if ``takes_key`` and there is no key.
     """
-    return step_objective(Objective(loss_fn, has_aux, takes_key), params, as_transform(tx), state, batch, key)
+    objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
+    return _left(objective, take_step(objective, variables, as_transform(tx), state, batch, key))
 
 
-_compiled_step = Compiled(step_objective, donated=(0, 2))
+def _left(objective: Objective, taken: Taken) -> tuple[Any, Any, Metrics]:
+    return objective.leave(taken.variables), taken.state, taken.metrics
+
+
+_compiled_step = Compiled(take_step, donated=(0, 2))
 
 
 class Step(Protocol):
@@ -168,11 +183,12 @@ def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, 
       >>> for batch in batches:
       ...     params, state, metrics = step(params, state, batch)
     """
-    objective = Objective(loss_fn, has_aux, takes_key)
+    every = Objective.of(loss_fn, has_aux, takes_key)
     default = as_transform(tx)
 
     def step(params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = default) -> tuple[T, S, Metrics]:
-        return _compiled_step(objective, params, as_transform(tx), state, batch, key)
+        objective, variables = every.enter(params)
+        return _left(objective, _compiled_step(objective, variables, as_transform(tx), state, batch, key))
 
     return step
 
@@ -213,9 +229,10 @@ def trace_path(function: Callable[[Any], Any], start: T, tx: Child, steps: int) 
         return function(params)
 
     def body(carry: tuple[Tree, Any], _: None) -> tuple[tuple[Tree, Any], tuple[Tree, Array]]:
-        params, state, metrics = step_objective(Objective(loss_fn), carry[0], transform, carry[1], None, None)
-        return (params, state), (carry[0], metrics.loss)
+        taken = take_step(objective, Variables(carry[0]), transform, carry[1], None, None)
+        return (taken.variables.params, taken.state), (carry[0], taken.metrics.loss)
 
+    objective = Objective(loss_fn)
     (last, _), (points, values) = lax.scan(body, (begin, transform.init(begin)), length=steps)
     points = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), points, last)
-    return Path(points, jnp.append(values, Objective(loss_fn)(last, None, None)[0]))
+    return Path(points, jnp.append(values, objective(Variables(last), None, None, training=False)[0]))

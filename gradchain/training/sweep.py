@@ -11,24 +11,37 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from gradchain.arguments import as_arrays
+from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.chunks import Layout, check_chunk, chunk_sizes, fold_in_chunks, in_threads, on_threads
-from gradchain.training.epoch import Remainder, as_keys, count_examples, evaluate_objective
+from gradchain.training.budget import Budget, budget_of
+from gradchain.training.chunks import (
+    Layout,
+    check_chunk,
+    chunk_sizes,
+    fastest_chunk,
+    fold_in_chunks,
+    in_threads,
+    map_in_chunks,
+    on_threads,
+)
+from gradchain.training.comparison import SweepComparison
+from gradchain.training.epoch import Remainder, as_keys, check_batches, count_examples, evaluate_objective
 from gradchain.training.field import among_replicas, field_of, over_field, shares
 from gradchain.training.history import in_order
 from gradchain.training.hosts import gather_data
-from gradchain.training.loop import Recipe, check_task, run_epochs
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
-from gradchain.training.step import Objective
+from gradchain.training.recipe import Recipe, check_validation, run_epoch, run_epochs
+from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
+from gradchain.training.streams import Stream, as_stream
 from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -66,27 +79,35 @@ def grid(tx: Transform, values: Mapping[str, Sequence[float] | Array | np.ndarra
 
 @public
 def sweep(
-    loss_fn: Callable[..., Any], params: T | None, tx: Child, data: Tree, *, epochs: int, batch_size: int,
-    seeds: int | Sequence[int] | Array = 0, starts: T | None = None, init: Callable[[Array], T] | None = None,
-    chunk: int | None = None, validation: Tree | None = None, validation_batch_size: int | None = None,
-    metrics: Callable[[Any, Any], dict[str, Any]] | None = None, select: str | None = None, mode: Mode | None = None,
-    shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
-    progress: bool = False, mesh: Mesh | None = None,
+    loss_fn: Callable[..., Any], params: T | None, tx: Child | Mapping[str, Child] | Sequence[Child], data: Tree, *,
+    epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
+    seeds: int | Sequence[int] | Array = 0, starts: T | None = None,
+    init: Callable[[Array], T] | None = None, chunk: int | None = None, validation: Tree | None = None,
+    validation_batch_size: int | None = None, metrics: Callable[..., dict[str, Any]] | None = None,
+    select: str | None = None, mode: Mode | None = None, shuffle: bool = True, remainder: Remainder = "drop",
+    steps_per_call: int = 1, has_aux: bool = False, takes_key: bool = False, progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> SweepResult[T]:  # fmt: skip
     """Train with every transform of a batch, from every seed or starting point, in one compiled call.
 
     Each run does what :func:`~gradchain.training.fit` does with that transform and seed. Runs that differ only in their
     hyperparameters see the same batches in the same order. Another sweep with the same number of runs, ``loss_fn`` and
-    options doesn't recompile, whatever its hyperparameters.
+    options doesn't recompile, whatever its hyperparameters. Different optimizers, in a dict or list, are compared by
+    one compiled call for each.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
       params: every run's initial parameters; ``None`` if ``starts`` or ``init`` gives them.
       tx: a batch of transforms: some of its hyperparameters are arrays with a leading axis of the same length ``runs``,
-        as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them.
-      data: a tree of arrays with the examples on the leading axis.
-      epochs: passes over the data, at least 1.
-      batch_size: examples per step.
+        as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them. Or several of these, by name in a dict, or in a
+        list, which names them by their places, ``"0"``, ``"1"`` and so on; among several an ordinary transform is one
+        run.
+      data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
+        :func:`~gradchain.training.fit`, which all runs see in the same order, whatever their seeds.
+      epochs: passes over the data, at least 1; give this or ``steps``.
+      steps: the number of steps, at least 1. The history has a row for each epoch and for what remains; of a stream it
+        has ten.
+      batch_size: examples per step; needed for arrays.
       seeds: one or several seeds or PRNG keys, for the order of the data and the keys that the loss gets. Every
         transform is run with every seed.
       starts: several starting points, as a tree like the parameters with a leading axis: one for each seed, or any
@@ -104,6 +125,7 @@ def sweep(
         loss is best; for any other column the mode must be given.
       shuffle: shuffle the data anew in each epoch.
       remainder: ``"drop"``, ``"keep"`` or ``"wrap"``.
+      steps_per_call: how many batches of a stream are one compiled call.
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
@@ -115,6 +137,7 @@ def sweep(
 
     Returns:
       A :class:`SweepResult`: the winner as an ordinary transform, its parameters, every run's losses, a table, a plot.
+      For several transforms a :class:`SweepComparison`, which is a ``SweepResult`` of all runs together.
 
     Raises:
       ValueError: if no hyperparameter of ``tx`` is a batch (and there is only one seed and start), if batches differ in
@@ -124,38 +147,129 @@ def sweep(
       >>> result = sweep(loss_fn, params, adam(jnp.logspace(-4, 0, 64)), data, epochs=10, batch_size=32)
       >>> print(result.table(rows=5))
       >>> params = fit(loss_fn, params, result.winner, data, epochs=50, batch_size=32).params
+
+      >>> rates = jnp.logspace(-4, 0, 16)
+      >>> result = sweep(loss_fn, params, {"adam": adam(rates), "muon": muon(rates)}, data, epochs=10, batch_size=32)
+      >>> print(result.table(best_of_each=True))
     """
-    recipe = Recipe(
-        Objective(loss_fn, has_aux, takes_key), metrics, batch_size, shuffle, remainder, validation_batch_size
-    )
+    recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    budget = budget_of(epochs, steps, None, "sweep")
+    data = checked_data("sweep", recipe, data, validation, steps_per_call)
+    if mesh is not None and isinstance(data, Stream):
+        raise TypeError("sweep: a mesh spreads runs that have their data in arrays, but data are a stream")
     if mesh is not None:
         data, validation = gather_data(data, "data"), gather_data(validation, "validation data")
-    check_task(recipe, data, validation, epochs)
     goal = goal_of("sweep", "select", select, mode, validation is not None)
-    tx = one_transform("sweep", tx)
-    begins, keys = _replicas(params, starts, init, _keys(seeds))
-    runs, replicas = count_runs(tx, len(keys)), len(keys)
     check_chunk("sweep", chunk)
-    field = None if mesh is None else field_of(mesh, runs, replicas)
-    if field is None:
-        layout = on_threads(runs, replicas, chunk, begins)
-    else:
-        share = shares(field, runs, replicas)
-        layout = Layout(share, ((0, 0),), chunk_sizes(*share, chunk, begins))
-    plan = _Plan(recipe, epochs, runs, layout.share, layout.chunks, goal, progress, field)
-    inputs = tx, begins, keys, data, validation
-    inputs = inputs if field is None else on_mesh(field, inputs)
-    start_loss = _compiled_start(recipe, *inputs[1:4])
-    with Bar(progress, plan.ticks, "sweep", "part") as bar:
-        inputs = *inputs, start_loss, bar.number
-        program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
-        found = in_threads(program, layout.firsts)
-    start_loss = jax.device_get(start_loss)
-    best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
-    costs, history = jax.device_get((costs, history))
-    history = {name: history[name] for name in in_order(history)}
-    best = best if np.isfinite(costs).any() else None
-    return SweepResult(tx, best, goal.signed(costs), history, start_loss, *goal)
+    recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
+    task = _Task(recipe, budget, goal, begins, keys, data, validation, chunk, progress, mesh, steps_per_call)
+    if type(tx) not in (list, tuple, dict):
+        one = as_transform(tx)
+        return task.run(one, count_runs(one, len(keys)))
+    txs = _named(tx)
+    runs = {name: count_runs(one, len(keys), f"sweep: {name}", alone=len(txs) == 1) for name, one in txs.items()}
+    return SweepComparison.of({name: task.run(one, runs[name], f"sweep: {name}") for name, one in txs.items()})
+
+
+class _Task(NamedTuple):
+    """What all transforms of a sweep are trained on, and how."""
+
+    recipe: Recipe
+    budget: Budget
+    goal: Goal
+    begins: Variables[Any]
+    """Where each replica begins, with a leading axis."""
+    keys: Array
+    """Each replica's PRNG key."""
+    data: Any
+    """Arrays, or a stream."""
+    validation: Tree | None
+    chunk: int | None
+    progress: bool
+    mesh: Mesh | None
+    steps_per_call: int
+
+    def run(self, tx: Transform, runs: int, title: str = "sweep") -> SweepResult[Any]:
+        """Train with every transform of a batch of ``runs``, from every replica's start."""
+        if isinstance(self.data, Stream):
+            return self._on_stream(self.data, tx, runs)
+        recipe, replicas = self.recipe, len(self.keys)
+        field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
+        if field is None:
+            layout = on_threads(runs, replicas, self.chunk, self.begins)
+        else:
+            share = shares(field, runs, replicas)
+            layout = Layout(share, ((0, 0),), chunk_sizes(*share, self.chunk, self.begins))
+        epochs, rest = self.budget.split(recipe.order.steps(count_examples(self.data)))
+        plan = _Plan(recipe, epochs, rest, runs, layout.share, layout.chunks, self.goal, self.progress, field)
+        inputs = tx, self.begins, self.keys, self.data, self.validation
+        inputs = inputs if field is None else on_mesh(field, inputs)
+        start_loss = _compiled_start(recipe, *inputs[1:4])
+        with Bar(self.progress, plan.ticks, title, "part") as bar:
+            inputs = *inputs, start_loss, bar.number
+            program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
+            found = in_threads(program, layout.firsts)
+        start_loss = jax.device_get(start_loss)
+        best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
+        costs, history = jax.device_get((costs, history))
+        history = {name: history[name] for name in in_order(history)}
+        best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
+        return SweepResult(tx, best, self.goal.signed(costs), history, start_loss, *self.goal)
+
+    def _on_stream(self, stream: Stream, tx: Transform, runs: int) -> SweepResult[Any]:
+        """Do so on a stream: all runs and replicas are members that see each batch at the same time."""
+        recipe, replicas = self.recipe, len(self.keys)
+        run, replica = jnp.divmod(jnp.arange(runs * replicas), replicas)
+        begins, keys = member_of(self.begins, replica), self.keys[replica]
+        txs = transform_of(tx, run) if runs > 1 else tx
+        chunk = fastest_chunk(runs * replicas, begins) if self.chunk is None else self.chunk
+        state = map_in_chunks(lambda i: transform_of(txs, i).init(member_of(begins, i).params), len(run), len(run))
+        start_loss = start_losses(recipe, self.begins, self.keys, stream)
+        members = Batched(txs, begins, state, keys)
+        variables, state, rows = train_on_stream(
+            recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk
+        )
+        costs = last_cost(rows, self.goal, start_loss[replica]).reshape(runs, replicas)
+        best = int(jnp.argmin(costs))
+        winner = Batched(txs, variables, state, keys).at(best)
+        weights = recipe.objective.leave(for_evaluation(winner.tx, winner.state, winner.variables))
+        costs = jax.device_get(costs.mean(1))
+        history = {name: np.asarray(rows[name]).reshape(runs, replicas, -1) for name in in_order(rows)}
+        found = weights if np.isfinite(costs).any() else None
+        return SweepResult(tx, found, self.goal.signed(costs), history, jax.device_get(start_loss), *self.goal)
+
+
+def checked_data(where: str, recipe: Recipe, data: Any, validation: Tree | None, steps_per_call: int) -> Any:
+    """Return data in arrays as they are, and others as a stream, after checking that they can be trained on.
+
+    Raises:
+      TypeError: for data that are neither arrays nor a stream of batches.
+      ValueError: for data or batch sizes that don't fit.
+    """
+    check_whole(f"{where}: steps_per_call", steps_per_call)
+    batch_size, shuffle, remainder = recipe.order
+    check_validation(recipe, validation)
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle)
+    if stream is None:
+        if batch_size is None:
+            raise ValueError(f"{where}: data in arrays need a batch_size")
+        check_batches(data, batch_size)
+    return data if stream is None else stream
+
+
+def _named(txs: Any) -> dict[str, Transform]:
+    """Return transforms to compare by name.
+
+    Raises:
+      ValueError: if there are none.
+      TypeError: for a name that isn't a string.
+    """
+    named: dict[Any, Any] = txs if isinstance(txs, dict) else {str(i): tx for i, tx in enumerate(txs)}
+    if not named:
+        raise ValueError(f"sweep: there are no optimizers in {txs!r}")
+    if wrong := [name for name in named if not isinstance(name, str)]:
+        raise TypeError(f"sweep: optimizers are named by strings, got {wrong[0]!r}")
+    return {name: as_transform(tx) for name, tx in named.items()}
 
 
 def _keys(seeds: Any) -> Array:
@@ -165,19 +279,22 @@ def _keys(seeds: Any) -> Array:
     return keys
 
 
-def _replicas(params: Tree, starts: Tree | None, init: Any, keys: Array) -> tuple[Tree, Array]:
-    """Return starting points and keys, both with a leading axis of replicas."""
+def _replicas(recipe: Recipe, params: Any, starts: Any, init: Any, keys: Array) -> tuple[Recipe, Variables[Any], Array]:
+    """Return the recipe for what was handed in, starting points and keys, both with a leading axis of replicas."""
     given = [name for name, x in (("params", params), ("starts", starts), ("init", init)) if x is not None]
     if len(given) != 1:
         raise ValueError(f"sweep: give one of params, starts and init, got {' and '.join(given) or 'none'}")
     if init is not None:
-        return as_arrays(jax.vmap(init)(keys), "init(key)"), keys
+        recipe, start = recipe.starter(init)
+        return recipe, checked(jax.vmap(start)(keys), "init(key)"), keys
     if starts is None:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), as_arrays(params)), keys
+        recipe, variables = recipe.enter(params)
+        return recipe, jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), checked(variables)), keys
     n = count_examples(starts, "starts")
     if len(keys) not in (1, n):
         raise ValueError(f"sweep: {n} starts and {len(keys)} seeds don't pair; give one seed, or one for each start")
-    return as_arrays(starts, "starts"), jnp.broadcast_to(keys, (n,))
+    recipe, variables = recipe.enter(starts)
+    return recipe, checked(variables, "starts"), jnp.broadcast_to(keys, (n,))
 
 
 def one_transform(where: str, tx: Any) -> Transform:
@@ -197,17 +314,17 @@ def one_transform(where: str, tx: Any) -> Transform:
     )
 
 
-def count_runs(tx: Transform, replicas: int, where: str = "sweep") -> int:
+def count_runs(tx: Transform, replicas: int, where: str = "sweep", alone: bool = True) -> int:
     """Return the length of the batch in ``tx``.
 
     Raises:
-      ValueError: if batches differ in length, or there is none and but one replica.
+      ValueError: if batches differ in length, or there is none, but one replica and no other transform.
     """
     batches = {name: len(x) for name, x in hyperparams(tx).items() if not isinstance(x, Schedule) and np.ndim(x)}
     if len(set(batches.values())) > 1:
         listed = ", ".join(f"{name} has {n}" for name, n in batches.items())
         raise ValueError(f"{where}: the batches of hyperparameters differ in length: {listed}; grid() combines them")
-    if not batches and replicas == 1:
+    if not batches and replicas == 1 and alone:
         raise ValueError(
             f"{where}: there is nothing to compare: no hyperparameter of {tx!r} is an array. Give one a leading "
             "axis, as in adam(jnp.logspace(-4, 0, 64)) or grid(tx, {'learning_rate': [0.1, 0.01]}); or give several "
@@ -226,6 +343,8 @@ class _Plan(NamedTuple):
 
     recipe: Recipe
     epochs: int
+    rest: int
+    """Steps after the last epoch."""
     runs: int
     share: tuple[int, int]
     """How many transforms, and how many replicas of each, one thread or device has to train."""
@@ -315,12 +434,17 @@ def _put_together(
 
 
 def _train(
-    plan: _Plan, tx: Any, params: Tree, key: Array, data: Tree, validation: Tree | None
-) -> tuple[Tree, dict[str, Array]]:
-    """Train one run and return (evaluation weights, rows), the rows with a leading axis of epochs."""
-    state, numbers = tx.init(params), jnp.arange(plan.epochs)
-    params, state, rows = run_epochs(plan.recipe, params, tx, state, data, validation, key, numbers)
-    return tx.eval_params(state, params), rows
+    plan: _Plan, tx: Any, variables: Variables[Any], key: Array, data: Tree, validation: Tree | None
+) -> tuple[Variables[Any], dict[str, Array]]:
+    """Train one run and return (variables with evaluation weights, rows), the rows with a leading axis of epochs."""
+    state, numbers = tx.init(variables.params), jnp.arange(plan.epochs)
+    variables, state, rows = run_epochs(plan.recipe, variables, tx, state, data, validation, key, numbers)
+    if plan.rest:
+        epoch_key = jax.random.fold_in(key, plan.epochs)
+        scanned, last = run_epoch(plan.recipe, variables, tx, state, data, validation, epoch_key, plan.rest)
+        variables, state = scanned[:2]
+        rows = {name: jnp.append(rows[name], x) for name, x in last.items()}
+    return for_evaluation(tx, state, variables), rows
 
 
 def transform_of(tx: Any, i: Any) -> Any:
@@ -328,9 +452,10 @@ def transform_of(tx: Any, i: Any) -> Any:
     return jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
 
 
-def loss_at_start(recipe: Recipe, params: Tree, data: Tree, key: Array) -> Array:
+def loss_at_start(recipe: Recipe, variables: Variables[Any], data: Tree, key: Array) -> Array:
     """Return the training loss before the first step."""
-    return evaluate_objective(recipe.objective, params, data, recipe.batch_size, key).loss
+    size = recipe.order.batch_size
+    return evaluate_objective(recipe.objective, variables, data, size, key, training=True).loss
 
 
 def last_cost(rows: dict[str, Any], goal: Goal, start_loss: Any, xp: Any = jnp) -> Any:

@@ -150,11 +150,17 @@ class SweepResult(Generic[T]):
     def varied(self) -> dict[str, Numbers]:
         """The hyperparameters that vary, each of shape ``(runs,)``, by the shortest unambiguous name.
 
-        A PRNG key is shown as text, the hexadecimal digits of its data.
+        Those of one name that all have the same values, such as both rates of ``muon(rates)``, are one. A PRNG key is
+        shown as text, the hexadecimal digits of its data.
         """
-        numbers = hyperparams(self.tx)
+        numbers, columns = hyperparams(self.tx), dict[str, Numbers]()
         batches = {k: _shown(v) for k, v in numbers.items() if not isinstance(v, Schedule) and np.ndim(v)}
-        return {short_name(name, list(numbers)): values for name, values in batches.items()}
+        for name, values in batches.items():
+            last = name.rpartition(".")[2]
+            namesakes = [k for k in numbers if k.rpartition(".")[2] == last]
+            together = all(k in batches and np.array_equal(batches[k], values) for k in namesakes)
+            columns[last if together else short_name(name, list(numbers))] = values
+        return columns
 
     def table(self, rows: int | None = None) -> str:
         """Return a text table of the runs, best first.

@@ -42,13 +42,22 @@ def start():
     return {"hidden": 0.1 * jax.random.normal(first, (64, 16)), "out": 0.1 * jax.random.normal(second, (16, 10))}
 
 
+def streamed(epoch):
+    """Return an epoch's batches, one by one, in an order of its own."""
+    train, _ = digits()
+    for rows in np.random.default_rng(epoch).permutation(600)[:576].reshape(18, 32):
+        yield {name: x[rows] for name, x in train.items()}
+
+
+STREAMED = {"data": streamed, "steps_per_call": 4, "checkpoint_every": training.Steps(25)}
+"""Checkpoints within epochs, and within and between blocks."""
+
+
 def run(checkpoint=None, **changes):
     train, held_out = digits()
     stopping = training.EarlyStopping(patience=2, tolerance=0.05)
-    options = {"epochs": EPOCHS, "batch_size": 32, "seed": 5, "early_stopping": stopping} | changes
-    return training.fit(
-        loss_fn, start(), TX, train, **options, takes_key=True, validation=held_out, checkpoint=checkpoint
-    )
+    options = {"data": train, "epochs": EPOCHS, "batch_size": 32, "seed": 5, "early_stopping": stopping} | changes
+    return training.fit(loss_fn, start(), TX, **options, takes_key=True, validation=held_out, checkpoint=checkpoint)
 
 
 def flat(result):
@@ -64,7 +73,7 @@ def child(order):
     def say(epoch, row, params, state):
         print("epoch", epoch, flush=True)
 
-    result = run(order["folder"], on_epoch=say)
+    result = run(order["folder"], on_epoch=say, **STREAMED if order["streamed"] else {})
     np.savez(order["result"], **flat(result))
 
 

@@ -26,9 +26,10 @@ class Runner:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
-    def run(self, folder, result, kill_after=None):
+    def run(self, folder, result, streamed, kill_after=None):
         """Run, or kill the run some seconds after an epoch; return its exit status and the epochs it told of."""
-        print(json.dumps({"folder": str(folder), "result": str(result)}), file=self.process.stdin)
+        order = {"folder": str(folder), "result": str(result), "streamed": streamed}
+        print(json.dumps(order), file=self.process.stdin)
         epochs, self.times, pid = [], [], None
         while True:
             word, number = self.process.stdout.readline().split()
@@ -61,8 +62,10 @@ def assert_same_bits(got, want):
         assert got[name].tobytes() == want[name].tobytes(), name
 
 
-def test_killed_at_any_moment_it_resumes_bit_for_bit(runner, tmp_path):
-    status, epochs = runner.run(tmp_path / "whole", tmp_path / "whole.npz")
+@pytest.mark.parametrize("streamed", [False, True])
+def test_killed_at_any_moment_it_resumes_bit_for_bit(streamed, runner, tmp_path):
+    """On arrays with a checkpoint after each epoch; and on a stream with one every 25 steps."""
+    status, epochs = runner.run(tmp_path / "whole", tmp_path / "whole.npz", streamed)
     assert status == 0
     assert epochs == list(range(1, len(epochs) + 1))
     epoch_seconds = (runner.times[-1] - runner.times[0]) / (len(epochs) - 1)
@@ -71,9 +74,9 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(runner, tmp_path):
     for i in range(20):
         folder, result = tmp_path / f"run{i}", tmp_path / f"run{i}.npz"
         moment = (moments.randrange(len(epochs)), moments.uniform(0, epoch_seconds))
-        first, before = runner.run(folder, result, kill_after=moment)
+        first, before = runner.run(folder, result, streamed, kill_after=moment)
         killed += first == -signal.SIGKILL
-        status, after = runner.run(folder, result)
+        status, after = runner.run(folder, result, streamed)
         assert status == 0
         assert after == epochs[len(epochs) - len(after) :]
         assert not before or len(after) < len(epochs) or len(before) <= 2

@@ -58,7 +58,18 @@ LAYERS = (
     "plots",
     "optax",
 )
-OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils", "typing_extensions"}
+OPTIONAL = {
+    "matplotlib",
+    "tqdm",
+    "flax",
+    "equinox",
+    "haiku",
+    "optax",
+    "orbax",
+    "etils",
+    "typing_extensions",
+    "tensorboardX",
+}
 LATE = {"gradchain.plots", "gradchain.introspect.describe"}
 """What may be imported from a later layer inside a function: pictures and reports, loaded when they are asked for."""
 REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}

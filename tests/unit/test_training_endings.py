@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import EarlyStopping, fit, loop, progress, record, resuming, stopping
+from gradchain.training import EarlyStopping, budget, fit, ledger, loop, progress, resuming, running, sources, stopping
 
 DATA = np.arange(8, dtype=np.float32)
 STOPPING = EarlyStopping(patience=50)
@@ -30,7 +30,8 @@ def interrupted(moment):
 
     Return the result, and whether there were that many lines.
     """
-    files = {module.__file__ for module in (loop, record, resuming, progress, stopping)}
+    modules = (budget, ledger, loop, progress, resuming, running, sources, stopping)
+    files = {module.__file__ for module in modules}
     seen = {"epoch": 0, "lines": 0}
 
     def line(frame, event, arg):
@@ -91,10 +92,29 @@ def test_a_run_that_is_lost_ends_at_once_and_keeps_the_best_parameters():
     assert (alone.stopped, len(alone.history)) == ("diverged", len(lost.history))
 
 
-def test_a_loss_that_overflows_in_the_middle_of_an_epoch_is_a_warning_before_the_run_ends():
-    with pytest.warns(UserWarning, match="fit: epoch 2: the loss isn't finite in 1 of 2 steps.*learning rate"):
-        result = run(tx=gc.sgd(1e6), epochs=50, early_stopping=None)
-    assert (result.stopped, len(result.history)) == ("diverged", 3)
+def test_a_loss_that_isnt_finite_ends_the_run_at_once_with_the_parameters_of_the_last_finite_loss():
+    seen = []
+
+    def loss(w, batch):
+        jax.debug.callback(lambda w: seen.append(np.asarray(w)), w, ordered=True)
+        return loss_fn(w, batch)
+
+    data = np.arange(24, dtype=np.float32)
+    result = run(tx=gc.sgd(1e6), epochs=50, early_stopping=None, data=data, loss_fn=loss)
+    assert (result.stopped, len(result.history), result.epochs_done) == ("diverged", 1, 0)
+    good = np.isfinite(result.history.step_loss)
+    assert not good.all()
+    last = int(np.argmin(good)) - 1
+    assert result.steps_done == last
+    assert last > 0
+    np.testing.assert_array_equal(result.params, seen[last])
+    assert int(gc.tree.get(result.state, "scale_by_learning_rate.count")) == last
+
+
+def test_a_run_that_is_told_to_go_on_goes_on():
+    result = run(tx=gc.sgd(1e6), epochs=5, early_stopping=None, on_divergence="continue")
+    assert (result.stopped, len(result.history)) == ("epochs", 5)
+    assert not np.isfinite(result.params)
 
 
 def test_a_loss_that_is_never_finite_ends_a_run_whose_parameters_are():

@@ -159,8 +159,8 @@ def test_a_missing_key_and_an_unknown_remainder_are_errors():
     tx, w = gc.sgd(0.1), jnp.zeros(())
     with pytest.raises(ValueError, match="shuffle=False"):
         scan_epoch(lambda p, x: p, w, tx, tx.init(w), np.zeros(4), batch_size=2)
-    with pytest.raises(ValueError, match="drop, keep, wrap"):
-        scan_epoch(lambda p, x: p, w, tx, tx.init(w), np.zeros(4), KEY, batch_size=2, remainder="pad")
+    with pytest.raises(ValueError, match="drop, keep, wrap, pad"):
+        scan_epoch(lambda p, x: p, w, tx, tx.init(w), np.zeros(4), KEY, batch_size=2, remainder="fill")
 
 
 def test_aux_that_depends_on_the_batch_size_cannot_be_kept():

@@ -113,7 +113,7 @@ def test_arrays_of_another_library_are_converted_and_lists_of_arrays_are_data():
     assert np.isfinite(result.params)
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"fit", "scan_epoch"}))
+@pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"fit", "scan_epoch", "sweep"}))
 def test_several_optimizers_are_searched_one_by_one(name):
     optimizers = [RATES, gc.adam(jnp.array([0.1, 0.2]))]
     with pytest.raises(TypeError, match=rf"(?s)^{name}: .*list of 2.*results = \[{name}\(.* for tx in optimizers\]"):

@@ -1,0 +1,121 @@
+"""What an epoch is made of besides arrays, and an epoch itself, as pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gradchain.arguments import check_whole
+from gradchain.training.epoch import (
+    Order,
+    Remainder,
+    Scanned,
+    count_all,
+    evaluate_objective,
+    mean_over,
+    scan_objective,
+)
+from gradchain.training.history import named_numbers
+from gradchain.training.objective import Objective
+from gradchain.training.step import Metrics, Watch
+from gradchain.training.variables import Variables, for_evaluation
+from gradchain.tree import Tree
+
+MetricsFn = Callable[..., dict[str, Any]]
+
+
+class Recipe(NamedTuple):
+    """What training is made of besides arrays; hashable, so that its compiled program is found again."""
+
+    objective: Objective
+    metrics: MetricsFn | None
+    order: Order
+    validation_batch_size: int | None
+    watch: Watch | None = None
+
+    @classmethod
+    def of(
+        cls, loss_fn: Callable[..., Any], has_aux: bool, takes_key: bool, metrics: MetricsFn | None, batch_size: int,
+        shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
+    ) -> Self:  # fmt: skip
+        """Return the recipe of what callers of a training loop hand in."""
+        objective, order = Objective.of(loss_fn, has_aux, takes_key), Order(batch_size, shuffle, remainder)
+        return cls(objective, metrics, order, validation_batch_size)
+
+    def enter(self, model: Any) -> tuple[Self, Variables[Any]]:
+        """Return the recipe for a model that was handed in, and its variables; see :meth:`Objective.enter`."""
+        objective, variables = self.objective.enter(model)
+        return self._replace(objective=objective), variables
+
+    def starter(self, init: Callable[[Array], Any]) -> tuple[Self, Callable[[Array], Variables[Any]]]:
+        """Return the recipe for models that ``init(key)`` makes, and a function that makes their variables."""
+        given = list[Self]()
+
+        def start(key: Array) -> Variables[Any]:
+            recipe, variables = self.enter(init(key))
+            given.append(recipe)
+            return variables
+
+        jax.eval_shape(start, jax.random.key(0))
+        return given[0], start
+
+    def options(self) -> dict[str, Any]:
+        """Return what it holds besides functions, by name."""
+        objective = {name: getattr(self.objective, name) for name in ("has_aux", "takes_key")}
+        return {**self.order._asdict(), "validation_batch_size": self.validation_batch_size, **objective}
+
+
+def check_validation(recipe: Recipe, validation: Tree | None) -> None:
+    """Raise ValueError for validation data that can't be measured on."""
+    if recipe.validation_batch_size is not None:
+        check_whole("validation_batch_size", recipe.validation_batch_size)
+    if validation is not None:
+        count_all(validation, "validation data")
+    elif recipe.metrics is not None:
+        raise ValueError("metrics are measured on the validation data, but validation is None")
+
+
+def run_epoch(
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
+    steps: int | None = None,
+) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
+    """Train for one epoch, or its first steps, and measure: what they return, and the history's row. Pure."""
+    scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, steps, recipe.watch)
+    row = named_numbers(scanned.mean())
+    if validation is not None:
+        row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)
+    return scanned, row
+
+
+def run_epochs(
+    recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
+    numbers: Array,
+) -> tuple[Variables[Any], Any, dict[str, Array]]:  # fmt: skip
+    """Train for the epochs of the given numbers by one scan: (variables, state, rows with a leading axis of epochs)."""
+
+    def body(carry: tuple[Variables[Any], Any], number: Array) -> tuple[tuple[Variables[Any], Any], dict[str, Array]]:
+        epoch_key = jax.random.fold_in(key, number)
+        scanned, row = run_epoch(recipe, carry[0], tx, carry[1], data, validation, epoch_key)
+        return (scanned.variables, scanned.state), row
+
+    (variables, state), rows = lax.scan(body, (variables, state), numbers)
+    return variables, state, rows
+
+
+def validate(recipe: Recipe, variables: Variables[Any], validation: Tree) -> dict[str, Array]:
+    """Return the loss, aux and metrics on the validation data, by name."""
+    size, function = recipe.validation_batch_size, recipe.metrics
+    row = named_numbers(evaluate_objective(recipe.objective, variables, validation, size), "val_")
+    if function is None:
+        return row
+
+    def measure(batch: Tree) -> Metrics:
+        return Metrics(jnp.zeros(()), recipe.objective.measure(function, variables, batch))
+
+    further = named_numbers(mean_over(validation, size, measure), "val_")
+    del further["val_loss"]
+    if taken := further.keys() & row.keys():
+        raise ValueError(f"metrics and aux have the same names: {', '.join(sorted(taken))}")
+    return row | further

@@ -1,0 +1,90 @@
+"""``training.renew_state``: running statistics become the mean over a pass, whatever they were; the rest moves on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradchain import training
+from gradchain.training import Variables
+from tests import trees
+
+DECAYS = (0.0, 0.5, 0.9, 0.99, 0.999)
+X = np.random.default_rng(0).normal(3.0, 2.0, (10, 5)).astype(np.float32)
+MATRIX = jnp.array([[2.0, 0.5], [0.1, 1.0]])
+
+
+def loss_fn(params, state, batch, key, training):
+    """A loss whose state has every kind of array; in evaluation it must not be called."""
+    assert training
+    mean = jnp.mean(batch, 0)
+    u = MATRIX @ state["u"]
+    new = {
+        "averages": {f"{decay:g}": decay * state["averages"][f"{decay:g}"] + (1 - decay) * mean for decay in DECAYS},
+        "half": 0.9 * state["half"] + 0.1 * mean.astype(jnp.bfloat16),
+        "u": u / jnp.linalg.norm(u),
+        "last": jnp.sum(batch).astype(int),
+        "constant": state["constant"],
+        "squared": 0.5 * state["squared"] ** 2 + 0.1,
+        "total": state["total"] + jnp.sum(mean),
+        "count": state["count"] + 1,
+        "key": jax.random.fold_in(state["key"], 1),
+        "noise": 0.9 * state["noise"] + 0.1 * jax.random.normal(key),
+    }
+    return jnp.sum(params * mean), new
+
+
+def start(offset=0.0):
+    return {
+        "averages": {f"{decay:g}": offset + jnp.arange(5.0) for decay in DECAYS},
+        "half": jnp.zeros(5, jnp.bfloat16),
+        "u": jnp.array([0.6, 0.8]),
+        "last": jnp.zeros((), int),
+        "constant": jnp.full(3, 7.0),
+        "squared": jnp.full(2, 0.25),
+        "total": jnp.ones(()),
+        "count": jnp.array(5),
+        "key": jax.random.key(2),
+        "noise": jnp.full((), offset),
+    }
+
+
+def renewed(batch_size, **options):
+    variables = Variables(jnp.ones(5), start(**options))
+    result = training.renew_state(loss_fn, variables, X, batch_size=batch_size, key=0, takes_key=True)
+    trees.assert_close(result.params, variables.params, 0)
+    return result.model_state
+
+
+def after_each_batch(batch_size):
+    """Return the state as a plain loop leaves it."""
+    state = start()
+    for i, first in enumerate(range(0, 10, batch_size)):
+        batch, key = jnp.asarray(X[first : first + batch_size]), jax.random.fold_in(jax.random.key(0), i)
+        state = loss_fn(jnp.ones(5), state, batch, key, training=True)[1]
+    return state
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_running_averages_of_any_decay_become_the_mean_over_all_batches(offset):
+    state = renewed(4, offset=offset)
+    for decay, average in state["averages"].items():
+        trees.assert_close(average, jnp.asarray(X.mean(0)), 1e-6 / (1 - float(decay)))
+    weights = jnp.array([0.4, 0.4, 0.2])
+    noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.key(0), i)))(jnp.arange(3))
+    trees.assert_close(state["noise"], jnp.sum(weights * noise), 1e-4)
+
+
+def test_all_else_is_as_after_the_last_batch():
+    state, want = renewed(4), after_each_batch(4)
+    for name in ("half", "u", "last", "constant", "squared", "total", "count"):
+        trees.assert_close(state[name], want[name], 1e-5)
+        assert state[name].dtype == want[name].dtype
+    assert (jax.random.key_data(state["key"]) == jax.random.key_data(want["key"])).all()
+
+
+def test_what_has_no_state_or_no_key_is_refused():
+    with pytest.raises(TypeError, match=r"no state to renew; hand in Variables\(params, model_state\)"):
+        training.renew_state(loss_fn, jnp.ones(5), X, batch_size=4)
+    with pytest.raises(ValueError, match="renew_state: takes_key=True needs a PRNG key"):
+        training.renew_state(loss_fn, Variables(jnp.ones(5), start()), X, batch_size=4, takes_key=True)
