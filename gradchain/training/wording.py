@@ -25,7 +25,7 @@ def how_to_feed(data: Tree, what: str) -> str:
         return ""
     if what != "data":
         return "; put batches together with np.concatenate"
-    return f"; batches are {OWN_LOOP}"
+    return f"; batches are for fit, as a list or a loader, or {OWN_LOOP}"
 
 
 def are_batches(data: Tree) -> bool:

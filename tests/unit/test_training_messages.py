@@ -65,9 +65,22 @@ BATCHES = {
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_batches_in_the_place_of_arrays_are_sent_to_make_step(name):
-    for entry in ENTRIES.values() if name == "list" else [ENTRIES["fit"]]:
-        with pytest.raises(TypeError, match=r"(?s)^data: .*training.make_step\(loss_fn, tx\).*for batch in batches"):
-            entry(RATES, BATCHES[name]())
+    with pytest.raises(TypeError, match=r"(?s)^data: .*training.make_step\(loss_fn, tx\).*for batch in batches"):
+        training.scan_epoch(loss_fn, W, gc.sgd(0.1), (), BATCHES[name](), 0, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("indexed", "data: an Indexed of 2 gives single examples|data: .*gives single examples"),
+        ("function", "must take one argument, the epoch's number"),
+        ("inside", r"(?s)expected an array of numbers.*fit"),
+    ],
+)
+def test_what_is_no_stream_either_is_named(name, message):
+    for entry in ("fit", "sweep", "successive_halving"):
+        with pytest.raises(TypeError, match=message):
+            ENTRIES[entry](RATES, BATCHES[name]())
 
 
 @pytest.mark.parametrize("name", ["fit", "sweep", "successive_halving", "scan_epoch"])
