@@ -18,12 +18,12 @@ from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, history_of
 from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.recipe import Recipe, check_validation
+from gradchain.training.recipe import Recipe, check_renews, check_validation, compiled_renewal
 from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.running import Running, begin_at, transform_for
 from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
-from gradchain.training.variables import checked
+from gradchain.training.variables import Variables, checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -67,6 +67,7 @@ def fit(
     progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
+    renew_state: bool = False,
 ) -> FitResult[T]:  # fmt: skip
     """Train for some epochs or steps, and return the model and the history.
 
@@ -145,6 +146,9 @@ def fit(
         and ``state`` are read from it. ``None`` saves nothing.
       checkpoint_every: how often there is a checkpoint; one is always saved at the end of the run and on Ctrl-C.
       checkpoint_keep: how many of the latest checkpoints to keep.
+      renew_state: give the evaluation weights a model state of their own, by a pass over the data before each
+        validation and at the end, see :func:`~gradchain.training.renew_state`: for averaged weights in a model with
+        BatchNorm. The state in ``params`` stays that of the training. Needs data in arrays.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
@@ -172,7 +176,15 @@ def fit(
             check_divides(mesh, source.batch_size)
         placement, tx, variables, state = place(mesh, tx, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
+    if renew_state:
+        check_renews(recipe, source.arrays)
+        recipe = recipe._replace(renews=True)
+
+    def renew(variables: Variables[Any]) -> Variables[Any]:
+        return compiled_renewal(recipe, variables, source.arrays, key) if renew_state else variables
+
+    goes_on = on_divergence == "continue"
+    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", goes_on, renew)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
     start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
