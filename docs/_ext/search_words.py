@@ -82,7 +82,7 @@ WORDS = {
         "warmup cosine schedule, warmup cosine, cosine decay, learning rate schedule"
     ),
     "training_loop": (
-        "training loop, fit, early stopping, validation, epochs, data loader"
+        "training loop, fit, early stopping, validation, epochs"
     ),
     "performance": "slow, speed, recompilation, compile time, donate buffers",
     "routing": (
@@ -93,6 +93,10 @@ WORDS = {
     "sharding": (
         "sharding, multiple gpus, multi-gpu, distributed, data parallel, zero, fsdp, "
         "pmap, tpu"
+    ),
+    "data": (
+        "dataloader, data loader, grain, tf.data, generator, batches, dataset, "
+        "memory-mapped, memmap, steps_per_call, prefetch, double buffering"
     ),
     "checkpoints": "checkpoint, checkpoints, orbax, save a run, restore",
     "populations": (
