@@ -123,7 +123,7 @@ class MixedAdapter(NamedTuple):
         return self.adapter.merge(variables)
 
     def settle(self, variables: Variables[Any]) -> Variables[Any]:
-        """Return variables with running means of a whole pass as the framework reads them."""
+        """Return variables with renewed means as the framework reads them."""
         return self.adapter.settle(variables)
 
     def measure(self, function: Any, variables: Variables[Any], batch: Any) -> Any:
