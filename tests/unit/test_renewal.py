@@ -26,7 +26,7 @@ def loss_fn(params, state, batch, key, training):
         "u": u / jnp.linalg.norm(u),
         "last": jnp.sum(batch).astype(int),
         "constant": state["constant"],
-        "squared": 0.5 * state["squared"] ** 2 + 0.1,
+        "squared": 0.1 * state["squared"] ** 2 + 0.1,
         "total": state["total"] + jnp.sum(mean),
         "count": state["count"] + 1,
         "key": jax.random.fold_in(state["key"], 1),
