@@ -122,6 +122,10 @@ class MixedAdapter(NamedTuple):
         """Return the model again."""
         return self.adapter.merge(variables)
 
+    def settle(self, variables: Variables[Any]) -> Variables[Any]:
+        """Return variables with renewed means as the framework reads them."""
+        return self.adapter.settle(variables)
+
     def measure(self, function: Any, variables: Variables[Any], batch: Any) -> Any:
         """Call ``function(model, batch)`` with the model in evaluation, in the same precision as the loss."""
 

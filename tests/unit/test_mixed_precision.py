@@ -2,12 +2,15 @@
 
 import inspect
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import gradchain as gc
+from gradchain import training
 from gradchain.training import evaluate, fit, make_step, mixed_precision
 from gradchain.training.variables import Variables
 
@@ -182,6 +185,9 @@ class Doubled:
     def merge(self, variables):
         return tuple(variables)
 
+    def settle(self, variables):
+        return variables._replace(model_state={"settled": variables.params})
+
     def measure(self, function, variables, batch):
         return function(self.merge(variables), batch)
 
@@ -198,6 +204,7 @@ def test_an_adapter_stays_one():
         assert (batch["x"].dtype, batch["y"].dtype) == ("bfloat16", "float32")
         return {"half": batch["x"][0, 0]}
 
+    assert adapter.settle(Variables(1.0)) == Variables(1.0, {"settled": 1.0})
     result = fit(adapter, model, gc.sgd(0.1), DATA, epochs=1, batch_size=8, validation=DATA, metrics=accuracy)
     params, state = result.params
     assert dtypes(params) == dtypes(PARAMS)
@@ -206,6 +213,54 @@ def test_an_adapter_stays_one():
     np.testing.assert_array_equal(
         result.history["val_loss"], evaluate(mixed_precision(loss_fn, keep_in_batch=["y"]), params, DATA).loss
     )
+
+
+def linen_model():
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, training):
+            x = linen.BatchNorm(use_running_average=not training)(linen.Dense(4)(x))
+            return linen.Dense(2)(linen.Dropout(0.5, deterministic=not training)(linen.relu(x)))
+
+    def network_loss(model, batch, *, training):
+        return compared(model(batch["x"], training), batch)
+
+    variables = Net().init(jax.random.key(0), DATA["x"], training=False)
+    return training.linen(Net(), network_loss), variables, lambda model: model["batch_stats"]["BatchNorm_0"]["mean"]
+
+
+def nnx_model():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.last = nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+            self.norm, self.drop = nnx.BatchNorm(4, dtype="bfloat16", rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))
+
+    return (
+        training.nnx(lambda model, batch: compared(model(batch["x"]), batch)),
+        Net(nnx.Rngs(0)),
+        (lambda model: model.norm.mean[...]),
+    )
+
+
+def compared(outputs, batch):
+    """Return the loss of a network's outputs, after checking that they were computed in 16 bits."""
+    assert (outputs.dtype, batch["y"].dtype) == ("bfloat16", "float32")
+    return jnp.mean((outputs - batch["y"]) ** 2)
+
+
+@pytest.mark.parametrize("make", [linen_model, nnx_model])
+def test_frameworks_models_compute_in_16_bits_and_keep_float32(make):
+    adapter, model, mean = make()
+    half, tx = mixed_precision(adapter, keep_in_batch=["y"]), gc.adam(0.01)
+    state = tx.init(adapter.split(model).params)
+    new, _, metrics = training.train_step(half, model, tx, state, DATA, jax.random.key(1), takes_key=True)
+    assert {str(x.dtype) for x in jax.tree.leaves(adapter.split(new).params)} == {"float32"}
+    assert metrics.loss.dtype == mean(new).dtype == "float32"
+    assert np.abs(mean(new) - mean(model)).min() > 1e-4
+    assert np.isfinite(evaluate(half, new, DATA).loss)
 
 
 def test_float16_needs_a_loss_scale_which_fit_applies():
