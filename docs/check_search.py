@@ -64,6 +64,12 @@ QUERIES = {
     "batchnorm": "howto/flax_linen",
     "batch_stats": "howto/flax_linen",
     "early stopping": "training_loop",
+    "callback": "watch_training",
+    "tensorboard": "watch_training",
+    "tensorboardx": "watch_training",
+    "wandb": "watch_training",
+    "csv": "watch_training",
+    "progress bar": "watch_training",
     "loss not decreasing": "is_it_working",
     "slot": "glossary",
 }

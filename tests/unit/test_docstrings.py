@@ -63,7 +63,15 @@ def surroundings():
     data = {"x": x, "y": jnp.sin(x)}
     params = {"encoder": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}, "norm": {"scale": jnp.ones(4)}}
     batch = jax.tree.map(lambda a: a[:32], data)
-    names |= {"json": json, "pathlib": pathlib, "jax": jax, "jnp": jnp, "np": np, "functools": functools, "partial": functools.partial}
+    names |= {
+        "json": json,
+        "pathlib": pathlib,
+        "jax": jax,
+        "jnp": jnp,
+        "np": np,
+        "functools": functools,
+        "partial": functools.partial,
+    }
     names |= {"data": data, "train": data, "test": batch, "batch": batch, "batches": [batch, batch]}
     names |= {"images": data["x"], "labels": data["y"], "x": jnp.array([1.0, 2.0, 0.0]), "key": key}
     names |= {"params": params, "specs": jax.tree.map(lambda _: P("x"), params), "P": P}
