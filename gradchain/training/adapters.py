@@ -106,11 +106,14 @@ def linen(module: Any, loss_fn: Callable[..., Any]) -> Linen:
         as ``"dropout"``, start from the step's key, as in ``module.apply(..., rngs=key)``.
 
     Example:
+      >>> import flax.linen as nn
+      >>> net = nn.BatchNorm(momentum=0.9)
       >>> def loss_fn(net, batch, training):
-      ...     logits = net(batch["image"], training=training)
-      ...     return jnp.mean(softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
-      >>> variables = net.init(jax.random.key(0), images[:1], training=False)
-      >>> fit(linen(net, loss_fn), variables, adam(1e-3), data, epochs=5, batch_size=32, takes_key=True)
+      ...     return jnp.mean((net(batch["x"], use_running_average=not training) - batch["y"]) ** 2)
+      >>> variables = net.init(jax.random.key(0), data["x"], use_running_average=False)
+      >>> result = fit(training.linen(net, loss_fn), variables, adam(1e-3), data, epochs=5, batch_size=32)
+      >>> sorted(result.params)
+      ['batch_stats', 'params']
     """
     return Linen(module, loss_fn)
 
@@ -171,9 +174,13 @@ def nnx(loss_fn: Callable[..., Any], *, wrt: Any = None) -> NNX:
       wrt: which variables are trained, a filter as in ``nnx.Optimizer(model, tx, wrt=...)``; by default ``nnx.Param``.
 
     Example:
-      >>> def loss_fn(model, batch):
-      ...     return jnp.mean(softmax_cross_entropy_with_integer_labels(model(batch["image"]), batch["label"]))
-      >>> model = fit(nnx(loss_fn), Net(nnx.Rngs(0)), adam(1e-3), data, epochs=5, batch_size=32).params
+      >>> from flax import nnx
+      >>> def loss_fn(net, batch):
+      ...     return jnp.mean((net(batch["x"]) - batch["y"]) ** 2)
+      >>> net = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+      >>> result = fit(training.nnx(loss_fn), net, adam(1e-3), data, epochs=5, batch_size=32)
+      >>> result.params.mean.shape
+      (4,)
     """
     if wrt is None:
         from flax.nnx import Param as wrt
@@ -271,12 +278,13 @@ def equinox(loss_fn: Callable[..., Any]) -> Equinox:
         with a parameter called ``training`` is told whether it is called in a step.
 
     Example:
+      >>> import equinox as eqx
       >>> def loss_fn(model, state, batch):
       ...     run = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
-      ...     logits, state = run(batch["image"], state)
-      ...     return jnp.mean(softmax_cross_entropy_with_integer_labels(logits, batch["label"])), state
-      >>> model_and_state = eqx.nn.make_with_state(Net)(jax.random.key(0))
-      >>> model, state = fit(equinox(loss_fn), model_and_state, adam(1e-3), data, epochs=5, batch_size=32).params
+      ...     outputs, state = run(batch["x"], state)
+      ...     return jnp.mean((outputs - batch["y"]) ** 2), state
+      >>> start = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")
+      >>> model, state = fit(training.equinox(loss_fn), start, adam(1e-3), data, epochs=5, batch_size=32).params
     """
     return Equinox(loss_fn)
 
@@ -360,11 +368,11 @@ def haiku(transformed: Any, loss_fn: Callable[..., Any]) -> Haiku:
         ``apply`` gets the step's key, and further ones keys made from it.
 
     Example:
-      >>> net = hk.transform_with_state(lambda x, is_training: Net()(x, is_training))
+      >>> import haiku as hk
+      >>> net = hk.transform_with_state(lambda x, is_training: hk.BatchNorm(True, True, 0.9)(x, is_training))
       >>> def loss_fn(apply, batch, training):
-      ...     logits = apply(batch["image"], is_training=training)
-      ...     return jnp.mean(softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
-      >>> start = net.init(jax.random.key(0), images[:1], is_training=False)
-      >>> params, state = fit(haiku(net, loss_fn), start, adam(1e-3), data, epochs=5, batch_size=32).params
+      ...     return jnp.mean((apply(batch["x"], is_training=training) - batch["y"]) ** 2)
+      >>> start = net.init(jax.random.key(0), data["x"], is_training=True)
+      >>> params, state = fit(training.haiku(net, loss_fn), start, adam(1e-3), data, epochs=5, batch_size=32).params
     """
     return Haiku(transformed, loss_fn)

@@ -106,7 +106,7 @@ class Pattern:
 def _own(x: Any) -> Any:
     if isinstance(x, Array) or not hasattr(x, "__array__"):
         return x
-    return np.array(x)
+    return np.asarray(x).copy()
 
 
 def _by_path(batch: Tree) -> dict[str, Any]:

@@ -269,9 +269,9 @@ class ProgressBar(Callback):
     def on_start(self, run: Run) -> None:
         if jax.process_index() == 0:
             self._by_steps, self._monitor = run.total_steps is not None, run.monitor
+            place = f"step {run.step}" if run.total_epochs is None else f"epoch {run.epoch}"
+            self._title = f"training, resumed after {place}" if run.resumed else "training"
             total, done = (run.total_steps, run.step) if self._by_steps else (run.total_epochs, run.epoch)
-            self._title = f"training, resumed after {'step' if self._by_steps else 'epoch'} {done}"
-            self._title = self._title if run.resumed else "training"
             unit = "step" if self._by_steps else "epoch"
             self._bar = self._tqdm(total=total, initial=done, desc=f"{self._title}: compiling", unit=unit)
             self._shown, self._compiles = 0.0, True

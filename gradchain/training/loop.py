@@ -16,8 +16,8 @@ from gradchain.training.epoch import Remainder, as_key
 from gradchain.training.history import History
 from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, history_of
+from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.progress import Bar
 from gradchain.training.recipe import Recipe, check_validation
 from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.running import Running, begin_at, transform_for
@@ -159,7 +159,8 @@ def fit(
     """
     budget = budget_of(epochs, steps, validate_every)
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
-    watching = Callbacks([*callbacks, *([] if on_epoch is None else [EpochFunction(on_epoch)])])
+    own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
+    watching = Callbacks([*callbacks, *own])
     source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     if mesh is not None:
         validation = spread_data(mesh, validation, "validation data")
@@ -177,10 +178,9 @@ def fit(
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
     told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
     every = budget.amount("checkpoint_every", checkpoint_every)
-    before = steps_done or epochs_done * (source.per_epoch or 0)
+    before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
-        Bar(progress, budget.total.number, saved.title, budget.unit) as bar,
         source.opened(recipe, tx, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
         watching,
     ):
@@ -188,11 +188,12 @@ def fit(
         watching.start(
             Run(
                 tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
-                total_steps=source.total(budget), steps_per_epoch=source.per_epoch, monitor=ledger.goal.column,
+                total_steps=None if total is None else before + total, steps_per_epoch=source.per_epoch,
+                monitor=ledger.goal.column,
                 total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
             )
         )  # fmt: skip
-        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, bar, watching, before).go()
+        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, watching, before).go()
     run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(

@@ -51,8 +51,12 @@ def renew_state(
       TypeError: if ``params`` has no model state.
 
     Example:
-      >>> result = fit(nnx(loss_fn), model, average_params(sgd(0.1)), data, epochs=9, batch_size=32)
-      >>> model = renew_state(nnx(loss_fn), result.eval_params, data, batch_size=32)
+      >>> def loss_fn(params, mean, batch):
+      ...     now = jnp.mean(batch["x"], 0)
+      ...     return jnp.mean((batch["y"] - now[None]) ** 2), 0.9 * mean + 0.1 * now
+      >>> variables = renew_state(loss_fn, Variables(params, jnp.zeros(4)), data, batch_size=32)
+      >>> bool(jnp.allclose(variables.model_state, data["x"].mean(0), atol=1e-4))
+      True
 
     References:
       Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*, 2018, section 3.2

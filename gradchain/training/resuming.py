@@ -62,14 +62,6 @@ class SavedRun:
         if self._checkpoints is not None:
             self._checkpoints.close()
 
-    @property
-    def title(self) -> str:
-        """What a progress bar says."""
-        if not self._saved:
-            return "training"
-        now, unit = self.run.now, self._budget.unit
-        return f"training, resumed after {unit} {now.epochs if unit == 'epoch' else now.steps}"
-
     def _resume(self) -> None:
         saved = read_contents(self._folder)
         self._check(saved)

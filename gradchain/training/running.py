@@ -14,7 +14,6 @@ from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_unti
 from gradchain.training.callbacks import Callbacks
 from gradchain.training.ledger import Ledger, Snapshot
 from gradchain.training.positions import Position
-from gradchain.training.progress import Bar
 from gradchain.training.recipe import Recipe, validate
 from gradchain.training.resuming import SavedRun
 from gradchain.training.sources import Launched, Source, Tip
@@ -31,17 +30,16 @@ class Running:
 
     def __init__(
         self, source: Source, recipe: Recipe, tx: Transform, budget: Budget, ledger: Ledger, validation: Tree | None,
-        saved: SavedRun, bar: Bar, callbacks: Callbacks, steps_before: int,
+        saved: SavedRun, callbacks: Callbacks, steps_before: int,
     ):  # fmt: skip
         self._source, self._recipe, self._tx, self._validation = source, recipe, tx, validation
-        self._budget, self._ledger, self._saved, self._bar, self._callbacks = budget, ledger, saved, bar, callbacks
+        self._budget, self._ledger, self._saved, self._callbacks = budget, ledger, saved, callbacks
         self._steps_before = steps_before
         self._row = saved.run
         """The run at its last row."""
 
     def go(self) -> Any:
         """Train to the end, and return why it ended."""
-        self._bar.advance(self._units(self._saved.run.now))
         try:
             self._train()
             interrupted = False
@@ -99,7 +97,6 @@ class Running:
             self._saved.run = self._row = run
         else:
             self._saved.run = run
-        self._bar.advance(self._units(mark) - self._units(before.now), self._note(run))
         if self._callbacks:
             self._tell(run, launched, mark, has_row)
         self._save(self._saved.save)
@@ -133,13 +130,6 @@ class Running:
         variables = for_evaluation(self._tx, run.state, run.variables)
         numbers = jax.device_get(_compiled_validation(self._recipe, variables, self._validation))
         return {name: float(x) for name, x in numbers.items()}
-
-    def _note(self, run: Snapshot) -> str:
-        column = self._ledger.goal.column
-        return f"{column} {run.rows[-1][column]:.4g}" if run.rows else ""
-
-    def _units(self, now: Moment) -> int:
-        return now.epochs if self._budget.unit == "epoch" else now.steps
 
 
 _compiled_validation = Compiled(validate)

@@ -49,7 +49,7 @@ def streamed(epoch):
         yield {name: x[rows] for name, x in train.items()}
 
 
-STREAMED = {"data": streamed, "steps_per_call": 4, "checkpoint_every": training.Steps(5)}
+STREAMED = {"data": streamed, "steps_per_call": 4, "checkpoint_every": training.Steps(25)}
 """Checkpoints within epochs, and within and between blocks."""
 
 

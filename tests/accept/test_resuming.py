@@ -64,7 +64,7 @@ def assert_same_bits(got, want):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_killed_at_any_moment_it_resumes_bit_for_bit(streamed, runner, tmp_path):
-    """On arrays with a checkpoint after each epoch; and on a stream with one every five steps."""
+    """On arrays with a checkpoint after each epoch; and on a stream with one every 25 steps."""
     status, epochs = runner.run(tmp_path / "whole", tmp_path / "whole.npz", streamed)
     assert status == 0
     assert epochs == list(range(1, len(epochs) + 1))

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import gradchain as gc
-from gradchain.training import scan_epoch, sweep
-from tests.benchmarks.contest import torch_or_none, wait_for_torch
+from gradchain.training import fit, scan_epoch, sweep
+from tests.benchmarks.contest import SCALE, torch_or_none, wait_for_torch
 from tests.benchmarks.digits import BATCH, STEPS, digits, loss_fn, start
 
 pytestmark = pytest.mark.bench
@@ -111,6 +111,26 @@ def test_epoch(compete):
     losses = [contestant.loss(data) for contestant in present]
     np.testing.assert_allclose(losses, losses[0], rtol=0.2)
     compete(f"{EPOCHS} epochs of {STEPS} mini-batches", contestants, rounds=11)
+
+
+def test_stream(compete):
+    """Small steps on batches that are drawn one by one, against the same steps on arrays."""
+    count = max(int(10_000 * SCALE), 20)
+    images, labels = (np.resize(x, (count * BATCH, *x.shape[1:])) for x in digits())
+    batches = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    train = functools.partial(fit, loss_fn, jax.tree.map(jnp.asarray, start()), gc.adam(RATE), epochs=1)
+    contestants = {
+        "gradchain": lambda: train(batches, steps_per_call=100),
+        "gradchain, one step a call": lambda: train(batches),
+        "gradchain, arrays": lambda: train((images, labels), batch_size=BATCH, shuffle=False),
+    }
+    result = compete(f"a stream of {count} small steps, 100 a call", contestants, rounds=5)
+    losses = [run().history.step_loss for run in contestants.values()]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3)
+    if SCALE == 1:
+        assert result.ratio("gradchain, one step a call")[1] <= 1 / 3
+        assert result.ratio("gradchain, arrays")[1] <= 1.2
 
 
 def one_after_another(library: Any, data: Any, rates: np.ndarray) -> Any:

@@ -515,3 +515,119 @@ def test_a_bar_counts_epochs_where_nobody_knows_the_steps(capsys):
     shown = capsys.readouterr().err
     assert "1/3" in shown
     assert "val_loss 0.25" in shown
+
+
+# Through fit
+
+
+def loss_fn(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+
+
+def weighted_loss(params, batch, weights):
+    return jnp.sum(weights * (batch["x"] @ params["w"] - batch["y"]) ** 2) / jnp.sum(weights)
+
+
+X = np.random.default_rng(3).normal(size=(26, 2)).astype(np.float32)
+DATA = {"x": X, "y": X @ np.array([1.0, -2.0], np.float32)}
+START = {"w": jnp.zeros(2)}
+RATE = gc.schedules.linear_schedule(0.1, 0.0, 100)
+
+
+def train(callbacks=(), tx=None, data=DATA, loss=loss_fn, **options):
+    tx = gc.chain(gc.clip_by_global_norm(1.0), gc.sgd(RATE)) if tx is None else tx
+    options = {"epochs": 4, "batch_size": 4, "remainder": "keep", **options}
+    return gc.training.fit(loss, START, tx, data, callbacks=callbacks, **options)
+
+
+def test_fit_tells_what_a_loop_by_hand_sees():
+    heard = Heard(every=3)
+    result = train([heard], shuffle=False)
+    tx, params, losses, seen = gc.chain(gc.clip_by_global_norm(1.0), gc.sgd(RATE)), START, [], {}
+    state = tx.init(params)
+    for step in range(28):
+        batch = jax.tree.map(lambda x, i=step % 7: x[4 * i : 4 * i + 4], DATA)
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        updates, state = tx.update(grads, state, params)
+        params = gc.apply_updates(params, updates)
+        losses.append((float(loss), len(batch["x"])))
+        seen[step + 1] = gc.global_norm(grads), gc.global_norm(updates), 0.1 * (1 - step / 100)
+    records = heard.records("step")
+    assert [record.step for record in records] == [*range(3, 28, 3)]
+    assert [record.epoch for record in records] == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    for record in records:
+        rate = record.hyperparams["scale_by_learning_rate.learning_rate"]
+        np.testing.assert_allclose((record.grad_norm, record.update_norm, rate), seen[record.step], rtol=1e-4)
+        since = losses[record.step - 3 : record.step]
+        mean = sum(loss * n for loss, n in since) / sum(n for _, n in since)
+        np.testing.assert_allclose(record.loss, mean, rtol=1e-4)
+        assert record.clipped == sum(seen[i][0] > 1.0 for i in range(record.step - 2, record.step + 1))
+    assert len({record.clipped for record in records}) > 1
+    evaluations = heard.records("evaluation")
+    assert [record.loss for record in evaluations] == result.history["loss"].tolist()
+    assert [(record.step, record.epoch) for record in evaluations] == [(7, 1), (14, 2), (21, 3), (28, 4)]
+    np.testing.assert_allclose(evaluations[-1].params["w"], params["w"], rtol=1e-5)
+    (run,), (end,) = heard.records("start"), heard.records("end")
+    assert (run.total_steps, run.steps_per_epoch, run.total_epochs, run.batch_size) == (28, 7, 4, 4)
+    assert (end.stopped, end.step, end.epoch) == ("epochs", 28, 4)
+
+
+@pytest.mark.parametrize("remainder", ["drop", "keep", "wrap", "pad"])
+def test_watching_changes_nothing(remainder):
+    options = {"remainder": remainder, "loss": weighted_loss if remainder == "pad" else loss_fn}
+    plain = train(**options)
+    watched = train([Heard(every=3), Heard(every=5)], **options)
+    trees.assert_close(watched.params, plain.params, 1e-6)
+    np.testing.assert_allclose(watched.history.step_loss, plain.history.step_loss, rtol=1e-4, atol=1e-6)
+    assert watched.history.step_loss.shape == plain.history.step_loss.shape
+
+
+def test_a_stream_is_told_of_in_the_same_way():
+    batches = [jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], DATA) for i in range(7)]
+    arrays, stream = Heard(every=3), Heard(every=3)
+    train([arrays], shuffle=False)
+    train([stream], data=batches, batch_size=None, steps_per_call=2)
+    for one, other in zip(arrays.records("step"), stream.records("step"), strict=True):
+        np.testing.assert_allclose([one.loss, one.grad_norm], [other.loss, other.grad_norm], rtol=1e-4)
+        assert (one.step, one.epoch, one.clipped) == (other.step, other.epoch, other.clipped)
+
+
+def test_a_callback_ends_fit():
+    heard = Heard(every=3, answers={("step", 9): True})
+    result = train([heard])
+    assert result.stopped == heard.records("end")[0].stopped == "callback"
+    assert 9 <= result.steps_done < 28
+    rate_is_small = Heard(answers={("evaluation", 14): True})
+    assert train([rate_is_small]).steps_done == 14
+
+
+def test_windows_of_all_lengths_are_few_programs(caplog):
+    def own_loss(params, batch):
+        return loss_fn(params, batch)
+
+    jax.config.update("jax_log_compiles", True)
+    try:
+        with caplog.at_level("WARNING", logger="jax"):
+            gc.training.fit(own_loss, START, gc.sgd(0.1), DATA, epochs=4, batch_size=2, callbacks=[Heard(5)])
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    windows = [m for m in caplog.messages if "Compiling jit(_window)" in m or "Compiling _window" in m]
+    assert len(windows) == 1, caplog.messages
+
+
+@each_logger
+def test_a_killed_run_has_the_log_of_a_whole_one(logger, tmp_path):
+    def run(name, *more, **options):
+        path = tmp_path / f"{name}.log"
+        saved = {"checkpoint": tmp_path / name, "checkpoint_every": gc.training.Steps(5)}
+        return train([logger(path, every=5), *more], **saved, **options), READERS[logger](path)
+
+    with pytest.raises(TypeError, match="must return True"):
+        run("killed", Heard(every=5, answers={("step", 20): "dies"}))
+    result, rows = run("killed")
+    whole, expected = run("whole")
+    np.testing.assert_array_equal(result.params["w"], whole.params["w"])
+    for row in (*rows, *expected):
+        row.pop("examples_per_second", None)
+    assert rows == expected
+    assert len(rows) == 5 + 4

@@ -57,7 +57,18 @@ LAYERS = (
     "interop",
     "plots",
 )
-OPTIONAL = {"matplotlib", "tqdm", "flax", "optax", "orbax", "etils", "typing_extensions", "tensorboardX"}
+OPTIONAL = {
+    "matplotlib",
+    "tqdm",
+    "flax",
+    "equinox",
+    "haiku",
+    "optax",
+    "orbax",
+    "etils",
+    "typing_extensions",
+    "tensorboardX",
+}
 LATE = {"gradchain.plots", "gradchain.introspect.describe"}
 """What may be imported from a later layer inside a function: pictures and reports, loaded when they are asked for."""
 REQUIRED = {"jax", "jaxlib", "numpy", "gradchain"}
