@@ -170,11 +170,11 @@ def fit(
         validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
-    tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
+    made, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
         if source.batch_size is not None:
             check_divides(mesh, source.batch_size)
-        placement, tx, variables, state = place(mesh, tx, variables, state)
+        placement, made, variables, state = place(mesh, made, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     if renew_state:
         check_renews(recipe, source.arrays)
@@ -184,28 +184,28 @@ def fit(
         return compiled_renewal(recipe, variables, source.arrays, key) if renew_state else variables
 
     goes_on = on_divergence == "continue"
-    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", goes_on, renew)
+    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renew)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
-    start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
+    start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
-    told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
+    told = functools.partial(configuration, options, made, variables, source.arrays, validation)
     every = budget.amount("checkpoint_every", checkpoint_every)
     before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
-        source.opened(recipe, tx, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
+        source.opened(recipe, made, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
         watching,
     ):
         now = saved.run.now
         watching.start(
             Run(
-                tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
+                tx=made, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
                 total_steps=None if total is None else before + total, steps_per_epoch=source.per_epoch,
                 monitor=ledger.goal.column,
                 total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
             )
         )  # fmt: skip
-        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, watching, before).go()
+        stopped = Running(feed, recipe, made, budget, ledger, validation, saved, watching, before).go()
     run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(
