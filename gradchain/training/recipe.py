@@ -41,8 +41,8 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of(
-        cls, loss_fn: Callable[..., Any], has_aux: bool, takes_key: bool, metrics: MetricsFn | None, batch_size: int | None,
-        shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
+        cls, loss_fn: Callable[..., Any], has_aux: bool, takes_key: bool, metrics: MetricsFn | None,
+        batch_size: int | None, shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
     ) -> Self:  # fmt: skip
         """Return the recipe of what callers of a training loop hand in."""
         objective, order = Objective.of(loss_fn, has_aux, takes_key), Order(batch_size, shuffle, remainder)
