@@ -58,9 +58,7 @@ WORDS = {
     ),
     "write_a_matrix_rule": "custom matrix rule, inverse roots, newton-schulz",
     "write_a_combinator": "combinator, custom combinator, wrapper, wrap an optimizer",
-    "faq": (
-        "questions, faq, half-precision training"
-    ),
+    "faq": ("questions, faq, half-precision training"),
     "glossary": "terms, slot, stage, rule, round",
     "is_it_working": (
         "loss not decreasing, loss doesn't fall, overfitting, loss curve, not "
