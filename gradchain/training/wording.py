@@ -11,7 +11,8 @@ from gradchain.arguments import described, is_numeric
 from gradchain.tree import Tree
 
 OWN_LOOP = (
-    "for a loop of your own:\n"
+    "for training.fit (a data loader, or a function of the epoch's number: lambda epoch: iter(batches)), or for a loop "
+    "of your own:\n"
     "  step, state = training.make_step(loss_fn, tx), tx.init(params)\n"
     "  for batch in batches: params, state, metrics = step(params, state, batch)"
 )
@@ -25,7 +26,7 @@ def how_to_feed(data: Tree, what: str) -> str:
         return ""
     if what != "data":
         return "; put batches together with np.concatenate"
-    return f"; batches are for fit, as a list or a loader, or {OWN_LOOP}"
+    return f"; batches are {OWN_LOOP}"
 
 
 def are_batches(data: Tree) -> bool:
