@@ -187,7 +187,7 @@ class Accumulate(Inner):
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         schedule: Any = self.every_k_schedule
-        every = schedule(state.gradient_step) if callable(schedule) else schedule
+        every: Any = schedule(state.gradient_step) if callable(schedule) else schedule
         skip, skip_state = self._skip(updates, state.gradient_step, params)
         acc = jax.tree.map(lambda g, a: self._sum(g, a, state.mini_step), updates, state.acc_grads)
         full = state.mini_step == every - 1

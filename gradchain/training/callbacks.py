@@ -138,7 +138,7 @@ class Callback:
     Example:
       >>> class StopWhenGood(Callback):
       ...     def on_evaluation(self, record):
-      ...         return record.metrics["val_accuracy"] > 0.99
+      ...         return record.metrics["val_loss"] < 0.01
       >>> fit(loss_fn, params, tx, data, epochs=100, batch_size=32, validation=test, callbacks=[StopWhenGood()])
     """
 

@@ -26,8 +26,10 @@ CHECKER = doctest.OutputChecker()
 LONG = {
     *("gradchain.training.fit", "gradchain.training.sweep", "gradchain.training.hyperband"),
     *("gradchain.training.successive_halving", "gradchain.training.population_based_training"),
+    *("gradchain.dpsgd", "gradchain.perturbations.make_perturbed_fun", "gradchain.minimize", "gradchain.lbfgs"),
+    *("gradchain.scale_by_gauss_newton", "gradchain.scale_by_newton_cg"),
 }
-"""Examples that train for seconds."""
+"""Examples that train or compile for seconds."""
 
 
 def with_examples():

@@ -133,7 +133,10 @@ def test_cbrt_has_a_derivative_at_zero():
     np.testing.assert_allclose(jax.vmap(jax.grad(gc.numerics.cbrt))(x), [0, 1 / 12, 1 / 12], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", "float32", "complex64", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))],
+)
 def test_hutchinsons_estimate_of_a_diagonal_hessian_is_exact(dtype):
     with jax.enable_x64(dtype == "float64"):
         tx, params = gc.hutchinson_estimator_diag_hessian(), trees.standard(dtype)
