@@ -214,7 +214,7 @@ def public(function: F) -> F:
         constructor = "__init__" if "__init__" in vars(cls) else "__new__"
         own = getattr(cls, constructor)
         if own is object.__new__:  # a class whose objects are made without arguments, and subclasses as they like
-            return function
+            return function  # pyright: ignore[reportReturnType]
         _, *parameters = inspect.signature(own).parameters.values()
         cls.__signature__ = readable(inspect.Signature(parameters))
         setattr(cls, constructor, _checked(own, cls.__name__, cls.__signature__))

@@ -79,9 +79,7 @@ WORDS = {
         "change learning rate, set learning rate, inject_hyperparams, schedule, "
         "warmup cosine schedule, warmup cosine, cosine decay, learning rate schedule"
     ),
-    "training_loop": (
-        "training loop, fit, early stopping, validation, epochs, data loader"
-    ),
+    "training_loop": ("training loop, fit, early stopping, validation, epochs"),
     "performance": "slow, speed, recompilation, compile time, donate buffers",
     "routing": (
         "weight decay mask, mask, parameter groups, different learning rates, "
@@ -91,6 +89,10 @@ WORDS = {
     "sharding": (
         "sharding, multiple gpus, multi-gpu, distributed, data parallel, zero, fsdp, "
         "pmap, tpu"
+    ),
+    "data": (
+        "dataloader, data loader, grain, tf.data, generator, batches, dataset, "
+        "memory-mapped, memmap, steps_per_call, prefetch, double buffering"
     ),
     "checkpoints": "checkpoint, checkpoints, orbax, save a run, restore",
     "populations": (

@@ -48,7 +48,7 @@ class Transform(Value):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "init" in vars(cls):
+        if callable(vars(cls).get("init")):
             cls.init = _for_shapes_too(cls.init)
 
     @classmethod

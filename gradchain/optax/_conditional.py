@@ -186,7 +186,8 @@ class Accumulate(Inner):
         )
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        every = self.every_k_schedule(state.gradient_step) if callable(self.every_k_schedule) else self.every_k_schedule
+        schedule: Any = self.every_k_schedule
+        every: Any = schedule(state.gradient_step) if callable(schedule) else schedule
         skip, skip_state = self._skip(updates, state.gradient_step, params)
         acc = jax.tree.map(lambda g, a: self._sum(g, a, state.mini_step), updates, state.acc_grads)
         full = state.mini_step == every - 1

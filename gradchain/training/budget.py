@@ -80,7 +80,7 @@ class Budget(NamedTuple):
         if isinstance(self.total, Epochs):
             return [None] * self.total.number
         full, rest = divmod(self.total.number, self.every.number)
-        return [self.every.number] * full + [rest] * (rest > 0)
+        return [*[self.every.number] * full, *[rest] * (rest > 0)]
 
     @property
     def row_unit(self) -> Literal["step", "epoch"]:

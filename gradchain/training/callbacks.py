@@ -13,7 +13,7 @@ from gradchain.arguments import check_whole
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import plain_number
-from gradchain.training.measuring import measured
+from gradchain.training.measuring import COUNTS, measured
 
 Event = Literal["step", "evaluation", "checkpoint", "end"]
 
@@ -138,7 +138,7 @@ class Callback:
     Example:
       >>> class StopWhenGood(Callback):
       ...     def on_evaluation(self, record):
-      ...         return record.metrics["val_accuracy"] > 0.99
+      ...         return record.metrics["val_loss"] < 0.01
       >>> fit(loss_fn, params, tx, data, epochs=100, batch_size=32, validation=test, callbacks=[StopWhenGood()])
     """
 
@@ -232,7 +232,7 @@ class Callbacks:
         self._all: Sequence[Callback] = [*callbacks]
         for callback in self._all:
             if not isinstance(callback, Callback):  # pyright: ignore[reportUnnecessaryIsInstance]
-                hint = f"; write {callback.__name__}(...)" if isinstance(callback, type) else ""
+                hint = f"; write {callback.__name__}(...)" if isinstance(callback, type) else ""  # pyright: ignore
                 raise TypeError(
                     "callbacks: expected objects of a class that derives from gradchain.training.Callback, got "
                     f"{callback!r}{hint}"
@@ -295,14 +295,14 @@ class Callbacks:
         """
         if not self._all:
             return
-        numbers, watched = jax.device_get((dict(numbers), dict(watched)))
+        numbers, found = jax.device_get((dict(numbers), dict(watched)))
         now = time.perf_counter()
         seconds = now - self._measured_at if count in self._lengths else None  # the first of a length was compiled
         self._measured_at = now
         self._lengths.add(count)
         numbers = {name: float(x) for name, x in numbers.items() if not name.startswith("val_")}
-        counts = {name: int(watched.pop(name)) for name in ("skipped", "clipped") if name in watched}
-        self._last = jax.tree.map(plain_number, watched)
+        counts = {name: int(found.pop(name)) for name in COUNTS if name in found}
+        self._last = jax.tree.map(plain_number, found)
         for key, stretch in self._stretches.items():
             self._stretches[key] = stretch.and_then(numbers, examples, counts, seconds)
         for every in [every for every in self.intervals if step % every == 0]:

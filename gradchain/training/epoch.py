@@ -175,7 +175,8 @@ def as_key(seed: Any, where: str) -> Array:
 class Order(NamedTuple):
     """How the examples of arrays are divided into batches; hashable."""
 
-    batch_size: int
+    batch_size: Any
+    """Examples in a step; ``None`` where a stream's first batch tells."""
     shuffle: bool = True
     remainder: Remainder = "drop"
 
@@ -255,7 +256,7 @@ def scan_objective(
             carry, one = take(watch, carry, last, len(head))
             found.append(jax.tree.map(lambda x: jnp.asarray(x)[None], one))
     metrics, sizes = found[0][:2] if len(found) == 1 else _append(*(x[:2] for x in found))
-    return Scanned(*carry, metrics, sizes, summed([x[2] for x in found]))
+    return Scanned(carry[0], carry[1], metrics, sizes, summed([x[2] for x in found]))
 
 
 def scan_window(
@@ -282,10 +283,12 @@ def scan_window(
         room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
         carry, (metrics, sizes, counts) = lax.fori_loop(0, full - (watch is not None), body, (start, room))
         if watch is None:
-            return Scanned(*carry, metrics, sizes, {})
+            return Scanned(carry[0], carry[1], metrics, sizes, {})
         carry, (*last, watched) = step(watch, full - 1, carry)
     metrics, sizes = jax.tree.map(lambda xs, x: xs.at[full - 1].set(x), (metrics, sizes), tuple(last))
-    return Scanned(*carry, metrics, sizes, summed([counts, jax.tree.map(lambda x: jnp.asarray(x)[None], watched)]))
+    return Scanned(
+        carry[0], carry[1], metrics, sizes, summed([counts, jax.tree.map(lambda x: jnp.asarray(x)[None], watched)])
+    )
 
 
 def scan_rest(
@@ -296,7 +299,8 @@ def scan_rest(
     take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
     with hints_at_batches(data):
         carry, one = take(watch, (variables, state), batches.rest, len(batches.full))
-    return Scanned(*carry, *jax.tree.map(lambda x: jnp.asarray(x)[None], one[:2]), one[2])
+    metrics, sizes = jax.tree.map(lambda x: jnp.asarray(x)[None], one[:2])
+    return Scanned(carry[0], carry[1], metrics, sizes, one[2])
 
 
 def _taking(

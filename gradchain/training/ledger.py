@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -58,7 +59,10 @@ class Ledger:
       ValueError: if its numbers are out of range, or it doesn't say which value of its column is best.
     """
 
-    def __init__(self, stopping: EarlyStopping | None, validates: bool, tx: Transform, unit: str, goes_on: bool):
+    def __init__(
+        self, stopping: EarlyStopping | None, validates: bool, tx: Transform, unit: str, goes_on: bool,
+        renew: Callable[[Variables[Any]], Variables[Any]] = lambda variables: variables,
+    ):  # fmt: skip
         if stopping is not None:
             if not isinstance(stopping, EarlyStopping):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(
@@ -72,7 +76,7 @@ class Ledger:
         self.stopping = None if stopping is None else self.rule
         """The rule that ends the run, with all its defaults written out."""
         self._tx, self._unit, self._goes_on, self._guarded = tx, unit, goes_on, _is_guarded(tx)
-        self._warned = False
+        self._warned, self._renew = False, renew
 
     def begin(self, variables: Variables[Any], state: Any, position: Position) -> Snapshot:
         """Return the run before its first step."""
@@ -139,8 +143,12 @@ class Ledger:
     def chosen(self, run: Snapshot) -> tuple[Variables[Any], Variables[Any]]:
         """Return the variables to return, and those with evaluation weights."""
         if run.best:
-            return run.best[0], run.best[0]._replace(params=run.best[1])
-        return run.variables, for_evaluation(self._tx, run.state, run.variables)
+            return run.best[0], self._renew(run.best[0]._replace(params=run.best[1]))
+        return run.variables, self.weights(run)
+
+    def weights(self, run: Snapshot) -> Variables[Any]:
+        """Return the variables with evaluation weights, and with the state that belongs to them if that is wanted."""
+        return self._renew(for_evaluation(self._tx, run.state, run.variables))
 
 
 def _mean(parts: tuple[tuple[dict[str, float], int], ...]) -> dict[str, float]:

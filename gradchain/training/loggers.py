@@ -163,7 +163,7 @@ class JSONLogger(FileLogger):
 
     Example:
       >>> fit(loss_fn, params, tx, data, epochs=20, batch_size=32, callbacks=[JSONLogger("run.jsonl", every=100)])
-      >>> rows = [json.loads(line) for line in open("run.jsonl")]
+      >>> rows = [json.loads(line) for line in pathlib.Path("run.jsonl").read_text().splitlines()]
     """
 
     def _parsed(self, lines: list[str]) -> Iterable[dict[str, Any]]:

@@ -18,12 +18,12 @@ from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, history_of
 from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.recipe import Recipe, check_validation
+from gradchain.training.recipe import Recipe, check_renews, check_validation, compiled_renewal
 from gradchain.training.resuming import SavedRun, configuration
 from gradchain.training.running import Running, begin_at, transform_for
 from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
-from gradchain.training.variables import checked
+from gradchain.training.variables import Variables, checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -67,6 +67,7 @@ def fit(
     progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | Steps | Epochs = 1, checkpoint_keep: int = 3, callbacks: Sequence[Callback] = (),
+    renew_state: bool = False,
 ) -> FitResult[T]:  # fmt: skip
     """Train for some epochs or steps, and return the model and the history.
 
@@ -145,6 +146,9 @@ def fit(
         and ``state`` are read from it. ``None`` saves nothing.
       checkpoint_every: how often there is a checkpoint; one is always saved at the end of the run and on Ctrl-C.
       checkpoint_keep: how many of the latest checkpoints to keep.
+      renew_state: give the evaluation weights a model state of their own, by a pass over the data before each
+        validation and at the end, see :func:`~gradchain.training.renew_state`: for averaged weights in a model with
+        BatchNorm. The state in ``params`` stays that of the training. Needs data in arrays.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
@@ -166,34 +170,42 @@ def fit(
         validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
-    tx, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
+    made, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
         if source.batch_size is not None:
             check_divides(mesh, source.batch_size)
-        placement, tx, variables, state = place(mesh, tx, variables, state)
+        placement, made, variables, state = place(mesh, made, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    ledger = Ledger(early_stopping, validation is not None, tx, f"{budget.unit}s", on_divergence == "continue")
+    if renew_state:
+        check_renews(recipe, source.arrays)
+        recipe = recipe._replace(renews=True)
+
+    def renew(variables: Variables[Any]) -> Variables[Any]:
+        return compiled_renewal(recipe, variables, source.arrays, key) if renew_state else variables
+
+    goes_on = on_divergence == "continue"
+    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renew)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
-    start = ledger.begin(variables, tx.init(variables.params) if state is None else state, position)
+    start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
-    told = functools.partial(configuration, options, tx, variables, source.arrays, validation)
+    told = functools.partial(configuration, options, made, variables, source.arrays, validation)
     every = budget.amount("checkpoint_every", checkpoint_every)
     before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
-        source.opened(recipe, tx, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
+        source.opened(recipe, made, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
         watching,
     ):
         now = saved.run.now
         watching.start(
             Run(
-                tx=tx, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
+                tx=made, batch_size=source.batch_size, step=before + now.steps, epoch=saved.run.position.epoch,
                 total_steps=None if total is None else before + total, steps_per_epoch=source.per_epoch,
                 monitor=ledger.goal.column,
                 total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
             )
         )  # fmt: skip
-        stopped = Running(feed, recipe, tx, budget, ledger, validation, saved, watching, before).go()
+        stopped = Running(feed, recipe, made, budget, ledger, validation, saved, watching, before).go()
     run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(

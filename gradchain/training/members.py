@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.arguments import check_whole
+from gradchain.compiled import Compiled
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks
 from gradchain.training.epoch import as_key
 from gradchain.training.progress import tick
@@ -141,7 +142,7 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
     return members._replace(variables=variables, state=state), costs, rows
 
 
-def compiled(program: Callable[..., Any], task: Task) -> Callable[..., Any]:
+def compiled(program: Compiled, task: Task) -> Callable[..., Any]:
     """Return a compiled program, or for a stream its function, whose parts are compiled each by itself."""
     return program.function if isinstance(task.data, Stream) else program
 

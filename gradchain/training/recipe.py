@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain.arguments import check_whole
+from gradchain.compiled import Compiled
 from gradchain.training.epoch import (
     Order,
     Remainder,
@@ -19,6 +20,7 @@ from gradchain.training.epoch import (
 )
 from gradchain.training.history import named_numbers
 from gradchain.training.objective import Objective
+from gradchain.training.renewal import renew
 from gradchain.training.step import Metrics, Watch
 from gradchain.training.variables import Variables, for_evaluation
 from gradchain.tree import Tree
@@ -34,11 +36,13 @@ class Recipe(NamedTuple):
     order: Order
     validation_batch_size: int | None
     watch: Watch | None = None
+    renews: bool = False
+    """Whether evaluation weights get a model state of their own, see :func:`~gradchain.training.renew_state`."""
 
     @classmethod
     def of(
-        cls, loss_fn: Callable[..., Any], has_aux: bool, takes_key: bool, metrics: MetricsFn | None, batch_size: int,
-        shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
+        cls, loss_fn: Callable[..., Any], has_aux: bool, takes_key: bool, metrics: MetricsFn | None,
+        batch_size: int | None, shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
     ) -> Self:  # fmt: skip
         """Return the recipe of what callers of a training loop hand in."""
         objective, order = Objective.of(loss_fn, has_aux, takes_key), Order(batch_size, shuffle, remainder)
@@ -64,7 +68,8 @@ class Recipe(NamedTuple):
     def options(self) -> dict[str, Any]:
         """Return what it holds besides functions, by name."""
         objective = {name: getattr(self.objective, name) for name in ("has_aux", "takes_key")}
-        return {**self.order._asdict(), "validation_batch_size": self.validation_batch_size, **objective}
+        own = {"validation_batch_size": self.validation_batch_size, "renew_state": self.renews}
+        return {**self.order._asdict(), **own, **objective}
 
 
 def check_validation(recipe: Recipe, validation: Tree | None) -> None:
@@ -85,7 +90,8 @@ def run_epoch(
     scanned = scan_objective(recipe.objective, variables, tx, state, data, key, recipe.order, steps, recipe.watch)
     row = named_numbers(scanned.mean())
     if validation is not None:
-        row |= validate(recipe, for_evaluation(tx, scanned.state, scanned.variables), validation)
+        weights = for_evaluation(tx, scanned.state, scanned.variables)
+        row |= validate(recipe, renewed(recipe, weights, data, key) if recipe.renews else weights, validation)
     return scanned, row
 
 
@@ -102,6 +108,26 @@ def run_epochs(
 
     (variables, state), rows = lax.scan(body, (variables, state), numbers)
     return variables, state, rows
+
+
+def renewed(recipe: Recipe, variables: Variables[Any], data: Tree, key: Array) -> Variables[Any]:
+    """Return variables with their state renewed by a pass over the data. Pure."""
+    key_of_loss = key if recipe.objective.takes_key else None
+    return renew(recipe.objective, variables, data, recipe.order.batch_size, key_of_loss)
+
+
+compiled_renewal = Compiled(renewed)
+
+
+def check_renews(recipe: Recipe, data: Tree | None) -> None:
+    """Raise an error if a model's state can't be renewed."""
+    if not recipe.objective.has_state:
+        raise TypeError("renew_state: params has no state to renew; hand in Variables(params, model_state)")
+    if data is None:
+        raise ValueError(
+            "renew_state=True needs data in arrays, which are passed over again; after a run on a stream, call "
+            "renew_state(loss_fn, result.eval_params, arrays, batch_size=...)"
+        )
 
 
 def validate(recipe: Recipe, variables: Variables[Any], validation: Tree) -> dict[str, Array]:

@@ -14,7 +14,7 @@ _ordered = jax.jit(random_order, static_argnums=1)
 
 def stays_on_host(data: Tree, device_memory: int | None) -> bool:
     """Tell whether arrays are too large for the device: for the given bytes, or else because they are memory-mapped."""
-    leaves = jax.tree.leaves(data)
+    leaves = jax.tree.leaves(data, is_leaf=lambda x: hasattr(x, "__next__"))
     if not leaves or not all(isinstance(x, np.ndarray) for x in leaves):
         return False
     if device_memory is None:

@@ -17,7 +17,6 @@ from gradchain.training.positions import Position
 from gradchain.training.recipe import Recipe, validate
 from gradchain.training.resuming import SavedRun
 from gradchain.training.sources import Launched, Source, Tip
-from gradchain.training.variables import for_evaluation
 from gradchain.tree import Tree
 
 
@@ -127,8 +126,7 @@ class Running:
         """Return what is measured on the validation data, unless it came with the steps."""
         if self._validation is None or any(name.startswith("val_") for name in launched.row):
             return {}
-        variables = for_evaluation(self._tx, run.state, run.variables)
-        numbers = jax.device_get(_compiled_validation(self._recipe, variables, self._validation))
+        numbers = jax.device_get(_compiled_validation(self._recipe, self._ledger.weights(run), self._validation))
         return {name: float(x) for name, x in numbers.items()}
 
 

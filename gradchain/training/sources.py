@@ -272,14 +272,14 @@ def run_block(
 
     inputs, carry = (batches, weights, first + jnp.arange(len(sizes))), (variables, state)
     if recipe.watch is None:
-        carry, (metrics, watched) = lax.scan(lambda *x: take(*x, None), carry, inputs)
+        carry, (metrics, watched) = lax.scan(lambda carry, x: take(carry, x, None), carry, inputs)
     else:
         head, last = jax.tree.map(lambda x: x[:-1], inputs), jax.tree.map(lambda x: x[-1:], inputs)
-        carry, many = lax.scan(lambda *x: take(*x, counting(recipe.watch)), carry, head)
-        carry, one = lax.scan(lambda *x: take(*x, recipe.watch), carry, last)
+        carry, many = lax.scan(lambda carry, x: take(carry, x, counting(recipe.watch)), carry, head)
+        carry, one = lax.scan(lambda carry, x: take(carry, x, recipe.watch), carry, last)
         metrics = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x]), many[0], one[0])
         watched = summed([many[1], one[1]])
-    scanned = Scanned(*carry, metrics, jnp.asarray(sizes), watched)
+    scanned = Scanned(carry[0], carry[1], metrics, jnp.asarray(sizes), watched)
     return _kept(recipe, scanned, named_numbers(scanned.mean()))
 
 

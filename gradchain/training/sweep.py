@@ -167,6 +167,11 @@ def sweep(
         one = as_transform(tx)
         return task.run(one, count_runs(one, len(keys)))
     txs = _named(tx)
+    if isinstance(data, Stream) and not data.repeats and len(txs) > 1:
+        raise ValueError(
+            "sweep: data: an iterator gives its batches only once, so several optimizers can't be compared on the same "
+            "ones; hand in a list, a data loader, or a function of the epoch's number that returns an iterator"
+        )
     runs = {name: count_runs(one, len(keys), f"sweep: {name}", alone=len(txs) == 1) for name, one in txs.items()}
     return SweepComparison.of({name: task.run(one, runs[name], f"sweep: {name}") for name, one in txs.items()})
 

@@ -11,7 +11,8 @@ from gradchain.arguments import described, is_numeric
 from gradchain.tree import Tree
 
 OWN_LOOP = (
-    "for a loop of your own:\n"
+    "for training.fit (a data loader, or a function of the epoch's number: lambda epoch: iter(batches)), or for a loop "
+    "of your own:\n"
     "  step, state = training.make_step(loss_fn, tx), tx.init(params)\n"
     "  for batch in batches: params, state, metrics = step(params, state, batch)"
 )

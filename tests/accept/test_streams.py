@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import pathlib
+import re
 
 import grain
 import jax
@@ -176,6 +178,14 @@ def test_files_larger_than_the_device_may_hold_are_trained_on_in_the_same_order(
     whole = train(jax.tree.map(np.asarray, {"x": np.array(data["x"]), "y": data["y"]}))
     np.testing.assert_allclose(streamed.params, whole.params, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(streamed.history.step_loss, whole.history.step_loss, rtol=1e-5)
+
+
+def test_the_page_on_data_runs():
+    """With its blocks for libraries that the other tests of pages lack."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```$", page, re.M | re.S)
+    assert sum("import torch" in block or "import grain" in block for block in blocks) == 2
+    exec(compile("\n".join(blocks), "data.md", "exec"), {})
 
 
 def test_early_stopping_and_an_endless_stream():

@@ -10,7 +10,7 @@ import pytest
 import gradchain as gc
 from gradchain.core.rule import Rule
 from tests import trees
-from tests.registry import ROWS, Row
+from tests.registry import FAMILIES, ROWS, Row
 
 STEPS = 3
 FAST = ("float32", "bfloat16")
@@ -73,12 +73,14 @@ def cases(
 ) -> Any:
     """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``.
 
-    Rows that others stand for are tested in the dtypes ``FAST`` alone.
+    Rows that others stand for are tested in the dtypes ``FAST`` alone, and slowly in half precision.
     """
+
+    def marks(row: Row, dtype: str) -> list[Any]:
+        return [pytest.mark.slow] if slow(row) or dtype not in fast or (secondary(row) and dtype != "float32") else []
+
     parameters = [
-        pytest.param(
-            (row, dtype), id=f"{row}-{dtype}", marks=[pytest.mark.slow] if slow(row) or dtype not in fast else []
-        )
+        pytest.param((row, dtype), id=f"{row}-{dtype}", marks=marks(row, dtype))
         for row in rows
         for dtype in (FAST if secondary(row) else (*FAST, *SLOW))
         if dtype not in row.excludes and dtype not in without(row)
@@ -99,6 +101,18 @@ def firsts() -> frozenset[Row]:
     for row in ROWS:
         rows.setdefault(type(row.build()), row)
     return frozenset(rows.values())
+
+
+@functools.cache
+def heads() -> frozenset[Row]:
+    """Return the first rule of each family of the registry."""
+    families = [[row for row in family if not beside_the_rules(row)] for family in FAMILIES]
+    return frozenset(rules[0] for rules in families if rules)
+
+
+def follows(row: Row) -> bool:
+    """Whether a row of its family stands for it in what no rule has a hand in, such as travelling through JAX."""
+    return row not in heads()
 
 
 def beside_the_rules(row: Row) -> bool:

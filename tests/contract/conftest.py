@@ -13,7 +13,8 @@ def pytest_collection_modifyitems(items):
 
     def key(item):
         params = (getattr(item, "callspec", None) and item.callspec.params) or {}
-        row, dtype = params.get("case") or (params.get("row"), "float32")
+        case = params.get("case")
+        row, dtype = case if isinstance(case, tuple) and len(case) == 2 else (params.get("row"), "float32")
         return (order[row], dtype) if isinstance(row, Row) else (-1, "")
 
     items.sort(key=key)

@@ -13,7 +13,7 @@ from gradchain.core.hyper import KeyKind, Number
 from gradchain.core.hyperparams import walk
 from gradchain.introspect.catalogue import constructors
 from tests import trees
-from tests.contract.cases import each
+from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 
 GRADIENT = trees.at(trees.stream(1), 0)
@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_single_number(row):
         updating(row, value=None, params=trees.standard())
 
 
-@each(READS_THE_LOSS)
+@each(READS_THE_LOSS, slow=secondary)
 def test_a_loss_of_any_real_type_or_one_for_each_lane_of_a_vmap(row):
     for value in (3, 3.0, np.float32(3), np.int64(3), jnp.float32(3), jnp.bfloat16(3), jnp.int32(3)):
         updating(row, value=value, params=trees.standard())

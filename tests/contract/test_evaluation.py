@@ -14,8 +14,10 @@ from tests import trees
 from tests.contract.cases import STEPS, beside_the_rules, each, secondary
 from tests.registry import ROWS
 from tests.registry.averages import AVERAGES
+from tests.unit.test_routing_laws import law
 
 STAGES = st.sampled_from([row for row in ROWS if not row.random])
+SEEDS = st.integers(0, 2**16)
 
 
 def descended(tx, params, gradients, extra):
@@ -51,7 +53,7 @@ def test_evaluation_weights_start_as_the_parameters_and_keep_their_kind(row):
     trees.assert_close(jax.jit(lambda *args: gc.eval_params(tx, *args))(state, params), weights, 1e-2)
 
 
-@given(STAGES, STAGES, st.integers(0, 2**16))
+@law(STAGES, STAGES, SEEDS, few=4, many=25)
 def test_evaluation_weights_commute_with_chain(first, second, seed):
     a, b = first.build(), second.build()
 
@@ -67,7 +69,7 @@ def test_evaluation_weights_commute_with_chain(first, second, seed):
     trees.assert_close(gc.eval_params(nested, state, params), one_by_one, 1e-6)
 
 
-@given(STAGES, st.integers(0, 2**16))
+@law(STAGES, SEEDS, few=6, many=25)
 def test_evaluation_weights_are_the_same_through_what_routes_and_accumulates(row, seed):
     start, gradients = trees.standard(seed=seed), trees.stream(STEPS, seed=seed)
 
@@ -86,7 +88,7 @@ def test_evaluation_weights_are_the_same_through_what_routes_and_accumulates(row
         trees.assert_close(weights(around), expected, 0)
 
 
-@given(st.sampled_from(WITH_WEIGHTS), st.sampled_from(WITH_WEIGHTS), st.integers(0, 2**16))
+@given(st.sampled_from(WITH_WEIGHTS), st.sampled_from(WITH_WEIGHTS), SEEDS)
 def test_evaluation_weights_of_both_branches_are_an_error(first, second, seed):
     tx = gc.parallel(first.build(), second.build(), merge=gc.tree.add)
     params, state = descended(tx, trees.standard(seed=seed), trees.stream(STEPS, seed=seed), extra_of(first, second))

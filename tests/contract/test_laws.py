@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import each, secondary
+from tests.contract.cases import each, follows
 from tests.registry import ROWS
 from tests.registry.row import no_extra
+from tests.unit.test_routing_laws import law
 
 STEPS = 5
 STAGES = st.sampled_from([row for row in ROWS if not row.random])
@@ -29,7 +30,7 @@ def updates_of(tx, seed=0, scale=1.0, extra=no_extra):
     return results
 
 
-@given(STAGES, STAGES, STAGES, SEEDS)
+@law(STAGES, STAGES, STAGES, SEEDS, few=4, many=25)
 def test_chain_is_associative(first, second, third, seed):
     a, b, c = first.build(), second.build(), third.build()
 
@@ -41,7 +42,7 @@ def test_chain_is_associative(first, second, third, seed):
     trees.assert_close(updates_of(gc.chain(a, gc.chain(b, c)), seed, extra=extra), flat, 0)
 
 
-@each(slow=secondary)
+@each(slow=follows)
 def test_identity_is_the_identity_of_chain(row):
     alone = updates_of(row.build(), extra=row.extra)
     for tx in (gc.chain(row.build()), gc.chain(gc.identity(), row.build()), gc.chain(row.build(), gc.chain())):

@@ -10,7 +10,7 @@ import pytest
 import gradchain as gc
 from gradchain.schedules import constant_schedule
 from tests import trees
-from tests.contract.cases import STEPS, beside_the_rules, case_of, each, least, secondary
+from tests.contract.cases import STEPS, beside_the_rules, case_of, each, follows, least, secondary
 from tests.contract.numbers import TYPES, changed, neighbour, numbers_of
 from tests.registry import ROWS
 
@@ -76,7 +76,7 @@ def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
             np.testing.assert_allclose(derivative, (up - down) / (2 * h), rtol=1e-6, atol=1e-6)
 
 
-@each([row for row in WITH_NUMBERS if not row.numbers_in_state], slow=beside_the_rules)
+@each([row for row in WITH_NUMBERS if not row.numbers_in_state], slow=follows)
 def test_whether_a_number_is_a_schedule_changes_neither_state_nor_updates(row):
     tx, params, gradients = row.build(), least(row, trees.standard()), least(row, trees.stream(STEPS))
     plain = {name: value for name, value in numbers_of(tx).items() if isinstance(value, float) and name.count(".") < 2}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import trees
-from tests.contract.cases import case_of, each
+from tests.contract.cases import case_of, each, secondary
 from tests.registry import ROWS, Row
 
 STEPS = 100
@@ -76,13 +76,18 @@ def descend_exactly(row: Row, dtype: str, disturbance: float = 0.0) -> Any:
     return path
 
 
-def condition(row: Row, dtype: str) -> float:
+def check_descent(row: Row, dtype: str, tolerance: float) -> None:
+    """Assert that ours is the oracle's way down, to a tolerance times how ill-conditioned that way is."""
+    exact = descend_exactly(row, dtype)
+    trees.assert_close(descend(row, dtype), exact, tolerance * condition(row, dtype, exact))
+
+
+def condition(row: Row, dtype: str, exact: Any) -> float:
     """Return how many times the exact descent enlarges a small relative change of its start.
 
     It is 1 for most. RMSprop without momentum jumps to and fro over the minimum, at a constant rate, and each jump
     divides by a root mean square that is small there: an error grows 40-fold within 100 steps.
     """
-    exact = descend_exactly(row, dtype)
     return max(1.0, trees.relative_error(descend_exactly(row, dtype, 1e-9), exact) / 1e-9)
 
 
@@ -93,18 +98,16 @@ def test_double_precision(row, dtype, x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("complex64", marks=pytest.mark.slow)])
-@each([row for row in WITH_ORACLE if not row.composed])
+@each([row for row in WITH_ORACLE if not row.composed], slow=secondary)
 def test_single_precision(row, dtype):
     trees.assert_close(*on_a_stream(row, dtype), SINGLE * (steepness(row, dtype) if row.steep else 1))
 
 
-@each([row for row in WITH_ORACLE if row.descends])
+@each([row for row in WITH_ORACLE if row.descends], slow=secondary)
 def test_descent_in_double_precision(row, x64):
-    tolerance = DOUBLE * condition(row, "float64")
-    trees.assert_close(descend(row, "float64"), descend_exactly(row, "float64"), tolerance)
+    check_descent(row, "float64", DOUBLE)
 
 
-@each([row for row in WITH_ORACLE if row.descends])
+@each([row for row in WITH_ORACLE if row.descends], slow=secondary)
 def test_descent_in_single_precision(row):
-    tolerance = SINGLE * condition(row, "float32")
-    trees.assert_close(descend(row, "float32"), descend_exactly(row, "float32"), tolerance)
+    check_descent(row, "float32", SINGLE)

@@ -1,11 +1,13 @@
 """State can be carried, donated and compiled: it is a fixed point of update, and shares no memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import cases, each, secondary, spared
+from tests.contract.cases import cases, each, follows, secondary, spared
 from tests.registry import ROWS
 
 
@@ -20,13 +22,23 @@ def test_state_and_updates_keep_structure_shape_dtype_and_weak_type(case):
             trees.assert_same_kind(updates, case.params)
 
 
+@each([row for row in ROWS if secondary(row) and "bfloat16" not in row.excludes])
+def test_a_trace_in_half_precision_keeps_them_too(row):
+    """Rows that others stand for aren't compiled in half precision, but their own dtypes are seen in a trace."""
+    tx, params, gradient = row.build(), trees.standard("bfloat16"), trees.at(trees.stream(1, "bfloat16"), 0)
+    state = jax.eval_shape(tx.init, params)
+    updates, now = jax.eval_shape(functools.partial(row.update, tx), gradient, state, params)
+    trees.assert_same_kind(now, state)
+    trees.assert_same_kind(updates, jax.eval_shape(lambda: params))
+
+
 @cases()
 def test_jit_equals_eager(case):
     eager, compiled = case.loop(case.update), case.loop(case.step)
     case.assert_close(compiled, eager)
 
 
-@cases(fast=("float32",), slow=secondary, without=lambda row: spared(row, "float16", "float64"))
+@cases(fast=("float32",), slow=follows, without=lambda row: spared(row, "float16", "float64"))
 def test_a_scan_with_donated_carry_equals_the_loop(case):
     def body(carry, gradient):
         params, state = carry
@@ -47,7 +59,7 @@ def pointers(tree):
     return [x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) if x.size]
 
 
-@each()
+@each(slow=secondary)
 def test_no_two_arrays_share_a_buffer(row):
     tx, params = row.build(), trees.standard()
     for init in (tx.init, jax.jit(tx.init)):

@@ -70,7 +70,7 @@ def test_all_kinds_of_nests_in_any_dtype_compiled(row, dtype):
         check(row, trees.nests(dtype), jax.jit, 3 * TOLERANCE[dtype])
 
 
-@each(ANY_TREE)
+@each(ANY_TREE, slow=secondary)
 def test_none_in_gradients_leaves_that_parameter_alone(row):
     tx, params = row.build(), trees.standard()
     gradient = {**trees.at(trees.stream(1), 0), "kernel": None}

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 import gradchain as gc
 import gradchain.schedules
 from tests import public, trees
-from tests.contract.cases import beside_the_rules, case_of, each, secondary
+from tests.contract.cases import case_of, each, follows, secondary
 from tests.contract.numbers import changed, numbers_of
 from tests.registry import ROWS
 
@@ -101,7 +101,7 @@ def test_is_a_pytree_of_its_numbers(row):
         assert jax.tree.leaves(treedef.unflatten([placeholder] * len(leaves)), is_leaf=lambda x: x is None) is not None
 
 
-@each([row for row in ROWS if not secondary(row)], slow=beside_the_rules)
+@each([row for row in ROWS if not secondary(row)], slow=follows)
 def test_works_as_a_static_argument_under_shard_map_and_eval_shape(row):
     case, traces = case_of(row, "float32"), []
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -126,7 +126,7 @@ def test_works_as_a_static_argument_under_shard_map_and_eval_shape(row):
     assert len(traces) == 1
 
 
-@each([row for row in ROWS if not secondary(row)], slow=beside_the_rules)
+@each([row for row in ROWS if not secondary(row)], slow=follows)
 def test_travels_in_containers_through_scan_cond_and_checkpoint(row):
     case = case_of(row, "float32")
 

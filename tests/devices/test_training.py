@@ -15,9 +15,9 @@ import gradchain as gc
 from gradchain.training import fit, grid, make_step, sweep
 from gradchain.training.field import field_of
 from gradchain.training.hosts import check_shares, spread_data
-from gradchain.training.loop import Recipe, run_epoch
 from gradchain.training.placement import place
-from gradchain.training.step import Objective
+from gradchain.training.recipe import Recipe, run_epoch
+from gradchain.training.variables import Variables
 from tests.devices.layouts import mesh
 
 N = 61
@@ -91,11 +91,12 @@ def test_fit_takes_data_that_are_spread_already():
 
 def test_each_device_computes_on_its_part_of_a_batch():
     on = jax.make_mesh((8,), ("data",))
-    placement, tx, params, state = place(on, TX, PARAMS, None)
+    placement, tx, variables, state = place(on, TX, Variables(PARAMS), None)
     data = spread_data(on, jax.tree.map(lambda x: x[:56], examples()), "data")
-    recipe = Recipe(Objective(loss_fn, placement=placement), None, 16, True, "drop", None)
+    recipe = Recipe.of(loss_fn, False, False, None, 16, True, "drop", None)
+    recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     epoch = jax.jit(run_epoch, static_argnums=0)
-    text = epoch.lower(recipe, params, tx, state, data, None, jax.random.key(0)).compile().as_text()
+    text = epoch.lower(recipe, variables, tx, state, data, None, jax.random.key(0)).compile().as_text()
     forward, backward = re.findall(r"= f32(\[[\d,]*\])\S* dot\(", text)
     assert {forward, backward} <= {"[2,4]", "[4,8]", "[8,4]"}
     assert "[2,4]" in (forward, backward)

@@ -25,25 +25,26 @@ from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
 
-TRANSFORMS = [
-    *SCALING,
-    *MOMENTUM,
-    *ADAPTIVE,
-    *VARIANTS,
-    *SIGNS,
-    *LAYERWISE,
-    *FACTORED,
-    *DECAY,
-    *BOUNDS,
-    *ESTIMATED,
-    *CONSTRAINTS,
-    *VARIANT_TRANSFORMS,
-    *TRUST_REGION,
-    *QUASI_NEWTON,
-    *LINESEARCH,
-    *CURVATURE,
-]
 FAMILIES = [
+    SCALING,
+    MOMENTUM,
+    ADAPTIVE,
+    VARIANTS,
+    SIGNS,
+    LAYERWISE,
+    FACTORED,
+    DECAY,
+    BOUNDS,
+    ESTIMATED,
+    CONSTRAINTS,
+    VARIANT_TRANSFORMS,
+    TRUST_REGION,
+    QUASI_NEWTON,
+    LINESEARCH,
+    CURVATURE,
+]
+TRANSFORMS = [row for family in FAMILIES for row in family]
+CHAINS = [
     SGD,
     RMS,
     ADAM,
@@ -59,7 +60,7 @@ FAMILIES = [
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
 ]
-OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in FAMILIES for row in family]
+OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in CHAINS for row in family]
 COMBINATIONS = [
     *COMBINATORS,
     *ROUTING,
@@ -70,4 +71,4 @@ COMBINATIONS = [
 ]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
-__all__ = ["OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]
+__all__ = ["FAMILIES", "OPTIMIZERS", "ROWS", "TRANSFORMS", "Row"]

@@ -181,6 +181,17 @@ def test_nnx_trains_what_it_is_told_to():
     assert list(variables.model_state.arrays) == ["kernel"]
 
 
+def test_every_call_of_a_haiku_function_has_a_key_of_its_own():
+    def twice(apply, batch, training):
+        first, second = (apply(batch, is_training=training) for _ in range(2))
+        return jnp.mean(first), (first == 0) == (second == 0)
+
+    _, variables = split("haiku")
+    _, (state, alike) = training.haiku(HAIKU, twice)(*variables, X, KEY, training=True)
+    assert not alike.all()
+    assert state["batch_norm/~/mean_ema"]["counter"] == 2
+
+
 def plain_loss(params, batch):
     return jnp.mean(batch)
 

@@ -1,4 +1,7 @@
-"""Every row with a twin in Optax, live: 100 steps on the same gradients; and the intended differences, pinned."""
+"""Every row with a twin in Optax, live: 100 steps on the same gradients; and the intended differences, pinned.
+
+The contract suite holds all rows to oracles in NumPy, so that one rule of each family is enough in ``make test``.
+"""
 
 import functools
 
@@ -10,7 +13,7 @@ import pytest
 
 import gradchain as gc
 from tests import trees
-from tests.contract.cases import each, secondary
+from tests.contract.cases import each, follows
 from tests.registry import ROWS
 
 STEPS = 100
@@ -41,7 +44,7 @@ def test_single_precision(row):
     assert_agree(row, "float32", SINGLE)
 
 
-@each(WITH_OPTAX, slow=secondary)
+@each(WITH_OPTAX, slow=follows)
 def test_double_precision(row, x64):
     assert_agree(row, "float64", DOUBLE)
 

@@ -138,16 +138,16 @@ def test_a_row_names_what_is_known_shortly_but_clearly():
 
 
 def test_the_speed_is_that_of_steps_that_were_not_compiled(monkeypatch):
-    now = iter([0.0, 0.0, 100.0, 101.0, 103.0, 203.0, 303.0])
+    now = iter([0.0, 0.0, 100.0, 101.0, 103.0, 203.0, 303.0, 403.0, 404.0])
     clock = types.SimpleNamespace(perf_counter=lambda: next(now))
     monkeypatch.setattr("gradchain.training.callbacks.time", clock)
     heard = Heard(every=4)
     with Callbacks([heard]) as told:
         told.start(Run(tx=None))
-        for step, count in ((4, 4), (8, 4), (12, 4), (15, 3), (16, 1)):
+        for step, count in ((4, 4), (8, 4), (12, 4), (15, 3), (16, 1), (18, 2), (20, 2)):
             told.steps(step, 0, {"loss": 1.0}, count, 8 * count, {})
     speeds = [record.examples_per_second for record in heard.records("step")]
-    assert speeds == [None, 32.0, 16.0, None]
+    assert speeds == [None, 32.0, 16.0, None, 16.0]
 
 
 def test_without_callbacks_nothing_is_measured_or_due():
@@ -232,7 +232,7 @@ def test_a_function_of_the_epoch_is_told_what_it_was_always_told():
 PARAMS = {"w": jnp.array([3.0, 4.0]), "b": jnp.zeros(2)}
 LARGE = {"w": jnp.array([30.0, 40.0]), "b": jnp.zeros(2)}
 SMALL = {"w": jnp.array([0.3, 0.4]), "b": jnp.zeros(2)}
-INFINITE = {"w": jnp.array([jnp.inf, 0.0]), "b": jnp.zeros(2)}
+INFINITE = {"w": jnp.array([jnp.inf, 0.0]), "b": jnp.array([jnp.nan, 0.0])}
 
 
 def measure(tx, grads, steps=1):
@@ -284,6 +284,8 @@ def test_clipping_at_the_front_is_counted(make, clip):
 def test_clipping_elsewhere_is_not_taken_for_that_of_the_gradient():
     assert "clipped" not in measure(gc.chain(gc.scale(10.0), gc.clip(1.0)), SMALL)
     assert "clipped" not in measure(gc.accumulate(gc.chain(gc.clip(1.0), gc.sgd(0.1)), 2), LARGE)
+    assert "skipped" not in measure(gc.chain(gc.monitor({"skipped": gc.global_norm}), gc.sgd(0.1)), SMALL)
+    assert int(measure(gc.chain(gc.clip_by_global_norm(1.0), gc.clip(5.0)), LARGE)["clipped"]) == 1
     twice = gc.chain(gc.clip_by_global_norm(1.0), gc.clip(0.7), gc.sgd(0.1))
     assert int(measure(twice, LARGE)["clipped"]) == 1
     assert int(measure(twice, {"w": jnp.array([0.75, 0.0]), "b": jnp.zeros(2)})["clipped"]) == 1
@@ -297,6 +299,7 @@ def test_clipping_elsewhere_is_not_taken_for_that_of_the_gradient():
         gc.chain(gc.watch(gc.loss_scale(gc.adam(0.1)))),
         gc.accumulate(gc.adam(0.1), 2, should_skip_update_fn=gc.skip_not_finite),
         gc.apply_if_finite(gc.skip_spikes(gc.adam(0.1)), 5),
+        gc.partition(dict.fromkeys("ab", gc.apply_if_finite(gc.sgd(0.1), 5)), {"w": "a", "b": "b"}),
     ],
 )
 def test_skipped_steps_are_counted_once(tx):
@@ -498,12 +501,12 @@ def test_a_bar_shows_the_time_left_without_that_of_compilation(capsys, monkeypat
     with Callbacks([bar]) as told:
         told.start(Run(tx=None, total_steps=100))
         bar._bar.start_t -= 1000  # compilation took so long
-        told.steps(4, 0, {"loss": 1.0}, 4, 4, {})
+        told.steps(52, 0, {"loss": 1.0}, 4, 4, {})
         bar._bar.start_t -= 1
         monkeypatch.setattr("gradchain.training.loggers.INTERVAL", 0)
-        told.steps(24, 0, {"loss": 1.0}, 20, 20, {})
+        told.steps(72, 0, {"loss": 1.0}, 20, 20, {})
     last = capsys.readouterr().err.split("\r")[-1]
-    assert "24/100 [00:01<00:0" in last
+    assert "72/100 [00:01<00:01" in last
 
 
 def test_a_bar_counts_epochs_where_nobody_knows_the_steps(capsys):

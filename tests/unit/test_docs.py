@@ -24,11 +24,13 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
 LONG = {
+    "README",
     "accumulation_and_guards",
     "averaging",
     "checkpoints",
     "coming_from_keras",
     "equinox",
+    "coming_from_optax",
     "faq",
     "find_a_learning_rate",
     "fit_a_curve",
@@ -36,13 +38,18 @@ LONG = {
     "flax_nnx",
     "haiku",
     "is_it_working",
+    "minimise",
     "populations",
     "precision",
     "quickstart",
+    "resume",
+    "routing",
+    "second_order",
     "sharding",
     "training_loop",
     "tutorial_network",
     "tutorial_values",
+    "write_a_matrix_rule",
 }
 """Pages that train or compile for more than a few seconds."""
 

@@ -10,6 +10,8 @@ import functools
 import importlib
 import inspect
 import io
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,10 @@ CHECKER = doctest.OutputChecker()
 LONG = {
     *("gradchain.training.fit", "gradchain.training.sweep", "gradchain.training.hyperband"),
     *("gradchain.training.successive_halving", "gradchain.training.population_based_training"),
+    *("gradchain.dpsgd", "gradchain.perturbations.make_perturbed_fun", "gradchain.minimize", "gradchain.lbfgs"),
+    *("gradchain.scale_by_gauss_newton", "gradchain.scale_by_newton_cg"),
 }
-"""Examples that train for seconds."""
+"""Examples that train or compile for seconds."""
 
 
 def with_examples():
@@ -61,7 +65,15 @@ def surroundings():
     data = {"x": x, "y": jnp.sin(x)}
     params = {"encoder": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}, "norm": {"scale": jnp.ones(4)}}
     batch = jax.tree.map(lambda a: a[:32], data)
-    names |= {"jax": jax, "jnp": jnp, "np": np, "functools": functools, "partial": functools.partial}
+    names |= {
+        "json": json,
+        "pathlib": pathlib,
+        "jax": jax,
+        "jnp": jnp,
+        "np": np,
+        "functools": functools,
+        "partial": functools.partial,
+    }
     names |= {"data": data, "train": data, "test": batch, "batch": batch, "batches": [batch, batch]}
     names |= {"images": data["x"], "labels": data["y"], "x": jnp.array([1.0, 2.0, 0.0]), "key": key}
     names |= {"params": params, "specs": jax.tree.map(lambda _: P("x"), params), "P": P}

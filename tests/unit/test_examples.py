@@ -36,11 +36,12 @@ def test_logistic_regression():
     assert result["accuracy"] > 0.93
 
 
-@pytest.mark.parametrize("name", ["04_flax_linen", "05_flax_nnx"])
+@pytest.mark.parametrize("name", [pytest.param("04_flax_linen", marks=pytest.mark.slow), "05_flax_nnx"])
 def test_digits(name):
     assert run(name, epochs=5)["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_equinox():
     assert run("06_equinox", steps=100)["loss"] < 0.05
 
@@ -140,6 +141,7 @@ def test_precision_of_a_character_model():
     assert results["slots in int8"][3] < 2.3
 
 
+@pytest.mark.slow
 def test_minimising_from_many_starts_finds_all_four_minima():
     result = run("13_minimise")
     assert result["minima"] >= {(3.0, 2.0), (-2.81, 3.13), (-3.78, -3.28), (3.58, -1.85)}

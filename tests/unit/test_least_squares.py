@@ -28,7 +28,7 @@ def digits(found, certified):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("MGH09", "Misra1a") else pytest.mark.slow) for name in MODELS]
+    "name", [pytest.param(name, marks=() if name == "Misra1a" else pytest.mark.slow) for name in MODELS]
 )
 def test_certified_parameters_and_deviations_are_met_from_both_starts(name, x64):
     data = {k: np.asarray(v) for k, v in NIST[name].items()}
@@ -85,7 +85,7 @@ def in_parts(p):
     return {"first": r[:2], "rest": (r[2:6].reshape(2, 2), r[6:])}, jnp.abs(w[0])
 
 
-@pytest.mark.parametrize("method", ["dense", "cg"])
+@pytest.mark.parametrize("method", ["dense", pytest.param("cg", marks=pytest.mark.slow)])
 def test_complex_trees_with_auxiliary_output(method):
     exact = np.linalg.lstsq(A, B)[0]
     start = {"pair": (jnp.zeros(2, jnp.complex64), jnp.zeros((), jnp.complex64))}

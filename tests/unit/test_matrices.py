@@ -30,7 +30,7 @@ def updates_of(tx, gradients, params):
 
 @pytest.mark.parametrize("how", ["frobenius", "spectral", "schatten"])
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), pytest.param((5, 5), marks=pytest.mark.slow)])
 def test_convergent_coefficients_give_the_polar_factor(shape, dtype, how, x64):
     x = matrix(*shape, dtype=dtype)
     u, _, vh = np.linalg.svd(np.asarray(x), full_matrices=False)
@@ -51,7 +51,7 @@ def test_each_step_maps_the_singular_values_by_a_polynomial(shape, rows, how, x6
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (4, 2, 3)])
+@pytest.mark.parametrize("shape", [(6, 3), *(pytest.param(s, marks=pytest.mark.slow) for s in [(3, 6), (4, 2, 3)])])
 def test_agrees_with_optax(shape, how, x64):
     x, axes = matrix(*shape), (1, 2) if len(shape) == 3 else (0, 1)
     theirs = optax.contrib._muon.orthogonalize_via_newton_schulz(

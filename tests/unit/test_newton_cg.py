@@ -85,7 +85,7 @@ def test_a_step_that_does_not_gain_is_refused_and_the_radius_shrinks():
     assert state.info.gain_ratio < 0
 
 
-@pytest.mark.parametrize("power", [-80, 80])
+@pytest.mark.parametrize("power", [-80, pytest.param(80, marks=pytest.mark.slow)])
 def test_the_course_does_not_depend_on_the_units_of_the_function(power):
     params = jax.tree.map(jnp.float32, START)
     plain, _ = run(hills, TX, params, 5)

@@ -36,7 +36,8 @@ def test_a_page_becomes_cells_of_text_and_code_with_what_is_printed():
 
 
 @pytest.mark.slow
-def test_the_code_of_a_notebook_prints_what_the_notebook_says():
+def test_the_code_of_a_notebook_prints_what_the_notebook_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "notebook"}
     cells = json.loads((DOCS / "notebooks" / "tutorial.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gradchain as gc
 from gradchain import training
 from gradchain.training import Variables
 from tests import trees
@@ -25,7 +26,7 @@ def loss_fn(params, state, batch, key, training):
         "u": u / jnp.linalg.norm(u),
         "last": jnp.sum(batch).astype(int),
         "constant": state["constant"],
-        "squared": 0.5 * state["squared"] ** 2 + 0.1,
+        "squared": 0.1 * state["squared"] ** 2 + 0.1,
         "total": state["total"] + jnp.sum(mean),
         "count": state["count"] + 1,
         "key": jax.random.fold_in(state["key"], 1),
@@ -88,3 +89,33 @@ def test_what_has_no_state_or_no_key_is_refused():
         training.renew_state(loss_fn, jnp.ones(5), X, batch_size=4)
     with pytest.raises(ValueError, match="renew_state: takes_key=True needs a PRNG key"):
         training.renew_state(loss_fn, Variables(jnp.ones(5), start()), X, batch_size=4, takes_key=True)
+
+
+def test_fit_renews_the_state_of_evaluation_weights_and_validates_with_it():
+    data = {"x": jnp.asarray(X), "y": jnp.asarray(X[:, 0])}
+
+    def normed_loss(params, state, batch, training):
+        mean = jnp.mean(batch["x"], 0) if training else state
+        loss = jnp.mean((batch["y"] - (batch["x"] - mean[None]) @ params) ** 2)
+        return loss, 0.99 * state + 0.01 * mean
+
+    def fit(**options):
+        variables = Variables(jnp.zeros(5), jnp.zeros(5))
+        tx = gc.average_params(gc.sgd(0.01))
+        budget = {"epochs": 2} if "steps" not in options else {}
+        return training.fit(normed_loss, variables, tx, data, batch_size=5, validation=data, **budget, **options)
+
+    plain = fit()
+    for renewed_run in (fit(renew_state=True), fit(renew_state=True, steps=4, validate_every=1)):
+        trees.assert_close(renewed_run.params, plain.params, 1e-6)
+        trees.assert_close(renewed_run.eval_params.params, plain.eval_params.params, 1e-6)
+        trees.assert_close(renewed_run.eval_params.model_state, jnp.asarray(X.mean(0)), 1e-4)
+        loss = training.evaluate(normed_loss, renewed_run.eval_params, data).loss
+        assert abs(renewed_run.history["val_loss"][-1] - loss) < 1e-5
+        assert abs(plain.history["val_loss"][-1] - loss) > 0.1
+    with pytest.raises(TypeError, match="no state to renew"):
+        training.fit(lambda w, x: jnp.sum(w), 1.0, gc.sgd(0.1), data, epochs=1, batch_size=5, renew_state=True)
+    with pytest.raises(ValueError, match=r"needs data in arrays.*renew_state\(loss_fn, result.eval_params"):
+        training.fit(
+            normed_loss, Variables(jnp.zeros(5), jnp.zeros(5)), gc.sgd(0.1), [data], epochs=1, renew_state=True
+        )

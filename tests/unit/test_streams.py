@@ -41,7 +41,7 @@ class Counting:
     """An iterator with a state, which tells how many batches were drawn from it."""
 
     def __init__(self, items):
-        self.items, self.at, self.drawn = items, 0, 0
+        self.items, self.at, self.drawn, self.closed = items, 0, 0, False
 
     def __iter__(self):
         return self
@@ -51,6 +51,9 @@ class Counting:
             raise StopIteration
         self.at, self.drawn = self.at + 1, self.drawn + 1
         return self.items[self.at - 1]
+
+    def close(self):
+        self.closed = True
 
     def get_state(self):
         return {"at": self.at}
@@ -76,17 +79,17 @@ def numbers(blocks):
 
 
 SOURCES = {
-    "a list": batches,
-    "a loader": lambda: Loader(batches()),
-    "a function": lambda: lambda epoch: iter(batches()),
-    "a function that returns a list": lambda: lambda epoch: batches(),
-    "iterators with a state": lambda: lambda epoch: Counting(batches()),
+    "a list": lambda items: items,
+    "a loader": Loader,
+    "a function": lambda items: lambda epoch: iter(items),
+    "a function that returns a list": lambda items: lambda epoch: items,
+    "iterators with a state": lambda items: lambda epoch: Counting(items),
 }
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_blocks_follow_each_other_from_epoch_to_epoch(source):
-    blocks = taken(source(), *[None] * 5)
+    blocks = taken(source(batches()), *[None] * 5)
     assert numbers(blocks) == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
     assert [block.ends_epoch for block in blocks] == [False, False, True, False, False]
     assert [block.position[:2] for block in blocks] == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4)]
@@ -174,7 +177,7 @@ def test_a_loader_whose_last_batch_is_smaller_says_so(drop_last, count):
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_a_run_goes_on_from_every_position(source, remainder):
     """Whatever JSON keeps of it."""
-    short = batches(5, last=3)
+    short = source(batches(5, last=3))
     whole = taken(short, *[None] * 7, per_call=1, remainder=remainder)
     for i, block in enumerate(whole[:-1]):
         start = Position(**json.loads(json.dumps(block.position._asdict())))
@@ -289,24 +292,47 @@ def test_memory_that_the_source_uses_again_is_copied_first():
     assert numbers(taken(source, None, None, per_call=3)) == [[0, 1, 2], [3, 4, 5]]
 
 
+def settled(source):
+    """Wait until no more batches are drawn, and return how many there were."""
+    drawn = None
+    while drawn != source.drawn:
+        drawn = source.drawn
+        time.sleep(0.03)
+    return drawn
+
+
 def test_no_more_is_drawn_than_the_run_takes():
-    source = Counting(batches(9))
-    taken(source, 5, 3, 1, left=Steps(5))
-    assert source.drawn == 5
-    begun = []
-    taken(lambda epoch: begun.append(epoch) or batches(2), None, None, left=Epochs(2), per_call=2)
+    source, begun = Counting(batches(9)), []
+
+    def of_epoch(epoch):
+        begun.append(epoch)
+        source.set_state({"at": 0})
+        return source
+
+    with as_stream(source, None, "drop").feed(Position(), 2, left=Steps(5)) as feed:
+        assert numbers(feed.take(limit) for limit in (5, 3, 1)) == [[0, 1], [2, 3], [4]]
+        assert settled(source) == 5
+    with as_stream(of_epoch, None, "drop").feed(Position(), 9, left=Epochs(2)) as feed:
+        assert [feed.take().ends_epoch, feed.take().ends_epoch] == [True, True]
+        assert settled(source) == 5 + 9 + 9
     assert begun == [0, 1]
+
+
+def test_a_block_that_is_ready_is_cut_anew_for_another_limit():
+    source = Counting(batches(9))
+    with as_stream(source, None, "drop").feed(Position(), 3) as feed:
+        feed.take()
+        for limit, wanted, foreseen in ((1, [3], 7), (5, [4, 5, 6], 9), (1, [7], 9)):
+            settled(source)
+            assert numbers([feed.take(limit)]) == [wanted]
+            assert settled(source) == foreseen
 
 
 def test_the_next_block_is_drawn_while_the_last_one_is_used():
     source = Counting(batches(9))
     with as_stream(source, None, "drop").feed(Position(), 2) as feed:
         feed.take()
-        deadline = time.monotonic() + 10
-        while source.drawn < 4 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.02)
-        assert source.drawn == 4
+        assert settled(source) == 4
 
 
 def feeding():
@@ -349,6 +375,13 @@ def test_the_thread_ends_with_the_run_and_closes_what_it_began(error):
             raise error
     assert not feeding()
     assert closed == [0]
+
+
+def test_iterators_that_the_run_began_are_closed_and_others_are_not():
+    one, other = Counting(batches(9)), Counting(batches(9))
+    taken(lambda epoch: one, None)
+    taken(other, None)
+    assert (one.closed, other.closed) == (True, False)
 
 
 def test_a_run_that_is_interrupted_while_it_waits_ends_cleanly():

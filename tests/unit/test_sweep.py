@@ -29,7 +29,7 @@ run = functools.partial(sweep, loss_fn, PARAMS, data=TRAIN, epochs=3, batch_size
 RATES = [0.001, 0.01, 0.1, 0.3, 50.0]
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("chunk", [None, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 100))])
 def test_every_run_is_what_fit_does(chunk):
     result = run(tx=gc.adam(jnp.array(RATES)), seeds=5, validation=HELD_OUT, chunk=chunk)
     assert result.losses.shape == (5, 1, 3)
@@ -42,7 +42,11 @@ def test_every_run_is_what_fit_does(chunk):
 
 @pytest.mark.parametrize(
     ("tx", "seeds"),
-    [(gc.adam(jnp.array(RATES)), 5), (gc.adam(0.1), [1, 2, 3, 4, 5]), (gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2])],
+    [
+        pytest.param(gc.adam(jnp.array(RATES)), 5, marks=pytest.mark.slow),
+        pytest.param(gc.adam(0.1), [1, 2, 3, 4, 5], marks=pytest.mark.slow),
+        (gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2]),
+    ],
     ids=["runs", "replicas of one run", "both"],
 )
 def test_any_number_of_cores_gives_the_same(tx, seeds, monkeypatch):
@@ -259,6 +263,7 @@ def test_tables_show_the_best_first_and_csv_all(tmp_path):
     np.testing.assert_array_equal(last, result.history["val_loss"][:, 0, -1])
 
 
+@pytest.mark.slow
 def test_seeds_of_one_random_transform_can_be_swept():
     txs = gc.chain(gc.add_noise(0.1, 0.55, jnp.arange(3)), gc.sgd(0.1))
     result = run(tx=txs)

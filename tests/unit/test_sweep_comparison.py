@@ -146,6 +146,16 @@ def test_if_all_diverged_there_is_no_winner():
         _ = compared.winner
 
 
+def test_batches_of_a_stream_are_the_same_for_all():
+    batches = [{name: x[i : i + 4] for name, x in DATA.items()} for i in (0, 4)]
+    txs = {"a": gc.sgd(jnp.array([0.01, 0.1])), "b": gc.sgd(0.1)}
+    compared = sweep(loss_fn, PARAMS, txs, batches, epochs=2)
+    np.testing.assert_allclose(compared.losses[1], compared.losses[2], rtol=1e-6)
+    np.testing.assert_allclose(compared.losses, run(tx=txs, epochs=2, shuffle=False).losses, rtol=1e-5)
+    with pytest.raises(ValueError, match="so several optimizers can't be compared on the same ones"):
+        sweep(loss_fn, PARAMS, txs, iter(batches), steps=1)
+
+
 @pytest.mark.parametrize(
     ("txs", "error", "message"),
     [

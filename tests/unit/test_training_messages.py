@@ -64,15 +64,33 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_batches_in_the_place_of_arrays_are_sent_to_make_step(name):
-    for entry in ENTRIES.values() if name == "list" else [ENTRIES["fit"]]:
-        with pytest.raises(TypeError, match=r"(?s)^data: .*training.make_step\(loss_fn, tx\).*for batch in batches"):
-            entry(RATES, BATCHES[name]())
+def test_batches_in_the_place_of_arrays_are_sent_to_fit_and_make_step(name):
+    message = r"(?s)^data: .*for training.fit .*training.make_step\(loss_fn, tx\).*for batch in batches"
+    with pytest.raises(TypeError, match=message):
+        ENTRIES["scan_epoch"](RATES, BATCHES[name]())
+
+
+def test_iterators_inside_a_tree_are_no_stream():
+    with pytest.raises(TypeError, match=r"(?s)^data: \['x'\] is a list_iterator.*for training.fit .*make_step"):
+        ENTRIES["fit"](RATES, BATCHES["inside"]())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("indexed", "data: an Indexed of 2 gives single examples|data: .*gives single examples"),
+        ("function", "must take one argument, the epoch's number"),
+    ],
+)
+def test_what_is_no_stream_either_is_named(name, message):
+    for entry in ("fit", "sweep", "successive_halving"):
+        with pytest.raises(TypeError, match=message):
+            ENTRIES[entry](RATES, BATCHES[name]())
 
 
 @pytest.mark.parametrize("name", ["fit", "sweep", "successive_halving", "scan_epoch"])
 @pytest.mark.parametrize("batches", [(DATA, DATA), [DATA["x"], DATA["x"]]], ids=["tuple", "list of arrays"])
-def test_what_may_be_batches_is_sent_to_make_step_where_the_loss_fails_on_it(name, batches):
+def test_what_may_be_batches_is_sent_to_fit_and_make_step_where_the_loss_fails_on_it(name, batches):
     with pytest.raises(TypeError, match=r"(?s)indices must be integers.* was given a (tuple|list) of 2.*make_step"):
         ENTRIES[name](RATES, batches)
 

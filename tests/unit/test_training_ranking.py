@@ -45,7 +45,7 @@ def search(name, select, mode=None, rates=RATES):
     return SEARCHES[name](loss_fn, PARAMS, tx=gc.sgd(jnp.asarray(rates)), select=f"val_{select}", mode=mode, **options)
 
 
-SLOW = {"sweep", "successive_halving", "hyperband"}
+SLOW = {"sweep", "sweep of seeds", "successive_halving", "hyperband"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in SEARCHES])

@@ -57,7 +57,7 @@ def test_contrib_names_have_optaxs_arguments():
     for name in ("ademamix", "simplified_ademamix", "acprop", "madgrad", "adopt", "scale_by_adopt", "sophia"):
         ours, theirs = (inspect.signature(getattr(lib, name)).parameters for lib in (gc, optax.contrib))
         differ = {n for n in theirs if ours[n].default != theirs[n].default}
-        assert list(ours) == list(theirs)
+        assert list(ours)[: len(theirs)] == list(theirs)
         assert differ <= {"clip_value_fn", "hessian_diagonal_fn"}
 
 
@@ -133,7 +133,10 @@ def test_cbrt_has_a_derivative_at_zero():
     np.testing.assert_allclose(jax.vmap(jax.grad(gc.numerics.cbrt))(x), [0, 1 / 12, 1 / 12], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", "float32", "complex64", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float64"))],
+)
 def test_hutchinsons_estimate_of_a_diagonal_hessian_is_exact(dtype):
     with jax.enable_x64(dtype == "float64"):
         tx, params = gc.hutchinson_estimator_diag_hessian(), trees.standard(dtype)

@@ -61,7 +61,10 @@ class Aggregating(Pair):
     """Two functions that make an aggregator: see :class:`Aggregator`."""
 
     name = "Aggregator"
-    per_example = True
+
+    @property
+    def per_example(self) -> bool:
+        return True
 
 
 class AggregatorType(TransformType):
@@ -271,7 +274,7 @@ def _aux(squares: Any, size: Any) -> dict[str, Any]:
 class PerElementMeanAndVarianceEMAState(NamedTuple):
     """The state of :func:`track_per_element_mean_and_variance_with_ema`."""
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
     ema_decay: Array
     mean_grads_ema: Any
     variance_grads_ema: Any
