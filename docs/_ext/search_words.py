@@ -34,7 +34,7 @@ WORDS = {
     ),
     "howto/log_the_learning_rate": (
         "print learning rate, get learning rate, current learning rate, log learning "
-        "rate, tensorboard"
+        "rate"
     ),
     "howto/freeze_layers": (
         "freeze layers, frozen parameters, fine-tuning, finetune, transfer learning, "
