@@ -1,4 +1,4 @@
-"""Programs written for Optax run with ``gradchain.optax`` in its place, unchanged, and end with the same parameters."""
+"""Programs written for Optax run unchanged with ``gradchain.optax``; checkpoints go from one to the other."""
 
 from typing import Any, NamedTuple
 
@@ -385,3 +385,55 @@ def assert_close(got, want):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_ends_with_the_parameters_that_it_has_under_optax(name):
     assert_close(PROGRAMS[name](ours), PROGRAMS[name](theirs))
+
+
+def rates(count):
+    return 0.05 / (1 + 0.1 * count)
+
+
+SAVED = {
+    "adamw": lambda optax: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates)),
+    "injected": lambda optax: optax.inject_hyperparams(optax.sgd)(learning_rate=rates, momentum=0.9),
+    "multi_steps": lambda optax: optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation(),
+    "partition": lambda optax: optax.partition(
+        {"frozen": optax.set_to_zero(), "trained": optax.adam(0.05)}, {"encoder": "frozen", "head": "trained"}
+    ),
+    "masked": lambda optax: optax.masked(optax.lion(0.01), {"encoder": False, "head": True}),
+    "ema": lambda optax: optax.chain(optax.rmsprop(0.01, momentum=0.9), optax.ema(0.5)),
+    "schedule_free": lambda optax: optax.contrib.schedule_free_adamw(0.05, warmup_steps=3),
+    "guarded": lambda optax: optax.apply_if_finite(optax.adafactor(0.05), 3),
+}
+
+
+def msgpack(saved, like, path):
+    path.write_bytes(flax.serialization.to_bytes(saved))
+    return flax.serialization.from_bytes(like, path.read_bytes())
+
+
+def orbax(saved, like, path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, saved)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(path, jax.eval_shape(lambda: like))
+
+
+def resumed(optax, tx, run, steps):
+    params, state = run
+    for _ in range(steps):
+        updates, state = tx.update(jax.grad(mse)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("through", [msgpack, orbax])
+@pytest.mark.parametrize(("writer", "reader"), [(theirs, ours), (ours, theirs)], ids=["load", "back"])
+@pytest.mark.parametrize("name", SAVED)
+def test_a_checkpoint_goes_from_one_to_the_other_and_the_run_goes_on(name, writer, reader, through, tmp_path):
+    first, second = SAVED[name](writer), SAVED[name](reader)
+    start = network()
+    params, state = resumed(writer, first, (start, first.init(start)), 5)
+    like = (start, second.init(start))
+    loaded = through((params, state), like, tmp_path / "run")
+    assert jax.tree.structure(loaded) == jax.tree.structure(like)
+    went_on = resumed(reader, second, loaded, 5)
+    assert_close(went_on, resumed(writer, first, (params, state), 5))
