@@ -15,7 +15,7 @@ from gradchain.tree import Tree
 def _hidden(tx: Transform, state: Any) -> tuple[Transform, Any]:
     """Return a transform and its state with the rules of gradchain, and their states, in the place of shown ones."""
     if isinstance(tx, Shown):
-        return tx.rule, tx.hide(state)
+        return (tx, state) if tx.spread else (tx.rule, tx.hide(state))
     if not isinstance(tx, OptaxChain):
         return tx, state
     if len(state) != len(tx.stages):
@@ -28,7 +28,7 @@ def _shown(tx: Transform, state: Any) -> Any:
     """Return a state as ``init`` shows it."""
     if isinstance(tx, OptaxChain):
         return tuple(_shown(stage, own) for stage, own in zip(tx.stages, state, strict=True))
-    return tx.show(state) if isinstance(tx, Shown) else state
+    return tx.show(state) if isinstance(tx, Shown) and not tx.spread else state
 
 
 @register

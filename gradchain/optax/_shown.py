@@ -14,7 +14,7 @@ from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, scalar_dtype
 from gradchain.core.value import register
 from gradchain.numerics import one_minus_power
-from gradchain.optax._states import EmptyState, MaskedState, ZeroNansState
+from gradchain.optax._states import EmptyState, LookaheadParams, MaskedState, ZeroNansState
 from gradchain.rounding import is_half
 from gradchain.tree import Tree
 from gradchain.tree.alignment import without_float0
@@ -77,7 +77,7 @@ class OptaxLike(Transform):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         updates = without_float0(updates)
-        params = self.matched(params, updates)
+        params = params if isinstance(params, LookaheadParams) else self.matched(params, updates)
         new, state = self.step(updates, state, params, with_value_fn(extra))
         return _narrowed(new, updates, params if mixes(self) else None), state
 
@@ -113,6 +113,22 @@ def as_floats(tree: Tree) -> Tree:
     return jax.tree.map(leaf, tree)
 
 
+KEEP_WHOLE = ("scale_by_sign", "zero_nans", "keep_params_nonnegative")
+"""Rules of Optax that return whole numbers for whole numbers."""
+SPREAD = {"scale": ("step_size",), "scale_by_learning_rate": ("learning_rate",)}
+"""Rules of which Optax takes arrays for a number, and the number's name."""
+
+
+def _whole_again(new: Tree, updates: Tree) -> Tree:
+    """Return what was computed in floating point for whole numbers in their dtypes."""
+
+    def leaf(x: Any, given: Any) -> Any:
+        dtype = jnp.result_type(given)
+        return x.astype(dtype) if jnp.issubdtype(dtype, jnp.integer) else x
+
+    return jax.tree.map(leaf, new, updates)
+
+
 @register
 class Shown(OptaxLike):
     """A rule whose state is kept in one of Optax's classes.
@@ -132,8 +148,21 @@ class Shown(OptaxLike):
         return MaskedState(self.cls()) if self.masked else self.cls()
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
-        updates, state = self.rule.step(as_floats(updates), self.hide(state), as_floats(params), extra)
-        return updates, self.show(state)
+        if self.spread:
+            return self._scaled(updates), state
+        new, state = self.rule.step(as_floats(updates), self.hide(state), as_floats(params), extra)
+        return _whole_again(new, updates) if self.rule.name in KEEP_WHOLE else new, self.show(state)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the factor is an array, which Optax broadcasts with each array of updates."""
+        factors = [getattr(self.rule, name, 0) for name in SPREAD.get(self.rule.name, ())]
+        return any(jnp.ndim(x) for x in factors if not callable(x))
+
+    def _scaled(self, updates: Tree) -> Tree:
+        (name,) = SPREAD[self.rule.name]
+        factor = getattr(self.rule, name) * (-1 if getattr(self.rule, "flip_sign", False) else 1)
+        return jax.tree.map(lambda g: factor * g, updates)
 
     @property
     def rule(self) -> Rule:

@@ -194,3 +194,38 @@ def test_states_are_made_for_shapes_and_whole_numbers():
     updates, _ = optax.sgd(0.1).update(jnp.array([10, 20]), optax.sgd(0.1).init(jnp.array([1, 2])))
     np.testing.assert_allclose(updates, [-1, -2], rtol=1e-6)
     assert optax.sgd(0.1).init({"f": jnp.sin}) == (optax.EmptyState(), optax.EmptyState())
+
+
+def test_whole_numbers_stay_whole_where_optax_keeps_them():
+    whole = jnp.array([1, -2, 0])
+    expected = {"scale_by_sign": [1, -1, 0], "zero_nans": [1, -2, 0], "keep_params_nonnegative": [1, 2, 0]}
+    for name, values in expected.items():
+        tx = getattr(optax, name)()
+        updates, _ = tx.update(whole, tx.init(whole), whole)
+        assert updates.dtype == whole.dtype
+        np.testing.assert_array_equal(updates, values)
+
+
+def test_an_array_of_rates_is_broadcast():
+    rates, g = jnp.array([1.0, 2.0, 3.0]), jnp.full(3, 2.0)
+    for tx, expected in (
+        (optax.scale(rates), [2, 4, 6]),
+        (optax.sgd(rates), [-2, -4, -6]),
+        (optax.adam(rates), [-1, -2, -3]),
+        (optax.chain(optax.trace(0.5), optax.scale_by_learning_rate(rates, flip_sign=False)), [2, 4, 6]),
+    ):
+        state = tx.init(g)
+        updates, after = tx.update(g, state, g)
+        np.testing.assert_allclose(updates, expected, rtol=1e-5)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_lookaheads_pairs_go_through_a_chain():
+    tx, g = optax.chain(optax.lookahead(optax.sgd(0.1), 2, 0.5)), jnp.ones(3)
+    params = optax.LookaheadParams.init_synced(g)
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params.slow, 0.9 * g, rtol=1e-6)
+    np.testing.assert_allclose(params.fast, 0.8 * g, rtol=1e-6)
