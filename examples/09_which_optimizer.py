@@ -122,13 +122,17 @@ def compare(problem, optimizers, rates, seeds, epochs):
     """Return, for each optimizer, the held-out loss of every learning rate and seed; infinite where it diverged."""
     init, loss_fn, data = problem()
     train, held_out = split(data)
-    steps = epochs * (len(train["y"]) // BATCH_SIZE)
     results = {}
     for name, optimizer in optimizers.items():
-        txs = optimizer(rates if optimizer is gc.schedule_free_adamw else schedules.cosine_decay_schedule(rates, steps))
+
+        def make(total_steps, optimizer=optimizer):
+            has_schedule = optimizer is gc.schedule_free_adamw
+            return optimizer(rates if has_schedule else schedules.cosine_decay_schedule(rates, total_steps))
+
         results[name] = training.sweep(
-            loss_fn, None, txs, train, epochs=epochs, batch_size=BATCH_SIZE, init=init, seeds=seeds, validation=held_out
-        ).final
+            loss_fn, None, make, train, epochs=epochs, batch_size=BATCH_SIZE, init=init, seeds=seeds,
+            validation=held_out,
+        ).final  # fmt: skip
     return results
 
 

@@ -7,6 +7,7 @@ Writes loss curves, a plot of the sweep and a table of all its runs into a folde
 """
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -47,12 +48,12 @@ def loss_fn(params, batch, key):
     return jnp.mean(loss), {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
 
 
-def optimizer(learning_rate, steps):
+def optimizer(learning_rate, total_steps):
     """Chain clipping and AdamW; the rate warms up over a tenth of the steps and then falls along a cosine to zero.
 
     ``learning_rate`` may be an array: then this is a batch of optimizers.
     """
-    warmup_cosine = schedules.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)
+    warmup_cosine = schedules.warmup_cosine_decay_schedule(0.0, learning_rate, total_steps // 10, total_steps)
     return gc.chain(gc.clip_by_global_norm(1.0), gc.adamw(warmup_cosine, weight_decay=1e-2))
 
 
@@ -60,25 +61,26 @@ def main():
     args = parse_arguments()
     train, validation, test = load_fashion(args.fashion) if args.fashion else load_digits_split()
     epochs, rates = (2, 4) if args.quick else (5 if args.fashion else 20, 64)
-    steps = epochs * (len(train["label"]) // BATCH_SIZE)
     params = model.init(jax.random.key(args.seed), train["image"][:1], train=False)["params"]
     options = {"batch_size": BATCH_SIZE, "has_aux": True, "takes_key": True, "validation": validation, "progress": True}
 
     print(f"1. Train on {len(train['label'])} images for {epochs} epochs, each of them one lax.scan")
-    tx = optimizer(1e-3, steps)
-    first = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **options)
+    first = training.fit(
+        loss_fn, params, functools.partial(optimizer, 1e-3), train, epochs=epochs, seed=args.seed, **options
+    )
     report(first, test)
 
     print(f"\n2. Sweep {rates} learning rates in one compiled call, with half the epochs")
     some = jax.tree.map(lambda x: x[: args.sweep_on], train)
     few = epochs // 2
-    txs = optimizer(jnp.logspace(-4, 1, rates), few * (len(some["label"]) // BATCH_SIZE))
+    txs = functools.partial(optimizer, jnp.logspace(-4, 1, rates))
     began = time.perf_counter()
     result = training.sweep(loss_fn, params, txs, some, epochs=few, seeds=args.seed, **options)
     print(f"{time.perf_counter() - began:.1f} seconds, compilation included; the best five:")
     print(result.table(rows=5))
 
     print("\n3. Train again with the winner, its schedule stretched to all epochs")
+    steps = first.steps_done
     tx = result.winner.replace(warmup_steps=steps // 10, decay_steps=steps)
     second = training.fit(loss_fn, params, tx, train, epochs=epochs, seed=args.seed, **options)
     report(second, test)

@@ -1,5 +1,6 @@
 """What callers hand in: how messages call it, and checks of it."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -70,6 +71,14 @@ def as_arrays(tree: Tree, what: str = "params") -> Tree:
         return jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def parameter_names(function: Any) -> list[str]:
+    """Return the names of a function's parameters; none of what doesn't tell."""
+    try:
+        return [*inspect.signature(function).parameters]
+    except (TypeError, ValueError):
+        return []
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal, NamedTuple
 
-from gradchain.arguments import check_whole
+from gradchain.arguments import check_whole, parameter_names
+from gradchain.core.foreign import as_transform
+from gradchain.core.transform import Transform
 from gradchain.signatures import public
 
 
@@ -75,6 +77,12 @@ class Budget(NamedTuple):
         number = self.total.number
         return divmod(number, per_epoch) if isinstance(self.total, Steps) else (number, 0)
 
+    def steps(self, per_epoch: int | None) -> int | None:
+        """Return how many steps there are; ``None`` if that depends on how long an epoch is, which nobody knows."""
+        if isinstance(self.total, Steps):
+            return self.total.number
+        return None if per_epoch is None else self.total.number * per_epoch
+
     def rounds(self) -> list[int | None]:
         """Return how many steps there are in each row; ``None`` for an epoch's."""
         if isinstance(self.total, Epochs):
@@ -131,3 +139,25 @@ def steps_until(every: Amount, now: Moment) -> int | None:
 
 def _done(unit: Amount, now: Moment) -> int:
     return now.steps if isinstance(unit, Steps) else now.epochs
+
+
+def transform_for(where: str, tx: Any, total_steps: int | None) -> Transform:
+    """Return a transform; of a function of ``total_steps`` that makes one, the one for this number of steps.
+
+    Raises:
+      TypeError: if ``tx`` is neither.
+      ValueError: if such a function needs to know how many steps there are, and nobody does.
+    """
+    if not takes_steps(tx):
+        return as_transform(tx)
+    if total_steps is None:
+        raise ValueError(
+            f"{where}: tx is a function of total_steps, but nobody knows how many steps an epoch of this stream has; "
+            "give steps instead of epochs"
+        )
+    return as_transform(tx(total_steps=total_steps))
+
+
+def takes_steps(tx: Any) -> bool:
+    """Tell whether ``tx`` is a function that makes a transform for a number of steps."""
+    return callable(tx) and not hasattr(tx, "init") and "total_steps" in parameter_names(tx)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
-from gradchain.training.budget import Epochs, Steps, budget_of
+from gradchain.training.budget import Epochs, Steps, budget_of, transform_for
 from gradchain.training.callbacks import Callback, Callbacks, EpochFunction, Run
 from gradchain.training.epoch import Remainder, as_key
 from gradchain.training.history import History
@@ -20,7 +20,7 @@ from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
 from gradchain.training.recipe import Recipe, check_renews, check_validation, compiled_renewal
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.running import Running, begin_at, transform_for
+from gradchain.training.running import Running, begin_at
 from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
 from gradchain.training.variables import Variables, checked
@@ -170,7 +170,7 @@ def fit(
         validation = spread_data(mesh, validation, "validation data")
     check_validation(recipe, validation)
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
-    made, variables, key = transform_for(tx, source.total(budget)), checked(variables), as_key(seed, "seed")
+    made, variables, key = transform_for("fit", tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
         if source.batch_size is not None:
             check_divides(mesh, source.batch_size)

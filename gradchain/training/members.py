@@ -24,6 +24,7 @@ from gradchain.training.sweep import (
     loss_at_start,
     member_of,
     one_transform,
+    steps_of,
     transform_of,
 )
 from gradchain.training.variables import Variables, checked, for_evaluation
@@ -76,7 +77,8 @@ def prepare(
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
     check_whole(f"{where}: epochs", epochs)
     data = checked_data(where, recipe, data, validation, steps_per_call)
-    tx, key = one_transform(where, tx), as_key(seed, f"{where}: seed")
+    steps = steps_of(recipe, data)
+    tx, key = one_transform(where, tx, None if steps is None else epochs * steps), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
     if (params is None) == (init is None):
         raise ValueError(f"{where}: give params or init, got {'neither' if init is None else 'both'}")

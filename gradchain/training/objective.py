@@ -1,6 +1,5 @@
 """The loss of a training step: how it is called, and what it returns."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.arguments import described, is_numeric
+from gradchain.arguments import described, is_numeric, parameter_names
 from gradchain.training.entrance import check_is_no_model
 from gradchain.training.placement import Placement
 from gradchain.training.variables import Adapter, Variables
@@ -115,11 +114,8 @@ def _is_pair(x: Any) -> bool:
 
 def _told(loss_fn: Callable[..., Any]) -> tuple[str, ...]:
     """Return which facts a loss asks for by the names of its parameters."""
-    try:
-        parameters = inspect.signature(loss_fn).parameters
-    except (TypeError, ValueError):
-        return ()
-    return tuple(name for name in TOLD if name in parameters)
+    names = parameter_names(loss_fn)
+    return tuple(name for name in TOLD if name in names)
 
 
 def _as_before(new: Tree, old: Tree) -> Tree:

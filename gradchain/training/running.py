@@ -1,6 +1,5 @@
 """The loop of ``fit``: steps are launched, settled, and followed by what is due."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,6 @@ import jax
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform
 from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_until
 from gradchain.training.callbacks import Callbacks
@@ -146,19 +144,3 @@ def begin_at(epochs_done: int, steps_done: int, per_epoch: int | None) -> Positi
     if epochs_done or per_epoch is None:
         return Position(epochs_done, steps_done)
     return Position(*divmod(steps_done, per_epoch))
-
-
-def transform_for(tx: Any, total_steps: int | None) -> Transform:
-    """Return a transform; of a function that makes one, the one for this number of steps.
-
-    Raises:
-      ValueError: if such a function needs to know how many steps there are, and nobody does.
-    """
-    if hasattr(tx, "init") or not callable(tx) or "total_steps" not in inspect.signature(tx).parameters:
-        return as_transform(tx)
-    if total_steps is None:
-        raise ValueError(
-            "fit: tx is a function of total_steps, but nobody knows how many steps an epoch of this stream has; give "
-            "steps instead of epochs"
-        )
-    return as_transform(tx(total_steps=total_steps))

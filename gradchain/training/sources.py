@@ -83,10 +83,9 @@ class Arrays:
         self.per_epoch = order.steps(check_batches(data, order.batch_size))
         """How many steps an epoch has."""
 
-    def total(self, budget: Budget) -> int:
+    def total(self, budget: Budget) -> int | None:
         """Return how many steps a run has."""
-        total = budget.total.number
-        return total if budget.unit == "step" else total * self.per_epoch
+        return budget.steps(self.per_epoch)
 
     @contextlib.contextmanager
     def opened(
@@ -216,10 +215,9 @@ class Streamed:
         Raises:
           ValueError: for a number of epochs of data that can't be passed over more than once.
         """
-        if budget.unit == "step":
-            return budget.total.number
-        self._stream.check_repeats()
-        return None if self.per_epoch is None else budget.total.number * self.per_epoch
+        if budget.unit == "epoch":
+            self._stream.check_repeats()
+        return budget.steps(self.per_epoch)
 
     @contextlib.contextmanager
     def opened(

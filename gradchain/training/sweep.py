@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.core.foreign import Child, as_transform
+from gradchain.core.foreign import Child
 from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.budget import Budget, budget_of
+from gradchain.training.budget import Budget, budget_of, transform_for
 from gradchain.training.chunks import (
     Layout,
     check_chunk,
@@ -101,7 +101,7 @@ def sweep(
       tx: a batch of transforms: some of its hyperparameters are arrays with a leading axis of the same length ``runs``,
         as ``adam(jnp.logspace(-4, 0, 64))`` or :func:`grid` make them. Or several of these, by name in a dict, or in a
         list, which names them by their places, ``"0"``, ``"1"`` and so on; among several an ordinary transform is one
-        run.
+        run. A function of ``total_steps`` that returns a batch is one, too, see :func:`~gradchain.training.fit`.
       data: a tree of arrays with the examples on the leading axis; or a stream of batches, see
         :func:`~gradchain.training.fit`, which all runs see in the same order, whatever their seeds.
       epochs: passes over the data, at least 1; give this or ``steps``.
@@ -163,10 +163,11 @@ def sweep(
     check_chunk("sweep", chunk)
     recipe, begins, keys = _replicas(recipe, params, starts, init, _keys(seeds))
     task = _Task(recipe, budget, goal, begins, keys, data, validation, chunk, progress, mesh, steps_per_call)
+    total = budget.steps(steps_of(recipe, data))
     if type(tx) not in (list, tuple, dict):
-        one = as_transform(tx)
+        one = transform_for("sweep", tx, total)
         return task.run(one, count_runs(one, len(keys)))
-    txs = _named(tx)
+    txs = _named(tx, total)
     if isinstance(data, Stream) and not data.repeats and len(txs) > 1:
         raise ValueError(
             "sweep: data: an iterator gives its batches only once, so several optimizers can't be compared on the same "
@@ -262,7 +263,12 @@ def checked_data(where: str, recipe: Recipe, data: Any, validation: Tree | None,
     return data if stream is None else stream
 
 
-def _named(txs: Any) -> dict[str, Transform]:
+def steps_of(recipe: Recipe, data: Any) -> int | None:
+    """Return how many steps an epoch has; ``None`` for a stream that doesn't tell."""
+    return data.per_epoch if isinstance(data, Stream) else recipe.order.steps(count_examples(data))
+
+
+def _named(txs: Any, total_steps: int | None) -> dict[str, Transform]:
     """Return transforms to compare by name.
 
     Raises:
@@ -274,7 +280,7 @@ def _named(txs: Any) -> dict[str, Transform]:
         raise ValueError(f"sweep: there are no optimizers in {txs!r}")
     if wrong := [name for name in named if not isinstance(name, str)]:
         raise TypeError(f"sweep: optimizers are named by strings, got {wrong[0]!r}")
-    return {name: as_transform(tx) for name, tx in named.items()}
+    return {name: transform_for(f"sweep: {name}", tx, total_steps) for name, tx in named.items()}
 
 
 def _keys(seeds: Any) -> Array:
@@ -302,14 +308,14 @@ def _replicas(recipe: Recipe, params: Any, starts: Any, init: Any, keys: Array) 
     return recipe, checked(variables, "starts"), jnp.broadcast_to(keys, (n,))
 
 
-def one_transform(where: str, tx: Any) -> Transform:
+def one_transform(where: str, tx: Any, total_steps: int | None) -> Transform:
     """Return a transform of ours.
 
     Raises:
       TypeError: if ``tx`` isn't one, such as a list of optimizers to compare.
     """
     if type(tx) not in (list, tuple, dict):
-        return as_transform(tx)
+        return transform_for(where, tx, total_steps)
     over = "for name, tx in optimizers.items()" if isinstance(tx, dict) else "for tx in optimizers"
     call = f"{where}(loss_fn, params, tx, data, ...)"
     call = f"{{name: {call} {over}}}" if isinstance(tx, dict) else f"[{call} {over}]"

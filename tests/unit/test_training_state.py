@@ -213,6 +213,25 @@ def test_a_transform_may_be_made_for_the_number_of_steps():
         fit(plain_loss, START, make, lambda epoch: BATCHES, epochs=2)
 
 
+def test_sweeps_and_halvings_make_their_transforms_for_the_number_of_steps():
+    rates, seen = jnp.array([0.03, 0.1]), []
+
+    def make(total_steps):
+        seen.append(total_steps)
+        return gc.sgd(gc.cosine_decay_schedule(rates, total_steps))
+
+    made = sweep(plain_loss, START, make, DATA, epochs=2, batch_size=8)
+    fixed = sweep(plain_loss, START, gc.sgd(gc.cosine_decay_schedule(rates, 12)), DATA, epochs=2, batch_size=8)
+    np.testing.assert_array_equal(made.scores, fixed.scores)
+    assert made.winner == fixed.winner
+    both = sweep(plain_loss, START, {"made": make, "fixed": gc.sgd(rates)}, DATA, epochs=2, batch_size=8)
+    np.testing.assert_array_equal(both["made"].scores, fixed.scores)
+    successive_halving(plain_loss, START, make, DATA, epochs=2, eta=2, batch_size=8)
+    assert seen == [12, 12, 12]
+    with pytest.raises(ValueError, match="sweep: tx is a function of total_steps, but nobody knows"):
+        sweep(plain_loss, START, make, lambda epoch: BATCHES, epochs=2)
+
+
 def test_sweeps_halvings_and_populations_on_streams_are_those_on_arrays():
     tx = gc.adam(jnp.logspace(-2, -0.5, 4))
     kwargs = {"takes_key": True, "has_aux": True, "validation": DATA}
