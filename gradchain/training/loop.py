@@ -14,15 +14,15 @@ from gradchain.training.budget import Epochs, Steps, budget_of, transform_for
 from gradchain.training.callbacks import Callback, Callbacks, EpochFunction, Run
 from gradchain.training.epoch import Remainder, as_key
 from gradchain.training.history import History
-from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, history_of
 from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.recipe import Recipe, check_renews, check_validation, compiled_renewal
+from gradchain.training.recipe import Recipe, check_renews, compiled_renewal
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.running import Running, begin_at
+from gradchain.training.running import Running, begin_at, held_out
 from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
+from gradchain.training.streams import Stream
 from gradchain.training.variables import Variables, checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
@@ -109,8 +109,8 @@ def fit(
         epochs gives the same result as four epochs in one call. With 0 a second run repeats the orders of the first,
         unless its seed differs.
       steps_done: how many steps were trained before, instead of ``epochs_done``.
-      validation: held-out data, a tree of arrays; evaluated for each row of the history, at ``eval_params(tx, state,
-        params)``. The model's state is used as it is, and not changed.
+      validation: held-out data, a tree of arrays, or a list of batches or a data loader; evaluated for each row of the
+        history, at ``eval_params(tx, state, params)``. The model's state is used as it is, and not changed.
       validation_batch_size: examples evaluated at once; all by default.
       validate_every: how often the history gets a row, and the validation data are evaluated: after each epoch by
         default, or ten times in a run of ``steps``.
@@ -166,9 +166,8 @@ def fit(
     own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
     watching = Callbacks([*callbacks, *own])
     source = source_of(recipe, data, steps_per_call, mesh, device_memory)
-    if mesh is not None:
-        validation = spread_data(mesh, validation, "validation data")
-    check_validation(recipe, validation)
+    validation = held_out(recipe, validation, mesh)
+    arrays = None if isinstance(validation, Stream) else validation
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
     made, variables, key = transform_for("fit", tx, source.total(budget)), checked(variables), as_key(seed, "seed")
     if mesh is not None:
@@ -188,12 +187,12 @@ def fit(
     position = begin_at(epochs_done, steps_done, source.per_epoch)
     start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
-    told = functools.partial(configuration, options, made, variables, source.arrays, validation)
+    told = functools.partial(configuration, options, made, variables, source.arrays, arrays)
     every = budget.amount("checkpoint_every", checkpoint_every)
     before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)
     with (
         SavedRun(checkpoint, every, checkpoint_keep, budget, told, start) as saved,
-        source.opened(recipe, made, key, validation, saved.run.position, budget.left(saved.run.now)) as feed,
+        source.opened(recipe, made, key, arrays, saved.run.position, budget.left(saved.run.now)) as feed,
         watching,
     ):
         now = saved.run.now

@@ -248,3 +248,19 @@ def test_sweeps_halvings_and_populations_on_streams_are_those_on_arrays():
         np.testing.assert_allclose(on_stream.scores, on_arrays.scores, rtol=1e-5)
         if "steps" not in options:
             np.testing.assert_allclose(on_stream.history["loss"], on_arrays.history["loss"], rtol=1e-5)
+
+
+def test_validation_data_may_come_in_batches():
+    ragged = [*BATCHES[:2], (X[16:21], Y[16:21])]
+    arrays = X[:21], Y[:21]
+    options = {"epochs": 2, "batch_size": 8, "metrics": lambda w, batch: {"largest": jnp.mean(batch[1])}}
+    expected = fit(plain_loss, START, gc.sgd(0.1), DATA, validation=arrays, **options)
+    for data in (DATA, BATCHES):
+        shuffled = {"shuffle": False} if data is BATCHES else {}
+        found = fit(plain_loss, START, gc.sgd(0.1), data, validation=ragged, **options, **shuffled)
+        assert list(found.history.columns) == ["loss", "val_loss", "val_largest"]
+        if data is DATA:
+            for name, column in expected.history.columns.items():
+                np.testing.assert_allclose(found.history[name], column, rtol=1e-6)
+    with pytest.raises(ValueError, match="an iterator gives its batches only once"):
+        fit(plain_loss, START, gc.sgd(0.1), DATA, validation=iter(ragged), **options)
