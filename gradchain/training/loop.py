@@ -186,7 +186,8 @@ def fit(
     ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renew)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
     start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
-    options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, **position._asdict()}
+    options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, "epochs_done": epochs_done}
+    options |= {"steps_done": steps_done} if steps_done else {}
     told = functools.partial(configuration, options, made, variables, source.arrays, arrays)
     every = budget.amount("checkpoint_every", checkpoint_every)
     before, total = steps_done or epochs_done * (source.per_epoch or 0), source.total(budget)

@@ -14,7 +14,7 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
 from gradchain.core.value import Value
 from gradchain.training import checkpoint_files as files
-from gradchain.training.budget import Amount, Budget, Moment, is_due
+from gradchain.training.budget import Amount, Budget, Epochs, Moment, is_due
 from gradchain.training.checkpoints import Checkpoints, read_contents
 from gradchain.training.checksums import checksums
 from gradchain.training.ledger import Snapshot
@@ -96,7 +96,7 @@ class SavedRun:
 
     def finish(self) -> bool:
         """Begin to write the run, unless that is done; tell whether it was to be done."""
-        done = self.run.now.steps
+        done = self._number()
         if self._checkpoints is None or done <= self._saved:
             return False
         self._checkpoints.wait()
@@ -105,6 +105,11 @@ class SavedRun:
             self._checkpoints.save(done, tree, {"configuration": self._configuration, **metadata})
         self._saved = done
         return True
+
+    def _number(self) -> int:
+        """Return the checkpoint's number: the run's epochs where checkpoints come by epochs, else its steps."""
+        now = self.run.now
+        return now.epochs + (self.run.stopped == "diverged") if isinstance(self.every, Epochs) else now.steps
 
     @property
     def path(self) -> Any:

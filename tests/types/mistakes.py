@@ -44,7 +44,7 @@ gc.apply_updates(start)  # error
 tx.update(start)  # error
 training.fit(loss_fn, start, 0.1, data, epochs=1, batch_size=4)  # error
 training.fit(loss_fn, start, tx, data, epochs=1, batch_size="4")  # error
-training.fit(loss_fn, start, tx, data, epochs=1)  # error
+training.fit(loss_fn, start, tx, data, epochs="1", batch_size=4)  # error
 training.fit(loss_fn, start, tx, data, epochs=1, batch_size=4, remainder="all")  # error
 training.fit(loss_fn, start, tx, data, epochs=1, batch_size=4).params["a"].b  # error
 training.fit(loss_fn, start, tx, data, epochs=1, batch_size=4).parameters  # error
