@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_number
-from gradchain.core.hyper import next_key
+from gradchain.core.hyper import PerLeafKind, next_key
 from gradchain.core.spec import At, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
@@ -223,7 +223,8 @@ class _Plan:
 
     def trees(self, leaves: list[Any]) -> dict[str, Tree]:
         """Return the per-leaf fields of a treewise rule as trees like the updates."""
-        columns = {name: [dict(own.fields)[name] for own in self.own] for name, _ in (self.own or [Own()])[0].fields}
+        names = [name for name, kind, _ in self.rule.fields() if isinstance(kind, PerLeafKind)]
+        columns = {name: [dict(own.fields)[name] for own in self.own] for name in names}
         present = [x is not None for x in leaves]
         return {
             name: self.treedef.unflatten([x if there else None for x, there in zip(column, present, strict=True)])

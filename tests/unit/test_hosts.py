@@ -57,7 +57,7 @@ def test_processes_train_as_one_and_only_the_first_speaks(task, size, tmp_path):
     reports, errors = reports_of([start(task, size, rank, port, tmp_path / f"{rank}.csv") for rank in range(size)])
     assert_as_alone(task, reports)
     assert [path.name for path in tmp_path.iterdir()] == ["0.csv"]
-    assert ["part/s" in error or "epoch/s" in error for error in errors] == [True] + [False] * (size - 1)
+    assert ["part/s" in error or "step/s" in error for error in errors] == [True] + [False] * (size - 1)
 
 
 @pytest.mark.slow

@@ -597,3 +597,11 @@ def test_any_text_is_a_pattern_or_a_name_or_is_refused_by_name(number):
             except (ValueError, KeyError) as error:
                 quoted = ascii(text)[1:-1].replace("\\", "")[:20]
                 assert quoted in ascii(str(error)).replace("\\", ""), (text, error)  # noqa: PT017
+
+
+def test_masks_of_terms_are_nothing_where_a_bare_array_is_left_out():
+    weights = jnp.ones(3)
+    for rule in (gc.scale_by_dadapt_adam(weight_decay=0.1), gc.prodigy(weight_decay=0.1), gc.momo(weight_decay=0.1)):
+        tx = gc.partition({"trained": gc.chain(rule, gc.scale(-1.0)), "kept": gc.identity()}, lambda params: "kept")
+        updates, _ = tx.update(weights, tx.init(weights), weights, value=jnp.ones(()))
+        np.testing.assert_array_equal(updates, weights)
