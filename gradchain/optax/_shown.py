@@ -75,9 +75,12 @@ def loose(constructor: Any, /, **values: Any) -> Transform:
 class OptaxLike(Transform):
     """What is called as Optax's transforms are: its ``update`` leaves updates in the dtypes that Optax's have."""
 
+    def matched(self, params: Tree | None, updates: Tree) -> Tree | None:
+        return params if isinstance(params, LookaheadParams) else super().matched(params, updates)
+
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         updates = without_float0(updates)
-        params = params if isinstance(params, LookaheadParams) else self.matched(params, updates)
+        params = self.matched(params, updates)
         new, state = self.step(updates, state, params, with_value_fn(extra))
         return _narrowed(new, updates, params if mixes(self) else None), state
 

@@ -106,7 +106,8 @@ class Budget(NamedTuple):
 
     def steps_left(self, now: Moment) -> int | None:
         """Return how many steps remain at most; ``None`` if epochs decide."""
-        return self.total.number - now.steps if isinstance(self.total, Steps) else None
+        left = self.left(now)
+        return left.number if isinstance(left, Steps) else None
 
 
 def budget_of(epochs: Any, steps: Any, validate_every: Any, where: str = "fit") -> Budget:

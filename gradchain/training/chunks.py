@@ -132,3 +132,13 @@ def map_in_chunks(
         return carry, found
 
     return fold_in_chunks(function, size, chunk, keep, None)[1]
+
+
+def member_of(tree: Tree, i: Any) -> Tree:
+    """Return what lies at place ``i`` of every leaf's leading axis."""
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def transform_of(tx: Any, i: Any) -> Any:
+    """Return the transform at place ``i`` of a batch."""
+    return jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)

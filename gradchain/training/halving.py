@@ -12,6 +12,7 @@ from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
+from gradchain.training.chunks import transform_of
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import in_order
@@ -19,7 +20,6 @@ from gradchain.training.members import Plan, Task, begin, chunks_of, compiled, p
 from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
 from gradchain.training.recipe import Recipe
-from gradchain.training.sweep import transform_of
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 

@@ -84,6 +84,14 @@ def named_numbers(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
     return named
 
 
+def mean_row(parts: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, float]:
+    """Return the mean of each number over all examples; the parts are numbers by name, and of how many examples."""
+    if len(parts) == 1:
+        return {name: float(x) for name, x in parts[0][0].items()}
+    weights = np.array([examples for _, examples in parts]) / sum(examples for _, examples in parts)
+    return {name: float(weights @ np.array([row[name] for row, _ in parts], float)) for name in parts[0][0]}
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort column names: training before validation, the loss first in each."""
     return sorted(names, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))

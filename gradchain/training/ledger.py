@@ -13,7 +13,7 @@ from gradchain.combinators.guards import apply_if_finite, count_not_finite, skip
 from gradchain.combinators.loss_scaling import loss_scale, scale_states
 from gradchain.core.transform import Transform
 from gradchain.training.budget import Moment
-from gradchain.training.history import History, in_order
+from gradchain.training.history import History, in_order, mean_row
 from gradchain.training.positions import Position
 from gradchain.training.ranking import goal_of
 from gradchain.training.sources import Launched
@@ -116,7 +116,7 @@ class Ledger:
           mark: how far the run is, or would be if it hadn't diverged.
           last: whether this is the budget's last row.
         """
-        row = _mean(run.open) | measured
+        row = mean_row(run.open) | measured
         if self.goal.column not in row:
             raise ValueError(f"EarlyStopping: no column {self.goal.column!r}; there are {', '.join(row)}")
         progress = self.rule.update(row[self.goal.column], run.stopping)
@@ -149,14 +149,6 @@ class Ledger:
     def weights(self, run: Snapshot) -> Variables[Any]:
         """Return the variables with evaluation weights, and with the state that belongs to them if that is wanted."""
         return self._renew(for_evaluation(self._tx, run.state, run.variables))
-
-
-def _mean(parts: tuple[tuple[dict[str, float], int], ...]) -> dict[str, float]:
-    """Return the mean of each number over all examples."""
-    if len(parts) == 1:
-        return parts[0][0]
-    weights = np.array([examples for _, examples in parts]) / sum(examples for _, examples in parts)
-    return {name: float(weights @ np.array([row[name] for row, _ in parts])) for name in parts[0][0]}
 
 
 def _is_guarded(tx: Transform) -> bool:

@@ -205,7 +205,7 @@ def fit(
                 total_epochs=epochs_done + budget.total.number if budget.unit == "epoch" else None,
             )
         )  # fmt: skip
-        stopped = Running(feed, recipe, made, budget, ledger, validation, saved, watching, before).go()
+        stopped = Running(feed, recipe, budget, ledger, validation, saved, watching, before).go()
     run, leave = saved.run, recipe.objective.leave
     chosen, weights = map(leave, ledger.chosen(run))
     return FitResult(

@@ -10,22 +10,20 @@ from jax import Array
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks
+from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks, member_of, transform_of
 from gradchain.training.epoch import as_key
 from gradchain.training.progress import tick
 from gradchain.training.ranking import Goal, goal_of
 from gradchain.training.recipe import Recipe, run_epochs
-from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
+from gradchain.training.streamed_members import Batched, start_losses, started, train_on_stream
 from gradchain.training.streams import Stream
 from gradchain.training.sweep import (
     checked_data,
     count_runs,
     last_cost,
     loss_at_start,
-    member_of,
     one_transform,
     steps_of,
-    transform_of,
 )
 from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
@@ -99,7 +97,7 @@ def begin(plan: Plan, tx: Any, task: Task) -> Members:
     size = len(jax.tree.leaves(task.begins)[0])
     if isinstance(task.data, Stream):
         keys = jnp.broadcast_to(task.key, (size,))
-        state = map_in_chunks(lambda i: transform_of(tx, i).init(member_of(task.begins, i).params), size, size)
+        state = started(tx, task.begins, keys).state
         return Members(tx, task.begins, state, start_losses(plan.recipe, task.begins, keys, task.data))
 
     def one(i: Array) -> tuple[Any, Array]:

@@ -4,15 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.core.transform import Transform
 from gradchain.training.budget import Amount, Budget, Epochs, Moment, is_due, steps_until
 from gradchain.training.callbacks import Callbacks
+from gradchain.training.history import mean_row
 from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, Snapshot
 from gradchain.training.positions import Position
@@ -33,10 +32,10 @@ class Running:
     """
 
     def __init__(
-        self, source: Source, recipe: Recipe, tx: Transform, budget: Budget, ledger: Ledger, validation: Tree | None,
-        saved: SavedRun, callbacks: Callbacks, steps_before: int,
+        self, source: Source, recipe: Recipe, budget: Budget, ledger: Ledger, validation: Tree | None, saved: SavedRun,
+        callbacks: Callbacks, steps_before: int,
     ):  # fmt: skip
-        self._source, self._recipe, self._tx, self._validation = source, recipe, tx, validation
+        self._source, self._recipe, self._validation = source, recipe, validation
         self._budget, self._ledger, self._saved, self._callbacks = budget, ledger, saved, callbacks
         self._steps_before = steps_before
         self._row = saved.run
@@ -167,21 +166,15 @@ def held_out(recipe: Recipe, validation: Any, mesh: Mesh | None) -> Any:
 
 def measured_on(stream: Stream, recipe: Recipe, variables: Variables[Any]) -> dict[str, float]:
     """Return the loss, aux and metrics by name: their means over all examples of a stream."""
-    recipe, parts, sizes, more = (
-        recipe._replace(validation_batch_size=None),
-        list[dict[str, Array]](),
-        list[int](),
-        True,
-    )
+    recipe = recipe._replace(validation_batch_size=None)
+    parts, more = list[tuple[dict[str, Array], int]](), True
     with stream.feed(Position(), 1, None, None, Epochs(1)) as feed:
         while more:
             block = feed.take()
             batch = jax.tree.map(lambda x: x[0], block.batches)
-            parts.append(_compiled_validation(recipe, variables, batch))
-            sizes.append(int(block.sizes[0]))
+            parts.append((_compiled_validation(recipe, variables, batch), int(block.sizes[0])))
             more = not block.ends_epoch
-    weights, rows = np.array(sizes) / sum(sizes), jax.device_get(parts)
-    return {name: float(weights @ np.array([row[name] for row in rows], float)) for name in rows[0]}
+    return mean_row(jax.device_get(parts))
 
 
 def begin_at(epochs_done: int, steps_done: int, per_epoch: int | None) -> Position:

@@ -284,6 +284,20 @@ def run_block(
 _compiled_block = Compiled(run_block)
 
 
+def stream_of(where: str, recipe: Recipe, data: Any, device_memory: int | None = None) -> Stream | None:
+    """Return data that come batch by batch as a stream; ``None`` for arrays, which need a size of batches.
+
+    Raises:
+      TypeError: for data that are neither arrays nor a stream of batches.
+      ValueError: for arrays without a size of batches.
+    """
+    batch_size, shuffle, remainder = recipe.order
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
+    if stream is None and batch_size is None:
+        raise ValueError(f"{where}: data in arrays need a batch_size")
+    return stream
+
+
 def source_of(
     recipe: Recipe, data: Tree, steps_per_call: int, mesh: Mesh | None, device_memory: int | None
 ) -> Arrays | Streamed:
@@ -294,10 +308,7 @@ def source_of(
       ValueError: for batch sizes that don't fit.
     """
     check_whole("steps_per_call", steps_per_call)
-    batch_size, shuffle, remainder = recipe.order
-    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
+    stream = stream_of("fit", recipe, data, device_memory)
     if stream is not None:
         return Streamed(stream, steps_per_call)
-    if batch_size is None:
-        raise ValueError("fit: data in arrays need a batch_size")
     return Arrays(data if mesh is None else spread_data(mesh, data, "data"), recipe.order)

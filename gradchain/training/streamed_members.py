@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.compiled import Compiled
-from gradchain.training.chunks import even, map_in_chunks
+from gradchain.training.chunks import even, map_in_chunks, member_of, transform_of
 from gradchain.training.epoch import evaluate_objective
 from gradchain.training.positions import Position
 from gradchain.training.recipe import Recipe, validate
@@ -28,8 +28,14 @@ class Batched(NamedTuple):
 
     def at(self, i: Any) -> "Batched":
         """Return one member."""
-        rest = jax.tree.map(lambda x: x[i], self[1:])
-        return Batched(jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, self.tx), *rest)
+        return Batched(transform_of(self.tx, i), *member_of(self[1:], i))
+
+
+def started(tx: Any, begins: Variables[Any], keys: Array) -> Batched:
+    """Return members before their first step."""
+    size = len(keys)
+    state = map_in_chunks(lambda i: transform_of(tx, i).init(member_of(begins, i).params), size, size)
+    return Batched(tx, begins, state, keys)
 
 
 def start_losses(recipe: Recipe, begins: Variables[Any], keys: Array, stream: Stream) -> Array:

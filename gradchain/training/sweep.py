@@ -26,8 +26,9 @@ from gradchain.training.chunks import (
     fastest_chunk,
     fold_in_chunks,
     in_threads,
-    map_in_chunks,
+    member_of,
     on_threads,
+    transform_of,
 )
 from gradchain.training.comparison import SweepComparison
 from gradchain.training.epoch import Remainder, as_keys, check_batches, count_examples, evaluate_objective
@@ -38,8 +39,9 @@ from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
 from gradchain.training.recipe import Recipe, check_validation, run_epoch, run_epochs
-from gradchain.training.streamed_members import Batched, start_losses, train_on_stream
-from gradchain.training.streams import Stream, as_stream
+from gradchain.training.sources import stream_of
+from gradchain.training.streamed_members import Batched, start_losses, started, train_on_stream
+from gradchain.training.streams import Stream
 from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables, checked, for_evaluation
 from gradchain.tree import Tree
@@ -229,9 +231,8 @@ class _Task(NamedTuple):
         begins, keys = member_of(self.begins, replica), self.keys[replica]
         txs = transform_of(tx, run) if runs > 1 else tx
         chunk = fastest_chunk(runs * replicas, begins) if self.chunk is None else self.chunk
-        state = map_in_chunks(lambda i: transform_of(txs, i).init(member_of(begins, i).params), len(run), len(run))
         start_loss = start_losses(recipe, self.begins, self.keys, stream)
-        members = Batched(txs, begins, state, keys)
+        members = started(txs, begins, keys)
         variables, state, rows = train_on_stream(
             recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk
         )
@@ -253,13 +254,10 @@ def checked_data(where: str, recipe: Recipe, data: Any, validation: Tree | None,
       ValueError: for data or batch sizes that don't fit.
     """
     check_whole(f"{where}: steps_per_call", steps_per_call)
-    batch_size, shuffle, remainder = recipe.order
     check_validation(recipe, validation)
-    stream = as_stream(data, batch_size, remainder, shuffle=shuffle)
+    stream = stream_of(where, recipe, data)
     if stream is None:
-        if batch_size is None:
-            raise ValueError(f"{where}: data in arrays need a batch_size")
-        check_batches(data, batch_size)
+        check_batches(data, recipe.order.batch_size)
     return data if stream is None else stream
 
 
@@ -342,11 +340,6 @@ def count_runs(tx: Transform, replicas: int, where: str = "sweep", alone: bool =
             "seeds or starts"
         )
     return next(iter(batches.values()), 1)
-
-
-def member_of(tree: Tree, i: Any) -> Tree:
-    """Return what lies at place ``i`` of every leaf's leading axis."""
-    return jax.tree.map(lambda x: x[i], tree)
 
 
 class _Plan(NamedTuple):
@@ -456,11 +449,6 @@ def _train(
         variables, state = scanned[:2]
         rows = {name: jnp.append(rows[name], x) for name, x in last.items()}
     return for_evaluation(tx, state, variables), rows
-
-
-def transform_of(tx: Any, i: Any) -> Any:
-    """Return the transform at place ``i`` of a batch."""
-    return jax.tree.map(lambda x: x[i] if jnp.ndim(x) else x, tx)
 
 
 def loss_at_start(recipe: Recipe, variables: Variables[Any], data: Tree, key: Array) -> Array:
