@@ -24,21 +24,20 @@ class Bar:
 
     def __init__(self, show: bool, total: int, title: str, unit: str):
         self._bar: Any = load_tqdm()(total=total, desc=title, unit=unit) if show and jax.process_index() == 0 else None
-        self._waiting, self._shown, self._note = 0, 0.0, ""
+        self._waiting, self._shown = 0, 0.0
         self.number = next(_numbers)
 
     def __enter__(self) -> Self:
         _open[self.number] = self
         return self
 
-    def advance(self, amount: int, note: str = "") -> None:
+    def advance(self, amount: int) -> None:
         """Count ``amount`` more units as done; the screen is touched at most every ``INTERVAL`` seconds."""
-        self._waiting, self._note = self._waiting + amount, note
+        self._waiting += amount
         if self._bar is not None and time.monotonic() - self._shown >= INTERVAL:
             self._show()
 
     def _show(self) -> None:
-        self._bar.set_postfix_str(self._note, refresh=False)
         self._bar.update(self._waiting)
         self._waiting, self._shown = 0, time.monotonic()
 
