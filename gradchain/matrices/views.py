@@ -42,7 +42,8 @@ def _tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
-def _hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+def as_hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+    """Return dimension numbers with tuples for lists."""
     return MuonDimensionNumbers(*(axes if isinstance(axes, int) else tuple(axes) for axes in dims))
 
 
@@ -213,5 +214,5 @@ def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None)
     view(shape, dims, where=where)
 
 
-DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
+DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
