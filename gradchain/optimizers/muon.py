@@ -205,7 +205,7 @@ def dion2(
     learning_rate: NonNegative,
     fraction: float = 0.25,
     decay: Fraction = 0.95,
-    b2: Decay | None = None,
+    moment_decay: Decay | None = None,
     ns_coeffs: Coefficients = "polar_express_5",
     ns_steps: int | None = None,
     eps: NonNegative = 1e-8,
@@ -223,14 +223,14 @@ def dion2(
 ) -> Transform:
     r"""Dion2: in each step a fraction of a matrix moves, by :func:`~gradchain.scale_by_dion2`; AdamW beside it.
 
-    All weights decay in each step. With ``b2`` it is NorDion2. By default hidden weight matrices are recognised by
-    :func:`~gradchain.matrices_and_rest`, so that embeddings, output layers and vectors go to AdamW.
+    All weights decay in each step. With ``moment_decay`` it is NorDion2. By default hidden weight matrices are
+    recognised by :func:`~gradchain.matrices_and_rest`, so that embeddings, output layers and vectors go to AdamW.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule, for matrices; typically 0.02.
       fraction: the share of outputs (or inputs, where these are fewer) that moves, in (0, 1].
       decay: how much of what was moved remains in the momentum.
-      b2: decay of the outputs' second moments, ``None`` for none.
+      moment_decay: decay of the outputs' second moments, ``None`` for none.
       ns_coeffs: coefficients of the Newton-Schulz iteration; see :func:`gradchain.matrices.orthogonalize`.
       ns_steps: number of its steps.
       eps: added to the norms of matrices, and outside the square root in Adam.
@@ -251,7 +251,9 @@ def dion2(
     """
     dims = KIND.normalize("dion2: weight_dimension_numbers", weight_dimension_numbers)
     matrices = chain(
-        scale_by_dion2(fraction, decay, b2, ns_coeffs, ns_steps, eps, mu_dtype, weight_dimension_numbers=dims),
+        scale_by_dion2(
+            fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype, weight_dimension_numbers=dims
+        ),
         scale_by_shape(dims, consistent_rms, scale=scale),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

@@ -35,7 +35,11 @@ class ShareKind(Kind):
 def _moments(param: Array, hyper: Any) -> list[Array]:
     """Return a number for each output of each block, or none."""
     blocks = view(param.shape, hyper.weight_dimension_numbers).split(param)
-    return [] if hyper.b2 is None else [jnp.sum(abs_sq(jnp.zeros_like(x)), axis=-2, keepdims=True) for x in blocks]
+    return (
+        []
+        if hyper.moment_decay is None
+        else [jnp.sum(abs_sq(jnp.zeros_like(x)), axis=-2, keepdims=True) for x in blocks]
+    )
 
 
 @leafwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": Slot(init=_moments, real=True, nonnegative=True)})
@@ -45,7 +49,7 @@ def scale_by_dion2(
     at: At,
     fraction: Annotated[float, ShareKind()] = 0.25,
     decay: Fraction = 0.95,
-    b2: Decay | None = None,
+    moment_decay: Decay | None = None,
     ns_coeffs: Coefficients = "polar_express_5",
     ns_steps: Steps = None,
     eps: NonNegative = 1e-8,
@@ -63,13 +67,13 @@ def scale_by_dion2(
     of :math:`M` have the largest sums of magnitudes. So the iteration costs a fraction of Muon's. What doesn't move in
     a step adds up until its turn comes. Each block and each matrix along batch axes has slices of its own.
 
-    With ``b2`` outputs are chosen always, and each is divided by a root mean square of its updates so far, as in
-    :func:`scale_by_normuon` with ``axis="outputs"``: NorDion2.
+    With ``moment_decay`` outputs are chosen always, and each is divided by a root mean square of its updates so far, as
+    in :func:`scale_by_normuon` with ``axis="outputs"``: NorDion2.
 
     Args:
       fraction: :math:`f` in (0, 1], the share of slices that moves. Static.
       decay: :math:`\beta` in [0, 1], how much of what was moved remains.
-      b2: decay of the second moments, ``None`` for none.
+      moment_decay: decay of the second moments, ``None`` for none.
       ns_coeffs: coefficients of the iteration; see :func:`gradchain.matrices.orthogonalize`. Static.
       ns_steps: number of its steps. Static.
       eps: added to the norm that matrices are divided by before the iteration, and to root mean squares.
@@ -83,13 +87,13 @@ def scale_by_dion2(
     updates, rests, nu = list[Array](), list[Array](), list[Array]()
     for i, x in enumerate(map(gathered, seen.split(total))):
         rows, columns = x.shape[-2:]
-        axis = -1 if b2 is not None or columns <= rows else -2
+        axis = -1 if moment_decay is not None or columns <= rows else -2
         chosen = _largest(x, axis, fraction)
         part = _take(x, chosen, axis)
         u = orthogonalize(part, ns_coeffs, ns_steps, eps=eps)
-        if b2 is not None:
+        if moment_decay is not None:
             old = _take(slot.nu[i], chosen, -1)
-            new = ema(old, jnp.sum(abs_sq(u), axis=-2, keepdims=True) / max(1, rows), b2)
+            new = ema(old, jnp.sum(abs_sq(u), axis=-2, keepdims=True) / max(1, rows), moment_decay)
             scaled = divide(u, sqrt(new) + eps, eps == 0)
             u = scaled * divide(_norm(u), _norm(scaled))
             nu.append(_put(slot.nu[i], chosen, new, -1))
