@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from gradchain.core.value import Choice, Integer, Kind
+from gradchain.matrices.factors import gathered
 from gradchain.numerics import compute_dtype, divide, magnitude, safe_norm, sqrt
 from gradchain.signatures import public
 
@@ -139,7 +140,7 @@ def orthogonalize(
 
     on the shorter side. Singular vectors stay what they are, and each step maps the singular values by the odd
     polynomial :math:`a s + b s^3 + c s^5`. A zero matrix stays zero. The scale of ``x`` has no influence but for
-    ``eps``.
+    ``eps``. A matrix that is spread over devices is gathered once, before the first step; batch axes stay spread.
 
     .. list-table:: Sets of coefficients
        :header-rows: 1
@@ -201,7 +202,8 @@ def orthogonalize(
     if x.ndim < 2:
         raise ValueError(f"{where}: an array of shape {x.shape} is no matrix")
     rows, how = _scheme(where, coefficients, steps, preconditioning)
-    return _newton_schulz(x.astype(compute_dtype(x.dtype)), rows, how, eps)
+    x = gathered(x.astype(compute_dtype(x.dtype)))
+    return gathered(_newton_schulz(x, rows, how, eps))  # the compiler would else spread it from its end on
 
 
 def _scheme(where: str, coefficients: Any, steps: int | None, preconditioning: str | None) -> tuple[list[Any], str]:

@@ -84,7 +84,7 @@ def scale_by_dion2(
     """
     total = numerics.bounded(g, 2**20, power=1) + slot.mu
     seen = view(g.shape, weight_dimension_numbers)
-    updates, rests, nu = list[Array](), list[Array](), list[Array]()
+    updates, moved, nu = list[Array](), list[Array](), list[Array]()
     for i, x in enumerate(map(gathered, seen.split(total))):
         rows, columns = x.shape[-2:]
         axis = -1 if moment_decay is not None or columns <= rows else -2
@@ -92,14 +92,14 @@ def scale_by_dion2(
         part = _take(x, chosen, axis)
         u = orthogonalize(part, ns_coeffs, ns_steps, eps=eps)
         if moment_decay is not None:
-            old = _take(slot.nu[i], chosen, -1)
+            old = _take(gathered(slot.nu[i]), chosen, -1)
             new = ema(old, jnp.sum(abs_sq(u), axis=-2, keepdims=True) / max(1, rows), moment_decay)
             scaled = divide(u, sqrt(new) + eps, eps == 0)
             u = scaled * divide(_norm(u), _norm(scaled))
-            nu.append(_put(slot.nu[i], chosen, new, -1))
-        updates.append(_put(jnp.zeros_like(x), chosen, u, axis))
-        rests.append(_put(x, chosen, decay * part, axis))
-    return seen.join(updates), slot(mu=seen.join(rests), nu=nu)
+            nu.append(slot.nu[i] + _spread(slot.nu[i].shape, chosen, new - old, -1))
+        updates.append(_spread(x.shape, chosen, u, axis))
+        moved.append(_spread(x.shape, chosen, (1 - decay) * part, axis))
+    return seen.join(updates), slot(mu=total - seen.join(moved), nu=nu)
 
 
 def _largest(x: Array, axis: int, fraction: float) -> Array:
@@ -117,16 +117,17 @@ def _take(x: Array, chosen: Array, axis: int) -> Array:
     return function(x, chosen)
 
 
-def _put(x: Array, chosen: Array, part: Array, axis: int) -> Array:
-    """Return ``x`` with these slices replaced."""
+def _spread(shape: tuple[int, ...], chosen: Array, part: Array, axis: int) -> Array:
+    """Return matrices of a shape that have these slices, and zeros elsewhere."""
 
-    def function(x: Array, chosen: Array, part: Array) -> Array:
-        at = x.at[:, chosen] if axis == -1 else x.at[chosen]
+    def function(chosen: Array, part: Array) -> Array:
+        zeros = jnp.zeros(shape[-2:], part.dtype)
+        at = zeros.at[:, chosen] if axis == -1 else zeros.at[chosen]
         return at.set(part, mode="promise_in_bounds", unique_indices=True)
 
-    for _ in x.shape[:-2]:
+    for _ in shape[:-2]:
         function = jax.vmap(function)
-    return function(x, chosen, part)
+    return function(chosen, part)
 
 
 def _norm(x: Array) -> Array:

@@ -10,7 +10,6 @@ from gradchain.core.hyper import NonNegative, PerLeafKind
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slots
 from gradchain.core.value import Choice
-from gradchain.matrices.factors import gathered
 from gradchain.matrices.orthogonal import Coefficients, Steps, orthogonalize
 from gradchain.matrices.views import MatrixView, MuonDimensionNumbers, as_hashable, view
 from gradchain.numerics import divide, safe_norm, safe_root_mean_squares
@@ -127,7 +126,7 @@ def scale_by_lmo(
     def direction(x: Array) -> Array:
         rows, columns = x.shape[-2:]
         if norm in ("spectral", "conv"):
-            u = orthogonalize(gathered(x), ns_coeffs, ns_steps, eps=eps)
+            u = orthogonalize(x, ns_coeffs, ns_steps, eps=eps)
             return u * (radius * spectral_size(norm, g.shape, rows, columns))
         if norm == "sign":
             return jnp.sign(x) * (radius / max(1, rows))

@@ -12,7 +12,6 @@ from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice
-from gradchain.matrices.factors import gathered
 from gradchain.matrices.orthogonal import Coefficients, Preconditioning, Steps, orthogonalize
 from gradchain.matrices.views import DimensionNumbers, MuonDimensionNumbers, view
 from gradchain.numerics import abs_sq, divide, ema, safe_norm, sqrt
@@ -56,8 +55,8 @@ def orthogonalize_via_newton_schulz(
 
 
 def _orthogonalizer(coefficients: Any, steps: Any, preconditioning: Any, eps: Any) -> Callable[[Array], Array]:
-    """Return the iteration with its options, for blocks that may be spread over devices."""
-    return lambda x: orthogonalize(gathered(x), coefficients, steps, preconditioning, eps)
+    """Return the iteration with its options."""
+    return lambda x: orthogonalize(x, coefficients, steps, preconditioning, eps)
 
 
 @leafwise()
@@ -171,7 +170,6 @@ def scale_by_muon(
     hat, mu = _momentum(_bounded(g, momentum), slot.mu, at, beta, momentum, nesterov)
 
     def direction(x: Array) -> Array:
-        x = gathered(x)
         u = orthogonalize(x, ns_coeffs, ns_steps, preconditioning, eps)
         return u * jnp.sum(jnp.real(jnp.conj(x) * u), axis=(-2, -1), keepdims=True) if adaptive else u
 
