@@ -38,12 +38,13 @@ def normuon(
     exact: bool = False,
     nesterov: bool = True,
     form: str = "debiased",
+    rows: Any = None,
 ) -> Oracle:
     """Li et al. 2025 (outputs), Jordan's benchmark (longer), Si et al. 2025 (elements), Zhang et al. 2026 (all)."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
         ahead, m = momentum(form, beta, nesterov, g, memory["m"], k)
-        x = polar(ahead)
+        x = polar(ahead) if rows is None else orthogonalized(ahead, rows)
         if axis == "all":
             squares = norm(g) ** 2
         elif axis == "elements":
@@ -61,24 +62,24 @@ def normuon(
     return per_array(rule, lambda w: {"m": np.zeros_like(w), "v": 0.0})
 
 
-def lmo(kind: str, radius: float = 1.0, eps: float = 1e-8) -> Oracle:
+def lmo(kind: str, radius: float = 1.0, eps: float = 1e-8, rows: Any = STANDARD) -> Oracle:
     """Pethick et al. 2025, table 2."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
-        return value(radius, k) * furthest(kind, g, eps), memory
+        return value(radius, k) * furthest(kind, g, eps, rows), memory
 
     return per_array(rule)
 
 
-def furthest(kind: str, g: np.ndarray, eps: float = 1e-8) -> np.ndarray:
+def furthest(kind: str, g: np.ndarray, eps: float = 1e-8, rows: Any = STANDARD) -> np.ndarray:
     """Return the point of the unit ball that lies furthest along ``g``."""
     if kind == "rms":
         return g / (np.sqrt(magnitude_squared(g).mean() if g.size else 0.0) + eps)
     inputs, outputs = g.shape[-2:]
     if kind == "spectral":
-        return np.sqrt(outputs / max(1, inputs)) * orthogonalized(g, STANDARD, eps=eps)
+        return np.sqrt(outputs / max(1, inputs)) * orthogonalized(g, rows, eps=eps)
     if kind == "conv":
-        u = orthogonalized(g.reshape(-1, outputs), STANDARD, eps=eps).reshape(g.shape)
+        u = orthogonalized(g.reshape(-1, outputs), rows, eps=eps).reshape(g.shape)
         return np.sqrt(outputs / inputs) / math.prod(g.shape[:-2]) * u
     if kind == "sign":
         size = np.abs(g)
@@ -88,7 +89,9 @@ def furthest(kind: str, g: np.ndarray, eps: float = 1e-8) -> np.ndarray:
     return g / (np.sqrt(magnitude_squared(g).sum(1, keepdims=True) / max(1, outputs)) + eps)
 
 
-def dion2(fraction: float = 0.25, decay: float = 0.95, b2: float | None = None, eps: float = 1e-8) -> Oracle:
+def dion2(
+    fraction: float = 0.25, decay: float = 0.95, b2: float | None = None, eps: float = 1e-8, rows: Any = None
+) -> Oracle:
     """Ahn et al. 2025, Dion2; with ``b2`` NorDion2 of the code that comes with it."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
@@ -104,7 +107,7 @@ def dion2(fraction: float = 0.25, decay: float = 0.95, b2: float | None = None, 
         m, u = m.copy(), np.zeros_like(m)
         number = min(m.shape[1], max(1, math.ceil(fraction * m.shape[1])))
         chosen = np.argsort(-np.abs(m).sum(0), kind="stable")[:number]
-        x = polar(m[:, chosen], eps)
+        x = polar(m[:, chosen], eps) if rows is None else orthogonalized(m[:, chosen], rows, eps=eps)
         m[:, chosen] *= decay
         if b2 is not None:
             v[chosen] = b2 * v[chosen] + (1 - b2) * (magnitude_squared(x).mean(0) if x.size else 0.0)
