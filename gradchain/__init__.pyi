@@ -265,6 +265,7 @@ from gradchain.transforms.scaling import scale_by_sign as scale_by_sign
 from gradchain.transforms.scaling import set_to_zero as set_to_zero
 from gradchain.transforms.scaling import stateless as stateless
 from gradchain.transforms.scaling import stateless_with_tree_map as stateless_with_tree_map
+from gradchain.transforms.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradchain.transforms.signs import scale_by_lion as scale_by_lion
 from gradchain.transforms.signs import scale_by_rprop as scale_by_rprop
 from gradchain.transforms.variance_reduction import scale_by_mars as scale_by_mars

@@ -45,6 +45,7 @@ from tests.oracles.parameter_free import (
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
+from tests.oracles.shampoo import shampoo
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -144,6 +145,7 @@ __all__ = [
     "scale",
     "schedule_free",
     "set_to_zero",
+    "shampoo",
     "sign",
     "simplified_ademamix",
     "skip_spikes",
