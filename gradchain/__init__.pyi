@@ -215,8 +215,11 @@ from gradchain.transforms.clipping import normalize_by_update_norm as normalize_
 from gradchain.transforms.clipping import zero_nans as zero_nans
 from gradchain.transforms.coin_betting import scale_by_cocob as scale_by_cocob
 from gradchain.transforms.constraints import add_cautious_decayed_weights as add_cautious_decayed_weights
+from gradchain.transforms.constraints import brake_norm as brake_norm
+from gradchain.transforms.constraints import decay_updated_weights as decay_updated_weights
 from gradchain.transforms.constraints import keep_norm as keep_norm
 from gradchain.transforms.constraints import limit_update_ratio as limit_update_ratio
+from gradchain.transforms.constraints import pin_norm as pin_norm
 from gradchain.transforms.constraints import project as project
 from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 from gradchain.transforms.curvature import scale_by_sophia as scale_by_sophia

@@ -76,8 +76,8 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
 
     with jax.enable_x64(True):
         got = run()
-        missed = max(float(np.max(np.abs(got[key] - np.array(end[key])))) for key in start)
-    return missed / max(float(np.max(np.abs(np.array(end[key]) - start[key]))) for key in start)
+        missed = max(float(np.max(np.abs(got[key] - np.array(end[key])))) for key in end)
+    return missed / max(float(np.max(np.abs(np.array(end[key]) - start[key]))) for key in end)
 
 
 def assert_reproduces(reference: str, tx: Any, problems: Iterable[str] = (), **options: Any) -> None:

@@ -4,10 +4,7 @@ from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yo
 from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.averages import (
     cautious,
-    cautious_decay,
     interpolated,
-    keep_norm,
-    limit_update_ratio,
     mars,
     mechanize,
     outer_steps,
@@ -15,7 +12,15 @@ from tests.oracles.averages import (
     sam_opaque,
     schedule_free,
 )
-from tests.oracles.constraints import project_on_ball
+from tests.oracles.constraints import (
+    brake_norm,
+    cautious_decay,
+    decay_updated_weights,
+    keep_norm,
+    limit_update_ratio,
+    pin_norm,
+    project_on_ball,
+)
 from tests.oracles.core import Arrays, Oracle, by_complex_parts, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -84,6 +89,7 @@ __all__ = [
     "amsgrad",
     "apply_every",
     "belief",
+    "brake_norm",
     "by_complex_parts",
     "by_shape",
     "cautious",
@@ -95,6 +101,7 @@ __all__ = [
     "clip_by_global_norm",
     "cocob",
     "dadapt_adam",
+    "decay_updated_weights",
     "descend_and_shrink",
     "dog",
     "dowg",
@@ -130,6 +137,7 @@ __all__ = [
     "param_block_norm",
     "param_block_rms",
     "per_layer",
+    "pin_norm",
     "plain",
     "polyak",
     "prodigy",

@@ -1,4 +1,4 @@
-"""Oracles of transforms around a transform: slow weights, schedule-free, SAM, Mechanic, masks; and of constraints."""
+"""Oracles of transforms around a transform: slow weights, schedule-free, SAM, Mechanic, masks."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from tests.oracles.core import Arrays, Memory, Oracle, per_array
 from tests.oracles.layerwise import norm
-from tests.oracles.simple import plain
 
 
 def _zip(function: Any, *trees: Arrays) -> Arrays:
@@ -150,28 +149,3 @@ def mars(b1: float = 0.95, gamma: float = 0.025, bound: float = 1.0) -> Oracle:
         return (c * bound / norm(c) if norm(c) > bound else c), {"g": g}
 
     return per_array(rule)
-
-
-def keep_norm() -> Oracle:
-    """Wen et al. 2026: back to the sphere around 0 on which the weights started."""
-
-    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
-        radius = memory["radius"]
-        return radius * (w + g) / norm(w + g) - w if radius else g, memory
-
-    return per_array(rule, lambda w: {"radius": norm(w)})
-
-
-def limit_update_ratio(low: float, high: float, least: float = 1e-3) -> Oracle:
-    """|u| / max(|w|, least) between ``low`` and ``high``."""
-
-    def rule(g: np.ndarray, w: np.ndarray) -> np.ndarray:
-        ratio = norm(g) / max(norm(w), least)
-        return g * np.clip(ratio, low, high) / ratio if ratio else g
-
-    return plain(rule)
-
-
-def cautious_decay(strength: float) -> Oracle:
-    """Chen et al. 2025, algorithm 1: decay where it goes the update's way."""
-    return plain(lambda g, w: g + strength * np.where((np.conj(g) * w).real >= 0, w, 0))

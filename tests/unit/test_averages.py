@@ -416,6 +416,7 @@ BOUNDS = {
     "nonnegative": (gc.keep_params_nonnegative(), lambda w: w.min() >= 0),
     "simplex": (gc.project(on_the_simplex), lambda w: abs(w.sum() - 1) < 1e-5 and w.min() >= 0),
     "sphere": (gc.keep_norm(), lambda w: abs(np.linalg.norm(w) - np.linalg.norm([0.1, 0.6, 0.3])) < 1e-6),
+    "sphere_of_radius_2": (gc.keep_norm(2.0), lambda w: abs(np.linalg.norm(w) - 2) < 1e-6),
     "sphere_of_a_layer": (
         gc.per_layer(gc.keep_norm(), 0),
         lambda w: np.allclose(np.abs(w), [0.1, 0.6, 0.3], rtol=1e-5),
