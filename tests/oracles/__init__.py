@@ -5,6 +5,7 @@ from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.averages import (
     cautious,
     cautious_decay,
+    ema_nesterov,
     interpolated,
     keep_norm,
     limit_update_ratio,
@@ -98,6 +99,7 @@ __all__ = [
     "dog",
     "dowg",
     "ema",
+    "ema_nesterov",
     "factored_rms",
     "fourth_root",
     "galore",

@@ -80,6 +80,18 @@ AVERAGES = [
         descends=True,
     ),
     Row(
+        "ema_nesterov",
+        lambda: gc.ema_nesterov(gc.sgd(0.01, momentum=0.9), 10 * ramp(), 0.9),
+        lambda: oracles.ema_nesterov(descent(oracles.trace(0.9)), lambda k: 10 * ramp_value(k), 0.9),
+        descends=True,
+    ),
+    Row(
+        "ema_nesterov_from_weights",
+        lambda: gc.ema_nesterov(gc.sgd(0.01), 4.5, 0.8, step_from="weights"),
+        lambda: oracles.ema_nesterov(descent(), lambda k: 4.5, 0.8, from_weights=True),
+        descends=True,
+    ),
+    Row(
         "schedule_free_sgd",
         lambda: gc.schedule_free_sgd(0.1, b1=0.8, weight_decay=0.1, weight_lr_power=0.0),
         lambda: oracles.schedule_free(descent(oracles.weight_decay(0.1), rate=0.1), lambda k: 0.1, 0.8, 0.0),
