@@ -72,3 +72,12 @@ def test_none_of_it_needs_the_parameters():
     tx = gc.ema_nesterov(gc.sgd(0.05, momentum=0.9))
     state = tx.init(PARAMS)
     trees.assert_close(tx.update(PARAMS, state)[0], tx.update(PARAMS, state, PARAMS)[0], 0)
+
+
+def test_weights_behind_obey_constraints_inside_to_the_last_digit():
+    """Where weights reach 0 the point ahead is below it, and the way back is rounded."""
+    tx = gc.ema_nesterov(gc.chain(gc.sgd(0.3), gc.keep_params_nonnegative()), 0.7, 0.6)
+    start = jnp.linspace(0.1, 1.0, 50)
+    for params, state in walk(tx, 4, start, jnp.broadcast_to(start, (4, 50))):
+        assert float(gc.eval_params(tx, state, params).min()) >= 0
+    assert float(params.min()) < 0
