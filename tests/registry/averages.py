@@ -45,6 +45,13 @@ AVERAGES = [
         descends=True,
     ),
     Row(
+        "average_params_tail",
+        lambda: gc.average_params(gc.sgd(0.01), start=1, time_constant=4.0, blend=0.6),
+        lambda: descent(),
+        needs_params=True,
+        descends=True,
+    ),
+    Row(
         "lookahead",
         lambda: gc.lookahead(gc.adam(0.1), 2, 0.6),
         lambda: oracles.outer_steps(descent(oracles.adam(), rate=0.1), oracles.scale(0.6), 2),
