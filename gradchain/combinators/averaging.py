@@ -20,7 +20,6 @@ from gradchain.transforms.momentum import trace
 from gradchain.transforms.scaling import scale
 from gradchain.tree import Tree
 
-
 TIME = Number("TimeConstant", "[1, inf]")
 """Of a moving average, in updates."""
 

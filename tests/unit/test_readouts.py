@@ -47,8 +47,11 @@ def test_a_blend_is_made_of_the_evaluation_weights_inside():
     trees.assert_close(last(tx)[2], expected, 1e-6)
 
 
-def test_a_point_beyond_the_average_obeys_a_later_constraint():
-    tx = gc.chain(gc.average_params(gc.sgd(0.1), blend=3.0), gc.keep_params_nonnegative())
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_point_beyond_the_average_obeys_constraints(inside):
+    stage, tx = gc.keep_params_nonnegative(), gc.sgd(0.1)
+    tx = gc.chain(tx, stage) if inside else tx
+    tx = gc.chain(gc.average_params(tx, blend=3.0), gc.identity() if inside else stage)
     params, state = jnp.zeros(2), tx.init(jnp.zeros(2))
     for gradient in ([-1.0, 1.0], [-1.0, -1.0]):
         updates, state = tx.update(jnp.array(gradient), state, params)
