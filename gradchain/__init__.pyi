@@ -35,6 +35,7 @@ from gradchain.combinators.labels import by_leaf as by_leaf
 from gradchain.combinators.labels import by_path as by_path
 from gradchain.combinators.labels import matrices_and_rest as matrices_and_rest
 from gradchain.combinators.layers import per_layer as per_layer
+from gradchain.combinators.lookahead_point import ema_nesterov as ema_nesterov
 from gradchain.combinators.loss_scaling import current_loss_scale as current_loss_scale
 from gradchain.combinators.loss_scaling import loss_scale as loss_scale
 from gradchain.combinators.mechanic import mechanize as mechanize

@@ -4,6 +4,7 @@ from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yo
 from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.averages import (
     cautious,
+    ema_nesterov,
     interpolated,
     mars,
     mechanize,
@@ -106,6 +107,7 @@ __all__ = [
     "dog",
     "dowg",
     "ema",
+    "ema_nesterov",
     "factored_rms",
     "fourth_root",
     "galore",

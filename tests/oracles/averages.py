@@ -62,6 +62,23 @@ def schedule_free(base: Oracle, rate: Any, beta: float, power: float, r: float =
     return interpolated(base, beta, share)
 
 
+def ema_nesterov(base: Oracle, beta: Any, decay: float, from_weights: bool = False) -> Oracle:
+    """The average d of the steps of x leads to y, where the gradient is taken; ``beta(k)`` after k updates."""
+
+    def init(params: Arrays) -> Any:
+        return 0, _zip(np.zeros_like, params), base.init(params)
+
+    def update(gradients: Arrays, state: Any, y: Arrays) -> tuple[Arrays, Any]:
+        k, d, base_state = state
+        u, base_state = base.update(gradients, base_state, y)
+        x = _zip(lambda y, d: y - beta(k) * d, y, d)
+        new_x = _zip(np.add, x if from_weights else y, u)
+        d = _zip(lambda d, new, old: decay * d + (1 - decay) * (new - old), d, new_x, x)
+        return _zip(lambda x, d, y: x + beta(k + 1) * d - y, new_x, d, y), (k + 1, d, base_state)
+
+    return Oracle(init, update)
+
+
 def sam(optimizer: Oracle, adversary: Oracle, period: int, reset: bool) -> Oracle:
     """Foret et al. 2021, algorithm 1, one gradient an update."""
 

@@ -45,6 +45,13 @@ AVERAGES = [
         descends=True,
     ),
     Row(
+        "average_params_tail",
+        lambda: gc.average_params(gc.sgd(0.01), start=1, time_constant=4.0, blend=0.6),
+        lambda: descent(),
+        needs_params=True,
+        descends=True,
+    ),
+    Row(
         "lookahead",
         lambda: gc.lookahead(gc.adam(0.1), 2, 0.6),
         lambda: oracles.outer_steps(descent(oracles.adam(), rate=0.1), oracles.scale(0.6), 2),
@@ -77,6 +84,18 @@ AVERAGES = [
             descent(oracles.adam(), oracles.weight_decay(0.1), rate=0.1), 0.9, lambda k: 1 - 0.95
         ),
         needs_params=True,
+        descends=True,
+    ),
+    Row(
+        "ema_nesterov",
+        lambda: gc.ema_nesterov(gc.sgd(0.01, momentum=0.9), 10 * ramp(), 0.9),
+        lambda: oracles.ema_nesterov(descent(oracles.trace(0.9)), lambda k: 10 * ramp_value(k), 0.9),
+        descends=True,
+    ),
+    Row(
+        "ema_nesterov_from_weights",
+        lambda: gc.ema_nesterov(gc.sgd(0.01), 4.5, 0.8, step_from="weights"),
+        lambda: oracles.ema_nesterov(descent(), lambda k: 4.5, 0.8, from_weights=True),
         descends=True,
     ),
     Row(
