@@ -23,6 +23,8 @@ from gradchain.combinators.chain import named_chain as named_chain
 from gradchain.combinators.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask as conditionally_mask
 from gradchain.combinators.conditional import conditionally_transform as conditionally_transform
+from gradchain.combinators.factors import scale_by_path as scale_by_path
+from gradchain.combinators.factors import scale_hyperparams as scale_hyperparams
 from gradchain.combinators.flushing import flush as flush
 from gradchain.combinators.guards import apply_if_finite as apply_if_finite
 from gradchain.combinators.guards import skip_large_updates as skip_large_updates
