@@ -278,5 +278,12 @@ from gradchain.tree import scale_gradient as scale_gradient
 from gradchain.tree import update_infinity_moment as update_infinity_moment
 from gradchain.tree import update_moment as update_moment
 from gradchain.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
+from gradchain.width.exponents import describe_widths as describe_widths
+from gradchain.width.multipliers import Width as Width
+from gradchain.width.multipliers import Widths as Widths
+from gradchain.width.multipliers import width_multipliers as width_multipliers
+from gradchain.width.mup import mup as mup
+from gradchain.width.mup import mup_init as mup_init
+from gradchain.width.mup import scale_by_width as scale_by_width
 
 __version__: str

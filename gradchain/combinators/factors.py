@@ -61,7 +61,7 @@ class Factors(Value):
             if _by_pattern("factors", plain) == self:
                 pairs = ", ".join(f"({pattern!r}, {show(number)})" for pattern, number in plain.patterns)
                 return f"[{pairs}]" if plain.default == UNCHANGED else f"by_path([{pairs}], default={plain.default!r})"
-        return f"({labels!r}, {{{numbers}}})" if numbers else repr(labels)
+        return f"({labels!r}, {{{numbers}}})" if numbers or isinstance(labels, FrozenTree) else repr(labels)
 
     def each(self, where: str, tree: Tree, checked: bool = False) -> list[Any]:
         """Return the factor of each leaf of ``tree``, ``None`` counting as one; ``None`` for a factor of 1.
@@ -121,9 +121,8 @@ def _factors(where: str, given: Any) -> Factors:
         items = cast("list[Any]", given)
         if len(items) == 2 and isinstance(items[1], Mapping) and not isinstance(items[0], str | tuple | list):
             return _by_label(where, items[0], cast(Mapping[Any, Any], items[1]))
-        if items and all(isinstance(pair, list | tuple) and len(cast(Any, pair)) == 2 for pair in items):
-            if all(isinstance(pair[0], str) for pair in items):
-                return _by_pattern(where, ByPath(tuple((pattern, x) for pattern, x in items), UNCHANGED))
+        if items and all(isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str) for x in items):
+            return _by_pattern(where, ByPath(tuple((pattern, x) for pattern, x in items), UNCHANGED))
     if isinstance(given, ByPath):
         return _by_pattern(where, given)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(given, is_leaf=lambda x: x is None or callable(x))
@@ -202,7 +201,7 @@ class _Pairs:
         self.pairs = pairs
 
 
-def _field(rule: Rule, name: str) -> str | None:
+def scalable(rule: Rule, name: str) -> str | None:
     """Return the field of a rule that a hyperparameter's name means, if it has one that can be scaled."""
     owner, _, field = name.rpartition(":")
     rule = rule.unlayered
@@ -250,7 +249,7 @@ class scale_hyperparams(Transform):
     def checked(self) -> Self:
         rules = [rule for rule in inside(self.tx) if isinstance(rule, Rule)]
         for name in self.factors:
-            if not any(_field(rule, name) for rule in rules):
+            if not any(scalable(rule, name) for rule in rules):
                 raise ValueError(f"scale_hyperparams: {_lacks(rules, name)}")
         return self
 
@@ -260,7 +259,7 @@ class scale_hyperparams(Transform):
         return around_rules(self.tx, self._around)
 
     def _around(self, rule: Rule) -> Transform:
-        pairs = [(field, factors) for name, factors in self.factors.items() if (field := _field(rule, name))]
+        pairs = [(field, factors) for name, factors in self.factors.items() if (field := scalable(rule, name))]
         return Scaled(rule, _Pairs(pairs)) if pairs else rule
 
     def init(self, params: Tree) -> Any:
@@ -285,7 +284,7 @@ def _lacks(rules: list[Rule], name: str) -> str:
         return f"{name!r} is the decay of an average whose sum of weights all arrays share; it can't differ"
     if whole := next((rule for rule in rules if not rule.by_leaf and field in rule.kinds), None):
         return f"{whole.name} has one {field} for all arrays together; put scale_by_path(...) behind it"
-    known = {f: None for rule in rules for f in rule.unlayered.kinds if _field(rule, f)}
+    known = {f: None for rule in rules for f in rule.unlayered.kinds if scalable(rule, f)}
     hint, there = did_you_mean(field, known), ", ".join(known) or "none"
     cure = "chain(tx, scale_by_path(...)) scales the updates of any transform"
     return f"no rule has the hyperparameter {name!r}{hint}; there are {there}; {cure}"
