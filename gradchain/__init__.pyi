@@ -23,6 +23,8 @@ from gradchain.combinators.chain import named_chain as named_chain
 from gradchain.combinators.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask as conditionally_mask
 from gradchain.combinators.conditional import conditionally_transform as conditionally_transform
+from gradchain.combinators.factors import scale_by_path as scale_by_path
+from gradchain.combinators.factors import scale_hyperparams as scale_hyperparams
 from gradchain.combinators.flushing import flush as flush
 from gradchain.combinators.guards import apply_if_finite as apply_if_finite
 from gradchain.combinators.guards import skip_large_updates as skip_large_updates
@@ -281,5 +283,12 @@ from gradchain.tree import scale_gradient as scale_gradient
 from gradchain.tree import update_infinity_moment as update_infinity_moment
 from gradchain.tree import update_moment as update_moment
 from gradchain.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
+from gradchain.width.exponents import describe_widths as describe_widths
+from gradchain.width.multipliers import Width as Width
+from gradchain.width.multipliers import Widths as Widths
+from gradchain.width.multipliers import width_multipliers as width_multipliers
+from gradchain.width.mup import mup as mup
+from gradchain.width.mup import mup_init as mup_init
+from gradchain.width.mup import scale_by_width as scale_by_width
 
 __version__: str

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradchain.codecs import Codec
 from gradchain.combinators.chain import NamedChain
+from gradchain.combinators.factors import Factors
 from gradchain.combinators.labels import ByPath, MatricesAndRest
 from gradchain.combinators.layers import AxesByPath
 from gradchain.combinators.steering import InjectHyperparams
@@ -137,6 +138,7 @@ class _Writer:
             (FunctionSchedule, self.bare_function),
             (CombinedSchedule, self.combined),
             (Breakpoints, self.breakpoints),
+            (Factors, self.factors),
             (Value, self.call),
             (FrozenTree, self.tree),
             (ByPath | MatricesAndRest, self.labels),
@@ -166,6 +168,10 @@ class _Writer:
 
     def breakpoints(self, path: str, x: Any) -> Any:
         return self.sequence(path, list(zip(x.boundaries, x.scales, strict=True)))
+
+    def factors(self, path: str, x: Factors) -> Any:
+        numbers = {label: self.node(f"{path}.{label}", number) for label, number in x.numbers.items()}
+        return {"labels": self.node(f"{path}.labels", x.labels), "numbers": numbers}
 
     def call(self, path: str, x: Value) -> Any:
         """Return the call of a constructor, the arguments of which are found in a value's fields."""
