@@ -33,6 +33,8 @@ from gradchain.combinators.guards import skip_spikes as skip_spikes
 from gradchain.combinators.half_precision import kahan as kahan
 from gradchain.combinators.half_precision import master_weights as master_weights
 from gradchain.combinators.half_precision import stochastic_rounding as stochastic_rounding
+from gradchain.combinators.hidden_matrices import for_hidden_matrices as for_hidden_matrices
+from gradchain.combinators.hidden_matrices import hidden_matrices as hidden_matrices
 from gradchain.combinators.labels import by_leaf as by_leaf
 from gradchain.combinators.labels import by_path as by_path
 from gradchain.combinators.labels import matrices_and_rest as matrices_and_rest

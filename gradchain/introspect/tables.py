@@ -67,23 +67,33 @@ def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def path_table(titles: Sequence[str], rows: list[list[str]], width: int) -> list[str]:
-    """Return the lines of a table of paths, and of a legend of its last column but one where that is too long.
+def path_table(titles: Sequence[str], rows: list[list[str]], width: int, legends: Sequence[int]) -> list[str]:
+    """Return the lines of a table of paths, and of legends where columns are too long.
 
     Args:
       titles: of the columns, paths first.
       rows: their cells.
       width: of the table; paths are cut in their middle where it is too small.
+      legends: the columns that may become marks, explained below the table; the first of them first.
     """
     legend: list[str] = []
-    if sum(_widths([titles, *rows])) + len(GAP) * (len(titles) - 1) > width:
-        names = {text: f"({i})" for i, text in enumerate(dict.fromkeys(row[-2] for row in rows), 1)}
-        rows = [[*row[:-2], names[row[-2]], row[-1]] for row in rows]
-        legend = [f"{name} {text}" for text, name in names.items()]
+    for column, first in zip(legends, "1a", strict=False):
+        if sum(_widths([titles, *rows])) + len(GAP) * (len(titles) - 1) > width:
+            texts = [text for text in dict.fromkeys(row[column] for row in rows) if text]
+            marks = {text: f"({_mark(first, i)})" for i, text in enumerate(texts)}
+            rows = [[*row[:column], marks.get(row[column], ""), *row[column + 1 :]] for row in rows]
+            legend = [*(f"{mark} {text}" for text, mark in marks.items()), *legend]
     widths = _widths([titles, *rows])
     widths[0] = max(10, min(widths[0], width - sum(widths[1:]) - len(GAP) * (len(titles) - 1)))
     lines = [_line([_cut(row[0], widths[0]), *row[1:]], widths) for row in (titles, ["-" * n for n in widths], *rows)]
     return lines + [line for text in legend for line in textwrap.wrap(text, width, subsequent_indent="    ")]
+
+
+def _mark(first: str, i: int) -> str:
+    """Return the number or letters of an entry of a legend."""
+    if first.isdigit():
+        return str(i + 1)
+    return (_mark(first, i // 26 - 1) if i >= 26 else "") + chr(ord(first) + i % 26)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:

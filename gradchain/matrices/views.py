@@ -183,7 +183,14 @@ def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None)
     view(shape, dims, where=where)
 
 
-DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
+class DimensionsKind(PerLeafKind):
+    """Dimension numbers, also as the method ``dimension_numbers`` of what says more about parameters than these."""
+
+    def resolve(self, where: str, value: Any, tree: Any) -> list[Any]:
+        return super().resolve(where, getattr(value, "dimension_numbers", value), tree)
+
+
+DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
 
 

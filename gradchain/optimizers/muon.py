@@ -5,16 +5,10 @@ Evidence: Jordan et al. (2024) report that it set the NanoGPT speed record 1.35 
 leave embeddings, output layers and vectors to AdamW.
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 from gradchain.combinators.chain import chain
-from gradchain.combinators.labels import matrices_and_rest
-from gradchain.combinators.routing import partition
-from gradchain.core.hyper import Decay, DType, FrozenTree, Mask, NonNegative
+from gradchain.combinators.hidden_matrices import for_hidden_matrices
+from gradchain.core.hyper import Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
-from gradchain.core.value import kind_of
 from gradchain.matrices.orthogonal import PRESETS, Coefficients
 from gradchain.matrices.views import DimensionNumbers
 from gradchain.optimizers.adam import adamw
@@ -22,7 +16,6 @@ from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.orthogonal import scale_by_muon, scale_by_shape
 from gradchain.transforms.scaling import scale_by_learning_rate
-from gradchain.tree import Tree
 
 
 @public
@@ -49,9 +42,8 @@ def muon(
 ) -> Transform:
     r"""Muon: momentum orthogonalised by :func:`~gradchain.scale_by_muon` for matrices, AdamW for the rest.
 
-    It is meant for hidden layers. By default, as in Optax, all arrays with two axes are matrices, embeddings and output
-    layers included; to leave those to Adam, use :func:`~gradchain.partition` with :func:`~gradchain.matrices_and_rest`,
-    or exclude them in ``muon_weight_dimension_numbers``.
+    By default :func:`~gradchain.hidden_matrices` decides which arrays are matrices. Embeddings, output layers and
+    vectors are left to AdamW, as its authors do it; in Optax every array with two axes is a matrix, and no other.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.02, or, with ``consistent_rms=0.2``, the rate you
@@ -71,9 +63,10 @@ def muon(
       adam_eps_root: added inside Adam's square root.
       adam_weight_decay: weight decay of the other parameters.
       adam_learning_rate: learning rate for Adam; ``None`` for the same as for the matrices.
-      muon_weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
-        ``None`` for what goes to Adam, or a function from parameters to such a tree. Layers stacked along an axis
-        are batches: ``MuonDimensionNumbers(1, 2)``.
+      muon_weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns. Layers stacked along an axis are batches:
+        ``MuonDimensionNumbers(1, 2)``.
       consistent_rms: root mean square of the matrices' updates before the rate; ``None`` for
         :math:`\sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}` in place of it.
 
@@ -81,43 +74,18 @@ def muon(
       Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
       Liu et al., *Muon is Scalable for LLM Training*, 2025 (``consistent_rms``, weight decay).
     """
-    dims = KIND.normalize("muon: muon_weight_dimension_numbers", muon_weight_dimension_numbers)
     momentum = scale_by_muon(
         *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
         nesterov=nesterov,
         adaptive=adaptive,
         preconditioning=preconditioning,
-        weight_dimension_numbers=dims,
     )
     matrices = chain(
         momentum,
-        scale_by_shape(dims, consistent_rms),
+        scale_by_shape(None, consistent_rms),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov)
-    return partition({"muon": matrices, "adam": rest}, _labels(dims))
-
-
-KIND: Any = kind_of(DimensionNumbers)
-
-
-def _labels(dims: Any) -> Any:
-    """Return the labels that dimension numbers stand for."""
-    if dims is None:
-        return matrices_and_rest((), (2,), "muon", "adam")
-    if isinstance(dims, FrozenTree):
-        return FrozenTree(tuple("adam" if one is None else "muon" for one in dims.leaves), dims.treedef)
-    return HasDimensionNumbers(dims)
-
-
-@dataclasses.dataclass(frozen=True)
-class HasDimensionNumbers:
-    """The labels that a function from parameters to dimension numbers stands for."""
-
-    function: Callable[[Tree], Tree]
-
-    def __call__(self, params: Tree) -> Tree:
-        dims = KIND.normalize("muon: muon_weight_dimension_numbers's result", self.function(params))
-        return _labels(dims).thaw()
+    return for_hidden_matrices(matrices, rest, muon_weight_dimension_numbers, labels=("muon", "adam"))
