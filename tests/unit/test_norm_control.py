@@ -118,7 +118,9 @@ def test_a_floor_for_each_output_lifts_the_columns_that_move_too_little():
     trees.assert_close(step(floor.replace(axis=0), g, w), step(floor, g, w), 0)
     trees.assert_close(step(floor.replace(axis=(0, 1)), g, w), step(floor.replace(axis=None), g, w), 1e-6)
     trees.assert_close(step(floor.replace(axis=None), g, w), g, 0)  # the whole moves enough
-    trees.assert_close(step(gc.limit_update_ratio(0.1, min_norm=2.0, axis=0), g, 0 * w), g * jnp.array([[0.1, 0.4]]), 1e-6)
+    trees.assert_close(
+        step(gc.limit_update_ratio(0.1, min_norm=2.0, axis=0), g, 0 * w), g * jnp.array([[0.1, 0.4]]), 1e-6
+    )
     layers = step(gc.per_layer(floor, 0), jnp.stack([g, 0 * g]), jnp.stack([w, w]))
     trees.assert_close(layers, jnp.stack([step(floor, g, w), 0 * g]), 1e-6)
 
