@@ -181,8 +181,10 @@ from gradchain.schedules import constant_schedule as constant_schedule
 from gradchain.schedules import cosine_decay_schedule as cosine_decay_schedule
 from gradchain.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
 from gradchain.schedules import exponential_decay as exponential_decay
+from gradchain.schedules import fast_slow_decay_schedule as fast_slow_decay_schedule
 from gradchain.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gradchain.schedules import join_schedules as join_schedules
+from gradchain.schedules import linear_half_life_schedule as linear_half_life_schedule
 from gradchain.schedules import linear_onecycle_schedule as linear_onecycle_schedule
 from gradchain.schedules import linear_schedule as linear_schedule
 from gradchain.schedules import piecewise_constant_schedule as piecewise_constant_schedule

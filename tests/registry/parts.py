@@ -5,7 +5,11 @@ from tests import oracles
 from tests.registry.row import MASK, Row, descent, is_matrix, ramp, ramp_value
 
 PARTS = [
-    Row("scale_by_laprop", lambda: gc.scale_by_laprop(0.9, 0.8, 1e-3, 1e-4), lambda: oracles.laprop(0.9, 0.8, 1e-3, 1e-4)),
+    Row(
+        "scale_by_laprop",
+        lambda: gc.scale_by_laprop(0.9, 0.8, 1e-3, 1e-4),
+        lambda: oracles.laprop(0.9, 0.8, 1e-3, 1e-4),
+    ),
     Row(
         "descend_with_corrected_decay",
         lambda: gc.descend_with_corrected_decay(ramp(), 0.1, 0.3, MASK),
