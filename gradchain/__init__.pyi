@@ -122,6 +122,7 @@ from gradchain.numerics import safe_increment as safe_increment
 from gradchain.numerics import safe_norm as safe_norm
 from gradchain.numerics import safe_root_mean_squares as safe_root_mean_squares
 from gradchain.optimizers.adam import adam as adam
+from gradchain.optimizers.adam import adamc as adamc
 from gradchain.optimizers.adam import adamw as adamw
 from gradchain.optimizers.adam import nadam as nadam
 from gradchain.optimizers.adam import nadamw as nadamw
@@ -130,6 +131,7 @@ from gradchain.optimizers.adam_variants import adamax as adamax
 from gradchain.optimizers.adam_variants import adamaxw as adamaxw
 from gradchain.optimizers.adam_variants import adan as adan
 from gradchain.optimizers.adam_variants import amsgrad as amsgrad
+from gradchain.optimizers.adam_variants import laprop as laprop
 from gradchain.optimizers.adam_variants import optimistic_adam_v2 as optimistic_adam_v2
 from gradchain.optimizers.adam_variants import radam as radam
 from gradchain.optimizers.adam_variants import yogi as yogi
@@ -179,8 +181,10 @@ from gradchain.schedules import constant_schedule as constant_schedule
 from gradchain.schedules import cosine_decay_schedule as cosine_decay_schedule
 from gradchain.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
 from gradchain.schedules import exponential_decay as exponential_decay
+from gradchain.schedules import fast_slow_decay_schedule as fast_slow_decay_schedule
 from gradchain.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gradchain.schedules import join_schedules as join_schedules
+from gradchain.schedules import linear_half_life_schedule as linear_half_life_schedule
 from gradchain.schedules import linear_onecycle_schedule as linear_onecycle_schedule
 from gradchain.schedules import linear_schedule as linear_schedule
 from gradchain.schedules import piecewise_constant_schedule as piecewise_constant_schedule
@@ -208,6 +212,7 @@ from gradchain.transforms.adam_variants import scale_by_radam as scale_by_radam
 from gradchain.transforms.adam_variants import scale_by_yogi as scale_by_yogi
 from gradchain.transforms.adaptive import scale_by_adadelta as scale_by_adadelta
 from gradchain.transforms.adaptive import scale_by_adam as scale_by_adam
+from gradchain.transforms.adaptive import scale_by_laprop as scale_by_laprop
 from gradchain.transforms.adaptive import scale_by_rms as scale_by_rms
 from gradchain.transforms.adaptive import scale_by_rss as scale_by_rss
 from gradchain.transforms.adaptive import scale_by_stddev as scale_by_stddev
@@ -233,6 +238,7 @@ from gradchain.transforms.d_adaptation import scale_by_prodigy as scale_by_prodi
 from gradchain.transforms.decay import add_decayed_weights as add_decayed_weights
 from gradchain.transforms.decay import add_l1_penalty as add_l1_penalty
 from gradchain.transforms.decay import add_l2_penalty as add_l2_penalty
+from gradchain.transforms.decay import descend_with_corrected_decay as descend_with_corrected_decay
 from gradchain.transforms.delayed import scale_by_acprop as scale_by_acprop
 from gradchain.transforms.delayed import scale_by_adopt as scale_by_adopt
 from gradchain.transforms.distance import scale_by_distance_over_gradients as scale_by_distance_over_gradients

@@ -19,10 +19,6 @@ from gradchain.tree import Tree
 RADIUS = Annotated[Any, NumberOrWord("Positive", "(0, inf)", "initial", "present")]
 
 
-def _first_radius(w: Array, hyper: Any) -> Array:
-    return safe_norm(w) if isinstance(hyper.radius, str) else jnp.asarray(hyper.radius)
-
-
 def _at_radius(g: Array, w: Array, radius: Array) -> Array:
     """Return the update that leads to ``w + g`` scaled to a norm; ``g`` where the norm or the sum is 0."""
     size = safe_norm(w + g)
@@ -39,7 +35,7 @@ def _radial(g: Array, w: Array) -> tuple[Array, Array, Array]:
 
 
 @constraint("bounds")
-@leafwise(slots={"radius": Slot(_first_radius, real=True, nonnegative=True)}, param=True)
+@leafwise(slots={"radius": Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)}, param=True)
 def keep_norm(g: Array, slot: Slots, at: At, radius: RADIUS = "initial", mask: Mask | None = None):
     r"""Keep each array on a sphere: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
 
@@ -86,7 +82,7 @@ def pin_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
     Reference: Jordan et al., *modded-nanogpt*, track 3, 2026, where the target is called the radius pin.
     """
     size, _, along = _radial(g, at.param)
-    return _at_radius(g, at.param, jnp.where(size > 0, size + along, 0))
+    return _at_radius(g, at.param, size + along)
 
 
 @leafwise(param=True)

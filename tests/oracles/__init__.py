@@ -48,6 +48,7 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.parts import corrected_decay, laprop
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
@@ -101,6 +102,7 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "cocob",
+    "corrected_decay",
     "dadapt_adam",
     "decay_updated_weights",
     "descend_and_shrink",
@@ -117,6 +119,7 @@ __all__ = [
     "interpolated",
     "keep_norm",
     "l1_penalty",
+    "laprop",
     "layerwise_dog",
     "lbfgs",
     "learning_rate",

@@ -15,6 +15,7 @@ from tests.registry.linesearch import LINESEARCH
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
+from tests.registry.parts import OF_PARTS, PARTS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.precision import PRECISION
 from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
@@ -38,6 +39,7 @@ FAMILIES = [
     BOUNDS,
     ESTIMATED,
     CONSTRAINTS,
+    PARTS,
     VARIANT_TRANSFORMS,
     TRUST_REGION,
     QUASI_NEWTON,
@@ -59,6 +61,7 @@ CHAINS = [
     FROM_DISTANCES,
     BETS,
     MATRICES,
+    OF_PARTS,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
 ]

@@ -36,6 +36,11 @@ def test_the_initial_norm_is_that_of_init_and_the_present_one_follows_the_weight
         np.testing.assert_allclose(state.radius, kept, rtol=1e-6)
 
 
+def test_a_step_to_zero_has_no_direction_to_keep_and_passes():
+    for tx in (gc.keep_norm(), gc.keep_norm("present"), gc.keep_norm(2.0), gc.pin_norm()):
+        trees.assert_close(step(tx, -W, W), -W, 0)
+
+
 def test_a_radius_may_follow_a_schedule():
     tx, w = gc.keep_norm(gc.schedules.linear_schedule(1.0, 3.0, 2)), W
     state = tx.init(w)
@@ -113,6 +118,9 @@ def test_a_floor_for_each_output_lifts_the_columns_that_move_too_little():
     trees.assert_close(step(floor.replace(axis=0), g, w), step(floor, g, w), 0)
     trees.assert_close(step(floor.replace(axis=(0, 1)), g, w), step(floor.replace(axis=None), g, w), 1e-6)
     trees.assert_close(step(floor.replace(axis=None), g, w), g, 0)  # the whole moves enough
+    trees.assert_close(
+        step(gc.limit_update_ratio(0.1, min_norm=2.0, axis=0), g, 0 * w), g * jnp.array([[0.1, 0.4]]), 1e-6
+    )
     layers = step(gc.per_layer(floor, 0), jnp.stack([g, 0 * g]), jnp.stack([w, w]))
     trees.assert_close(layers, jnp.stack([step(floor, g, w), 0 * g]), 1e-6)
 
