@@ -16,9 +16,9 @@ def loss_fn(w):
     return jnp.sum(jnp.array([1.0, 5.0], w.dtype) * (w - TARGET) ** 2)
 
 
-def walk(tx, steps=6, factor=1.0, dtype=None):
+def walk(tx, steps=6, factor=1.0, start=(0.0, 0.0)):
     """Yield (params, state, the gradient before, the loss before) after each step down a bowl."""
-    params = jnp.zeros(2, dtype)
+    params = jnp.array(start)
     state = tx.init(params)
     for _ in range(steps):
         value, gradient = jax.value_and_grad(lambda w: factor * loss_fn(w))(params)
@@ -79,14 +79,27 @@ def test_steps_that_emit_nothing_count_for_nothing():
     trees.assert_close(skipped._replace(base_optimizer_state=None), state._replace(base_optimizer_state=None), 0)
 
 
+def test_what_moves_on_such_steps_moves_the_average_alike():
+    base = gc.chain(gc.apply_if_finite(gc.scale(-1.0), 9), gc.trace(0.5))
+    tx, params = gc.schedule_free_plus(base, 0.3), jnp.array([1.0, 2.0])
+    updates, state = tx.update(jnp.ones(2), tx.init(params), params, value=1.0)
+    params = gc.apply_updates(params, updates)
+    average = gc.eval_params(tx, state, params)
+    updates, state = tx.update(jnp.full(2, jnp.nan), state, params, value=jnp.nan)
+    np.testing.assert_allclose(updates, -0.5)
+    moved = gc.eval_params(tx, state, gc.apply_updates(params, updates))
+    np.testing.assert_allclose(moved - average, -0.5, rtol=1e-5)
+
+
 def test_constraints_stand_inside():
     bound = gc.keep_params_nonnegative()
     tx = gc.schedule_free_plus(gc.scale(-1.0))
     params, state, *_ = list(walk(gc.chain(tx, bound)))[-1]
     with pytest.raises(ValueError, match=r"put it inside: schedule_free_plus\(chain\("):
         gc.eval_params(gc.chain(tx, bound), state, params)
-    inside = gc.schedule_free_plus(gc.chain(gc.scale(-1.0), bound))
-    assert all(gc.eval_params(inside, state, params).min() >= 0 for params, state, *_ in walk(inside))
+    inside = gc.schedule_free_plus(gc.chain(gc.scale(-1.0), gc.keep_norm()), 0.1)
+    lengths = [jnp.linalg.norm(gc.eval_params(inside, s, w)) for w, s, *_ in walk(inside, start=(2.0, 2.0))]
+    np.testing.assert_allclose(lengths, np.sqrt(8.0), rtol=1e-6)
     around = gc.schedule_free_plus(gc.lookahead(gc.scale(-1.0), 2, 0.5))
     with pytest.raises(ValueError, match=r"both it and .* inside it have evaluation weights"):
         gc.eval_params(around, around.init(params), params)
