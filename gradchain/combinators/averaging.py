@@ -138,7 +138,7 @@ class average_params(Transform):
 
     def _blended(self, state: AverageParamsState, params: Tree, average: Tree) -> Tree:
         """Return the points between the evaluation weights of ``tx`` and their average."""
-        if isinstance(self.blend, float) and self.blend == 1:
+        if isinstance(self.blend, float) and self.blend == 1.0:
             return average
         current, treedef = tree.flatten_optional(self.tx.eval_params(state.inner_state, params))
         where, averages = f"{self.name}: blend", treedef.flatten_up_to(average)

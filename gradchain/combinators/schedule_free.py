@@ -13,7 +13,7 @@ from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import check_plain
 from gradchain.core.extra import demand_number
 from gradchain.core.foreign import Child
-from gradchain.core.hyper import Decay, DType, NonNegative, Number, TermMask, Whole
+from gradchain.core.hyper import Decay, DType, NonNegative, Number, TermMask, TermMaskKind, Whole
 from gradchain.core.transform import Transform, check_state, scalar_dtype
 from gradchain.numerics import divide, ema, safe_increment, sum_of_weights
 from gradchain.signatures import public
@@ -335,8 +335,9 @@ class schedule_free_plus(Transform):
     def init(self, params: Tree) -> ScheduleFreePlusState:
         base, count, dtype = self.base_optimizer.init(params), jnp.zeros((), jnp.int32), scalar_dtype(params)
         b1 = jnp.array(self.number("b1", count, dtype), dtype, copy=True)
-        zeros = (jnp.zeros((), dtype) for _ in range(4))
-        return ScheduleFreePlusState(count, b1, *zeros, base, copies(self.name, params, self.state_dtype))
+        weight_sum, max_lr, norm, norm_weight = (jnp.zeros((), dtype) for _ in range(4))
+        z = copies(self.name, params, self.state_dtype)
+        return ScheduleFreePlusState(count, b1, weight_sum, max_lr, norm, norm_weight, base, z)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, ScheduleFreePlusState._fields)
@@ -365,7 +366,7 @@ class schedule_free_plus(Transform):
     def _decayed(self, y: Tree, strength: Any) -> Tree:
         """Return the multiple of the weights that decay takes away, 0 where the mask is False."""
         leaves, treedef = tree.flatten_optional(y)
-        mask = self.kinds["mask"].resolve(f"{self.name}: mask", self.mask, y)
+        mask = TermMaskKind().resolve(f"{self.name}: mask", self.mask, y)
         pairs = zip(leaves, mask, strict=True)
         return treedef.unflatten([w if w is None else strength * w if on else jnp.zeros_like(w) for w, on in pairs])
 
