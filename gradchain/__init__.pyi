@@ -55,6 +55,7 @@ from gradchain.combinators.routing import selective_transform as selective_trans
 from gradchain.combinators.schedule_free import primal_averaging as primal_averaging
 from gradchain.combinators.schedule_free import schedule_free as schedule_free
 from gradchain.combinators.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradchain.combinators.schedule_free import schedule_free_plus as schedule_free_plus
 from gradchain.combinators.sharpness import sam as sam
 from gradchain.combinators.steering import hyperparams_in_state as hyperparams_in_state
 from gradchain.combinators.steering import inject_hyperparams as inject_hyperparams
@@ -164,6 +165,7 @@ from gradchain.optimizers.rms import rmsprop as rmsprop
 from gradchain.optimizers.rms import rmsprop_tf as rmsprop_tf
 from gradchain.optimizers.rms import rmsprop_torch as rmsprop_torch
 from gradchain.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from gradchain.optimizers.schedule_free import schedule_free_plus_adamw as schedule_free_plus_adamw
 from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
 from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent

@@ -1,5 +1,6 @@
 """Averages of the weights, and slow weights that follow the fast ones every few steps."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, Self
 
 import jax
@@ -9,10 +10,12 @@ from gradchain import tree
 from gradchain.combinators._around import counted, where
 from gradchain.combinators._weights import copies, stored, wide
 from gradchain.combinators.chain import chain
+from gradchain.combinators.factors import FACTORS, Factors
+from gradchain.combinators.labels import Labels
 from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import check_plain
 from gradchain.core.foreign import Child
-from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Number, Whole
+from gradchain.core.hyper import Count, Decay, Fraction, Hyper, NonNegative, Number, Whole, at_scalar
 from gradchain.core.transform import Part, Transform, both, check_state, scalar_dtype
 from gradchain.numerics import sum_of_weights
 from gradchain.signatures import public
@@ -22,6 +25,14 @@ from gradchain.tree import Tree
 
 TIME = Number("TimeConstant", "[1, inf]")
 """Of a moving average, in updates."""
+
+
+class BlendKind(Number):
+    """A number for all arrays, or one for each, as :func:`scale_hyperparams` takes factors."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        each = isinstance(value, Factors | Labels | list | tuple | Mapping)
+        return FACTORS.normalize(where, value) if each else super().normalize(where, value)
 
 
 class AverageParamsState(NamedTuple):
@@ -70,7 +81,9 @@ class average_params(Transform):
       decay: :math:`\beta` in [0, 1), or a schedule; ``None`` for the plain mean.
       start: :math:`k_0`, the number of updates before averaging starts.
       time_constant: :math:`\tau \ge 1` in updates, or a schedule; in place of ``decay``.
-      blend: :math:`\lambda \ge 0`, or a schedule of the number of updates; 1 is the average itself, 0 the weights.
+      blend: :math:`\lambda \ge 0`, or a schedule of the number of updates; 1 is the average itself, 0 the weights. Or a
+        number for each array, in a form that :func:`scale_hyperparams` takes: pairs of a pattern and a number, for
+        instance, where arrays that no pattern matches have 1.
 
     Raises:
       ValueError: if both ``decay`` and ``time_constant`` are given.
@@ -79,6 +92,7 @@ class average_params(Transform):
       >>> tx = average_params(adam(1e-3), decay=0.999)
       >>> test_loss(eval_params(tx, state, params))
       >>> tail = average_params(adamw(1e-3), start=2400, time_constant=150, blend=0.6)
+      >>> apart = tail.replace(blend=by_path([("embed", 0.0), ("layers/0", 0.9)], default=0.65))
 
     References:
       Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
@@ -90,7 +104,7 @@ class average_params(Transform):
     decay: Decay | None = None
     start: Whole = 0
     time_constant: Annotated[Any, TIME] | None = None
-    blend: NonNegative = 1.0
+    blend: Annotated[Any, BlendKind("NonNegative", "[0, inf]")] = 1.0
 
     def checked(self) -> Self:
         if self.decay is not None and self.time_constant is not None:
@@ -101,12 +115,15 @@ class average_params(Transform):
         return self
 
     def init(self, params: Tree) -> AverageParamsState:
+        if isinstance(self.blend, Factors):
+            self.blend.each(f"{self.name}: blend", params, checked=True)
         inner = self.tx.init(params)
         count, moved, weight = jnp.zeros((), jnp.int32), jnp.ones((), bool), jnp.zeros((), scalar_dtype(params))
         return AverageParamsState(count, moved, weight, copies(self.name, params), inner)
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         check_state(self.name, state, AverageParamsState._fields)
+        self.number("blend", state.count)  # a batch is an error now, not only at evaluation
         weight, average = self._average(state, wide(self, params))
         updates, inner = self.tx.step(updates, state.inner_state, params, extra)
         emitted = self.tx.emitted(state.inner_state, inner)
@@ -115,21 +132,26 @@ class average_params(Transform):
         )
 
     def eval_params(self, state: Any, params: Tree) -> Tree:
-        now, blend = wide(self, params), self._numbers(state, scalar_dtype(params))["blend"]
-        weights = self._average(state, now)[1]
-        if not (isinstance(blend, float) and blend == 1):
-            current = self.tx.eval_params(state.inner_state, now)
-            weights = jax.tree.map(lambda w, average: w + blend * (average - w), current, weights)
+        now = wide(self, params)
+        weights = self._blended(state, now, self._average(state, now)[1])
         return tree.cast_like(self.tx.constrained(weights, state.inner_state, now), params)
 
-    def _numbers(self, state: AverageParamsState, dtype: Any) -> dict[str, Any]:
-        """Return the numbers after ``count`` updates."""
-        return {name: self.number(name, state.count, dtype) for name in ("decay", "start", "time_constant", "blend")}
+    def _blended(self, state: AverageParamsState, params: Tree, average: Tree) -> Tree:
+        """Return the points between the evaluation weights of ``tx`` and their average."""
+        if isinstance(self.blend, float) and self.blend == 1.0:
+            return average
+        current, treedef = tree.flatten_optional(self.tx.eval_params(state.inner_state, params))
+        where, averages = f"{self.name}: blend", treedef.flatten_up_to(average)
+        own = self.blend.each(where, params) if isinstance(self.blend, Factors) else [self.blend] * len(current)
+        shares = [x if x is None else at_scalar(where, x, state.count) for x in own]
+        triples = zip(current, averages, shares, strict=True)
+        return treedef.unflatten([e if w is None or b is None else w + b * (e - w) for w, e, b in triples])
 
     def _average(self, state: AverageParamsState, params: Tree) -> tuple[jax.Array, Tree]:
         """Return the sum of the weights, and the average up to ``params``, the weights after ``count`` updates."""
         dtype = scalar_dtype(params)
-        now = self._numbers(state, dtype)
+        names = ("decay", "start", "time_constant")
+        now = {name: self.number(name, state.count, dtype) for name in names}
         n = jnp.maximum((state.count - now["start"]).astype(dtype), 1)
         weight, share = state.weight, 1 / n
         if self.decay is not None:

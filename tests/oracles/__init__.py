@@ -12,6 +12,7 @@ from tests.oracles.averages import (
     sam,
     sam_opaque,
     schedule_free,
+    schedule_free_plus,
 )
 from tests.oracles.constraints import (
     brake_norm,
@@ -157,6 +158,7 @@ __all__ = [
     "sam_opaque",
     "scale",
     "schedule_free",
+    "schedule_free_plus",
     "set_to_zero",
     "shampoo",
     "sign",

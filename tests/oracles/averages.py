@@ -62,6 +62,32 @@ def schedule_free(base: Oracle, rate: Any, beta: float, power: float, r: float =
     return interpolated(base, beta, share)
 
 
+def schedule_free_plus(
+    base: Oracle, loss: Any, rate: Any, beta: float, decay: float, norm_decay: float, start: int, power: float, on: Any
+) -> Oracle:
+    """The rate is the loss at z, to first order, over sqrt(pi / 2) times the average of the gradients' 1-norms."""
+
+    def init(params: Arrays) -> Any:
+        return 1, params, base.init(params), [], []
+
+    def update(gradients: Arrays, state: Any, y: Arrays) -> tuple[Arrays, Any]:
+        k, z, base_state, norms, rates = state
+        u, base_state = base.update(gradients, base_state, y)
+        x = _zip(lambda y, z: (y - (1 - beta) * z) / beta, y, z)
+        norms = [*norms, np.sqrt(np.pi / 2) * sum(np.abs(g).sum() for g in gradients.values())]
+        norm = np.average(norms, weights=norm_decay ** np.arange(k)[::-1] if norm_decay else np.arange(1, k + 1) == k)
+        gap = max(loss(y) + _inner(gradients, _zip(np.subtract, z, y)), 0)
+        gamma = rate(k - 1) * gap / norm if norm else 0.0
+        rates = [*rates, gamma]
+        weights = np.maximum.accumulate(rates)[start:] ** power
+        share = 1.0 if k <= start else weights[-1] / weights.sum() if weights[-1] else 0.0
+        z = {n: z[n] + gamma * u[n] - (gamma**2 * decay * y[n] if on(n) else 0) for n in z}
+        x = _zip(lambda x, z: (1 - share) * x + share * z, x, z)
+        return _zip(lambda x, z, y: beta * x + (1 - beta) * z - y, x, z, y), (k + 1, z, base_state, norms, rates)
+
+    return Oracle(init, update)
+
+
 def ema_nesterov(base: Oracle, beta: Any, decay: float, from_weights: bool = False) -> Oracle:
     """The average d of the steps of x leads to y, where the gradient is taken; ``beta(k)`` after k updates."""
 

@@ -7,7 +7,7 @@ from optax import contrib
 
 import gradchain as gc
 from tests import oracles
-from tests.registry.row import Row, descent, ramp, ramp_value
+from tests.registry.row import MASK, Row, descent, loss, ramp, ramp_value, with_value
 
 
 class OptaxLookahead(NamedTuple):
@@ -114,6 +114,20 @@ AVERAGES = [
         ),
         lambda: contrib.schedule_free_adamw(0.05, weight_decay=0.1),
         needs_params=True,
+        descends=True,
+    ),
+    Row(
+        "schedule_free_plus_adamw",
+        lambda: gc.schedule_free_plus_adamw(
+            0.2, weight_decay=0.5, sf_b1=0.8, norm_decay=0.5, start=2, weight_lr_power=1.0, mask=MASK
+        ),
+        lambda: oracles.schedule_free_plus(
+            oracles.chain(oracles.adam(0.9, 0.95), oracles.scale(-1.0)),
+            *(loss, lambda k: 0.2, 0.8, 0.5, 0.5, 2, 1.0, lambda name: MASK[name]),
+        ),
+        needs_params=True,
+        any_tree=False,
+        extra=with_value,
         descends=True,
     ),
     Row(

@@ -38,6 +38,27 @@ def test_a_scheduled_blend_counts_updates():
         assert (trees.relative_error(gc.eval_params(tx, state, params), params) > 1e-3) == (1 < k < 12)
 
 
+def test_arrays_may_have_blends_of_their_own():
+    blends = gc.by_path([("kernel", 0.5), ("bias", gc.piecewise_constant_schedule(0.0, {}))], default=1.3)
+    tx = gc.average_params(gc.sgd(0.05), decay=0.8, blend=blends)
+    assert gc.hyperparams(tx)["average_params.blend.kernel"] == 0.5
+    params, _, average = last(gc.average_params(gc.sgd(0.05), decay=0.8))
+    expected = {n: params[n] + b * (average[n] - params[n]) for n, b in (("bias", 0), ("kernel", 0.5), ("scale", 1.3))}
+    trees.assert_close(last(tx)[2], expected, 1e-6)
+    few = last(gc.average_params(gc.sgd(0.05), decay=0.8, blend=[("kernel", 0.5)]))[2]
+    trees.assert_close(few, {**average, "kernel": expected["kernel"]}, 1e-6)
+    part = {**trees.standard(), "bias": None}
+    masked = gc.average_params(gc.sgd(0.05), blend=[("kernel", 0.5)])
+    assert gc.eval_params(masked, masked.init(part), part)["bias"] is None
+
+
+def test_a_pattern_for_a_blend_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"by_path: pattern 'kernle' matches no parameter; there are: bias, kernel"):
+        gc.average_params(gc.sgd(0.1), blend=[("kernle", 0.5)]).init(trees.standard())
+    with pytest.raises(ValueError, match=r"average_params: blend: kernel must be in \[0, inf\], got -1"):
+        gc.average_params(gc.sgd(0.1), blend=[("kernel", -1.0)])
+
+
 def test_a_blend_is_made_of_the_evaluation_weights_inside():
     inner = gc.ema_nesterov(gc.sgd(0.05), 0.8, 0.5)
     tx = gc.average_params(inner, decay=0.5, blend=0.25)
