@@ -215,3 +215,14 @@ def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None)
 
 DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
+
+
+def _fits_or_flat(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> None:
+    if dims is not None or len(shape) > 1:
+        view(shape, dims, where=where)
+
+
+DimensionNumbersOrVectors = Annotated[
+    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_or_flat)
+]
+"""The same for rules that know what to do with an array of fewer than two axes."""

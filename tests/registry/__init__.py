@@ -24,6 +24,7 @@ from tests.registry.second_order import CURVATURE
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
+from tests.registry.width import WIDTH
 
 FAMILIES = [
     SCALING,
@@ -68,6 +69,7 @@ COMBINATIONS = [
     *AROUND,
     *WHEN,
     *PRECISION,
+    *WIDTH,
 ]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
