@@ -149,6 +149,7 @@ __all__ = [
     "skip_spikes",
     "sm3",
     "sophia",
+    "spectral_norm",
     "trace",
     "trust_ratio",
     "weight_decay",
