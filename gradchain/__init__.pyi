@@ -253,6 +253,7 @@ from gradchain.transforms.layerwise import descend_and_shrink as descend_and_shr
 from gradchain.transforms.layerwise import scale_by_novograd as scale_by_novograd
 from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
 from gradchain.transforms.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
+from gradchain.transforms.layerwise import scale_by_spectral_norm as scale_by_spectral_norm
 from gradchain.transforms.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
 from gradchain.transforms.mixed_momentum import scale_by_ademamix as scale_by_ademamix

@@ -150,8 +150,11 @@ def _by_pattern(where: str, given: ByPath) -> Factors:
 
 def _by_label(where: str, labels: Any, numbers: Mapping[Any, Any]) -> Factors:
     made = Factors(LABELS.normalize(where, labels), _checked(where, numbers))
-    used = [label for _, label in made.labels.patterns] if isinstance(made.labels, ByPath) else []
-    used = list(made.labels.leaves) if isinstance(made.labels, FrozenTree) else used
+    given, used = cast(Any, made.labels), list[Any]()
+    if isinstance(given, ByPath):
+        used = [given.default, *(label for _, label in given.patterns)]
+    elif isinstance(given, FrozenTree):
+        used = list(given.leaves)
     for label in used:
         if label not in (None, UNCHANGED):
             made._number(where, label)
@@ -239,7 +242,7 @@ class scale_hyperparams(Transform):
         if a pattern matches no parameter.
 
     Example:
-      >>> rates, decays = [("embed", 10.0), ("head", 0.1)], [("*norm*", 0.0), ("bias", 0.0)]
+      >>> rates, decays = [("encoder", 0.1)], [("norm", 0.0), ("bias", 0.0)]
       >>> tx = scale_hyperparams(adamw(1e-3, weight_decay=0.1), {"learning_rate": rates, "weight_decay": decays})
     """
 
@@ -303,8 +306,8 @@ def scale_by_path(factors: Any) -> Transform:
         that :func:`scale_hyperparams` takes.
 
     Example:
-      >>> tx = chain(adamw(1e-3), scale_by_path([("embed", 10.0), ("head", 0.1)]))
-      >>> layers = [(f"layers/{i}", 0.8 ** (11 - i)) for i in range(12)]
-      >>> tx = chain(adamw(1e-3), scale_by_path([("embed", 0.8**12), *layers]))  # layer-wise decay of the rate
+      >>> tx = chain(adamw(1e-3), scale_by_path([("encoder", 0.1)]))
+      >>> layers = [(f"layers/{i}", 0.8 ** (11 - i)) for i in range(12)]  # a rate that decays from layer to layer
+      >>> finetune = chain(adamw(1e-3), scale_by_path([("embed", 0.8**12), *layers]))
     """
     return scale_hyperparams(scale(1.0), {"step_size": factors})

@@ -203,3 +203,14 @@ AxesOrDimensionNumbers = Annotated[
     Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_if_given)
 ]
 """The same for rules that take an array without dimension numbers as it is, whatever its order."""
+
+
+def _fits_or_flat(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> None:
+    if dims is not None or len(shape) > 1:
+        view(shape, dims, where=where)
+
+
+DimensionNumbersOrVectors = Annotated[
+    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_or_flat)
+]
+"""The same for rules that know what to do with an array of fewer than two axes."""

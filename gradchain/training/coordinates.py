@@ -29,8 +29,9 @@ SHRINKS = -0.4
 class CoordinateCheck:
     """What :func:`coordinate_check` and :func:`update_check` return: sizes at each width, and their slopes.
 
-    A slope is the exponent :math:`a` in size :math:`\\propto` width :math:`^a`, by least squares of logarithms, averaged
-    over the seeds: 0 is what :func:`gradchain.mup` is for, 0.5 or 1 means that the rate is too large for wide models.
+    A slope is the exponent :math:`a` in size :math:`\\propto` width :math:`^a`, by least squares of logarithms,
+    averaged over the seeds: 0 is what :func:`gradchain.mup` is for, 0.5 or 1 means that the rate is too large for wide
+    models.
     """
 
     widths: tuple[int, ...]
@@ -238,9 +239,9 @@ def update_check(
     for width in widths:
         params, steps = gradients(width)
         transform = _of_width(tx, width)
-        state, updates = transform.init(params), None
+        step, state, updates = jax.jit(transform.update), transform.init(params), None
         for grads in steps:
-            updates, state = transform.update(grads, state, params)
+            updates, state = step(grads, state, params)
         found.append((_matrix_norms(params), _matrix_norms(updates)))
     names = list(found[0][0])
     if not names:

@@ -133,10 +133,20 @@ def learning_rate_transfer(
       ValueError: if there are less than three rates, or they don't rise.
 
     Example:
+      >>> def make(width):
+      ...     def init(key):
+      ...         return {"w": jax.random.normal(key, (8, width)) / 8**0.5, "v": jnp.zeros((width, 1))}
+      ...     def apply(params, batch):
+      ...         h = jnp.tanh(batch @ params["w"])
+      ...         return jnp.mean((h @ params["v"] - 1.0) ** 2), {"h": h}
+      ...     return init, apply
+      >>> batch = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> options = {"data": batch, "batch_size": 16, "epochs": 2}
       >>> transfer = training.learning_rate_transfer(
-      ...     make, [32, 64, 128], 2.0 ** jnp.arange(-12, -4), tx=lambda width, rate: mup(adam(rate), multipliers(width)),
-      ...     data=data, batch_size=64, epochs=4)
-      >>> print(transfer)
+      ...     make, [16, 64], [0.001, 0.01, 0.1], tx=lambda width, rates: adam(rates), **options
+      ... )
+      >>> transfer.losses.shape  # widths, rates, seeds
+      (2, 3, 2)
     """
     tried = np.asarray(rates, float)
     if tried.ndim != 1 or len(tried) < 3 or not (np.diff(tried) > 0).all() or not tried[0] > 0:

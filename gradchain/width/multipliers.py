@@ -134,14 +134,14 @@ def width_multipliers(
     if layout not in get_args(Layout):
         raise ValueError(f"width_multipliers: layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params)
-    base = jax.tree.leaves(base_params)
-    if treedef != jax.tree.structure(base_params):
+    base = jax.tree_util.tree_flatten_with_path(base_params)[0]
+    if [path_name(path) for path, _ in pairs] != [path_name(path) for path, _ in base]:
         problem = mismatch(params, base_params, "params", "base_params")
         raise ValueError(f"width_multipliers: {problem}; the base model differs in its widths alone")
     given = Given.of(weight_dimension_numbers, layout, roles or {}, [path_name(path) for path, _ in pairs])
     found = [
         _width(path_name(path), tuple(x.shape), tuple(y.shape), given) if is_array(x) else None
-        for (path, x), y in zip(pairs, base, strict=True)
+        for (path, x), (_, y) in zip(pairs, base, strict=True)
     ]
     if not allow_same and all(width is None or width.shape == width.base_shape for width in found):
         raise ValueError(

@@ -36,7 +36,7 @@ def scale_by_width(widths: Widths, rule: str | Sequence[tuple[str, str]]) -> Tra
       >>> def shapes(n):
       ...     return {"w1": jax.ShapeDtypeStruct((8, n), float), "w2": jax.ShapeDtypeStruct((n, n), float)}
       >>> widths = width_multipliers(shapes(256), shapes(64))
-      >>> tx = chain(scale_by_adam(eps=1e-15), scale_by_width(widths, "adam"), scale_by_learning_rate(1e-3))
+      >>> wide = chain(scale_by_adam(eps=1e-15), scale_by_width(widths, "adam"), scale_by_learning_rate(1e-3))
     """
     return scale_by_path(_factors(widths, scalings(widths, rule), lambda scaling: scaling.rate))
 
@@ -55,8 +55,8 @@ def mup(
     r"""Scale an optimizer's rates, decays and eps with the width of the model (muP).
 
     An update should change each layer's outputs equally at every width, for which its spectral norm must be
-    proportional to :math:`\sqrt{n_\mathrm{out} / n_\mathrm{in}}`. How large it is by itself depends on the rule. So each
-    family has a formula for the factor of the learning rate, with the ratios :math:`r_\mathrm{in}` and
+    proportional to :math:`\sqrt{n_\mathrm{out} / n_\mathrm{in}}`. How large it is by itself depends on the rule. So
+    each family has a formula for the factor of the learning rate, with the ratios :math:`r_\mathrm{in}` and
     :math:`r_\mathrm{out}` to the base model:
 
     ==================================================  ======================================  =======================
@@ -108,7 +108,9 @@ def mup(
     Example:
       >>> def shapes(n):
       ...     return {"w1": jax.ShapeDtypeStruct((8, n), float), "w2": jax.ShapeDtypeStruct((n, n), float)}
-      >>> tx = mup(adamw(3e-3, weight_decay=0.1), width_multipliers(shapes(256), shapes(64)))
+      >>> wide = mup(adamw(3e-3, weight_decay=0.1), width_multipliers(shapes(256), shapes(64)))
+      >>> print(hyperparams(wide)["scale_hyperparams.factors.learning_rate.hidden"])
+      0.25
 
     References:
       Yang et al., *Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer*, 2022.

@@ -36,7 +36,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
-from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized
+from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
 from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
 from tests.oracles.parameter_free import (
     cocob,
@@ -166,6 +166,7 @@ __all__ = [
     "skip_spikes",
     "sm3",
     "sophia",
+    "spectral_norm",
     "trace",
     "trust_ratio",
     "weight_decay",

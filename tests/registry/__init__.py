@@ -26,6 +26,7 @@ from tests.registry.shampoo import SHAMPOO
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
+from tests.registry.width import WIDTH
 
 FAMILIES = [
     SCALING,
@@ -73,6 +74,7 @@ COMBINATIONS = [
     *AROUND,
     *WHEN,
     *PRECISION,
+    *WIDTH,
 ]
 ROWS = [*TRANSFORMS, *OPTIMIZERS, *COMBINATIONS]
 
