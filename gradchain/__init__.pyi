@@ -241,6 +241,7 @@ from gradchain.transforms.distance import scale_by_dowg as scale_by_dowg
 from gradchain.transforms.dual_averaging import scale_by_madgrad as scale_by_madgrad
 from gradchain.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradchain.transforms.factored import scale_by_sm3 as scale_by_sm3
+from gradchain.transforms.kron import scale_by_kron as scale_by_kron
 from gradchain.transforms.layerwise import descend_and_shrink as descend_and_shrink
 from gradchain.transforms.layerwise import scale_by_novograd as scale_by_novograd
 from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by_param_block_norm

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from jax import Array
 
 from gradchain.core.hyper import PerLeafKind
-from gradchain.matrices.axes import AxesView, pieces
+from gradchain.matrices.axes import AxesView, axes_view, pieces
 from gradchain.signatures import public
 
 
@@ -109,6 +109,11 @@ class MatrixView(NamedTuple):
         return self.join([function(*blocks) for blocks in zip(*map(self.split, arrays), strict=True)])
 
     @property
+    def block_axes(self) -> int:
+        """How many axes a block has: rows and columns."""
+        return 2
+
+    @property
     def _blocks(self) -> AxesView:
         return AxesView((self.row_blocks, self.column_blocks))
 
@@ -203,3 +208,10 @@ AxesOrDimensionNumbers = Annotated[
     Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_if_given)
 ]
 """The same for rules that take an array without dimension numbers as it is, whatever its order."""
+
+
+def axes_or_matrices(
+    shape: Sequence[int], dims: MuonDimensionNumbers | None, block_size: int | None = None
+) -> MatrixView | AxesView:
+    """Return how an array is seen for :data:`AxesOrDimensionNumbers`: as matrices, or as it is."""
+    return axes_view(shape, block_size) if dims is None else view(shape, dims, block_size=block_size)

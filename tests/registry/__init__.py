@@ -21,7 +21,7 @@ from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
-from tests.registry.shampoo import SHAMPOO
+from tests.registry.shampoo import FACTORS
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -43,7 +43,7 @@ FAMILIES = [
     QUASI_NEWTON,
     LINESEARCH,
     CURVATURE,
-    SHAMPOO,
+    FACTORS,
 ]
 TRANSFORMS = [row for family in FAMILIES for row in family]
 CHAINS = [
