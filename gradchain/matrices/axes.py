@@ -83,11 +83,6 @@ class AxesView(NamedTuple):
         """Whether the array is cut into more than one block."""
         return any(len(sizes) > 1 for sizes in self.blocks)
 
-    @property
-    def block_axes(self) -> int:
-        """How many axes a block has: those of the array."""
-        return len(self.blocks)
-
     def split(self, x: Array) -> list[Array]:
         """Return the blocks of arrays, those of equal shape in one array ``(*batch, blocks, *shape)``.
 

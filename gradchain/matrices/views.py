@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from jax import Array
 
 from gradchain.core.hyper import PerLeafKind
-from gradchain.matrices.axes import AxesView, axes_view, pieces
+from gradchain.matrices.axes import AxesView, pieces
 from gradchain.signatures import public
 
 
@@ -41,7 +41,8 @@ def _tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
-def _hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+def as_hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+    """Return dimension numbers whose axes and blocks are tuples."""
     return MuonDimensionNumbers(*(axes if isinstance(axes, int) else tuple(axes) for axes in dims))
 
 
@@ -107,11 +108,6 @@ class MatrixView(NamedTuple):
           *arrays: arrays of the shape that the view is of.
         """
         return self.join([function(*blocks) for blocks in zip(*map(self.split, arrays), strict=True)])
-
-    @property
-    def block_axes(self) -> int:
-        """How many axes a block has: rows and columns."""
-        return 2
 
     @property
     def _blocks(self) -> AxesView:
@@ -195,23 +191,5 @@ class DimensionsKind(PerLeafKind):
         return super().resolve(where, getattr(value, "dimension_numbers", value), tree)
 
 
-DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
+DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
-
-
-def _fits_if_given(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> None:
-    if dims is not None:
-        view(shape, dims, where=where)
-
-
-AxesOrDimensionNumbers = Annotated[
-    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_if_given)
-]
-"""The same for rules that take an array without dimension numbers as it is, whatever its order."""
-
-
-def axes_or_matrices(
-    shape: Sequence[int], dims: MuonDimensionNumbers | None, block_size: int | None = None
-) -> MatrixView | AxesView:
-    """Return how an array is seen for :data:`AxesOrDimensionNumbers`: as matrices, or as it is."""
-    return axes_view(shape, block_size) if dims is None else view(shape, dims, block_size=block_size)

@@ -15,8 +15,8 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice, Integer
 from gradchain.matrices.axes import along_axes, axis_gram
 from gradchain.matrices.factors import gathered
+from gradchain.matrices.frames import Frame, FrameNumbers, frame
 from gradchain.matrices.refreshing import refresh
-from gradchain.matrices.views import AxesOrDimensionNumbers, axes_or_matrices
 from gradchain.numerics import abs_sq, divide, ema, magnitude, sqrt
 from gradchain.schedules import exponential_decay
 
@@ -110,9 +110,12 @@ def _diagonal(shape: tuple[int, ...], hyper: Any) -> list[bool]:
     return diagonal
 
 
+def _frame(shape: tuple[int, ...], dims: Any) -> Frame:
+    return frame(shape, "axes" if dims is None and len(shape) < 2 else dims, None, "scale_by_kron")
+
+
 def _first_factors(param: Array, hyper: Any) -> list[list[Array]]:
-    seen = axes_or_matrices(param.shape or (1,), hyper.weight_dimension_numbers)
-    order = seen.block_axes
+    seen, order = _frame(param.shape or (1,), hyper.weight_dimension_numbers)
     scale = hyper.init_scale ** (1 / order)
 
     def first(x: Array, axis: int, diagonal: bool) -> Array:
@@ -147,7 +150,7 @@ def scale_by_kron(
     max_size_triangular: Annotated[int, Integer(0)] = 8192,
     min_ndim_triangular: Annotated[int, Integer(0)] = 2,
     memory_save_mode: Annotated[Literal["one_diagonal", "smart_one_diagonal", "all_diagonal"] | None, MEMORY] = None,
-    weight_dimension_numbers: AxesOrDimensionNumbers | None = None,
+    weight_dimension_numbers: FrameNumbers | None = None,
 ):
     r"""Whiten momentum by a triangular factor for each axis, fitted by gradient descent: PSGD with Kronecker factors.
 
@@ -187,19 +190,23 @@ def scale_by_kron(
         where one axis is longest, ``"all_diagonal"`` for all. Axes of length 1 have one in any case.
       weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all, a tree of them
         (or a prefix) like the parameters, or a function from parameters to one. Axes that they don't name, such as
-        layers, are batches of matrices. An array without any is taken as it is, with a factor for each axis.
+        layers, are batches of matrices. ``"axes"`` in their place is for a factor of each axis, four for a kernel of a
+        convolution. Without any, an array with two axes is a matrix, and a vector has one factor.
+
+    Raises:
+      ValueError: at ``init``, for an array of three axes or more for which there is neither.
 
     References:
       Li, *Preconditioned Stochastic Gradient Descent*, 2018.
       Pooladzandi and Li, *Curvature-Informed SGD via General Purpose Lie-Group Preconditioners*, 2024.
     """
     shape = g.shape or (1,)
-    seen = axes_or_matrices(shape, weight_dimension_numbers)
+    seen, order = _frame(shape, weight_dimension_numbers)
     mu = ema(slot.mu, numerics.bounded(g, 2 * g.size), b1)
     mu_hat = mu / at.weight_sum("b1")
     if not g.size:
         return mu_hat, slot(mu=mu, factors=slot.factors)
-    stacks = [gathered(x, seen.block_axes) for x in seen.split(mu_hat.reshape(shape))]
+    stacks = [gathered(x, order) for x in seen.split(mu_hat.reshape(shape))]
     when, which, *keys = jax.random.split(at.key, 2 + len(stacks))
 
     def fitted() -> list[list[Array]]:
@@ -211,7 +218,7 @@ def scale_by_kron(
             return whiten(x, v, even, preconditioner_rate)
 
         return [
-            _mapped(one, x.ndim - seen.block_axes)(x, probe(key, x), old)
+            _mapped(one, x.ndim - order)(x, probe(key, x), old)
             for key, x, old in zip(keys, stacks, slot.factors, strict=True)
         ]
 
@@ -220,7 +227,7 @@ def scale_by_kron(
         return u * numerics.shrink_factor(numerics.safe_root_mean_squares(u) + 1e-6, max_rms)
 
     factors = refresh(jax.random.uniform(when) < update_probability, fitted, slot.factors, finite=True)
-    updates = [_mapped(update, x.ndim - seen.block_axes)(x, some) for x, some in zip(stacks, factors, strict=True)]
+    updates = [_mapped(update, x.ndim - order)(x, some) for x, some in zip(stacks, factors, strict=True)]
     return seen.join(updates).reshape(g.shape), slot(mu=mu, factors=factors)
 
 

@@ -9,14 +9,12 @@ from gradchain import numerics
 from gradchain.core.hyper import Count, Decay, DType, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.core.value import Choice
+from gradchain.core.value import Integer
 from gradchain.matrices.axes import along_axes, axis_gram
 from gradchain.matrices.factors import METHOD, gathered, inverse_root
+from gradchain.matrices.frames import SIDES, FrameNumbers, frame
 from gradchain.matrices.refreshing import due, refresh
-from gradchain.matrices.views import AxesOrDimensionNumbers, axes_or_matrices
 from gradchain.numerics import abs_sq, divide, ema, sqrt
-
-SIDES = Choice("both", "rows", "columns", "smaller")
 
 
 def _axes(x: Array, order: int, sides: str) -> tuple[int, ...]:
@@ -33,8 +31,7 @@ def _grams(x: Array, order: int, sides: str) -> list[Array]:
 
 
 def _no_factors(param: Array, hyper: Any) -> list[list[Array]]:
-    seen = axes_or_matrices(param.shape, hyper.weight_dimension_numbers, hyper.block_size)
-    order = seen.block_axes
+    seen, order = frame(param.shape, hyper.weight_dimension_numbers, hyper.block_size, "scale_by_shampoo")
     return [_grams(jnp.zeros_like(gathered(x, order)), order, hyper.sides) for x in seen.split(param)]
 
 
@@ -77,11 +74,11 @@ def scale_by_shampoo(
     *,
     graft: bool = True,
     nesterov: bool = False,
-    block_size: int = 1024,
+    block_size: Annotated[int, Integer(1)] = 1024,
     sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
     method: Annotated[Literal["eigh", "newton"], METHOD] = "eigh",
     stagger: bool = False,
-    weight_dimension_numbers: AxesOrDimensionNumbers | None = None,
+    weight_dimension_numbers: FrameNumbers | None = None,
 ):
     r"""Precondition momentum by inverse roots of the second moments of rows and columns: Shampoo.
 
@@ -128,16 +125,19 @@ def scale_by_shampoo(
         others. At the first one, all are computed.
       weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all, a tree of them
         (or a prefix) like the parameters, or a function from parameters to one. Axes that they don't name, such as
-        layers, are batches of matrices. An array without any is taken as it is: it has a factor for each axis, so that
-        a vector has one of full size, and a kernel of a convolution four.
+        layers, are batches of matrices. ``"axes"`` in their place is for a factor of each axis: four for a kernel of a
+        convolution, one of full size for a vector. Without any, an array with two axes is a matrix, and vectors and
+        scalars have no factors: their updates are :math:`a_k`.
+
+    Raises:
+      ValueError: at ``init``, for an array of three axes or more for which there is neither.
 
     References:
       Gupta, Koren and Singer, *Shampoo: Preconditioned Stochastic Tensor Optimization*, 2018. There, factors are sums.
       Anil et al., *Scalable Second Order Optimization for Deep Learning*, 2020 (blocks, grafting).
       Shi et al., *A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer*, 2023.
     """
-    seen = axes_or_matrices(g.shape, weight_dimension_numbers, block_size)
-    order = seen.block_axes
+    seen, order = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_shampoo")
 
     def split(x: Array) -> list[Array]:
         return [gathered(block, order) for block in seen.split(x)]
