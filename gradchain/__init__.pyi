@@ -166,6 +166,8 @@ from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_fre
 from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
 from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent
 from gradchain.optimizers.sgd import sgd as sgd
+from gradchain.optimizers.shampoo import kron as kron
+from gradchain.optimizers.shampoo import shampoo as shampoo
 from gradchain.optimizers.signs import lion as lion
 from gradchain.optimizers.signs import rprop as rprop
 from gradchain.optimizers.signs import sign_sgd as sign_sgd

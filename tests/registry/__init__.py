@@ -21,7 +21,7 @@ from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
-from tests.registry.shampoo import FACTORS
+from tests.registry.shampoo import FACTORS, FACTORS_OF_MATRICES
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -61,6 +61,7 @@ CHAINS = [
     MATRICES,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
+    FACTORS_OF_MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in CHAINS for row in family]
 COMBINATIONS = [
