@@ -170,6 +170,8 @@ from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_fre
 from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
 from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent
 from gradchain.optimizers.sgd import sgd as sgd
+from gradchain.optimizers.shampoo import kron as kron
+from gradchain.optimizers.shampoo import shampoo as shampoo
 from gradchain.optimizers.signs import lion as lion
 from gradchain.optimizers.signs import rprop as rprop
 from gradchain.optimizers.signs import sign_sgd as sign_sgd
@@ -249,6 +251,7 @@ from gradchain.transforms.distance import scale_by_dowg as scale_by_dowg
 from gradchain.transforms.dual_averaging import scale_by_madgrad as scale_by_madgrad
 from gradchain.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradchain.transforms.factored import scale_by_sm3 as scale_by_sm3
+from gradchain.transforms.kron import scale_by_kron as scale_by_kron
 from gradchain.transforms.layerwise import descend_and_shrink as descend_and_shrink
 from gradchain.transforms.layerwise import scale_by_novograd as scale_by_novograd
 from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by_param_block_norm

@@ -60,7 +60,7 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
       extra: from the loss at a step, the extra arguments of ``update``.
     """
     start, grads, losses = problem(name)
-    end = recorded()["references"][reference]["params"][name]  # of those arrays that the reference is meant for
+    end = recorded()["references"][reference]["params"][name]
     start, grads = ({key: tree[key] for key in end} for tree in (start, grads))
 
     def step(carry: Any, given: Any) -> Any:

@@ -18,14 +18,18 @@ METHOD = Choice("eigh", "newton")
 
 
 @public
-def gathered(x: Array) -> Array:
+def gathered(x: Array, order: int = 2) -> Array:
     """Return matrices ``(..., m, n)`` of which no device has just a part, for what can't work on parts.
 
     On mesh axes that are explicit, where types tell how an array lies, the batch axes stay spread as they are;
     elsewhere the compiler decides, and ``x`` is returned as it is.
+
+    Args:
+      x: an array of at least ``order`` axes.
+      order: how many axes an array has, without those of batches.
     """
     spec = jax.typeof(x).sharding.spec
-    batch = jax.sharding.PartitionSpec(*spec[:-2], None, None)
+    batch = jax.sharding.PartitionSpec(*spec[: x.ndim - order], *[None] * order)
     return x if batch == spec else jax.sharding.reshard(x, batch)
 
 

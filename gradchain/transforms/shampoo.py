@@ -1,6 +1,6 @@
 """Directions preconditioned by roots of the second moments of rows, columns and other axes."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,45 +9,30 @@ from gradchain import numerics
 from gradchain.core.hyper import Count, Decay, DType, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.core.value import Choice
-from gradchain.matrices.axes import AxesView, along_axes, axes_view, axis_gram
+from gradchain.core.value import Integer
+from gradchain.matrices.axes import along_axes, axis_gram
 from gradchain.matrices.factors import METHOD, gathered, inverse_root
+from gradchain.matrices.frames import SIDES, FrameNumbers, frame
 from gradchain.matrices.refreshing import due, refresh
-from gradchain.matrices.views import AxesOrDimensionNumbers, MatrixView, view
 from gradchain.numerics import abs_sq, divide, ema, sqrt
 
-SIDES = Choice("both", "rows", "columns", "smaller")
+
+def _axes(x: Array, order: int, sides: str) -> tuple[int, ...]:
+    """Return the axes of a stack of blocks that have factors."""
+    if sides == "both" or order != 2:
+        return tuple(range(order))
+    if sides == "smaller":
+        return (0,) if x.shape[-2] <= x.shape[-1] else (1,)
+    return (0,) if sides == "rows" else (1,)
 
 
-class Blocks(NamedTuple):
-    """How an array is cut into blocks, of how many axes each, and which of them have factors."""
-
-    view: MatrixView | AxesView
-    order: int
-    sides: str
-
-    def grams(self, x: Array) -> list[Array]:
-        """Return the second moments of a stack of blocks, for each axis with a factor."""
-        return [axis_gram(x, axis, self.order) for axis in self.axes(x)]
-
-    def axes(self, x: Array) -> tuple[int, ...]:
-        """Return the axes of a stack of blocks that have factors."""
-        if self.sides == "both" or self.order != 2:
-            return tuple(range(self.order))
-        if self.sides == "smaller":
-            return (0,) if x.shape[-2] <= x.shape[-1] else (1,)
-        return (0,) if self.sides == "rows" else (1,)
-
-
-def _blocks(shape: tuple[int, ...], dims: Any, block_size: int, sides: str) -> Blocks:
-    if dims is None:
-        return Blocks(axes_view(shape, block_size), len(shape), sides)
-    return Blocks(view(shape, dims, block_size=block_size), 2, sides)
+def _grams(x: Array, order: int, sides: str) -> list[Array]:
+    return [axis_gram(x, axis, order) for axis in _axes(x, order, sides)]
 
 
 def _no_factors(param: Array, hyper: Any) -> list[list[Array]]:
-    blocks = _blocks(param.shape, hyper.weight_dimension_numbers, hyper.block_size, hyper.sides)
-    return [blocks.grams(jnp.zeros_like(x)) for x in blocks.view.split(param)]
+    seen, order = frame(param.shape, hyper.weight_dimension_numbers, hyper.block_size, "scale_by_shampoo")
+    return [_grams(jnp.zeros_like(gathered(x, order)), order, hyper.sides) for x in seen.split(param)]
 
 
 def _identities(param: Array, hyper: Any) -> list[list[Array]]:
@@ -89,11 +74,11 @@ def scale_by_shampoo(
     *,
     graft: bool = True,
     nesterov: bool = False,
-    block_size: int = 1024,
+    block_size: Annotated[int, Integer(1)] = 1024,
     sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
     method: Annotated[Literal["eigh", "newton"], METHOD] = "eigh",
     stagger: bool = False,
-    weight_dimension_numbers: AxesOrDimensionNumbers | None = None,
+    weight_dimension_numbers: FrameNumbers | None = None,
 ):
     r"""Precondition momentum by inverse roots of the second moments of rows and columns: Shampoo.
 
@@ -140,21 +125,28 @@ def scale_by_shampoo(
         others. At the first one, all are computed.
       weight_dimension_numbers: how arrays are seen as matrices: :class:`MuonDimensionNumbers` for all, a tree of them
         (or a prefix) like the parameters, or a function from parameters to one. Axes that they don't name, such as
-        layers, are batches of matrices. An array without any is taken as it is: it has a factor for each axis, so that
-        a vector has one of full size, and a kernel of a convolution four.
+        layers, are batches of matrices. ``"axes"`` in their place is for a factor of each axis: four for a kernel of a
+        convolution, one of full size for a vector. Without any, an array with two axes is a matrix, and vectors and
+        scalars have no factors: their updates are :math:`a_k`.
+
+    Raises:
+      ValueError: at ``init``, for an array of three axes or more for which there is neither.
 
     References:
       Gupta, Koren and Singer, *Shampoo: Preconditioned Stochastic Tensor Optimization*, 2018. There, factors are sums.
       Anil et al., *Scalable Second Order Optimization for Deep Learning*, 2020 (blocks, grafting).
       Shi et al., *A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer*, 2023.
     """
-    blocks = _blocks(g.shape, weight_dimension_numbers, block_size, sides)
-    split = blocks.view.split
+    seen, order = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_shampoo")
+
+    def split(x: Array) -> list[Array]:
+        return [gathered(block, order) for block in seen.split(x)]
+
     g = numerics.bounded(g, g.size)
     mu, weight = ema(slot.mu, g, b1), at.weight_sum("b1")
     mu_hat = numerics.debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     factors = [
-        [ema(old, new, shampoo_beta) for old, new in zip(kept, blocks.grams(x), strict=True)]
+        [ema(old, new, shampoo_beta) for old, new in zip(kept, _grams(x, order, sides), strict=True)]
         for kept, x in zip(slot.factors, split(g), strict=True)
     ]
 
@@ -166,15 +158,15 @@ def scale_by_shampoo(
     is_due = (since >= 0) & due(since, update_interval, at.turn if stagger else None)
     new_roots = refresh(is_due, roots, slot.roots, finite=True)
     directions = [
-        along_axes(x, dict(zip(blocks.axes(x), some, strict=True)), blocks.order)
+        along_axes(x, dict(zip(_axes(x, order, sides), some, strict=True)), order)
         for x, some in zip(split(mu_hat), new_roots, strict=True)
     ]
     if not graft:
-        return blocks.view.join(directions), slot(mu=mu, nu=(), factors=factors, roots=new_roots)
+        return seen.join(directions), slot(mu=mu, nu=(), factors=factors, roots=new_roots)
     nu = ema(slot.nu, abs_sq(g), b2)
     adam = divide(mu_hat, sqrt(nu / at.weight_sum("b2")) + eps, eps == 0)
-    grafted = [_with_norm_of(a, x, blocks.order) for a, x in zip(split(adam), directions, strict=True)]
-    update = jnp.where(since >= 0, blocks.view.join(grafted), adam)
+    grafted = [_with_norm_of(a, x, order) for a, x in zip(split(adam), directions, strict=True)]
+    update = jnp.where(since >= 0, seen.join(grafted), adam)
     return update, slot(mu=mu, nu=nu, factors=factors, roots=new_roots)
 
 

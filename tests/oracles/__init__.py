@@ -53,7 +53,7 @@ from tests.oracles.parts import corrected_decay, laprop
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
-from tests.oracles.shampoo import shampoo
+from tests.oracles.shampoo import kron, shampoo
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -119,6 +119,7 @@ __all__ = [
     "identity",
     "interpolated",
     "keep_norm",
+    "kron",
     "l1_penalty",
     "laprop",
     "layerwise_dog",

@@ -1,11 +1,11 @@
-"""Oracles of Shampoo."""
+"""Oracles of Shampoo and PSGD-Kron."""
 
 import itertools
 from typing import Any
 
 import numpy as np
 
-from tests.oracles.core import Memory, Oracle, per_array
+from tests.oracles.core import Arrays, Memory, Oracle, per_array
 
 
 def slices(size: int, most: int) -> list[slice]:
@@ -76,3 +76,43 @@ def shampoo(
         return u, memory
 
     return per_array(rule)
+
+
+def kron(
+    noise: list[Arrays], b1: float = 0.9, rate: float = 0.1, diagonal: Any = lambda shape: [len(shape) < 2] * len(shape)
+) -> Oracle:
+    """Pooladzandi and Li 2024, with given random arrays; ``diagonal`` says which axes have diagonal factors."""
+
+    def along(x: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+        return np.moveaxis(np.tensordot(matrix, x, (1, axis)), 0, axis)
+
+    def bound(a: np.ndarray) -> float:
+        x = a @ a[:, np.argmax(np.linalg.norm(a, axis=0))]
+        return float(np.linalg.norm(a @ x) / np.linalg.norm(x))
+
+    def fitted(q: np.ndarray, a: np.ndarray, b: np.ndarray, axis: int, is_diagonal: bool) -> np.ndarray:
+        first, second = (y @ y.conj().T for y in (unfolded(a, axis), unfolded(b, axis)))
+        if is_diagonal:
+            first, second = np.diag(np.diag(first)), np.diag(np.diag(second))
+            return q - rate * (first - second) @ q / np.max(np.abs(first + second))
+        return q - rate * np.triu(first - second) @ q / bound(first + second)
+
+    def one(g: np.ndarray, memory: Memory, k: int, v: np.ndarray) -> tuple[np.ndarray, Memory]:
+        factors = memory.get("Q") or [np.eye(n, dtype=g.dtype) for n in g.shape]
+        m = b1 * memory.get("m", 0) + (1 - b1) * g
+        a, b = m / (1 - b1**k), v
+        for i, q in enumerate(factors):
+            a, b = along(a, q, i), along(b, np.linalg.inv(q).conj().T, i)
+        kinds = enumerate(zip(factors, diagonal(g.shape), strict=True))
+        factors = [fitted(q, a, b, i, kind) for i, (q, kind) in kinds]
+        u = m / (1 - b1**k)
+        for i, q in enumerate(factors):
+            u = along(u, q.conj().T @ q, i)
+        return u * min(1, 1.1 / (np.sqrt(np.mean(np.abs(u) ** 2)) + 1e-6)), {"m": m, "Q": factors}
+
+    def update(gradients: Arrays, state: Any, params: Arrays) -> tuple[Arrays, Any]:
+        k, memory = state
+        results = {n: one(g, memory.get(n, {}), k + 1, noise[k][n]) for n, g in gradients.items()}
+        return {n: u for n, (u, _) in results.items()}, (k + 1, {n: new for n, (_, new) in results.items()})
+
+    return Oracle(lambda params: (0, {}), update)

@@ -22,7 +22,7 @@ from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
-from tests.registry.shampoo import SHAMPOO
+from tests.registry.shampoo import FACTORS, FACTORS_OF_MATRICES
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -46,7 +46,7 @@ FAMILIES = [
     QUASI_NEWTON,
     LINESEARCH,
     CURVATURE,
-    SHAMPOO,
+    FACTORS,
 ]
 TRANSFORMS = [row for family in FAMILIES for row in family]
 CHAINS = [
@@ -65,6 +65,7 @@ CHAINS = [
     OF_PARTS,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
+    FACTORS_OF_MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in CHAINS for row in family]
 COMBINATIONS = [

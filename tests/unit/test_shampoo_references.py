@@ -42,5 +42,5 @@ def test_meta(name):
 def test_meta_with_pseudo_inverses():
     """Meta inverts all eigenvalues above 0, what rounding makes of zeros among them; we count these as 0."""
     name, tx = "shampoo/meta-quarter-pseudo-inverse-adam-graft", meta(shift=0.0, eps=1e-15)
-    references.assert_reproduces(name, tx, ["lstsq", "square"])
-    assert references.error(name, "mlp", tx) < 2e-8
+    references.assert_reproduces(name, tx, ["lstsq"])
+    assert max(references.error(name, problem, tx) for problem in ("mlp", "square")) < 2e-8
