@@ -149,7 +149,9 @@ from gradchain.optimizers.layerwise import lars as lars
 from gradchain.optimizers.layerwise import novograd as novograd
 from gradchain.optimizers.mixed_momentum import ademamix as ademamix
 from gradchain.optimizers.mixed_momentum import simplified_ademamix as simplified_ademamix
+from gradchain.optimizers.muon import dion2 as dion2
 from gradchain.optimizers.muon import muon as muon
+from gradchain.optimizers.muon import normuon as normuon
 from gradchain.optimizers.parameter_free import cocob as cocob
 from gradchain.optimizers.parameter_free import dadapt_adamw as dadapt_adamw
 from gradchain.optimizers.parameter_free import dog as dog
@@ -167,6 +169,8 @@ from gradchain.optimizers.rms import rmsprop_torch as rmsprop_torch
 from gradchain.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gradchain.optimizers.schedule_free import schedule_free_plus_adamw as schedule_free_plus_adamw
 from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gradchain.optimizers.scion import scion as scion
+from gradchain.optimizers.scion import scion_init as scion_init
 from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
 from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent
 from gradchain.optimizers.sgd import sgd as sgd
@@ -245,6 +249,7 @@ from gradchain.transforms.decay import add_l2_penalty as add_l2_penalty
 from gradchain.transforms.decay import descend_with_corrected_decay as descend_with_corrected_decay
 from gradchain.transforms.delayed import scale_by_acprop as scale_by_acprop
 from gradchain.transforms.delayed import scale_by_adopt as scale_by_adopt
+from gradchain.transforms.dion import scale_by_dion2 as scale_by_dion2
 from gradchain.transforms.distance import scale_by_distance_over_gradients as scale_by_distance_over_gradients
 from gradchain.transforms.distance import scale_by_dog as scale_by_dog
 from gradchain.transforms.distance import scale_by_dowg as scale_by_dowg
@@ -258,6 +263,7 @@ from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by
 from gradchain.transforms.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
 from gradchain.transforms.layerwise import scale_by_spectral_norm as scale_by_spectral_norm
 from gradchain.transforms.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
+from gradchain.transforms.lmo import scale_by_lmo as scale_by_lmo
 from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
 from gradchain.transforms.mixed_momentum import scale_by_ademamix as scale_by_ademamix
 from gradchain.transforms.mixed_momentum import scale_by_simplified_ademamix as scale_by_simplified_ademamix
@@ -265,8 +271,10 @@ from gradchain.transforms.momentum import ema as ema
 from gradchain.transforms.momentum import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradchain.transforms.momentum import trace as trace
 from gradchain.transforms.noise import add_noise as add_noise
+from gradchain.transforms.orthogonal import orthogonalize_updates as orthogonalize_updates
 from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz
 from gradchain.transforms.orthogonal import scale_by_muon as scale_by_muon
+from gradchain.transforms.orthogonal import scale_by_normuon as scale_by_normuon
 from gradchain.transforms.orthogonal import scale_by_shape as scale_by_shape
 from gradchain.transforms.per_example import differentially_private_aggregate as differentially_private_aggregate
 from gradchain.transforms.per_example import per_example_global_norm_clip as per_example_global_norm_clip

@@ -56,7 +56,7 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
     """Return by how much ``tx`` misses the end of a reference in one problem, as a share of the distance moved.
 
     Args:
-      tx: a transform for all arrays of the problem.
+      tx: a transform for the arrays that the reference moves: some take matrices only.
       extra: from the loss at a step, the extra arguments of ``update``.
     """
     start, grads, losses = problem(name)

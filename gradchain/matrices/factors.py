@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gradchain.core.value import Choice
 from gradchain.linear_algebra import matrix_inverse_pth_root
@@ -21,16 +22,22 @@ METHOD = Choice("eigh", "newton")
 def gathered(x: Array, order: int = 2) -> Array:
     """Return matrices ``(..., m, n)`` of which no device has just a part, for what can't work on parts.
 
-    On mesh axes that are explicit, where types tell how an array lies, the batch axes stay spread as they are;
-    elsewhere the compiler decides, and ``x`` is returned as it is.
+    The batch axes stay spread as they are, so that each device has the whole of its own matrices and no other. On mesh
+    axes that are automatic, this is a constraint for the compiler, which would otherwise gather again for each product.
 
     Args:
       x: an array of at least ``order`` axes.
       order: how many axes an array has, without those of batches.
     """
-    spec = jax.typeof(x).sharding.spec
-    batch = jax.sharding.PartitionSpec(*spec[: x.ndim - order], *[None] * order)
-    return x if batch == spec else jax.sharding.reshard(x, batch)
+    whole = [None] * order
+    sharding = jax.typeof(x).sharding
+    mesh, batch = sharding.mesh, sharding.spec[: x.ndim - order]
+    if sharding.spec[x.ndim - order :] != (*whole,):
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*batch, *whole)))
+    if isinstance(x, Tracer) and mesh.size > 1 and AxisType.Auto in mesh.axis_types:
+        free = [PartitionSpec.UNCONSTRAINED] * len(batch)
+        x = lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*free, *whole)))
+    return x
 
 
 @public

@@ -36,8 +36,9 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
-from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
+from tests.oracles.matrices import QUINTIC, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
 from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
+from tests.oracles.orthogonal import dion2, furthest, lmo, normuon
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -76,7 +77,7 @@ from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
 __all__ = [
-    "DION",
+    "QUINTIC",
     "STANDARD",
     "Arrays",
     "Oracle",
@@ -107,12 +108,14 @@ __all__ = [
     "dadapt_adam",
     "decay_updated_weights",
     "descend_and_shrink",
+    "dion2",
     "dog",
     "dowg",
     "ema",
     "ema_nesterov",
     "factored_rms",
     "fourth_root",
+    "furthest",
     "galore",
     "gauss_newton",
     "grafted",
@@ -127,6 +130,7 @@ __all__ = [
     "learning_rate",
     "limit_update_ratio",
     "lion",
+    "lmo",
     "madgrad",
     "mars",
     "mechanize",
@@ -137,6 +141,7 @@ __all__ = [
     "nonlinear_cg",
     "nonnegative",
     "normalize",
+    "normuon",
     "novograd",
     "optimistic",
     "orthogonalized",

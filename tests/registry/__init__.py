@@ -14,6 +14,7 @@ from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.linesearch import LINESEARCH
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
+from tests.registry.orthogonal import ORTHOGONAL
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
 from tests.registry.parts import OF_PARTS, PARTS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
@@ -63,6 +64,7 @@ CHAINS = [
     BETS,
     MATRICES,
     OF_PARTS,
+    ORTHOGONAL,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
     FACTORS_OF_MATRICES,

@@ -164,7 +164,7 @@ CALLS = [
     (lambda: gc.treewise(TX), TypeError, "^@treewise: slots is a sequence of names, got chain"),
     (lambda: gc.leafwise(extra=(1,)), TypeError, r"^@leafwise: extra is a sequence of names, got \(1,\)"),
     # static whole numbers
-    (lambda: gc.scale_by_muon(ns_steps=None), TypeError, "scale_by_muon: ns_steps must be a whole number, got None"),
+    (lambda: gc.galore(0.1, rank=None), TypeError, "scale_by_galore: rank must be a whole number, got None"),
     (lambda: gc.muon(0.1, ns_steps=2.5), TypeError, r"scale_by_muon: ns_steps must be a whole number, got 2\.5"),
     (lambda: gc.mechanize(TX, num_betas=0), ValueError, "mechanize: num_betas must be at least 1, got 0"),
     (lambda: gc.adafactor(min_dim_size_to_factor=None), TypeError, "min_dim_size_to_factor must be a whole number"),
