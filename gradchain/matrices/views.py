@@ -41,7 +41,8 @@ def _tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
-def _hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+def as_hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+    """Return dimension numbers whose axes and blocks are tuples."""
     return MuonDimensionNumbers(*(axes if isinstance(axes, int) else tuple(axes) for axes in dims))
 
 
@@ -190,7 +191,7 @@ class DimensionsKind(PerLeafKind):
         return super().resolve(where, getattr(value, "dimension_numbers", value), tree)
 
 
-DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
+DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
 
 
@@ -200,6 +201,6 @@ def _fits_if_given(where: str, shape: tuple[int, ...], dims: MuonDimensionNumber
 
 
 AxesOrDimensionNumbers = Annotated[
-    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_if_given)
+    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits_if_given)
 ]
 """The same for rules that take an array without dimension numbers as it is, whatever its order."""
