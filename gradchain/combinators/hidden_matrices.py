@@ -56,7 +56,9 @@ class HiddenMatrices(Labels):
     def check(self, paths: list[str]) -> None:
         for pattern in (*(pattern for pattern, _ in self.patterns), *self.stacked):
             if not any(matches(pattern, path) for path in paths):
-                raise ValueError(f"hidden_matrices: pattern {pattern!r} matches no parameter; there are: {listed(paths)}")
+                raise ValueError(
+                    f"hidden_matrices: pattern {pattern!r} matches no parameter; there are: {listed(paths)}"
+                )
 
     def _pattern(self, path: str) -> int | None:
         return next((i for i, (pattern, _) in enumerate(self.patterns) if matches(pattern, path)), None)

@@ -14,7 +14,21 @@ from gradchain.tree import Tree
 VECTORS = ("b", "b[0-9]", "bias*", "*_bias", "scale", "*_scale", "offset", "gamma", "beta", "gain", "a_log")
 """Names of arrays that hold a number for each feature, whatever axes they have."""
 NORMS = ("*norm*", "ln", "ln_*", "ln[0-9]*", "bn*", "*_ln", "*_bn")
-EMBEDDINGS = ("*embed*", "emb", "embs", "*_emb", "*_embs", "wte", "wpe", "pos", "pos_enc*", "positional*", "*_token", "*_tokens", "cls")
+EMBEDDINGS = (
+    "*embed*",
+    "emb",
+    "embs",
+    "*_emb",
+    "*_embs",
+    "wte",
+    "wpe",
+    "pos",
+    "pos_enc*",
+    "positional*",
+    "*_token",
+    "*_tokens",
+    "cls",
+)
 OUTPUTS = ("head", "heads", "*_head", "*_heads", "output", "output_layer", "out", "logits*", "*_logits", "classifier")
 """Names of output layers, where no name before says that they are inside a block."""
 BLOCKS = ("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*attn*", "*attention*", "mha", "*mlp")

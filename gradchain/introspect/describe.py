@@ -82,7 +82,9 @@ class Description:
             lines = text_table(*self._stage_cells(stacked), width, texts=1 if stacked else 2)
         elif by == "parameter":
             titles, rows = self._parameter_cells()
-            lines = path_table(titles, rows, width, [titles.index(name) for name in ("transform", "why") if name in titles])
+            lines = path_table(
+                titles, rows, width, [titles.index(name) for name in ("transform", "why") if name in titles]
+            )
         else:
             raise ValueError(f"table: by must be 'stage' or 'parameter', got {by!r}")
         return "\n".join([*lines, *textwrap.wrap(self._totals(), width)])

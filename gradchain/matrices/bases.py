@@ -75,7 +75,7 @@ def track_basis(
     if basis.size == 0:
         return basis
     size = jnp.max(magnitude(a), axis=(-2, -1), keepdims=True)
-    a = jnp.where(size > 0, divide(a, size), jnp.eye(a.shape[-1], dtype=dtype))
+    a = jnp.where(size > 0, divide(a, size), jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=dtype), a.shape))
     trace = jnp.trace(a, axis1=-2, axis2=-1).real[..., None, None]
     image = jnp.matmul(a, basis, precision="highest") + ridge * trace * basis
     quotients = jnp.sum(jnp.real(jnp.conj(basis) * image), axis=-2, keepdims=True)

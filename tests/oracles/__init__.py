@@ -70,6 +70,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.soap import kl_shampoo, soap, splus
 from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
@@ -116,6 +117,7 @@ __all__ = [
     "identity",
     "interpolated",
     "keep_norm",
+    "kl_shampoo",
     "l1_penalty",
     "layerwise_dog",
     "lbfgs",
@@ -160,7 +162,9 @@ __all__ = [
     "simplified_ademamix",
     "skip_spikes",
     "sm3",
+    "soap",
     "sophia",
+    "splus",
     "trace",
     "trust_ratio",
     "weight_decay",

@@ -22,6 +22,7 @@ from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
 from tests.registry.shampoo import SHAMPOO
+from tests.registry.soap import EIGENBASES, IN_EIGENBASES
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -44,6 +45,7 @@ FAMILIES = [
     LINESEARCH,
     CURVATURE,
     SHAMPOO,
+    EIGENBASES,
 ]
 TRANSFORMS = [row for family in FAMILIES for row in family]
 CHAINS = [
@@ -59,6 +61,7 @@ CHAINS = [
     FROM_DISTANCES,
     BETS,
     MATRICES,
+    IN_EIGENBASES,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
 ]
