@@ -90,7 +90,7 @@ def eigenvalues(own: Frame, p: Array, values: ByAxis, decay: Any, floor: Any, ri
 
     def along(i: int, d: Array) -> Array:
         new = ema(d, own.mean(abs_sq(own.divided(p, values, without=i)), i), decay)
-        return jnp.maximum(new, jnp.maximum(floor, ridge * jnp.mean(new, axis=-1, keepdims=True)))
+        return jnp.maximum(new, jnp.maximum(floor, ridge * jnp.sum(new, axis=-1, keepdims=True) / max(d.shape[-1], 1)))
 
     return {i: along(i, d) for i, d in values.items()}
 
@@ -98,7 +98,7 @@ def eigenvalues(own: Frame, p: Array, values: ByAxis, decay: Any, floor: Any, ri
 def begun(own: Frame, x: Array, values: ByAxis) -> ByAxis:
     """Return eigenvalues, those that are all zero replaced by the root mean square of the gradient."""
     first = sqrt(own.mean(abs_sq(x)))[..., None]
-    return {i: jnp.where(jnp.max(d, axis=-1, keepdims=True) > 0, d, first) for i, d in values.items()}
+    return {i: jnp.where(jnp.max(d, axis=-1, keepdims=True, initial=0) > 0, d, first) for i, d in values.items()}
 
 
 def one_where(first: Any, values: list[ByAxis]) -> list[ByAxis]:
