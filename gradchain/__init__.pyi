@@ -180,6 +180,9 @@ from gradchain.optimizers.signs import lion as lion
 from gradchain.optimizers.signs import rprop as rprop
 from gradchain.optimizers.signs import sign_sgd as sign_sgd
 from gradchain.optimizers.signs import signum as signum
+from gradchain.optimizers.soap import kl_shampoo as kl_shampoo
+from gradchain.optimizers.soap import soap as soap
+from gradchain.optimizers.soap import splus as splus
 from gradchain.optimizers.variance_reduction import mars as mars
 from gradchain.quasi_newton.lbfgs import lbfgs as lbfgs
 from gradchain.quasi_newton.lbfgs import scale_by_lbfgs as scale_by_lbfgs
@@ -296,6 +299,9 @@ from gradchain.transforms.scaling import stateless_with_tree_map as stateless_wi
 from gradchain.transforms.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradchain.transforms.signs import scale_by_lion as scale_by_lion
 from gradchain.transforms.signs import scale_by_rprop as scale_by_rprop
+from gradchain.transforms.soap import scale_by_kl_shampoo as scale_by_kl_shampoo
+from gradchain.transforms.soap import scale_by_soap as scale_by_soap
+from gradchain.transforms.splus import scale_by_splus as scale_by_splus
 from gradchain.transforms.variance_reduction import scale_by_mars as scale_by_mars
 from gradchain.tree import bias_correction as bias_correction
 from gradchain.tree import global_norm as global_norm

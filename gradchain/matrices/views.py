@@ -201,6 +201,6 @@ def _fits_or_flat(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers
 
 
 DimensionNumbersOrVectors = Annotated[
-    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits_or_flat)
+    Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits_or_flat)
 ]
 """The same for rules that know what to do with an array of fewer than two axes."""

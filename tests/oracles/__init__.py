@@ -73,6 +73,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.soap import kl_shampoo, soap, splus
 from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
@@ -122,6 +123,7 @@ __all__ = [
     "identity",
     "interpolated",
     "keep_norm",
+    "kl_shampoo",
     "kron",
     "l1_penalty",
     "laprop",
@@ -171,8 +173,10 @@ __all__ = [
     "simplified_ademamix",
     "skip_spikes",
     "sm3",
+    "soap",
     "sophia",
     "spectral_norm",
+    "splus",
     "trace",
     "trust_ratio",
     "weight_decay",

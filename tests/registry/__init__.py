@@ -24,6 +24,7 @@ from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
 from tests.registry.shampoo import FACTORS, FACTORS_OF_MATRICES
+from tests.registry.soap import EIGENBASES, IN_EIGENBASES
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -48,6 +49,7 @@ FAMILIES = [
     LINESEARCH,
     CURVATURE,
     FACTORS,
+    EIGENBASES,
 ]
 TRANSFORMS = [row for family in FAMILIES for row in family]
 CHAINS = [
@@ -65,6 +67,7 @@ CHAINS = [
     MATRICES,
     OF_PARTS,
     ORTHOGONAL,
+    IN_EIGENBASES,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
     FACTORS_OF_MATRICES,
