@@ -56,7 +56,9 @@ class HiddenMatrices(Labels):
     def check(self, paths: list[str]) -> None:
         for pattern in (*(pattern for pattern, _ in self.patterns), *self.stacked):
             if not any(matches(pattern, path) for path in paths):
-                raise ValueError(f"hidden_matrices: pattern {pattern!r} matches no parameter; there are: {listed(paths)}")
+                raise ValueError(
+                    f"hidden_matrices: pattern {pattern!r} matches no parameter; there are: {listed(paths)}"
+                )
 
     def _pattern(self, path: str) -> int | None:
         return next((i for i, (pattern, _) in enumerate(self.patterns) if matches(pattern, path)), None)
@@ -135,8 +137,9 @@ def hidden_matrices(
     optimizers for matrices, such as :func:`muon`. Parameters of Flax (linen and NNX), Haiku and Equinox are recognised
     by their paths, their shapes and, for Equinox, the modules themselves:
 
-    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape. An output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix
-      outside of blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
+    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape. An
+      output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix outside of
+      blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
     * a kernel is (inputs, outputs). A ``weight`` is (outputs, inputs), as Equinox and PyTorch store it;
     * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``;
     * query, key and value in one array (``qkv``), or gate and input (``gate_up``), are a matrix each;
