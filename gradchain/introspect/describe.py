@@ -81,10 +81,8 @@ class Description:
             stacked = width < SIDE_BY_SIDE
             lines = text_table(*self._stage_cells(stacked), width, texts=1 if stacked else 2)
         elif by == "parameter":
-            titles, rows = self._parameter_cells()
-            lines = path_table(
-                titles, rows, width, [titles.index(name) for name in ("transform", "why") if name in titles]
-            )
+            spared = ("shape", "transform") if any(row.seen_as for row in self.rows) else ()
+            lines = path_table(*self._parameter_cells(), width, ("transform", "why"), spared)
         else:
             raise ValueError(f"table: by must be 'stage' or 'parameter', got {by!r}")
         return "\n".join([*lines, *textwrap.wrap(self._totals(), width)])

@@ -254,6 +254,38 @@ def test_the_table_says_how_arrays_of_models_are_seen_and_why(model):
     assert len(found) + len(others) == len(rows)
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_keeps_to_its_width(model, width):
+    lines = gc.describe(gc.muon(0.02), model[0]).table(width, by="parameter").splitlines()
+    assert max(map(len, lines)) <= width
+    for column in ("path", "label", "seen as", "why", "state bytes"):
+        assert column in lines[0]
+    assert ("transform" in lines[0]) == any(line.startswith("(1) scale_by_") for line in lines)
+    assert any(line.startswith("(a) ") for line in lines) == any(" (a) " in line for line in lines)
+
+
+def test_a_narrow_table_leaves_out_shapes_and_transforms():
+    params = {"layers": {"gate_up_proj": jax.ShapeDtypeStruct((36, 1024, 8192), "float32")}}
+    lines = gc.describe(gc.muon(0.02), params).table(60, by="parameter").splitlines()
+    assert lines[0].split() == ["path", "label", "seen", "as", "why", "state", "bytes"]
+    assert lines[3] == "(a) gate and input side by side, stacked"
+    assert lines[4].startswith("1 array, ")
+
+
+def test_a_short_table_says_all_in_its_lines():
+    params = {"layers": {"w": jnp.ones((3, 4, 6))}, "emb": jnp.ones((9, 4))}
+    tx = gc.for_hidden_matrices(
+        gc.per_layer(gc.scale_by_shape(gc.MuonDimensionNumbers()), [("layers", 0)]), gc.scale(2.0)
+    )
+    assert gc.describe(tx, params).table(120, by="parameter").splitlines() == [
+        "path        shape      label     seen as      why                transform       state bytes",
+        "----------  ---------  --------  -----------  -----------------  --------------  -----------",
+        "emb         (9, 4)     rest                   an embedding       scale                     0",
+        "layers/w    (3, 4, 6)  matrices  3 of (4, 6)  two axes, stacked  scale_by_shape            0",
+        "2 arrays, 108 numbers, 8 bytes of state, 8 of them shared",
+    ]
+
+
 def test_a_rule_that_gets_the_matrices_alone_sees_them_in_the_same_way(model):
     params = model[0]
     hidden = gc.hidden_matrices()
@@ -297,12 +329,15 @@ NAMES = [
     ("attn/qkv/weight", (12, 4), "3 of (4, 4): query, key and value side by side"),
     ("attn/qkv/kernel", (4, 9), "(4, 9): query, key and value side by side, of unknown widths: as one"),
     ("attn/qkv/kernel", (4, 3, 2, 5), "3 of (4, 10): query, key and value along an axis"),
+    ("attn/qkv/kernel", (4, 2, 5), "unclear: 3 axes may be layers, heads or a filter"),
     ("attn/kv_proj/kernel", (4, 10), "2 of (4, 5): key and value side by side"),
     ("mlp/gate_up_proj/kernel", (4, 10), "2 of (4, 5): gate and input side by side"),
     ("moe/experts/wi", (7, 4, 6), "7 of (4, 6): experts"),
     ("layers/moe/experts/wi", (3, 7, 4, 6), "21 of (4, 6): experts, stacked"),
     ("stem/kernel", (7, 7, 3, 8), "(147, 8): a convolution"),
     ("stem/weight", (8, 3, 7, 7), "(147, 8): a convolution"),
+    ("mystery/kernel", (20, 20, 4, 6), "unclear: 4 axes may be layers, heads or a filter"),
+    ("ScanCell_0/hf/kernel", (4, 6), "(4, 6): two axes"),
     ("ScanCell_0/conv/kernel", (3, 3, 4, 8), "unclear: a stack of filters, or one filter"),
     ("ScanCell_0/conv/kernel", (5, 3, 3, 4, 8), "5 of (36, 8): a convolution, stacked"),
     ("conv2d/w", (5, 3, 3, 4, 8), "5 of (36, 8): a convolution, stacked"),
@@ -325,12 +360,20 @@ def nested(path, x):
     return x
 
 
-def test_several_heads_without_names_stay_matrices_for_it_isnt_known_which_is_the_output():
-    params = {"Embed_0": {"embedding": jnp.ones((9, 4))}, "Dense_0": {"kernel": jnp.ones((4, 9))}}
-    more = params | {"Dense_1": {"kernel": jnp.ones((4, 9))}}
-    labels = gc.hidden_matrices()
-    assert labels(params)["Dense_0"]["kernel"] == "rest"
-    assert labels(more)["Dense_0"]["kernel"] == labels(more)["Dense_1"]["kernel"] == "matrices"
+@pytest.mark.parametrize(
+    ("kernels", "expected"),
+    [
+        ({"Dense_0": (4, 9)}, {"Dense_0": "rest"}),
+        ({"Dense_0": (4, 9), "Dense_1": (4, 9)}, {"Dense_0": "matrices", "Dense_1": "matrices"}),
+        ({"Dense_0": (16, 9)}, {"Dense_0": "matrices"}),
+        ({"Dense_0": (4, 9), "Block_0": (4, 9)}, {"Dense_0": "rest", "Block_0": "matrices"}),
+    ],
+    ids=["one", "two", "narrow", "in a block"],
+)
+def test_an_output_layer_without_a_name_is_the_only_one_with_a_column_for_each_embedding(kernels, expected):
+    params = {name: {"kernel": jnp.ones(shape)} for name, shape in kernels.items()}
+    labels = gc.hidden_matrices()(params | {"Embed_0": {"embedding": jnp.ones((9, 4))}})
+    assert {name: labels[name]["kernel"] for name in kernels} == expected
 
 
 def array(*shape):
@@ -398,12 +441,16 @@ def test_heads_may_be_matrices_of_their_own():
 
 def test_patterns_override_what_names_say():
     params = {"a": {"kernel": jnp.ones((2, 4, 6))}, "b": {"kernel": jnp.ones((2, 4, 6))}, "c": jnp.ones((4, 6))}
-    hidden = gc.hidden_matrices([("a", gc.MuonDimensionNumbers(2, 1)), ("c", None)], stacked=["b"])
+    params |= {"d": {"kernel": jnp.ones((4, 9))}, "e": {"embedding": jnp.ones((9, 4))}}
+    patterns = [("a", gc.MuonDimensionNumbers(2, 1)), ("c", None), ("d", gc.MuonDimensionNumbers())]
+    hidden = gc.hidden_matrices(patterns, stacked=["b"])
     rows = gc.describe(gc.muon(0.1, muon_weight_dimension_numbers=hidden), params).rows
     assert [(row.seen_as, row.why) for row in rows] == [
         ("2 of (6, 4)", "as 'a' says"),
         ("2 of (4, 6)", "two axes, stacked"),
         ("", "as 'c' says"),
+        ("(4, 9)", "as 'd' says"),
+        ("", "an embedding"),
     ]
 
 
