@@ -137,9 +137,9 @@ def hidden_matrices(
     optimizers for matrices, such as :func:`muon`. Parameters of Flax (linen and NNX), Haiku and Equinox are recognised
     by their paths, their shapes and, for Equinox, the modules themselves:
 
-    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape.
-      An output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix
-      outside of blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
+    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape. An
+      output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix outside of
+      blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
     * a kernel is (inputs, outputs). A ``weight`` is (outputs, inputs), as Equinox and PyTorch store it;
     * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``;
     * query, key and value in one array (``qkv``), or gate and input (``gate_up``), are a matrix each;

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -62,6 +63,17 @@ class Reading(NamedTuple):
         return Reading(_dims(inputs, outputs, *self.dims[2:]), f"{self.why}, {why}")
 
 
+class Module(NamedTuple):
+    """What one of Equinox's own modules says about its arrays."""
+
+    kind: str
+    """The name of its class."""
+    spatial: int | None = None
+    """The number of spatial dimensions of a convolution."""
+    groups: int = 1
+    heads: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """What is known of an array: its names, its shape, the modules around it."""
@@ -70,7 +82,7 @@ class Place:
     """From the root, in lower case."""
     shape: tuple[int, ...]
     per_head: bool
-    modules: tuple[Any, ...] = ()
+    modules: tuple[Module, ...] = ()
     """Equinox's own, from the root."""
 
     @property
@@ -79,10 +91,14 @@ class Place:
         return self.names[-1] if self.names else ""
 
     @property
+    def near(self) -> tuple[str, ...]:
+        """The last three names, without numbers."""
+        return tuple(name for name in self.names if not name.isdigit() and name != "~")[-3:]
+
+    @property
     def layer(self) -> str:
         """The name that says what kind of layer it is: the one above, or its own if that says more."""
-        above = (name for name in reversed(self.names[:-1]) if not name.isdigit() and name != "~")
-        return next(above, "") if self.leaf in KERNELS else self.leaf
+        return "".join(self.near[:-1][-1:]) if self.leaf in KERNELS else self.leaf
 
     @property
     def by_outputs(self) -> bool:
@@ -90,6 +106,7 @@ class Place:
         return self.leaf.startswith("weight")
 
 
+@functools.lru_cache(maxsize=4096)
 def read(place: Place, stacked: bool) -> Reading:
     """Return how an array is seen; ``stacked`` if its first axis is known to be one of layers."""
     if len(place.shape) < 2 + stacked:
@@ -109,19 +126,18 @@ def read(place: Place, stacked: bool) -> Reading:
 
 def _outside(place: Place) -> str:
     """Return why an array isn't inside the network, "" if its names don't say so."""
-    layer = place.names[-2:-1] if place.leaf in KERNELS else place.names[-2:]
     if _match([place.leaf], VECTORS):
         return "a bias or a scale"
-    if place.leaf != "kernel" and _match(layer, NORMS):
+    if place.leaf != "kernel" and _match([place.layer, *place.near[-2:-1]], NORMS):
         return "of a normalisation"
-    if _match(place.names[-3:], EMBEDDINGS):
+    if _match(place.near, EMBEDDINGS):
         return "an embedding"
     return "an output layer" if _is_output(place) else ""
 
 
 def _is_output(place: Place) -> bool:
     """Return whether a name among the last says so, and none before it that it is inside a block."""
-    outer = [i for i, name in enumerate(place.names) if _match([name], OUTPUTS) and i >= len(place.names) - 3]
+    outer = [i for i, name in enumerate(place.names) if name in place.near and _match([name], OUTPUTS)]
     if not outer or (place.names[outer[0]] == "out" and len(place.shape) > 2):
         return False
     return not _in_block(place.names[: outer[0]])
@@ -138,7 +154,7 @@ def is_inside(place: Place) -> bool:
 
 def is_embedding(place: Place) -> bool:
     """Return whether an array is a table of embeddings."""
-    named = place.leaf in ("embedding", "embeddings") or (place.modules and class_of(place.modules[-1]) == "Embedding")
+    named = place.leaf in ("embedding", "embeddings") or (place.modules and place.modules[-1].kind == "Embedding")
     return len(place.shape) == 2 and bool(named)
 
 
@@ -206,7 +222,7 @@ def _fused(place: Place) -> Reading | None:
 
 def _gates(place: Place) -> Reading | None:
     """Return how the gates of Haiku's recurrent cells are seen, ``None`` for what isn't one."""
-    cell = next((name for name in place.names[-3:-1] if _stem(name) in ("lstm", "gru")), None)
+    cell = next((name for name in place.near[:-1] if _stem(name) in ("lstm", "gru")), None)
     own = {"w": 4, "w_i": 3, "w_h": 3}.get(place.leaf) if cell else None
     if own is None or len(place.shape) != 2 or place.shape[1] % own:
         return None
@@ -229,36 +245,31 @@ def _projection(place: Place) -> Reading | None:
 
 def _read_equinox(place: Place) -> Reading:
     """Return how an array in one of Equinox's own modules is seen, which says exactly what it is."""
-    module = place.modules[-1]
-    kind = class_of(module)
-    convolves = hasattr(module, "num_spatial_dims") and hasattr(module, "groups")
-    if not (kind == "Linear" or convolves or kind in GATES) or not place.by_outputs:
+    kind, spatial, groups, _ = place.modules[-1]
+    if not (kind == "Linear" or spatial is not None or kind in GATES) or not place.by_outputs:
         return Reading(None, "an embedding" if kind == "Embedding" else f"equinox.nn.{kind}'s {place.leaf}")
-    size = module.num_spatial_dims + 2 if convolves else 2
-    batch = len(place.shape) - size
-    own = dataclasses.replace(place, shape=place.shape[batch:], modules=())
-    why = _outside(own)
-    if why:
+    batch = len(place.shape) - 2 - (spatial or 0)
+    own = dataclasses.replace(place, shape=place.shape[batch:])
+    if why := _outside(own):
         return Reading(None, why)
-    if convolves:
-        groups = module.groups
-        depthwise = own.shape[1] == 1
-        found = Reading(_dims(tuple(range(1, size)), (0,), 1, groups), f"a convolution{' in groups' * (groups > 1)}")
-        found = Reading(None, "a depthwise convolution" if groups > 1 else "one input channel") if depthwise else found
-    elif kind in GATES:
-        found = Reading(_dims((1,), (0,), 1, GATES[kind]), "gates side by side")
+    if spatial is None:
+        gates = _matrix(own, 0, "gates side by side", GATES[kind]) if kind in GATES else None
+        found = gates or _fused(own) or _heads_of(own) or _matrix(own, 0, "a linear layer")
+    elif own.shape[1] == 1:
+        found = Reading(None, "a depthwise convolution" if groups > 1 else "one input channel")
     else:
-        found = _fused(own) or _heads_of(place, own) or _matrix(own, 0, "a linear layer")
+        dims = _dims(tuple(range(1, spatial + 2)), (0,), 1, groups)
+        found = Reading(dims, f"a convolution in {groups} groups" if groups > 1 else "a convolution")
     return _sized(place, found.after(batch, "stacked") if batch else found)
 
 
-def _heads_of(place: Place, own: Place) -> Reading | None:
+def _heads_of(place: Place) -> Reading | None:
     """Return how a projection of Equinox's attention is seen by head, ``None`` if it isn't."""
-    attention = next((x for x in reversed(place.modules) if class_of(x) == "MultiheadAttention"), None)
-    if attention is None or not place.per_head:
+    heads = next((module.heads for module in place.modules if module.kind == "MultiheadAttention"), 1)
+    if heads == 1 or not place.per_head:
         return None
-    heads = (attention.num_heads, 1) if own.layer == "output_proj" else (1, attention.num_heads)
-    return Reading(_dims((1,), (0,), *heads), "attention, each head by itself")
+    blocks = (heads, 1) if place.layer == "output_proj" else (1, heads)
+    return Reading(_dims((1,), (0,), *blocks), "attention, each head by itself")
 
 
 def _matrix(place: Place, batch: int, why: str, blocks: int = 1) -> Reading:
@@ -297,23 +308,24 @@ def _stem(name: str) -> str:
     return re.sub(r"_?\d+$", "", name)
 
 
-def class_of(x: Any) -> str | None:
-    """Return the name of Equinox's class that a node is of, ``None`` for anything else."""
-    own = (cls for cls in type(x).__mro__ if cls.__module__.startswith("equinox.nn."))
-    return next((cls.__name__ for cls in own), None)
-
-
-def located(tree: Tree) -> Iterator[tuple[Any, Any, tuple[Any, ...]]]:
-    """Yield (path, leaf, Equinox's modules around it) in the tree's order."""
+def located(tree: Tree) -> Iterator[tuple[Any, Any, tuple[Module, ...]]]:
+    """Yield (path, leaf, Equinox's own modules around it), in the tree's order."""
     yield from _located(tree, (), ())
 
 
-def _located(node: Any, path: tuple[Any, ...], modules: tuple[Any, ...]) -> Iterator[tuple[Any, Any, tuple[Any, ...]]]:
-    if class_of(node):
-        modules = (*modules, node)
-    pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node and class_of(x) is not None)[0]
-    for below, leaf in pairs:
-        if class_of(leaf):
-            yield from _located(leaf, (*path, *below), modules)
+def _located(node: Any, above: tuple[Any, ...], modules: tuple[Module, ...]) -> Iterator[Any]:
+    if kind := _class(node):
+        spatial = getattr(node, "num_spatial_dims", None)
+        groups = getattr(node, "groups", 1) if spatial is not None else 1
+        modules = (*modules, Module(kind, spatial, groups, getattr(node, "num_heads", 1)))
+    pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node and _class(x) is not None)[0]
+    for path, x in pairs:
+        if x is not node and _class(x):
+            yield from _located(x, (*above, *path), modules)
         else:
-            yield (*path, *below), leaf, modules
+            yield (*above, *path), x, modules
+
+
+def _class(x: Any) -> str | None:
+    """Return the name of Equinox's class that a node is of, ``None`` for anything else."""
+    return next((cls.__name__ for cls in type(x).__mro__ if cls.__module__.startswith("equinox.nn.")), None)

@@ -81,10 +81,8 @@ class Description:
             stacked = width < SIDE_BY_SIDE
             lines = text_table(*self._stage_cells(stacked), width, texts=1 if stacked else 2)
         elif by == "parameter":
-            titles, rows = self._parameter_cells()
-            lines = path_table(
-                titles, rows, width, [titles.index(name) for name in ("transform", "why") if name in titles]
-            )
+            spared = ("shape", "transform") if any(row.seen_as for row in self.rows) else ()
+            lines = path_table(*self._parameter_cells(), width, ("transform", "why"), spared)
         else:
             raise ValueError(f"table: by must be 'stage' or 'parameter', got {by!r}")
         return "\n".join([*lines, *textwrap.wrap(self._totals(), width)])
@@ -123,9 +121,9 @@ class Description:
 
     def _parameter_cells(self) -> tuple[list[str], list[list[str]]]:
         """Return titles and cells, without the columns that say nothing."""
-        titles = ["path", "shape", "label", "matrices", "why", "transform", "state bytes"]
+        titles = ["path", "shape", "label", "seen as", "why", "transform", "state bytes"]
         columns = [*zip(*map(_parameter_cell, self.rows), strict=True)] or [()] * len(titles)
-        kept = [i for i, title in enumerate(titles) if title not in ("label", "matrices", "why") or any(columns[i])]
+        kept = [i for i, title in enumerate(titles) if title not in ("label", "seen as", "why") or any(columns[i])]
         rows = [list(row) for row in zip(*(columns[i] for i in kept), strict=True)]
         return [titles[i] for i in kept], rows
 
