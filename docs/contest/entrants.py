@@ -94,8 +94,7 @@ def hidden(rule: Callable[[], gc.Transform], rate: float) -> Entrant:
             weight_decay=trial.decay / ADAM,
             mask=matrices_alone,
         )
-        parts = {"matrices": matrices, "rest": rest}
-        return gc.partition(parts, gc.matrices_and_rest())
+        return gc.for_hidden_matrices(matrices, rest)
 
     return Entrant(make, rate, ("AdamW's learning rate", ADAM))
 
@@ -136,28 +135,59 @@ def schedule_free(trial: Trial, steps: int) -> gc.Transform:
         warmup_steps=steps // 20,
         b1=1 - trial.third,
         b2=0.99,
-        weight_decay=trial.decay / 2.5e-3,
+        weight_decay=trial.decay / 1e-2,
         mask=matrices_alone,
     )
 
 
+def schedule_free_plus(trial: Trial, steps: int) -> gc.Transform:
+    """Return Schedule-Free+ AdamW, whose rate follows from the loss.
+
+    The decay is times the squared rate, so that the middle is the usual 30.
+    """
+    return gc.schedule_free_plus_adamw(
+        trial.rate,
+        warmup_steps=steps // 20,
+        b2=0.99,
+        sf_b1=1 - trial.third,
+        weight_decay=30 * trial.decay / DECAY,
+        mask=matrices_alone,
+    )
+
+
+def muon() -> gc.Transform:
+    return gc.chain(gc.scale_by_muon(), gc.scale_by_shape())
+
+
+def normuon() -> gc.Transform:
+    return gc.chain(gc.scale_by_normuon(), gc.scale_by_shape())
+
+
 ENTRANTS = {
     "adamw": whole(gc.adamw, 1e-2),
-    "nadamw": whole(gc.nadamw, 1e-3),
+    "nadamw": whole(gc.nadamw, 1e-2),
     "sgd": whole(gc.sgd, 0.1, "momentum", 0.1, nesterov=True),
-    "lion": whole(gc.lion, 1e-4),
-    "adopt": whole(gc.adopt, 1e-3),
-    "ademamix": whole(gc.ademamix, 1e-3, "b3", 3e-3, b2=0.99),
+    "lion": whole(gc.lion, 1e-3),
+    "adopt": whole(gc.adopt, 1e-2),
+    "ademamix": whole(gc.ademamix, 1e-2, "b3", 3e-3, b2=0.99),
     "lamb": whole(gc.lamb, 1e-2),
-    "schedule_free_adamw": Entrant(schedule_free, 2.5e-3, ("1 - b1", 0.05)),
-    "muon": hidden(lambda: gc.chain(gc.scale_by_muon(), gc.scale_by_shape()), 0.02),
+    "schedule_free_adamw": Entrant(schedule_free, 1e-2, ("1 - b1", 0.05)),
+    "schedule_free_plus_adamw": Entrant(schedule_free_plus, 1.0, ("1 - sf_b1", 0.1)),
+    "muon": hidden(muon, 0.02),
+    "normuon": hidden(normuon, 0.02),
+    "soap": hidden(lambda: gc.scale_by_soap(), 1e-2),
+    "kl_soap": hidden(lambda: gc.scale_by_soap(factors="kl"), 1e-2),
+    "kl_shampoo": hidden(lambda: gc.scale_by_kl_shampoo(), 1e-2),
+    "shampoo": hidden(lambda: gc.scale_by_shampoo(), 1e-2),
+    "kron": hidden(lambda: gc.scale_by_kron(), 1e-2),
+    "splus": whole(lambda *a, **k: gc.splus(*a, **k), 0.15, "average_decay", 0.01),
 }
-"""By the name of the constructor in gradchain."""
+"""By the name of the constructor in gradchain; ``kl_soap`` is ``soap(factors="kl")``."""
 
-MATRICES = ("muon",)
+CENTRAL = ("adamw", "muon", "normuon", "soap", "shampoo", "kron")
 FIELD = {
     "signals": tuple(ENTRANTS),
-    "characters": ("adamw", "sgd", "lion", "schedule_free_adamw", *MATRICES),
-    "transformer": ("adamw", "schedule_free_adamw", *MATRICES),
+    "characters": (*CENTRAL, "lion", "schedule_free_adamw", "kl_soap"),
+    "transformer": CENTRAL,
 }
 """Who takes part in which problem."""
