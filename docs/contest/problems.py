@@ -115,7 +115,9 @@ def characters_loss(params: Any, windows: Any) -> Any:
 def characters() -> tuple[Any, Any]:
     """Return 25,600 windows of nine characters, from all of the text, and 8,000 others."""
     rest, held_out = text()
-    return windows_of(rest, CONTEXT + 1, 25_600), windows_of(held_out, CONTEXT + 1, 8_000)
+    return windows_of(rest, CONTEXT + 1, 25_600), windows_of(
+        held_out, CONTEXT + 1, 8_000
+    )
 
 
 LENGTH, WIDTH, HEADS, BLOCKS = 32, 48, 4, 2

@@ -39,20 +39,30 @@ class Plan(NamedTuple):
 
 
 def known_or_run(
-    name: str, problem: Problem, optimizer: str, entrant: Entrant, plan: Plan, folder: Path
+    name: str,
+    problem: Problem,
+    optimizer: str,
+    entrant: Entrant,
+    plan: Plan,
+    folder: Path,
 ) -> dict[str, Any]:
     """Return what :func:`compete` found, now or earlier on the same terms."""
     file = folder / name / f"{optimizer}.json"
     terms = json.loads(json.dumps([problem.batch_size, entrant[1:], plan]))
     known = json.loads(file.read_text()) if file.exists() else {}
     if known.get("terms") != terms:
-        known = {"terms": terms, **compete(problem, entrant, plan, optimizer == REFERENCE)}
+        known = {
+            "terms": terms,
+            **compete(problem, entrant, plan, optimizer == REFERENCE),
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(known))
     return known
 
 
-def compete(problem: Problem, entrant: Entrant, plan: Plan, control: bool) -> dict[str, Any]:
+def compete(
+    problem: Problem, entrant: Entrant, plan: Plan, control: bool
+) -> dict[str, Any]:
     """Search, then train with fresh seeds over all horizons.
 
     Returns:
@@ -63,13 +73,21 @@ def compete(problem: Problem, entrant: Entrant, plan: Plan, control: bool) -> di
     points = trials(entrant, plan.trials)
     each = [Trial(*map(float, point)) for point in zip(*points, strict=True)]
     jobs = list(itertools.product(each, [plan.epochs], plan.tuning))
-    losses = np.reshape([row[-1] for row in train(problem, entrant, jobs)], (len(each), -1))
+    losses = np.reshape(
+        [row[-1] for row in train(problem, entrant, jobs)], (len(each), -1)
+    )
     chosen = int(losses.mean(1).argmin())
 
     def runs(seeds: tuple[int, ...]) -> list[list[float]]:
-        return train(problem, entrant, list(itertools.product([each[chosen]], plan.horizons, seeds)))
+        return train(
+            problem,
+            entrant,
+            list(itertools.product([each[chosen]], plan.horizons, seeds)),
+        )
 
-    rows = [[*point, *map(float, found)] for point, found in zip(each, losses, strict=True)]
+    rows = [
+        [*point, *map(float, found)] for point, found in zip(each, losses, strict=True)
+    ]
     fresh = {"runs": runs(plan.seeds), "control": runs(plan.control) if control else []}
     return {"trials": rows, "chosen": chosen, **fresh}
 
@@ -100,10 +118,14 @@ def train(
             validation=held_out,
             validate_every=epochs,
         )
-        loss = result.history["val_loss"][-1] if result.stopped != "diverged" else np.inf
+        loss = (
+            result.history["val_loss"][-1] if result.stopped != "diverged" else np.inf
+        )
         steps = epochs * (len(jax.tree.leaves(examples)[0]) // problem.batch_size)
         return [seed, steps, float(loss) if np.isfinite(loss) else np.inf]
 
     first = one(jobs[0])  # compiles
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(
+        os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
+    ) as pool:
         return [first, *pool.map(one, jobs[1:])]
