@@ -303,6 +303,7 @@ from gradchain.transforms.soap import scale_by_kl_shampoo as scale_by_kl_shampoo
 from gradchain.transforms.soap import scale_by_soap as scale_by_soap
 from gradchain.transforms.splus import scale_by_splus as scale_by_splus
 from gradchain.transforms.variance_reduction import scale_by_mars as scale_by_mars
+from gradchain.transforms.whitening import whiten_momentum as whiten_momentum
 from gradchain.tree import bias_correction as bias_correction
 from gradchain.tree import global_norm as global_norm
 from gradchain.tree import incremental_update as incremental_update

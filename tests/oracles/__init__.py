@@ -73,7 +73,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
-from tests.oracles.soap import kl_shampoo, soap, splus
+from tests.oracles.soap import kl_shampoo, soap, splus, whiten_momentum
 from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
@@ -181,6 +181,7 @@ __all__ = [
     "trust_ratio",
     "weight_decay",
     "when",
+    "whiten_momentum",
     "yogi",
     "zero_nans",
 ]

@@ -166,3 +166,24 @@ def splus(
         return u, {"m": m, "bases": own}
 
     return per_array(rule, start)
+
+
+def whiten_momentum(
+    b1: float = 0.95, b2: float = 0.9, eps: float = 1e-8, beta: float = 0.9, every: int = 1, ridge: float = 1e-5
+) -> Oracle:
+    """Vyas 2026: momentum in the bases that the gradients before it made, over its own root mean square."""
+
+    def start(w: np.ndarray) -> Any:
+        zero = np.zeros_like(w)
+        return {"m": zero, "v": zero.real, "bases": Bases(w, True, beta, every, ridge)}
+
+    def rule(g: np.ndarray, memory: Any, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        own = memory["bases"]
+        m = b1 * memory["m"] + (1 - b1) * g
+        p = into(b1 * m + (1 - b1) * g, own.bases)
+        v = b2 * memory["v"] + (1 - b2) * magnitude_squared(p)
+        u = along(p / np.maximum(np.sqrt(v), eps), own.bases)
+        own.after(g, k)
+        return u, {"m": m, "v": v, "bases": own}
+
+    return per_array(rule, start)

@@ -28,6 +28,11 @@ EIGENBASES = [
         lambda: gc.scale_by_splus(**OF_ALL_AXES),
         lambda: oracles.splus(every=2, ridge=0.01, axes=True),
     ),
+    Row(
+        "whiten_momentum",
+        lambda: gc.whiten_momentum(**OF_ALL_AXES),
+        lambda: oracles.whiten_momentum(every=2, ridge=0.01),
+    ),
 ]
 IN_EIGENBASES = [
     Row(
