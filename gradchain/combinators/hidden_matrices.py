@@ -173,7 +173,7 @@ def hidden_matrices(
       {'head': 'rest', 'layers': {'attn': {'query': {'kernel': 'matrices'}}}}
       >>> hidden_matrices().dimension_numbers(params)["layers"]["attn"]["query"]["kernel"].output_axis
       (2, 3)
-      >>> tx = muon(0.02, muon_weight_dimension_numbers=hidden_matrices([("layers/router", None)], per_head=True))
+      >>> tx = muon(0.02, muon_weight_dimension_numbers=hidden_matrices([("head", MuonDimensionNumbers())]))
     """
     pairs = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
     for pair in pairs:
