@@ -110,7 +110,7 @@ def test_ademamix_with_and_without_its_warm_ups_is_pytorch_optimizers():
 
 @pytest.mark.slow
 def test_ademamix_with_its_warm_ups_is_heavyballs():
-    """To 4e-7 only, by which it differs from pytorch_optimizer, too: its growing decay seems to be in single precision."""
+    """To 4e-7 only, by which it differs from pytorch_optimizer, too; its growing decay seems to be in float32."""
     tx = gc.ademamix(RATE, 0.9, 0.95, B3, ALPHA, weight_decay=0.1)
     for name in ("lstsq", "mlp", "conv", "square"):
         assert error("ademamix/heavyball", name, tx) < 5e-7
