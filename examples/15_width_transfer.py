@@ -183,13 +183,13 @@ def main(which="mlp", widths=(32, 64, 128, 256), steps=None, seeds=None, rates=N
         make, multipliers, batch_size = make_mlp, mlp_widths, 64
         powers = range(-11, -3)
     else:
-        steps, seeds = steps or 100, seeds or 2
+        steps, seeds = steps or 60, seeds or 2
         load = runpy.run_path(str(Path(__file__).parent / "character_model.py"))["load"]
         characters, text, held_out = load()
         data, validation = windows(text, 8 * steps, key), windows(held_out, 256, jax.random.key(6))
         make = functools.partial(make_transformer, len(characters))
         multipliers, batch_size = functools.partial(transformer_widths, len(characters)), 8
-        powers = range(-11, -4)
+        powers = range(-10, -4)
     print(gc.describe_widths(multipliers(widths[-1]), gc.adam(1e-3)))
     rates = [2.0**k for k in powers] if rates is None else rates
     options = {"widths": widths, "rates": rates, "steps": steps, "seeds": seeds, "batch_size": batch_size, "out": out}
