@@ -107,7 +107,7 @@ def scion_init(
 
     Example:
       >>> params = scion_init({"hidden": {"kernel": jnp.diag(jnp.array([3.0, 1.0]))}}, radius=2.0)
-      >>> print(params["hidden"]["kernel"])
+      >>> print(params["hidden"]["kernel"].round(3))
       [[2. 0.]
        [0. 2.]]
 

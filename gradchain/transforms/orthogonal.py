@@ -17,7 +17,19 @@ from gradchain.matrices.views import DimensionNumbers, MuonDimensionNumbers, vie
 from gradchain.numerics import abs_sq, divide, ema, safe_norm, sqrt
 from gradchain.signatures import public
 
-Momentum = Annotated[str, Choice("debiased", "average", "sum")]
+
+class MomentumKind(Choice):
+    """How gradients are added up; static. Elsewhere a number is called so, which is the decay."""
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, int | float):
+            raise TypeError(
+                f"{where} must be one of {', '.join(map(repr, self.words))}, got {value}; its decay is beta={value}"
+            )
+        return super().normalize(where, value)
+
+
+Momentum = Annotated[str, MomentumKind("debiased", "average", "sum")]
 """How gradients are added up."""
 
 

@@ -61,9 +61,9 @@ ORTHOGONAL = [
     ),
     Row(
         "dion2",
-        lambda: gc.dion2(0.01, 0.5, moment_decay=0.9),
+        lambda: gc.dion2(0.01, 0.6, moment_decay=0.9),
         lambda: by_kind(
-            descent(oracles.dion2(0.5, b2=0.9), oracles.by_shape(spectral=True), oracles.weight_decay(0.01)),
+            descent(oracles.dion2(0.6, b2=0.9), oracles.by_shape(spectral=True), oracles.weight_decay(0.01)),
             descent(oracles.adam(b2=0.95), rate=1e-3),
         ),
         needs_params=True,

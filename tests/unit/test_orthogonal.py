@@ -135,6 +135,25 @@ def test_sets_of_coefficients_bring_singular_values_near_to_one(x64):
         trees.assert_close(matrices.orthogonalize(x, name, len(longer)), matrices.orthogonalize(x, longer), 1e-14)
 
 
+SUMS = {
+    "standard": (5, 51.2550),
+    "quintic": (5, 52.7488),
+    "polar_express": (8, 83.1423),
+    "polar_express_5": (5, 68.685037),
+    "cans": (5, 78.1521),
+    "aol": (4, 39.6985),
+    "converging": (12, 48.0),
+    "deepseekv4": (10, 90.008),
+    "cubic": (5, 10.0),
+}
+"""How many rows a set has, and the sum of the magnitudes of its coefficients, as the sources print them."""
+
+
+def test_no_digit_of_a_set_has_changed():
+    found = {name: (len(rows), pytest.approx(np.sum(np.abs(rows)), abs=1e-6)) for name, (rows, _) in PRESETS.items()}
+    assert found == SUMS
+
+
 def test_polar_express_for_five_steps_divides_by_two_per_cent_more():
     rows = PRESETS["polar_express_5"].rows
     value = functools.reduce(lambda s, row: row[0] * s + row[1] * s**3 + row[2] * s**5, rows, 1.0)
