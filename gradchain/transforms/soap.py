@@ -14,7 +14,7 @@ from gradchain.core.value import Choice, Integer
 from gradchain.matrices.axes import axis_gram
 from gradchain.matrices.bases import METHOD, track_basis
 from gradchain.matrices.factors import gathered
-from gradchain.matrices.frames import SIDES, ByAxis, Frame, FrameNumbers, frame
+from gradchain.matrices.frames import SIDES, ByAxis, Frame, FrameNumbers, MatrixFrameNumbers, frame
 from gradchain.matrices.refreshing import due, refresh
 from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
 
@@ -110,9 +110,9 @@ def one_where(first: Any, values: list[ByAxis]) -> list[ByAxis]:
     slots={
         "mu": Slot(dtype="mu_dtype"),
         "nu": Slot(real=True, nonnegative=True),
-        "factors": Slot(init=zero_factors),
-        "bases": Slot(init=identities),
-        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True, exact=True),
     },
     debiased=("b1", "b2"),
     turn=True,
@@ -246,9 +246,9 @@ def scale_by_soap(
 @leafwise(
     slots={
         "mu": Slot(dtype="mu_dtype"),
-        "factors": Slot(init=zero_factors),
-        "bases": Slot(init=identities),
-        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True, exact=True),
     },
     debiased=("b1",),
     turn=True,
@@ -267,7 +267,7 @@ def scale_by_kl_shampoo(
     sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
     block_size: Annotated[int, Integer(1)] | None = None,
     max_dim: Annotated[int, Integer(1)] = 10_000,
-    weight_dimension_numbers: FrameNumbers | None = None,
+    weight_dimension_numbers: MatrixFrameNumbers | None = None,
     ridge: NonNegative = 1e-5,
     first_eigenvalue: NonNegative = 0.0,
     eigenvalue_floor: NonNegative = 0.0,

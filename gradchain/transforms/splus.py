@@ -24,7 +24,11 @@ def signs(own: Frame, p: Array, floor: Any) -> Array:
 
 
 @leafwise(
-    slots={"mu": Slot(dtype="mu_dtype"), "factors": Slot(init=zero_factors), "bases": Slot(init=identities)},
+    slots={
+        "mu": Slot(dtype="mu_dtype"),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+    },
     turn=True,
 )
 def scale_by_splus(
