@@ -1,7 +1,7 @@
 """Arrays as blocks in which each axis may have a basis of its own: matrices, or all axes of an array of any order."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,6 +12,8 @@ from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNu
 from gradchain.numerics import divide, sqrt
 
 SIDES = Choice("both", "rows", "columns", "smaller")
+Sides = Annotated[Literal["both", "rows", "columns", "smaller"], SIDES]
+"""Which axes of a matrix have a basis."""
 ByAxis = dict[int, Array]
 """A matrix, or a vector, for some of the axes of a block."""
 

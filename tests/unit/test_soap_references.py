@@ -69,18 +69,18 @@ def track_3():
     """Return the 27th record of the benchmark's third track: it has no debiasing, and keeps the present norms."""
     options = {"ridge": 0.0, "start": "eigh", "debias": False, "sort": False}
     soap = gc.scale_by_soap(0.95, 0.9, shampoo_beta=0.9, update_interval=1, **options)
-    return gc.keep_norm(gc.chain(soap, gc.scale_by_learning_rate(0.018)), radius="present")
+    return gc.chain(soap, gc.scale_by_trust_ratio(), gc.scale_by_learning_rate(0.018), gc.keep_norm("present"))
 
 
 def track_3_kl():
     """Return the 19th record, whose first factors aren't multiplied by 1 - beta."""
     options = {"update_interval": 1, "factors": "kl", "eigenvalue_floor": 4000.0**-2} | AUTHORS
     soap = gc.scale_by_soap(0.95, 0.9, shampoo_beta=late(0.9), **options)
-    return gc.keep_norm(gc.chain(soap, gc.scale_by_learning_rate(0.018)), radius="present")
+    return gc.chain(soap, gc.scale_by_trust_ratio(), gc.scale_by_learning_rate(0.018), gc.keep_norm("present"))
 
 
 def splus(update_interval):
-    """Return the authors', whose decay has the factors 2 / (m + n) of 5 x 5 and 8 x 8 matrices, and 1/1000 of vectors."""
+    """Return the authors', whose decay has the factors of the direction, 1/5, 1/8 and 1/1000."""
 
     def due(count):
         return jnp.where((count + 1) % update_interval == 0, 1, 10**6)
