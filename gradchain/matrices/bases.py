@@ -1,6 +1,6 @@
 """Orthonormal bases that follow a matrix which changes slowly."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,6 +10,7 @@ from gradchain.numerics import compute_dtype, divide, magnitude
 from gradchain.signatures import public
 
 METHOD = Choice("qr", "eigh")
+Method = Annotated[Literal["qr", "eigh"], METHOD]
 
 
 @public

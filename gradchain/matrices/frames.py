@@ -1,7 +1,7 @@
 """Arrays as blocks in which each axis may have a basis of its own: matrices, or all axes of an array of any order."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,6 +12,8 @@ from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNu
 from gradchain.numerics import divide, sqrt
 
 SIDES = Choice("both", "rows", "columns", "smaller")
+Sides = Annotated[Literal["both", "rows", "columns", "smaller"], SIDES]
+"""Which axes of a matrix have a basis."""
 ByAxis = dict[int, Array]
 """A matrix, or a vector, for some of the axes of a block."""
 
@@ -76,7 +78,20 @@ def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | str |
     frame(shape, dims, None, where)
 
 
-FrameNumbers = Annotated[
-    Any, DimensionsKind("MuonDimensionNumbers or 'axes'", (MuonDimensionNumbers, str), _convert, _fits)  # pyright: ignore
+def _fits_without_vectors(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | str | None) -> None:
+    if len(shape) < (2 if dims is None else 1):
+        raise ValueError(
+            f"{where}: an array of shape {shape} is no matrix; give it to adam by partition, or for a vector say 'axes'"
+        )
+    _fits(where, shape, dims)
+
+
+OF: Any = (MuonDimensionNumbers, str)
+FrameNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers or 'axes'", OF, _convert, _fits)]
+"""Dimension numbers for each array, ``"axes"`` for all of its axes: a tree of them, one, or a function to a tree.
+
+Vectors and scalars without any have no bases."""
+MatrixFrameNumbers = Annotated[
+    Any, DimensionsKind("MuonDimensionNumbers or 'axes'", OF, _convert, _fits_without_vectors)
 ]
-"""Dimension numbers for each array, ``"axes"`` for all of its axes: a tree of them, one, or a function to a tree."""
+"""The same for rules that have nothing to offer to vectors."""

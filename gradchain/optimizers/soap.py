@@ -1,6 +1,6 @@
 """Optimizers in the eigenbases of Shampoo's factors for matrices, with Adam or signs for the rest.
 
-Evidence: Vyas et al. (2024) report that SOAP needs 40 % fewer steps than AdamW on language models of 360 and 660 million
+Evidence: Vyas et al. (2024) report that SOAP needs 40 % fewer steps than AdamW on language models of 360 and 660 M
 parameters. Lin et al. (2025) report that their factors improve Shampoo and SOAP, Frans et al. (2025) that SPlus needs
 44 % of Adam's steps.
 """
@@ -10,13 +10,14 @@ from gradchain.combinators.chain import chain
 from gradchain.combinators.hidden_matrices import for_hidden_matrices
 from gradchain.core.hyper import Count, Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
+from gradchain.matrices.frames import Sides
 from gradchain.matrices.views import DimensionNumbers
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.scaling import scale, scale_by_learning_rate
 from gradchain.transforms.signs import scale_by_lion
-from gradchain.transforms.soap import scale_by_kl_shampoo, scale_by_soap
+from gradchain.transforms.soap import Factors, scale_by_kl_shampoo, scale_by_soap
 from gradchain.transforms.splus import scale_by_splus
 
 
@@ -33,8 +34,8 @@ def soap(
     mask: Mask | None = None,
     *,
     stagger: bool = False,
-    factors: str = "gram",
-    sides: str = "both",
+    factors: Factors = "gram",
+    sides: Sides = "both",
     block_size: int | None = None,
     max_dim: int = 10_000,
     ridge: NonNegative = 1e-5,
@@ -105,7 +106,7 @@ def kl_shampoo(
     mask: Mask | None = None,
     *,
     stagger: bool = False,
-    sides: str = "both",
+    sides: Sides = "both",
     block_size: int | None = None,
     max_dim: int = 10_000,
     ridge: NonNegative = 1e-5,
@@ -167,13 +168,13 @@ def splus(
     mask: Mask | None = None,
     *,
     stagger: bool = False,
-    sides: str = "both",
+    sides: Sides = "both",
     block_size: int | None = None,
     max_dim: int = 10_000,
     ridge: NonNegative = 1e-5,
     floor: NonNegative = 1e-5,
     other_scale: NonNegative = 1e-3,
-    average_decay: Decay = 0.999,
+    average_decay: Decay | None = 0.999,
     weight_dimension_numbers: DimensionNumbers | None = None,
 ) -> Transform:
     r"""SPlus: signs in the eigenbases of Shampoo's factors, :func:`~gradchain.scale_by_splus`, and averaged weights.
@@ -198,7 +199,8 @@ def splus(
       ridge: relative to the trace of a factor.
       floor: below this share of the largest element, elements count as zero.
       other_scale: the size of the updates' elements where there are no bases.
-      average_decay: decay of the average of the weights, see :func:`~gradchain.average_params`.
+      average_decay: decay of the average of the weights, see :func:`~gradchain.average_params`; ``None`` for their
+        plain mean.
       weight_dimension_numbers: which parameters are matrices, and how, as in :func:`~gradchain.soap`.
 
     Reference: Frans, Levine and Abbeel, *A Stable Whitening Optimizer for Efficient Neural Network Training*, 2025.

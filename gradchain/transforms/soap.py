@@ -12,14 +12,14 @@ from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice, Integer
 from gradchain.matrices.axes import axis_gram
-from gradchain.matrices.bases import METHOD, track_basis
+from gradchain.matrices.bases import Method, track_basis
 from gradchain.matrices.factors import gathered
-from gradchain.matrices.frames import SIDES, ByAxis, Frame, FrameNumbers, frame
+from gradchain.matrices.frames import ByAxis, Frame, FrameNumbers, MatrixFrameNumbers, Sides, frame
 from gradchain.matrices.refreshing import due, refresh
 from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
 
-FACTORS = Choice("gram", "kl")
-START = Choice("identity", "eigh", "skip")
+Factors = Annotated[Literal["gram", "kl"], Choice("gram", "kl")]
+Start = Annotated[Literal["identity", "eigh", "skip"], Choice("identity", "eigh", "skip")]
 
 
 def framed(param: Array, hyper: Any) -> Frame:
@@ -51,7 +51,7 @@ def first_eigenvalues(param: Array, hyper: Any) -> list[ByAxis]:
     ]
 
 
-def followed(is_due: Any, factors: list[ByAxis], bases: list[ByAxis], ridge: Any, method: str, sort: bool) -> Any:
+def followed(is_due: Any, factors: list[ByAxis], bases: list[ByAxis], ridge: Any, method: Method, sort: bool) -> Any:
     """Return bases that follow the factors, if that is due."""
 
     def follow(a: Array, q: Array) -> Array:
@@ -110,9 +110,9 @@ def one_where(first: Any, values: list[ByAxis]) -> list[ByAxis]:
     slots={
         "mu": Slot(dtype="mu_dtype"),
         "nu": Slot(real=True, nonnegative=True),
-        "factors": Slot(init=zero_factors),
-        "bases": Slot(init=identities),
-        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True, exact=True),
     },
     debiased=("b1", "b2"),
     turn=True,
@@ -129,8 +129,8 @@ def scale_by_soap(
     mu_dtype: DType | None = None,
     *,
     stagger: bool = False,
-    factors: Annotated[Literal["gram", "kl"], FACTORS] = "gram",
-    sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
+    factors: Factors = "gram",
+    sides: Sides = "both",
     block_size: Annotated[int, Integer(1)] | None = None,
     max_dim: Annotated[int, Integer(1)] = 10_000,
     weight_dimension_numbers: FrameNumbers | None = None,
@@ -138,9 +138,9 @@ def scale_by_soap(
     first_eigenvalue: NonNegative = 0.0,
     eigenvalue_floor: NonNegative = 0.0,
     debias: bool = True,
-    start: Annotated[Literal["identity", "eigh", "skip"], START] = "identity",
+    start: Start = "identity",
     current: bool = False,
-    method: Annotated[Literal["qr", "eigh"], METHOD] = "qr",
+    method: Method = "qr",
     sort: bool = True,
 ):
     r"""Apply Adam in the eigenbases of Shampoo's factors: SOAP.
@@ -246,9 +246,9 @@ def scale_by_soap(
 @leafwise(
     slots={
         "mu": Slot(dtype="mu_dtype"),
-        "factors": Slot(init=zero_factors),
-        "bases": Slot(init=identities),
-        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+        "eigenvalues": Slot(init=first_eigenvalues, real=True, nonnegative=True, exact=True),
     },
     debiased=("b1",),
     turn=True,
@@ -264,17 +264,17 @@ def scale_by_kl_shampoo(
     mu_dtype: DType | None = None,
     *,
     stagger: bool = False,
-    sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
+    sides: Sides = "both",
     block_size: Annotated[int, Integer(1)] | None = None,
     max_dim: Annotated[int, Integer(1)] = 10_000,
-    weight_dimension_numbers: FrameNumbers | None = None,
+    weight_dimension_numbers: MatrixFrameNumbers | None = None,
     ridge: NonNegative = 1e-5,
     first_eigenvalue: NonNegative = 0.0,
     eigenvalue_floor: NonNegative = 0.0,
     debias: bool = True,
-    start: Annotated[Literal["identity", "eigh", "skip"], START] = "identity",
+    start: Start = "identity",
     lag: bool = False,
-    method: Annotated[Literal["qr", "eigh"], METHOD] = "qr",
+    method: Method = "qr",
     sort: bool = True,
 ):
     r"""Divide momentum by the roots of a second moment of two factors in their eigenbases: KL-Shampoo.

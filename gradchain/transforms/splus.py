@@ -1,6 +1,6 @@
 """Signs in the eigenbases of Shampoo's factors."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,8 +9,8 @@ from gradchain.core.hyper import Count, Decay, DType, NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Integer
-from gradchain.matrices.bases import METHOD
-from gradchain.matrices.frames import SIDES, ByAxis, Frame, FrameNumbers, frame
+from gradchain.matrices.bases import Method
+from gradchain.matrices.frames import ByAxis, Frame, FrameNumbers, Sides, frame
 from gradchain.matrices.refreshing import due
 from gradchain.numerics import bounded, ema, magnitude
 from gradchain.transforms.soap import followed, grown_factors, identities, zero_factors
@@ -24,7 +24,11 @@ def signs(own: Frame, p: Array, floor: Any) -> Array:
 
 
 @leafwise(
-    slots={"mu": Slot(dtype="mu_dtype"), "factors": Slot(init=zero_factors), "bases": Slot(init=identities)},
+    slots={
+        "mu": Slot(dtype="mu_dtype"),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
+    },
     turn=True,
 )
 def scale_by_splus(
@@ -37,14 +41,14 @@ def scale_by_splus(
     mu_dtype: DType | None = None,
     *,
     stagger: bool = False,
-    sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
+    sides: Sides = "both",
     block_size: Annotated[int, Integer(1)] | None = None,
     max_dim: Annotated[int, Integer(1)] = 10_000,
     weight_dimension_numbers: FrameNumbers | None = None,
     floor: NonNegative = 1e-5,
     ridge: NonNegative = 1e-5,
     vector_scale: NonNegative = 1e-3,
-    method: Annotated[Literal["qr", "eigh"], METHOD] = "qr",
+    method: Method = "qr",
 ):
     r"""Take signs of momentum in the eigenbases of Shampoo's factors: SPlus.
 

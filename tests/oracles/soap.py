@@ -130,7 +130,7 @@ def kl_shampoo(
         own = memory["bases"]
         own.begin(g)
         m = b1 * memory["m"] + (1 - b1) * g
-        root = 1 / scaled_by(np.ones(g.shape), own.grown(g)) if own.values else 0
+        root = 1 / scaled_by(np.ones(g.shape), own.grown(g)) if own.values else 1
         u = along(into(m, own.bases) / weight(b1, k) / (root + eps), own.bases)
         own.after(g, k, kl=True)
         return u, {"m": m, "bases": own}

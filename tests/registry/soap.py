@@ -20,8 +20,8 @@ EIGENBASES = [
     ),
     Row(
         "scale_by_kl_shampoo",
-        lambda: gc.scale_by_kl_shampoo(**OF_ALL_AXES),
-        lambda: oracles.kl_shampoo(every=2, ridge=0.01, axes=True),
+        lambda: gc.for_hidden_matrices(gc.scale_by_kl_shampoo(update_interval=2, ridge=0.01), gc.scale_by_adam()),
+        lambda: by_kind(oracles.kl_shampoo(every=2, ridge=0.01), oracles.adam()),
     ),
     Row(
         "scale_by_splus",
