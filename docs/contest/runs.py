@@ -48,7 +48,8 @@ def known_or_run(
 ) -> dict[str, Any]:
     """Return what :func:`compete` found, now or earlier on the same terms."""
     file = folder / name / f"{optimizer}.json"
-    terms = json.loads(json.dumps([problem.batch_size, entrant[1:], plan]))
+    points = [numbers.tolist() for numbers in trials(entrant, plan.trials)]
+    terms = json.loads(json.dumps([problem.batch_size, points, plan]))
     known = json.loads(file.read_text()) if file.exists() else {}
     if known.get("terms") != terms:
         known = {
