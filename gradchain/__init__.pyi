@@ -23,6 +23,8 @@ from gradchain.combinators.chain import named_chain as named_chain
 from gradchain.combinators.complex_parts import split_real_and_imaginary as split_real_and_imaginary
 from gradchain.combinators.conditional import conditionally_mask as conditionally_mask
 from gradchain.combinators.conditional import conditionally_transform as conditionally_transform
+from gradchain.combinators.factors import scale_by_path as scale_by_path
+from gradchain.combinators.factors import scale_hyperparams as scale_hyperparams
 from gradchain.combinators.flushing import flush as flush
 from gradchain.combinators.guards import apply_if_finite as apply_if_finite
 from gradchain.combinators.guards import skip_large_updates as skip_large_updates
@@ -31,10 +33,13 @@ from gradchain.combinators.guards import skip_spikes as skip_spikes
 from gradchain.combinators.half_precision import kahan as kahan
 from gradchain.combinators.half_precision import master_weights as master_weights
 from gradchain.combinators.half_precision import stochastic_rounding as stochastic_rounding
+from gradchain.combinators.hidden_matrices import for_hidden_matrices as for_hidden_matrices
+from gradchain.combinators.hidden_matrices import hidden_matrices as hidden_matrices
 from gradchain.combinators.labels import by_leaf as by_leaf
 from gradchain.combinators.labels import by_path as by_path
 from gradchain.combinators.labels import matrices_and_rest as matrices_and_rest
 from gradchain.combinators.layers import per_layer as per_layer
+from gradchain.combinators.lookahead_point import ema_nesterov as ema_nesterov
 from gradchain.combinators.loss_scaling import current_loss_scale as current_loss_scale
 from gradchain.combinators.loss_scaling import loss_scale as loss_scale
 from gradchain.combinators.mechanic import mechanize as mechanize
@@ -50,6 +55,7 @@ from gradchain.combinators.routing import selective_transform as selective_trans
 from gradchain.combinators.schedule_free import primal_averaging as primal_averaging
 from gradchain.combinators.schedule_free import schedule_free as schedule_free
 from gradchain.combinators.schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from gradchain.combinators.schedule_free import schedule_free_plus as schedule_free_plus
 from gradchain.combinators.sharpness import sam as sam
 from gradchain.combinators.steering import hyperparams_in_state as hyperparams_in_state
 from gradchain.combinators.steering import inject_hyperparams as inject_hyperparams
@@ -117,6 +123,7 @@ from gradchain.numerics import safe_increment as safe_increment
 from gradchain.numerics import safe_norm as safe_norm
 from gradchain.numerics import safe_root_mean_squares as safe_root_mean_squares
 from gradchain.optimizers.adam import adam as adam
+from gradchain.optimizers.adam import adamc as adamc
 from gradchain.optimizers.adam import adamw as adamw
 from gradchain.optimizers.adam import nadam as nadam
 from gradchain.optimizers.adam import nadamw as nadamw
@@ -125,6 +132,7 @@ from gradchain.optimizers.adam_variants import adamax as adamax
 from gradchain.optimizers.adam_variants import adamaxw as adamaxw
 from gradchain.optimizers.adam_variants import adan as adan
 from gradchain.optimizers.adam_variants import amsgrad as amsgrad
+from gradchain.optimizers.adam_variants import laprop as laprop
 from gradchain.optimizers.adam_variants import optimistic_adam_v2 as optimistic_adam_v2
 from gradchain.optimizers.adam_variants import radam as radam
 from gradchain.optimizers.adam_variants import yogi as yogi
@@ -159,16 +167,22 @@ from gradchain.optimizers.rms import rmsprop as rmsprop
 from gradchain.optimizers.rms import rmsprop_tf as rmsprop_tf
 from gradchain.optimizers.rms import rmsprop_torch as rmsprop_torch
 from gradchain.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from gradchain.optimizers.schedule_free import schedule_free_plus_adamw as schedule_free_plus_adamw
 from gradchain.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gradchain.optimizers.scion import scion as scion
 from gradchain.optimizers.scion import scion_init as scion_init
 from gradchain.optimizers.sgd import noisy_sgd as noisy_sgd
 from gradchain.optimizers.sgd import optimistic_gradient_descent as optimistic_gradient_descent
 from gradchain.optimizers.sgd import sgd as sgd
+from gradchain.optimizers.shampoo import kron as kron
+from gradchain.optimizers.shampoo import shampoo as shampoo
 from gradchain.optimizers.signs import lion as lion
 from gradchain.optimizers.signs import rprop as rprop
 from gradchain.optimizers.signs import sign_sgd as sign_sgd
 from gradchain.optimizers.signs import signum as signum
+from gradchain.optimizers.soap import kl_shampoo as kl_shampoo
+from gradchain.optimizers.soap import soap as soap
+from gradchain.optimizers.soap import splus as splus
 from gradchain.optimizers.variance_reduction import mars as mars
 from gradchain.quasi_newton.lbfgs import lbfgs as lbfgs
 from gradchain.quasi_newton.lbfgs import scale_by_lbfgs as scale_by_lbfgs
@@ -178,8 +192,10 @@ from gradchain.schedules import constant_schedule as constant_schedule
 from gradchain.schedules import cosine_decay_schedule as cosine_decay_schedule
 from gradchain.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
 from gradchain.schedules import exponential_decay as exponential_decay
+from gradchain.schedules import fast_slow_decay_schedule as fast_slow_decay_schedule
 from gradchain.schedules import inverse_sqrt_schedule as inverse_sqrt_schedule
 from gradchain.schedules import join_schedules as join_schedules
+from gradchain.schedules import linear_half_life_schedule as linear_half_life_schedule
 from gradchain.schedules import linear_onecycle_schedule as linear_onecycle_schedule
 from gradchain.schedules import linear_schedule as linear_schedule
 from gradchain.schedules import piecewise_constant_schedule as piecewise_constant_schedule
@@ -207,6 +223,7 @@ from gradchain.transforms.adam_variants import scale_by_radam as scale_by_radam
 from gradchain.transforms.adam_variants import scale_by_yogi as scale_by_yogi
 from gradchain.transforms.adaptive import scale_by_adadelta as scale_by_adadelta
 from gradchain.transforms.adaptive import scale_by_adam as scale_by_adam
+from gradchain.transforms.adaptive import scale_by_laprop as scale_by_laprop
 from gradchain.transforms.adaptive import scale_by_rms as scale_by_rms
 from gradchain.transforms.adaptive import scale_by_rss as scale_by_rss
 from gradchain.transforms.adaptive import scale_by_stddev as scale_by_stddev
@@ -219,8 +236,11 @@ from gradchain.transforms.clipping import normalize_by_update_norm as normalize_
 from gradchain.transforms.clipping import zero_nans as zero_nans
 from gradchain.transforms.coin_betting import scale_by_cocob as scale_by_cocob
 from gradchain.transforms.constraints import add_cautious_decayed_weights as add_cautious_decayed_weights
+from gradchain.transforms.constraints import brake_norm as brake_norm
+from gradchain.transforms.constraints import decay_updated_weights as decay_updated_weights
 from gradchain.transforms.constraints import keep_norm as keep_norm
 from gradchain.transforms.constraints import limit_update_ratio as limit_update_ratio
+from gradchain.transforms.constraints import pin_norm as pin_norm
 from gradchain.transforms.constraints import project as project
 from gradchain.transforms.curvature import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 from gradchain.transforms.curvature import scale_by_sophia as scale_by_sophia
@@ -229,6 +249,7 @@ from gradchain.transforms.d_adaptation import scale_by_prodigy as scale_by_prodi
 from gradchain.transforms.decay import add_decayed_weights as add_decayed_weights
 from gradchain.transforms.decay import add_l1_penalty as add_l1_penalty
 from gradchain.transforms.decay import add_l2_penalty as add_l2_penalty
+from gradchain.transforms.decay import descend_with_corrected_decay as descend_with_corrected_decay
 from gradchain.transforms.delayed import scale_by_acprop as scale_by_acprop
 from gradchain.transforms.delayed import scale_by_adopt as scale_by_adopt
 from gradchain.transforms.dion import scale_by_dion2 as scale_by_dion2
@@ -238,10 +259,12 @@ from gradchain.transforms.distance import scale_by_dowg as scale_by_dowg
 from gradchain.transforms.dual_averaging import scale_by_madgrad as scale_by_madgrad
 from gradchain.transforms.factored import scale_by_factored_rms as scale_by_factored_rms
 from gradchain.transforms.factored import scale_by_sm3 as scale_by_sm3
+from gradchain.transforms.kron import scale_by_kron as scale_by_kron
 from gradchain.transforms.layerwise import descend_and_shrink as descend_and_shrink
 from gradchain.transforms.layerwise import scale_by_novograd as scale_by_novograd
 from gradchain.transforms.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
 from gradchain.transforms.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
+from gradchain.transforms.layerwise import scale_by_spectral_norm as scale_by_spectral_norm
 from gradchain.transforms.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradchain.transforms.lmo import scale_by_lmo as scale_by_lmo
 from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
@@ -273,9 +296,14 @@ from gradchain.transforms.scaling import scale_by_sign as scale_by_sign
 from gradchain.transforms.scaling import set_to_zero as set_to_zero
 from gradchain.transforms.scaling import stateless as stateless
 from gradchain.transforms.scaling import stateless_with_tree_map as stateless_with_tree_map
+from gradchain.transforms.shampoo import scale_by_shampoo as scale_by_shampoo
 from gradchain.transforms.signs import scale_by_lion as scale_by_lion
 from gradchain.transforms.signs import scale_by_rprop as scale_by_rprop
+from gradchain.transforms.soap import scale_by_kl_shampoo as scale_by_kl_shampoo
+from gradchain.transforms.soap import scale_by_soap as scale_by_soap
+from gradchain.transforms.splus import scale_by_splus as scale_by_splus
 from gradchain.transforms.variance_reduction import scale_by_mars as scale_by_mars
+from gradchain.transforms.whitening import whiten_momentum as whiten_momentum
 from gradchain.tree import bias_correction as bias_correction
 from gradchain.tree import global_norm as global_norm
 from gradchain.tree import incremental_update as incremental_update
@@ -284,5 +312,12 @@ from gradchain.tree import scale_gradient as scale_gradient
 from gradchain.tree import update_infinity_moment as update_infinity_moment
 from gradchain.tree import update_moment as update_moment
 from gradchain.tree import update_moment_per_elem_norm as update_moment_per_elem_norm
+from gradchain.width.exponents import describe_widths as describe_widths
+from gradchain.width.multipliers import Width as Width
+from gradchain.width.multipliers import Widths as Widths
+from gradchain.width.multipliers import width_multipliers as width_multipliers
+from gradchain.width.mup import mup as mup
+from gradchain.width.mup import mup_init as mup_init
+from gradchain.width.mup import scale_by_width as scale_by_width
 
 __version__: str

@@ -17,10 +17,12 @@ from gradchain.core.hyper import Schedule
 from gradchain.signatures import public
 from gradchain.solvers.solution import Solution
 from gradchain.training.comparison import OPTIMIZER
+from gradchain.training.coordinates import CoordinateCheck
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.range_test import TENTH, RangeTest
+from gradchain.training.rate_transfer import RateTransfer
 from gradchain.training.step import Path
 from gradchain.training.sweep_result import SweepResult
 
@@ -393,6 +395,59 @@ def plot_path(
                 label="start" if k == 0 else None, zorder=5)  # fmt: skip
     ax.set_xlim(*xlim)
     ax.set_ylim(*ylim)
+    return _legend(ax)
+
+
+@public
+def plot_widths(check: CoordinateCheck, *, ax: Any = None) -> Any:
+    """Plot how far activations, or matrices, have moved after the last step against the width, with their slopes.
+
+    Args:
+      check: what :func:`~gradchain.training.coordinate_check` or :func:`~gradchain.training.update_check` returned.
+        Lines go through the geometric means over the seeds, bands from the lowest to the highest.
+      ax: the matplotlib axes to draw into; a new figure by default.
+
+    Returns:
+      The axes.
+    """
+    ax = _axes(ax, "width", f"change after {_steps(check.changes.shape[2])}")
+    for i, (name, slope) in enumerate(check.slopes.items()):
+        sizes = check.changes[:, :, -1, i]
+        sizes = np.where(sizes > 0, sizes, np.nan)
+        marker = MARKERS[i % len(MARKERS)]
+        ax.plot(check.widths, np.exp(np.log(sizes).mean(1)), label=f"{name} ({slope:+.2f})", **_style(i), marker=marker)
+        if sizes.shape[1] > 1:
+            ax.fill_between(check.widths, sizes.min(1), sizes.max(1), color=_style(i)["color"], alpha=0.12, linewidth=0)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(check.widths, [str(width) for width in check.widths])
+    _scale(ax, "y", "log")
+    return _legend(ax)
+
+
+def _steps(n: int) -> str:
+    return f"{n} step{'' if n == 1 else 's'}"
+
+
+@public
+def plot_rate_transfer(transfer: RateTransfer, *, ax: Any = None) -> Any:
+    """Plot the loss after training against the learning rate, a line for each width, with the best rates marked.
+
+    Args:
+      transfer: what :func:`~gradchain.training.learning_rate_transfer` returned. Lines go through the means over the
+        seeds; rates at which a run diverged are left out.
+      ax: the matplotlib axes to draw into; a new figure by default.
+
+    Returns:
+      The axes.
+    """
+    ax = _axes(ax, "learning rate", "loss")
+    for i, (best, losses) in enumerate(zip(transfer.best, transfer.losses, strict=True)):
+        means = np.where(np.isfinite(losses).all(-1), losses.mean(-1), np.nan)
+        marker = MARKERS[i % len(MARKERS)]
+        ax.plot(transfer.rates, means, label=f"width {best.width}", **_style(i), marker=marker, markersize=4)
+        ax.plot(best.rate, best.loss, linestyle="none", marker=marker, markersize=10, color=_style(i)["color"],
+                markeredgecolor="black")  # fmt: skip
+    _scale(ax, "x", "log")
     return _legend(ax)
 
 

@@ -1,7 +1,8 @@
 """Layers stacked in one array, as models that ``scan`` over their layers have them."""
 
 import dataclasses
-from typing import Annotated, Any, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,44 @@ from gradchain.core.transform import Part, Transform
 from gradchain.core.value import register
 from gradchain.signatures import public
 from gradchain.tree import Tree, flatten_optional, show_path
+
+
+class Around(Rule):
+    """A rule, its field ``tx``, with more declared for single arrays than it declares itself."""
+
+    if TYPE_CHECKING:
+        tx: Any
+
+    def init(self, params: Tree) -> Any:
+        return self.unlayered.init_leaves(params, self.declarations(params))
+
+    @property
+    def unlayered(self) -> Rule:
+        return self.tx.unlayered
+
+    @property
+    def constrains(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.tx.constrains
+
+    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
+        return [Part("", self.tx, state, params)]
+
+
+def inside(tx: Transform) -> Iterator[Transform]:
+    """Yield ``tx`` and the transforms in it, down to single rules."""
+    yield tx
+    if not isinstance(tx, Rule):
+        for part in tx.parts():
+            yield from inside(part.transform)
+
+
+def around_rules(tx: Transform, wrap: Callable[[Rule], Transform]) -> Transform:
+    """Return ``tx`` with each rule in it replaced by what ``wrap`` returns."""
+    if isinstance(tx, Rule):
+        return wrap(tx)
+    children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
+    new = [around_rules(x, wrap) if isinstance(x, Transform) else x for x in children]
+    return cast(Transform, treedef.unflatten(new))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -54,23 +93,12 @@ AXES = AxesKind()
 
 
 @register
-class PerLayer(Rule):
+class PerLayer(Around):
     """One leafwise rule with its layer axes, see :func:`per_layer`."""
 
     name = "per_layer"
     tx: Annotated[Any, ChildKind()]  # a rule
     axes: Annotated[Any, AXES]
-
-    def init(self, params: Tree) -> Any:
-        return self.unlayered.init_leaves(params, self.declarations(params))
-
-    @property
-    def unlayered(self) -> Rule:
-        return self.tx.unlayered
-
-    @property
-    def constrains(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.tx.constrains
 
     def declarations(self, tree: Tree) -> list[Own]:
         axes = [
@@ -82,9 +110,6 @@ class PerLayer(Rule):
             own if axis is None else own._replace(axes=(axis, *own.axes))
             for own, axis in zip(self.tx.declarations(layers), axes, strict=True)
         ]
-
-    def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
-        return [Part("", self.tx, state, params)]
 
 
 def _paths(tree: Tree) -> list[tuple[Any, Any]]:
@@ -145,14 +170,7 @@ def per_layer(tx: Child, axes: Any) -> Transform:
     axes = AXES.normalize("per_layer: axes", axes)
     if axes is None:
         raise TypeError("per_layer: axes can't be None; for arrays without layers use it in a tree of axes")
-    return _around_rules(as_transform(tx), axes)
-
-
-def _around_rules(tx: Transform, axes: Any) -> Transform:
-    if isinstance(tx, Foreign | InjectHyperparams):
-        raise TypeError(f"per_layer can't look into {tx!r}; leave it outside, or use per_layer in its factory")
-    if isinstance(tx, Rule):
-        return PerLayer(tx, axes) if tx.unlayered.spec.kind == "leafwise" else tx
-    children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
-    new = [_around_rules(x, axes) if isinstance(x, Transform) else x for x in children]
-    return cast(Transform, treedef.unflatten(new))
+    tx = as_transform(tx)
+    if unseen := next((x for x in inside(tx) if isinstance(x, Foreign | InjectHyperparams)), None):
+        raise TypeError(f"per_layer can't look into {unseen!r}; leave it outside, or use per_layer in its factory")
+    return around_rules(tx, lambda rule: PerLayer(rule, axes) if rule.unlayered.spec.kind == "leafwise" else rule)

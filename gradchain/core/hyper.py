@@ -72,6 +72,27 @@ class Number(Kind):
         return array.astype(int if self.whole else float if whole else compute_dtype(array.dtype))
 
 
+@jax.tree_util.register_static
+class Word(str):
+    """A word in the place of a number: a pytree without leaves."""
+
+
+class NumberOrWord(Number):
+    """A number, or one of a few words that say how it is found."""
+
+    def __init__(self, label: str, interval: str, *words: str):
+        super().__init__(label, interval)
+        self.words = words
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in self.words:
+                allowed = ", ".join(map(repr, self.words))
+                raise TypeError(f"{where} must be a number or one of {allowed}, got {value!r}")
+            return Word(value)
+        return super().normalize(where, value)
+
+
 class KeyKind(Kind):
     """A seed (whole number) or a PRNG key; arrays of either are batches."""
 

@@ -73,21 +73,25 @@ def _present(part: Part) -> Iterator[tuple[str, Any]]:
     count, now = count_of(part.state), part.transform.settings(part.state)
     for field, declared in part.transform.settings().items():
         is_evaluated = isinstance(declared, Schedule) and not isinstance(now[field], Schedule)
-        numbers = dict(_numbers(field, declared if is_evaluated else now[field], count))
+        numbers = dict(numbers_in(field, declared if is_evaluated else now[field], count))
         yield from (numbers | {field: now[field]} if is_evaluated else numbers).items()
 
 
-def _numbers(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
+def numbers_in(name: str, value: Any, count: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers in a field by name: itself, those in a tuple, a dict or a value, a schedule and its own.
+
+    Schedules are evaluated where ``count`` isn't ``None``.
+    """
     if isinstance(value, tuple | dict):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:  # pyright: ignore[reportUnknownVariableType]
-            yield from _numbers(f"{name}.{key}", item, count)
+            yield from numbers_in(f"{name}.{key}", item, count)
     elif isinstance(value, Schedule) or (value is not None and jax.tree.structure(value) == LEAF):
         yield name, value if count is None else value_at(value, count)
     if isinstance(value, Value):
         for field, kind, stored in value.fields():
             if kind.data:
-                yield from _numbers(f"{name}.{field}", stored, count)
+                yield from numbers_in(f"{name}.{field}", stored, count)
 
 
 @public
@@ -138,7 +142,8 @@ class Changes(dict[str, Any]):
     def apply(self, value: Any) -> Any:
         """Return ``value`` (a Value, tuple or dict) with the changes made, checked as by its constructor."""
         if isinstance(value, Value):
-            now = value.settings() if isinstance(value, Transform) else vars(value)
+            own = value.settings() if isinstance(value, Transform) else {}
+            now = own or {name: stored for name, _, stored in value.fields()}
             return value.with_fields(**{key: self._new(key, now.get(key)) for key in self}) if self else value
         if isinstance(value, dict):
             return {k: self._new(str(k), v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
@@ -156,7 +161,7 @@ def _find(name: str, parts: list[Part]) -> tuple[int, str]:
         static = {field: None for field, kind, _ in part.transform.fields() if not kind.data}
         for field, stored in (part.transform.settings() | static).items():
             known[f"{part.name}.{field}"] = (index, field)
-            for inner, _ in _numbers(field, stored, None):
+            for inner, _ in numbers_in(field, stored, None):
                 known[f"{part.name}.{inner}"] = (index, inner)
     fits = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
     if len(fits) != 1:

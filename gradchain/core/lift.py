@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_number
-from gradchain.core.hyper import PerLeafKind, next_key
+from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
 from gradchain.core.spec import At, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 
 class Own(NamedTuple):
-    """What is declared for one leaf alone; hashable."""
+    """What is declared for one leaf alone; hashable where its factors are Python numbers."""
 
     fields: tuple[tuple[str, Any], ...] = ()
     """Its values of the rule's per-leaf fields."""
     axes: tuple[int, ...] = ()
     """Its layer axes, the outermost first, each counted without those before it."""
+    factors: tuple[tuple[str, Any], ...] = ()
+    """What the rule's numbers are multiplied by: the name of a field, and a number, array or schedule."""
 
 
 class Stage(NamedTuple):
@@ -64,6 +66,8 @@ class Inputs(NamedTuple):
     slots: dict[str, Any]
     key: Array | None
     turn: tuple[Any, Any] | None
+    factors: dict[str, Array]
+    """Those of ``Own.factors`` that are arrays."""
     shared: Shared
 
 
@@ -170,6 +174,7 @@ class _Plan:
         self.rule, self.treedef, self.previous = rule, treedef, state
         self.count: Array | None = count_of(state)
         self.stage, self.traced = rule.stage(self.count)
+        self.own, self.factors = self._with_factors(self.own)
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
         self.sums = self._sums()
@@ -185,6 +190,19 @@ class _Plan:
             self.slots = {name: self._slot_leaves(name, leaves) for name in spec.slots}
             self.shared = Shared(self.traced, self.count, self.whole, self.extra, self.sums)
             self.results: list[Any] = [{name: self.slots[name][i] for name in spec.slots} for i in range(len(leaves))]
+
+    def _with_factors(self, declared: list[Own]) -> tuple[list[Own], list[dict[str, Array]]]:
+        """Return what is declared for each leaf with factors that are Python numbers alone, and the other factors."""
+        if not any(own.factors for own in declared):
+            return declared, [{}] * len(declared)
+        now: dict[int, Any] = {}
+        for name, factor in (pair for own in declared for pair in own.factors):
+            if id(factor) not in now:  # leaves share it, and a schedule is evaluated once
+                now[id(factor)] = at_scalar(f"{self.rule.name}: the factor of {name}", factor, self.count)
+        found = [[(name, now[id(factor)]) for name, factor in own.factors] for own in declared]
+        static = [tuple((name, x) for name, x in pairs if isinstance(x, int | float)) for pairs in found]
+        traced = [{name: jnp.asarray(x) for name, x in pairs if not isinstance(x, int | float)} for pairs in found]
+        return [own._replace(factors=pairs) for own, pairs in zip(declared, static, strict=True)], traced
 
     def _sums(self) -> dict[str, Sums]:
         """Return the sums of weights of the averages that the rule corrects for their start at zero."""
@@ -233,7 +251,8 @@ class _Plan:
 
     def inputs(self, i: int) -> Inputs:
         slots = {name: leaves[i] for name, leaves in self.slots.items()}
-        return Inputs(slots, self.keys[i], self.turns[i] if self.rule.spec.turn else None, self.shared)
+        turn = self.turns[i] if self.rule.spec.turn else None
+        return Inputs(slots, self.keys[i], turn, self.factors[i], self.shared)
 
     def state(self, stored: dict[str, Any] | None = None) -> Any:
         """Return the rule's next state, from the leaves' results or from ``stored`` trees."""
@@ -323,6 +342,8 @@ def _call(
     shared = x.shared
     at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums, x.turn)
     fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in shared.traced.items()}
+    for name, factor in (*stage.own.factors, *((k, v.astype(dtype)) for k, v in x.factors.items())):
+        fields[name] = fields[name] * factor
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)
     if jnp.shape(out) != g.shape:
         raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {g.shape} into {jnp.shape(out)}")

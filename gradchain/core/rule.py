@@ -172,11 +172,19 @@ class Hypers:
     def __init__(self, rule: Rule, own: Own):
         self._rule = rule
         self._own = dict(own.fields)
+        self._factors = own.factors
 
     def __getattr__(self, name: str) -> Any:
         if name in self._own:
             return self._own[name]
-        return at_scalar(f"{self._rule.name}: {name}", getattr(self._rule, name), jnp.zeros((), jnp.int32))
+        value = self._at_start(name, getattr(self._rule, name))
+        for field, factor in self._factors:
+            if field == name:
+                value = value * self._at_start(name, factor)
+        return value
+
+    def _at_start(self, name: str, value: Any) -> Any:
+        return at_scalar(f"{self._rule.name}: {name}", value, jnp.zeros((), jnp.int32))
 
 
 class Constructor(Protocol[P]):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gradchain.codecs import Codec
+from gradchain.combinators.factors import FACTORS
 from gradchain.combinators.labels import Labels, RouteKind
 from gradchain.combinators.layers import AXES
 from gradchain.combinators.steering import inject_hyperparams
@@ -25,6 +26,7 @@ KINDS: dict[str, dict[str, Kind]] = {
     "freeze": {"mask": RouteKind()},
     "selective_transform": {"freeze_mask": RouteKind()},
     "per_layer": {"axes": AXES},
+    "scale_by_path": {"factors": FACTORS},
 }
 """Kinds of arguments that constructors annotate as ``Any`` and normalise themselves."""
 VARIADIC = {"chain": "stages", "named_chain": "stages", "parallel": "branches"}
@@ -34,6 +36,7 @@ MAPPINGS = {
     "monitor": ("measures",),
     "inject_hyperparams": ("arguments", "static"),
     "store": ("slots",),
+    "scale_hyperparams": ("factors",),
 }
 """Arguments that are dicts by names of the user's."""
 

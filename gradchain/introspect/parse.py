@@ -24,6 +24,8 @@ FORMS: dict[str, tuple[set[str], set[str]]] = {
     "array": ({"array", "dtype"}, set()),
     "key": ({"key", "impl"}, set()),
     "tree": ({"tree"}, set()),
+    "labels": ({"labels", "numbers"}, set()),
+    "dimensions": ({"dimensions"}, set()),
 }
 """What a dict that isn't the call of a constructor may be: by its first key, its required and its optional keys."""
 
@@ -217,8 +219,19 @@ class Reader:
             raise ConfigError(path, f" must be keys of {KEYS[impl]} whole numbers of 32 bits, got {_shown(words)}")
         return jax.random.wrap_key_data(jnp.asarray(data.astype(np.uint32)), impl=impl)
 
+    def _labels(self, fields: dict[str, Any], path: str) -> Any:
+        """Return labels and the number of each, as factors of hyperparameters are given."""
+        if not isinstance(fields["numbers"], Mapping):
+            raise ConfigError(_join(path, "numbers"), f" must be a dict by label, got {_shown(fields['numbers'])}")
+        numbers: Any = fields["numbers"]
+        read = {label: self.parse(x, _join(_join(path, "numbers"), label)) for label, x in numbers.items()}
+        return self.parse(fields["labels"], _join(path, "labels")), read
+
     def _tree(self, fields: dict[str, Any], path: str) -> Any:
         return as_tree(_join(path, "tree"), fields["tree"])
+
+    def _dimensions(self, fields: dict[str, Any], path: str) -> Any:
+        return as_tree(path, fields)
 
 
 def _check_fields(

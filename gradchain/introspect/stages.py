@@ -137,11 +137,25 @@ def _numbers(part: Part, steps: int | None) -> Iterator[HyperparameterRow]:
     count = jnp.zeros((), jnp.int32) if count is None else count
     declared = part.transform.settings()
     now = part.transform.settings(part.state) if part.state is not None else declared
+    declared, now = _flat(declared), _flat(now)
     for name, value in declared.items():
         if value is not None:
             is_schedule, end = isinstance(value, Schedule), ends_at(value, steps)
             ends = _plain(value_at(now[name], count)), None if end is None else _plain(end)
             yield HyperparameterRow(name, *ends, is_schedule, *extremes(value, steps, ends))
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those that are dicts by name taken apart, but no schedule."""
+    found = dict[str, Any]()
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            held = cast(dict[str, Any], value)
+            inner = {f"{name}.{key}": getattr(x, "numbers", x) for key, x in held.items()}
+            found |= _flat(inner)
+        else:
+            found[name] = value
+    return found
 
 
 def _plain(value: Any) -> Any:

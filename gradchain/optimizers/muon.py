@@ -5,16 +5,10 @@ Evidence: Jordan et al. (2024) report that it set the NanoGPT speed record 1.35 
 leave embeddings, output layers and vectors to AdamW.
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 from gradchain.combinators.chain import chain
-from gradchain.combinators.labels import matrices_and_rest
-from gradchain.combinators.routing import partition
-from gradchain.core.hyper import Decay, DType, Fraction, FrozenTree, Mask, NonNegative
+from gradchain.combinators.hidden_matrices import for_hidden_matrices
+from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
-from gradchain.core.value import kind_of
 from gradchain.matrices.orthogonal import Coefficients
 from gradchain.matrices.views import DimensionNumbers
 from gradchain.optimizers.adam import adamw
@@ -24,7 +18,6 @@ from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.dion import scale_by_dion2
 from gradchain.transforms.orthogonal import scale_by_muon, scale_by_normuon, scale_by_shape
 from gradchain.transforms.scaling import scale_by_learning_rate
-from gradchain.tree import Tree
 
 
 @public
@@ -54,9 +47,8 @@ def muon(
 ) -> Transform:
     r"""Muon: momentum orthogonalised by :func:`~gradchain.scale_by_muon` for matrices, AdamW for the rest.
 
-    It is meant for hidden layers. By default, as in Optax, all arrays with two axes are matrices, embeddings and output
-    layers included; to leave those to Adam, use :func:`~gradchain.partition` with :func:`~gradchain.matrices_and_rest`,
-    or exclude them in ``muon_weight_dimension_numbers``.
+    By default :func:`~gradchain.hidden_matrices` decides which arrays are matrices. Embeddings, output layers and
+    vectors are left to AdamW, as its authors do it; in Optax every array with two axes is a matrix, and no other.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.02, or, with ``consistent_rms=0.2``, the rate you
@@ -78,8 +70,9 @@ def muon(
       adam_eps_root: added inside Adam's square root.
       adam_weight_decay: weight decay of the other parameters.
       adam_learning_rate: learning rate for Adam; ``None`` for the same as for the matrices.
-      muon_weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
-        ``None`` for what goes to Adam, or a function from parameters to such a tree. Layers stacked along an axis
+      muon_weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
         are batches: ``MuonDimensionNumbers(1, 2)``.
       consistent_rms: root mean square of the matrices' updates before the rate, in the place of ``scale``.
       scale: the factor for a matrix's shape, ``"original"``, ``"spectral"`` or ``"none"``; see
@@ -93,25 +86,23 @@ def muon(
       Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
       Liu et al., *Muon is Scalable for LLM Training*, 2025 (``consistent_rms``, weight decay).
     """
-    dims = KIND.normalize("muon: muon_weight_dimension_numbers", muon_weight_dimension_numbers)
     direction = scale_by_muon(
         *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
         nesterov=nesterov,
         momentum=momentum,
         adaptive=adaptive,
         preconditioning=preconditioning,
-        weight_dimension_numbers=dims,
     )
     decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
     matrices = chain(
         direction,
-        scale_by_shape(dims, consistent_rms, scale=scale),
+        scale_by_shape(None, consistent_rms, scale=scale),
         decay(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov)
-    return beside_adam("muon", matrices, rest, dims, matrices_and_rest((), (2,), "muon", "adam"))
+    return for_hidden_matrices(matrices, rest, muon_weight_dimension_numbers, labels=("muon", "adam"))
 
 
 @public
@@ -144,7 +135,7 @@ def normuon(
     r"""NorMuon: Muon with updates of equal size for all units, by :func:`~gradchain.scale_by_normuon`; AdamW beside it.
 
     With ``axis="elements"``, ``norm="exact"`` and ``consistent_rms=0.2`` it is AdaMuon, with ``axis="all"`` NAMO. By
-    default hidden weight matrices are recognised by :func:`~gradchain.matrices_and_rest`, so that embeddings, output
+    default hidden weight matrices are recognised by :func:`~gradchain.hidden_matrices`, so that embeddings, output
     layers and vectors go to AdamW.
 
     Args:
@@ -169,27 +160,27 @@ def normuon(
       adam_b2: Adam's decay of the second moment.
       adam_weight_decay: weight decay of the other parameters.
       adam_learning_rate: learning rate of the other parameters.
-      weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
-        ``None`` for what goes to Adam, or a function from parameters to such a tree.
+      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
+        are batches: ``MuonDimensionNumbers(1, 2)``.
       consistent_rms: root mean square of the matrices' updates before the rate, in the place of ``scale``.
       scale: the factor for a matrix's shape; see :func:`~gradchain.scale_by_shape`.
       cautious_decay: decay only where the update agrees; see :func:`~gradchain.add_cautious_decayed_weights`.
 
     Reference: Li et al., *NorMuon: Making Muon more efficient and scalable*, 2025.
     """
-    dims = KIND.normalize("normuon: weight_dimension_numbers", weight_dimension_numbers)
     direction = scale_by_normuon(
         *(axis, ns_coeffs, ns_steps, beta, b2, eps, moment_eps, mu_dtype),
         norm=norm,
         nesterov=nesterov,
         momentum=momentum,
         preconditioning=preconditioning,
-        weight_dimension_numbers=dims,
     )
     decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
     matrices = chain(
         direction,
-        scale_by_shape(dims, consistent_rms, scale=scale),
+        scale_by_shape(None, consistent_rms, scale=scale),
         decay(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
@@ -197,7 +188,7 @@ def normuon(
         *(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay),
         nesterov=nesterov,
     )
-    return beside_adam("normuon", matrices, rest, dims)
+    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("normuon", "adam"))
 
 
 @public
@@ -224,7 +215,7 @@ def dion2(
     r"""Dion2: in each step a fraction of a matrix moves, by :func:`~gradchain.scale_by_dion2`; AdamW beside it.
 
     All weights decay in each step. With ``moment_decay`` it is NorDion2. By default hidden weight matrices are
-    recognised by :func:`~gradchain.matrices_and_rest`, so that embeddings, output layers and vectors go to AdamW.
+    recognised by :func:`~gradchain.hidden_matrices`, so that embeddings, output layers and vectors go to AdamW.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule, for matrices; typically 0.02.
@@ -241,58 +232,21 @@ def dion2(
       adam_b2: Adam's decay of the second moment.
       adam_weight_decay: weight decay of the other parameters.
       adam_learning_rate: learning rate of the other parameters.
-      weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
-        ``None`` for what goes to Adam, or a function from parameters to such a tree.
+      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
+        are batches: ``MuonDimensionNumbers(1, 2)``.
       consistent_rms: root mean square of the matrices' updates before the rate, were all to move; in the place of
         ``scale``.
       scale: the factor for a matrix's shape; see :func:`~gradchain.scale_by_shape`.
 
     Reference: Ahn et al., *Dion2: A Simple Method to Shrink Matrix in Muon*, 2025.
     """
-    dims = KIND.normalize("dion2: weight_dimension_numbers", weight_dimension_numbers)
     matrices = chain(
-        scale_by_dion2(
-            fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype, weight_dimension_numbers=dims
-        ),
-        scale_by_shape(dims, consistent_rms, scale=scale),
+        scale_by_dion2(fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype),
+        scale_by_shape(None, consistent_rms, scale=scale),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
     rest = adamw(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay)
-    return beside_adam("dion2", matrices, rest, dims)
-
-
-def beside_adam(name: str, matrices: Transform, rest: Transform, dims: Any, labels: Any = None) -> Transform:
-    """Return a transform for matrices and another for all other arrays.
-
-    Args:
-      name: the label of matrices; that of others is ``"adam"``.
-      matrices: what takes matrices.
-      rest: what takes other arrays.
-      dims: dimension numbers, normalised; arrays that have none aren't matrices.
-      labels: labels where there are no dimension numbers; by default hidden weight matrices by their names.
-    """
-    by_name = matrices_and_rest(matrices=name, rest="adam") if labels is None else labels
-    return partition({name: matrices, "adam": rest}, by_name if dims is None else _labels(name, dims))
-
-
-KIND: Any = kind_of(DimensionNumbers)
-
-
-def _labels(name: str, dims: Any) -> Any:
-    """Return the labels that dimension numbers stand for."""
-    if isinstance(dims, FrozenTree):
-        return FrozenTree(tuple("adam" if one is None else name for one in dims.leaves), dims.treedef)
-    return HasDimensionNumbers(name, dims)
-
-
-@dataclasses.dataclass(frozen=True)
-class HasDimensionNumbers:
-    """The labels that a function from parameters to dimension numbers stands for."""
-
-    name: str
-    function: Callable[[Tree], Tree]
-
-    def __call__(self, params: Tree) -> Tree:
-        dims = KIND.normalize(f"{self.name}: the result of the function to dimension numbers", self.function(params))
-        return _labels(self.name, dims).thaw()
+    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("dion2", "adam"))

@@ -15,6 +15,7 @@ from gradchain.training.budget import Epochs, Steps
 from gradchain.training.callbacks import Callback, Record, Run
 from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
 from gradchain.training.comparison import SweepComparison
+from gradchain.training.coordinates import CoordinateCheck, coordinate_check, update_check
 from gradchain.training.epoch import Epoch, evaluate, scan_epoch
 from gradchain.training.halving import (
     Rung,
@@ -33,6 +34,7 @@ from gradchain.training.population import population_based_training
 from gradchain.training.population_result import PopulationResult
 from gradchain.training.precision import mixed_precision
 from gradchain.training.range_test import RangeTest, learning_rate_range_test
+from gradchain.training.rate_transfer import BestRate, RateTransfer, learning_rate_transfer
 from gradchain.training.renewal import renew_state
 from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
 from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
@@ -42,11 +44,13 @@ from gradchain.training.sweep_result import SweepResult, has_diverged
 from gradchain.training.variables import Variables
 
 __all__ = [
+    "BestRate",
     "CSVLogger",
     "Callback",
     "Checkpoint",
     "Checkpoints",
     "Choice",
+    "CoordinateCheck",
     "EarlyStopping",
     "Epoch",
     "Epochs",
@@ -60,6 +64,7 @@ __all__ = [
     "PopulationResult",
     "ProgressBar",
     "RangeTest",
+    "RateTransfer",
     "Record",
     "Run",
     "Rung",
@@ -70,6 +75,7 @@ __all__ = [
     "TensorBoard",
     "Uniform",
     "Variables",
+    "coordinate_check",
     "equinox",
     "evaluate",
     "fit",
@@ -81,6 +87,7 @@ __all__ = [
     "hyperband_brackets",
     "hyperband_runs",
     "learning_rate_range_test",
+    "learning_rate_transfer",
     "linen",
     "load_checkpoint",
     "make_step",
@@ -96,4 +103,5 @@ __all__ = [
     "sweep",
     "trace_path",
     "train_step",
+    "update_check",
 ]

@@ -1,11 +1,17 @@
 """Rules that use each parameter array as a whole: its norm and the norm of its update."""
 
+import math
+from typing import Annotated, Any
+
 import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, TermMask
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
+from gradchain.core.value import Choice, Integer
+from gradchain.matrices.factors import gathered, spectral_norm
+from gradchain.matrices.views import DimensionNumbersOrVectors, MatrixView, MuonDimensionNumbers, view
 from gradchain.numerics import abs_sq, bounded_square, divide, ema, quotient, safe_norm, safe_root_mean_squares, sqrt
 
 
@@ -125,3 +131,57 @@ def scale_by_novograd(
     mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0)
     mu = mu + weight_decay * at.param if weight_decay_mask else mu
     return mu, slot(mu=mu, nu=nu)
+
+
+def _views(shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> MatrixView:
+    """Return how an array is seen as matrices, with a vector as a row: one input, many outputs."""
+    flat = len(shape) < 2 and dims is None
+    return view((1, math.prod(shape)) if flat else shape, dims, where="scale_by_spectral_norm")
+
+
+def _first_vectors(param: Array, hyper: Any) -> list[Array]:
+    seen = _views(param.shape, hyper.weight_dimension_numbers)
+    blocks = seen.split(param.reshape(1, -1) if len(seen.order) > param.ndim else param)
+    return [jnp.zeros_like(block[..., 0, :]) for block in blocks]
+
+
+@leafwise(slots={"vector": Slot(_first_vectors)})
+def scale_by_spectral_norm(
+    g: Array,
+    slot: Slots,
+    at: At,
+    target: Annotated[str, Choice("sqrt(out/in)", "one")] = "sqrt(out/in)",
+    steps: Annotated[int, Integer(1)] = 1,
+    *,
+    weight_dimension_numbers: DimensionNumbersOrVectors | None = None,
+):
+    r"""Divide each matrix by an estimate of its spectral norm, so that any direction suits every width.
+
+    .. math:: u = \sqrt{n_\mathrm{out} / n_\mathrm{in}}\; g / \hat\sigma
+
+    for a matrix :math:`(n_\mathrm{in}, n_\mathrm{out})`. A layer's outputs then change by about the learning rate,
+    whatever the rule and the width, and :func:`mup` has the factor 1 for it. :math:`\hat\sigma \le \sigma` comes from a
+    power iteration (:func:`gradchain.matrices.spectral_norm`) that goes on from the vector of the last update: it costs
+    two products with a vector for each step, and memory for one number a column. An array with fewer than two axes
+    counts as a row, so that its root mean square becomes 1. A zero matrix stays zero.
+
+    Args:
+      target: the spectral norm of the result: ``"sqrt(out/in)"``, or ``"one"``.
+      steps: the number of steps of the power iteration at each update.
+      weight_dimension_numbers: how arrays are seen as matrices, as in :func:`scale_by_muon`; arrays with more than two
+        axes need them. Blocks are matrices of their own.
+
+    References:
+      Yang, Simon and Bernstein, *A Spectral Condition for Feature Learning*, 2023.
+      Qiu et al., *Hyperparameter Transfer Enables Consistent Gains of Matrix-Preconditioned Optimizers Across Scales*,
+      2025.
+    """
+    seen = _views(g.shape, weight_dimension_numbers)
+    blocks, vectors = seen.split(g.reshape(1, -1) if len(seen.order) > g.ndim else g), list[Array]()
+    for i, (block, vector) in enumerate(zip(blocks, slot.vector, strict=True)):
+        norm, new = spectral_norm(gathered(block), vector, steps)
+        rows, columns = block.shape[-2:]
+        size = (columns / max(rows, 1)) ** 0.5 if target == "sqrt(out/in)" else 1.0
+        blocks[i] = size * divide(block, norm[..., None, None])
+        vectors.append(new)
+    return seen.join(blocks).reshape(g.shape), slot(vector=vectors)

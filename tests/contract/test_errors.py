@@ -107,7 +107,15 @@ def test_values_that_are_no_number_in_range(row):
 
 MAY_BE_ABSENT = {
     *("beta3", "clip_threshold", "clip_value_fn", "consistent_rms", "growth_interval", "init_estim_sq_dist"),
-    *("approx_dec_rtol", "max_learning_rate", "initial_radius", "max_cg_steps", "moment_decay"),
+    *(
+        "approx_dec_rtol",
+        "max_learning_rate",
+        "initial_radius",
+        "max_cg_steps",
+        "exponent",
+        "time_constant",
+        "moment_decay",
+    ),
 }
 """The numbers of the rows' parts for which None has a meaning, beside the decay of an average of parameters."""
 

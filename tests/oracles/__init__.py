@@ -4,18 +4,25 @@ from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yo
 from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.averages import (
     cautious,
-    cautious_decay,
+    ema_nesterov,
     interpolated,
-    keep_norm,
-    limit_update_ratio,
     mars,
     mechanize,
     outer_steps,
     sam,
     sam_opaque,
     schedule_free,
+    schedule_free_plus,
 )
-from tests.oracles.constraints import project_on_ball
+from tests.oracles.constraints import (
+    brake_norm,
+    cautious_decay,
+    decay_updated_weights,
+    keep_norm,
+    limit_update_ratio,
+    pin_norm,
+    project_on_ball,
+)
 from tests.oracles.core import Arrays, Oracle, by_complex_parts, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -29,7 +36,7 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
-from tests.oracles.matrices import QUINTIC, STANDARD, by_shape, galore, muon, orthogonalized
+from tests.oracles.matrices import QUINTIC, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
 from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
 from tests.oracles.orthogonal import dion2, furthest, lmo, normuon
 from tests.oracles.parameter_free import (
@@ -43,9 +50,11 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.parts import corrected_decay, laprop
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
+from tests.oracles.shampoo import kron, shampoo
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -64,6 +73,7 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.soap import kl_shampoo, soap, splus, whiten_momentum
 from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
@@ -84,6 +94,7 @@ __all__ = [
     "amsgrad",
     "apply_every",
     "belief",
+    "brake_norm",
     "by_complex_parts",
     "by_shape",
     "cautious",
@@ -94,12 +105,15 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "cocob",
+    "corrected_decay",
     "dadapt_adam",
+    "decay_updated_weights",
     "descend_and_shrink",
     "dion2",
     "dog",
     "dowg",
     "ema",
+    "ema_nesterov",
     "factored_rms",
     "fourth_root",
     "furthest",
@@ -109,7 +123,10 @@ __all__ = [
     "identity",
     "interpolated",
     "keep_norm",
+    "kl_shampoo",
+    "kron",
     "l1_penalty",
+    "laprop",
     "layerwise_dog",
     "lbfgs",
     "learning_rate",
@@ -134,6 +151,7 @@ __all__ = [
     "param_block_norm",
     "param_block_rms",
     "per_layer",
+    "pin_norm",
     "plain",
     "polyak",
     "prodigy",
@@ -148,16 +166,22 @@ __all__ = [
     "sam_opaque",
     "scale",
     "schedule_free",
+    "schedule_free_plus",
     "set_to_zero",
+    "shampoo",
     "sign",
     "simplified_ademamix",
     "skip_spikes",
     "sm3",
+    "soap",
     "sophia",
+    "spectral_norm",
+    "splus",
     "trace",
     "trust_ratio",
     "weight_decay",
     "when",
+    "whiten_momentum",
     "yogi",
     "zero_nans",
 ]

@@ -82,6 +82,24 @@ def by_shape(rms: float | None = None, turned: bool = False, spectral: bool = Fa
     return per_array(rule)
 
 
+def spectral_norm(steps: int = 1) -> Oracle:
+    """Yang et al. 2023, condition 1: |u| = sqrt(out / in) in the spectral norm, which a power iteration estimates."""
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        x = g if g.ndim == 2 else g.reshape(1, -1)
+        if not norm(x):
+            return g, {"v": np.zeros_like(memory["v"])}
+        longest = x[np.argmax(np.linalg.norm(x, axis=1))].conj()
+        v = memory["v"] if norm(memory["v"]) else longest
+        for _ in range(steps):
+            v = x.conj().T @ (x @ v)
+            v = v / norm(v) if norm(v) else longest / norm(longest)
+        u = np.sqrt(x.shape[1] / x.shape[0]) * x / norm(x @ v)
+        return u.reshape(g.shape), {"v": v}
+
+    return per_array(rule, lambda w: {"v": np.zeros(w.shape[1] if w.ndim == 2 else w.size, w.dtype)})
+
+
 def galore(rank: int, gap: int, scale: float, base: Oracle) -> Oracle:
     """Zhao et al. 2024, algorithm 2, for arrays with two axes; new vectors turned towards those that they replace."""
 

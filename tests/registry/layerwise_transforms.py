@@ -34,6 +34,7 @@ LAYERWISE = [
         lambda: oracles.descend_and_shrink(ramp_value),
         needs_params=True,
     ),
+    Row("scale_by_spectral_norm", gc.scale_by_spectral_norm, oracles.spectral_norm, any_tree=False),
     twin("scale_by_novograd", oracles.novograd, needs_params=True),
     twin(
         "scale_by_novograd",

@@ -28,6 +28,7 @@ LONG = {
     *("gradchain.training.successive_halving", "gradchain.training.population_based_training"),
     *("gradchain.dpsgd", "gradchain.perturbations.make_perturbed_fun", "gradchain.minimize", "gradchain.lbfgs"),
     *("gradchain.scale_by_gauss_newton", "gradchain.scale_by_newton_cg"),
+    *("gradchain.training.coordinate_check", "gradchain.training.learning_rate_transfer"),
 }
 """Examples that train or compile for seconds."""
 

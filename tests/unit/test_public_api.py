@@ -54,6 +54,7 @@ LAYERS = (
     "solvers",
     "training",
     "introspect",
+    "width",
     "interop",
     "plots",
     "optax",

@@ -8,7 +8,7 @@ import optax.contrib
 import pytest
 
 import gradchain as gc
-from tests import oracles, public, trees
+from tests import oracles, public, quick, trees
 
 STEPS = 100
 OPTAX = {**vars(optax.contrib), **vars(optax)}
@@ -155,7 +155,7 @@ def run(tx, params):
 
         return jax.lax.scan(step, (params, tx.init(params)), length=STEPS)[1]
 
-    return jax.jit(lambda: jax.lax.map(on_problem, jnp.arange(len(PROBLEMS))))()
+    return quick.jit(lambda: jax.lax.map(on_problem, jnp.arange(len(PROBLEMS))))()
 
 
 def assert_same_runs(call, dtype, tolerance):
