@@ -13,7 +13,10 @@ AXES = {"update_interval": 3, "weight_dimension_numbers": "axes"}
 SHAPES = {"tall": (5, 3), "wide": (3, 5), "three": (2, 3, 2)}
 MORE = {"square": (4, 4), "four": (2, 2, 3, 3), "row": (1, 4), "vector": (5,), "empty": (0, 3)}
 RULES = {
-    "soap": (lambda: gc.scale_by_soap(**AXES), lambda: oracles.soap(every=3, axes=True)),
+    "soap": (
+        lambda: gc.scale_by_soap(0.9, 0.97, **AXES),
+        lambda: oracles.soap(0.9, 0.97, every=3, axes=True),
+    ),
     "kl_soap": (
         lambda: gc.scale_by_soap(factors="kl", **AXES),
         lambda: oracles.soap(every=3, axes=True, kl=True),
