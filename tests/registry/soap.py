@@ -10,8 +10,8 @@ OF_ALL_AXES = {"update_interval": 2, "ridge": 0.01, "weight_dimension_numbers": 
 EIGENBASES = [
     Row(
         "scale_by_soap",
-        lambda: gc.scale_by_soap(**OF_ALL_AXES),
-        lambda: oracles.soap(every=2, ridge=0.01, axes=True),
+        lambda: gc.scale_by_soap(0.9, 0.97, **OF_ALL_AXES),
+        lambda: oracles.soap(0.9, 0.97, every=2, ridge=0.01, axes=True),
     ),
     Row(
         "scale_by_soap_kl",

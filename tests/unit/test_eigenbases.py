@@ -13,7 +13,10 @@ AXES = {"update_interval": 3, "weight_dimension_numbers": "axes"}
 SHAPES = {"tall": (5, 3), "wide": (3, 5), "three": (2, 3, 2)}
 MORE = {"square": (4, 4), "four": (2, 2, 3, 3), "row": (1, 4), "vector": (5,), "empty": (0, 3)}
 RULES = {
-    "soap": (lambda: gc.scale_by_soap(**AXES), lambda: oracles.soap(every=3, axes=True)),
+    "soap": (
+        lambda: gc.scale_by_soap(0.9, 0.97, **AXES),
+        lambda: oracles.soap(0.9, 0.97, every=3, axes=True),
+    ),
     "kl_soap": (
         lambda: gc.scale_by_soap(factors="kl", **AXES),
         lambda: oracles.soap(every=3, axes=True, kl=True),
@@ -204,9 +207,9 @@ def test_an_update_takes_two_gram_products_and_six_with_a_basis(shape):
 
 
 def network(params, x):
-    hidden = jax.nn.relu(x @ params["w1"] + params["b1"])
-    hidden = jax.nn.relu(hidden @ params["w2"] + params["b2"])
-    return hidden @ params["w3"] + params["b3"]
+    for i in (1, 2):
+        x = jax.nn.relu(x @ params[f"w{i}"] + params[f"b{i}"][None])
+    return x @ params["w3"] + params["b3"][None]
 
 
 @pytest.mark.slow
@@ -219,7 +222,8 @@ def test_two_thousand_steps_in_single_precision_stay_finite(name, rate):
     sizes = {"w1": (16, 48), "w2": (48, 48), "w3": (48, 10)}
     start = {k: jnp.asarray(rng.normal(size=s) * (2 / s[0]) ** 0.5, jnp.float32) for k, s in sizes.items()}
     start |= {f"b{i}": jnp.zeros(n) for i, n in ((1, 48), (2, 48), (3, 10))}
-    options = {"update_interval": 1}
+    dims = {k: gc.MuonDimensionNumbers() if k in sizes else None for k in start}
+    options = {"update_interval": 1, "weight_dimension_numbers": dims}
     make = {
         "soap": lambda: gc.soap(rate, **options),
         "kl_soap": lambda: gc.soap(rate, factors="kl", **options),
@@ -244,4 +248,4 @@ def test_two_thousand_steps_in_single_precision_stay_finite(name, rate):
     (params, state), (losses, steps) = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(start)
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((params, state)))
     assert jnp.max(steps) <= 10 * rate
-    assert jnp.mean(losses[-100:]) <= 2.3
+    assert jnp.mean(losses[-100:]) <= (1.5 if rate < 0.1 else 2.5)  # with a rate of 0.1 there is nothing to learn
