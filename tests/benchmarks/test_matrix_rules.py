@@ -39,7 +39,7 @@ RULES = {
     "Muon": Rule(
         lambda: gc.muon(0.01),
         ("Muon", {"use_muon": True}),
-        ("Muon", {"betas": (0.95, 0.99), "multi_tensor": True}),
+        ("Muon", {"betas": (0.95, 0.99)}),
     ),
     "NorMuon": Rule(lambda: gc.normuon(0.01, ns_coeffs="standard"), ("NorMuon", {"use_muon": True})),
     "SOAP": Rule(
