@@ -108,7 +108,7 @@ def kron(
     *,
     balance_probability: Fraction = 0.01,
     max_rms: Positive = 1.1,
-    damping: NonNegative = 0.0,
+    damping: NonNegative | None = None,
     init_scale: Positive = 1.0,
     key: Key = 0,
     max_size_triangular: int = 8192,

@@ -71,12 +71,11 @@ def _norm(a: Array) -> Array:
     return size * sqrt(divide(jnp.sum(abs_sq(twice)), jnp.sum(abs_sq(once))))
 
 
-def balance(factors: list[Array]) -> list[Array]:
-    """Return factors of the same product whose largest entries are equal: their geometric mean."""
+def evening(factors: list[Array]) -> Array:
+    """Return by what to multiply factors so that their largest entries are equal, and their product stays."""
     sizes = jnp.stack([jnp.max(magnitude(q)) for q in factors])
     logs = jnp.log(jnp.where(sizes > 0, sizes, 1))
-    scales = jnp.exp(jnp.mean(logs) - logs)
-    return [q * scale for q, scale in zip(factors, scales, strict=True)]
+    return jnp.exp(jnp.mean(logs) - logs)
 
 
 def precondition(x: Array, factors: list[Array]) -> Array:
@@ -142,7 +141,7 @@ def scale_by_kron(
     update_probability: Fraction = RARER,
     balance_probability: Fraction = 0.01,
     max_rms: Positive = 1.1,
-    damping: NonNegative = 0.0,
+    damping: NonNegative | None = None,
     init_scale: Positive = 1.0,
     key: Key = 0,
     mu_dtype: DType | None = None,
@@ -180,7 +179,7 @@ def scale_by_kron(
         leaves their product as it is.
       max_rms: :math:`c`, the largest root mean square of an update, of each matrix where there are batches of them.
       damping: of the noise that the factors see added to the momentum, relative to its mean magnitude; the square root
-        of the dtype's precision is usual.
+        of the dtype's precision is usual, ``None`` is for none.
       init_scale: the size of :math:`P^{1/2}` at first.
       key: a seed or PRNG key.
       mu_dtype: dtype of the stored momentum.
@@ -213,9 +212,10 @@ def scale_by_kron(
         balanced = jax.random.uniform(which) < balance_probability
 
         def one(x: Array, v: Array, old: list[Array]) -> list[Array]:
-            x = x + damping * jnp.mean(magnitude(x)) * v
-            even = [jnp.where(balanced, *pair) for pair in zip(balance(old), old, strict=True)]
-            return whiten(x, v, even, preconditioner_rate)
+            x = x + damping * jnp.mean(magnitude(x)) * v if damping is not None else x
+            scales = jnp.where(balanced, evening(old), 1)  # as if before the step, in which they cancel
+            new = whiten(x, v, old, preconditioner_rate)
+            return [q * scale for q, scale in zip(new, scales, strict=True)]
 
         return [
             _mapped(one, x.ndim - order)(x, probe(key, x), old)

@@ -1,7 +1,8 @@
 """Rules for matrices on a small model's hidden layers, beside pytorch_optimizer's and HeavyBall's: ten steps of each.
 
 Roots and bases are computed anew in one of the ten, and Kron's factors in every one. Options are as alike as the
-libraries allow: no weight decay, one learning rate, blocks and limits above the sizes here.
+libraries allow: no weight decay, one learning rate, blocks and limits above the sizes here. HeavyBall runs without
+``torch.compile``, which takes minutes for each rule.
 """
 
 import importlib
@@ -39,6 +40,12 @@ RULES = {
         lambda: gc.muon(0.01),
         ("Muon", {"use_muon": True}),
         ("Muon", {"betas": (0.95, 0.99)}),
+    ),
+    "NorMuon": Rule(lambda: gc.normuon(0.01, ns_coeffs="standard"), ("NorMuon", {"use_muon": True})),
+    "SOAP": Rule(
+        lambda: gc.soap(0.01, update_interval=STEPS),
+        ("SOAP", {"precondition_frequency": STEPS}),
+        ("SOAP", {"precondition_frequency": STEPS, "merge_dims": False, "max_precond_dim": 10_000}),
     ),
     "Shampoo": Rule(
         lambda: gc.shampoo(0.01),

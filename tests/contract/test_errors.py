@@ -113,6 +113,7 @@ MAY_BE_ABSENT = {
         "initial_radius",
         "max_cg_steps",
         "exponent",
+        "damping",
         "time_constant",
         "moment_decay",
     ),
