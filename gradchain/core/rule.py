@@ -227,6 +227,8 @@ def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
     if unknown := [name for name in spec.debiased if not isinstance(kinds.get(name), Number)]:
         raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
+    if unknown := [slot.each for slot in spec.slots.values() if slot.each and slot.each not in kinds]:
+        raise TypeError(f"{spec.name}: a slot has one array for each of {unknown[0]!r}, which is no parameter")
     if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
     if spec.kind == "treewise" and MaskKind in types:
