@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import gradchain as gc
+from gradchain.core.hyper import Number, Numbers
 from gradchain.core.value import Kind
 from tests import trees
 
 DECAYS = tuple(tau / (1 + tau) for tau in np.geomspace(3, 64, 8))
+NUMBERS = Numbers(Number("Hyper"))
 PARAMS = {"kernel": jnp.ones((3, 2)), "pair": (jnp.ones(2), jnp.ones(()))}
 
 
@@ -123,14 +125,15 @@ def test_mixtures_that_cant_be_are_errors():
 
 
 def test_a_rule_of_ones_own_may_have_a_slot_for_each_entry_of_a_field():
-    @gc.elementwise(slots={"sums": gc.Slot(each="factors")})
-    def add_up(g: Any, slot: gc.Slots, at: gc.At, factors: Annotated[Any, Kind()]):
+    @gc.elementwise(slots={"sums": gc.Slot(each="names")})
+    def add_up(g: Any, slot: gc.Slots, at: gc.At, names: Annotated[Any, Kind()], factors: Annotated[Any, NUMBERS]):
         sums = tuple(s + factor * g for s, factor in zip(slot.sums, factors, strict=True))
         return sums[-1], slot(sums=sums)
 
-    tx = add_up((1.0, 2.0))
+    tx = add_up(("constant", "growing"), (1.0, gc.linear_schedule(0.0, 4.0, 2)))
     updates, state = tx.update(PARAMS, tx.update(PARAMS, tx.init(PARAMS))[1])
-    trees.assert_close(updates, jax.tree.map(lambda w: 4 * w, PARAMS), 0)
+    trees.assert_close(updates, jax.tree.map(lambda w: 2 * w, PARAMS), 0)
+    trees.assert_close(state.sums["kernel"][0], 2 * PARAMS["kernel"], 0)
     assert jax.tree.structure(state.sums["kernel"]) == jax.tree.structure((0, 0))
     with pytest.raises(TypeError, match=r"other: a slot has one array for each of 'weights', which is no parameter"):
 
