@@ -1,5 +1,6 @@
 """Running sums and averages of gradients."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -179,11 +180,12 @@ def ema_mixture(
     Gradients are then forgotten on several time scales at once: what they count with can fall steeply with their age at
     first, and slowly later. It takes the place of momentum in any chain, as before :func:`orthogonalize_updates`:
 
-      >>> tx = chain(
+      >>> hidden = chain(
       ...     ema_mixture([0.85, 0.98], mean_age=linear_schedule(40.0, 20.0, 2000, 1000), share=0.95),
       ...     orthogonalize_updates(),
       ...     scale_by_learning_rate(0.02),
       ... )
+      >>> tx = partition({"matrices": hidden, "rest": adamw(1e-3)}, matrices_and_rest())
 
     Args:
       decays: :math:`\beta_i` in [0, 1), one or more Python numbers. Static.
@@ -203,7 +205,7 @@ def ema_mixture(
     """
     averages = tuple(numerics.ema(m, g, decay) for m, decay in zip(slot.averages, decays, strict=True))
     parts = zip(_weights(decays, mean_age) if weights is None else weights, averages, decays, strict=True)
-    mixed = sum(w / numerics.one_minus_power(decay, at.t) * m for w, m, decay in parts)
+    mixed = functools.reduce(jnp.add, (w / numerics.one_minus_power(decay, at.t) * m for w, m, decay in parts))
     return numerics.ema(mixed, g, share), slot(averages=averages)
 
 
