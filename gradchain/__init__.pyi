@@ -271,8 +271,10 @@ from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
 from gradchain.transforms.mixed_momentum import scale_by_ademamix as scale_by_ademamix
 from gradchain.transforms.mixed_momentum import scale_by_simplified_ademamix as scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema as ema
+from gradchain.transforms.momentum import ema_mixture as ema_mixture
 from gradchain.transforms.momentum import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradchain.transforms.momentum import trace as trace
+from gradchain.transforms.momentum import weights_of_mean_age as weights_of_mean_age
 from gradchain.transforms.noise import add_noise as add_noise
 from gradchain.transforms.orthogonal import orthogonalize_updates as orthogonalize_updates
 from gradchain.transforms.orthogonal import orthogonalize_via_newton_schulz as orthogonalize_via_newton_schulz

@@ -27,6 +27,8 @@ class Slot(NamedTuple):
     counted: bool = False
     """The rule takes it to hold as many gradients as it counts (``debiased`` ones needn't say so): where an array is
     added to a saved state, ``from_state_dict`` warns of it."""
+    each: str | None = None
+    """Name of a static field, a tuple: the slot is then a tuple as long, of arrays that start at zero."""
 
 
 @public

@@ -50,7 +50,7 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
-from tests.oracles.parts import corrected_decay, laprop
+from tests.oracles.parts import corrected_decay, ema_mixture, laprop, mixed_to_age
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
@@ -113,6 +113,7 @@ __all__ = [
     "dog",
     "dowg",
     "ema",
+    "ema_mixture",
     "ema_nesterov",
     "factored_rms",
     "fourth_root",
@@ -136,6 +137,7 @@ __all__ = [
     "madgrad",
     "mars",
     "mechanize",
+    "mixed_to_age",
     "momo",
     "momo_adam",
     "muon",

@@ -11,6 +11,16 @@ PARTS = [
         lambda: oracles.laprop(0.9, 0.8, 1e-3, 1e-4),
     ),
     Row(
+        "ema_mixture",
+        lambda: gc.ema_mixture([0.5, 0.9], [0.7 - ramp(), 0.4], share=0.95),
+        lambda: oracles.ema_mixture([0.5, 0.9], lambda count: (0.7 - ramp_value(count), 0.4), 0.95),
+    ),
+    Row(
+        "ema_mixture_mean_age",
+        lambda: gc.ema_mixture([0.5, 0.75, 0.9], mean_age=4.0 + ramp()),
+        lambda: oracles.ema_mixture([0.5, 0.75, 0.9], oracles.mixed_to_age(lambda count: 4 + ramp_value(count))),
+    ),
+    Row(
         "descend_with_corrected_decay",
         lambda: gc.descend_with_corrected_decay(ramp(), 0.1, 0.3, MASK),
         lambda: oracles.corrected_decay(ramp_value, 0.1, 0.3, is_matrix),
