@@ -19,8 +19,8 @@ from gradchain.transforms.soap import followed, grown_factors, identities, zero_
     slots={
         "mu": Slot(dtype="mu_dtype"),
         "nu": Slot(real=True, nonnegative=True),
-        "factors": Slot(init=zero_factors),
-        "bases": Slot(init=identities),
+        "factors": Slot(init=zero_factors, exact=True),
+        "bases": Slot(init=identities, exact=True),
     },
     turn=True,
 )
