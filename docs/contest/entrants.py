@@ -185,10 +185,9 @@ ENTRANTS = {
 }
 """By the name of the constructor in gradchain; ``kl_soap`` is ``soap(factors="kl")``."""
 
-CENTRAL = ("adamw", "muon", "normuon", "soap", "shampoo", "kron")
 FIELD = {
-    "signals": tuple(ENTRANTS),
-    "characters": (*CENTRAL, "lion", "schedule_free_adamw", "kl_soap"),
-    "transformer": CENTRAL,
+    "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
+    "characters": (),
+    "transformer": (),
 }
 """Who takes part in which problem."""

@@ -12,7 +12,7 @@ from words import number
 
 ROW, LABEL, PLOT = 34, 310, 330
 """Height of a row; widths of names and of the axis."""
-WIDTH, GAP = LABEL + PLOT + 76, 30
+WIDTH, GAP = LABEL + PLOT + 84, 30
 """Width of a panel with the numbers to the right, and what lies between two."""
 STYLE = """
 text { font: 22px sans-serif; fill: #1b1e23 } .title { font-weight: bold } .ground { fill: #fff }

@@ -216,15 +216,15 @@ def text() -> tuple[Any, Any]:
 
 PROBLEMS = {
     "signals": Problem(
-        "MNIST-1D, network with two hidden layers",
+        "MNIST-1D",
         functools.partial(network, 40, 10), signals_loss, signals, 128,
     ),
     "characters": Problem(
-        "Next character, network with an embedding",
+        "Characters",
         characters_init, characters_loss, characters, 128,
     ),
     "transformer": Problem(
-        "Next character, transformer with two blocks",
+        "Transformer",
         transformer_init, transformer_loss, passages, 8,
     ),
 }  # fmt: skip

@@ -104,8 +104,8 @@ def said(line: Line, found: Found) -> str:
 def number(x: float, found: Found) -> str:
     """Return a ratio with two digits, or the bound where it lies beyond the lengths that were run."""
     if x < 1.0001 * found.shortest:
-        return f"≤ {found.shortest:.2f}"
-    return f"{x:.2f}" if math.isfinite(x) else f"> {found.longest:.2f}"
+        return f"≤ {found.shortest:.2g}"
+    return f"{x:.2f}" if math.isfinite(x) else f"> {found.longest:.2g}"
 
 
 def code(line: Line) -> str:

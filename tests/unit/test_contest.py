@@ -145,8 +145,11 @@ def test_search_then_fresh_seeds(contest, small, tmp_path):
     assert [row[:2] for row in found["runs"]] == [[5, 4], [6, 4], [5, 8], [6, 8]]
     assert [row[:2] for row in found["control"]] == [[7, 4], [7, 8]]
     best = contest.entrants.Trial(*found["trials"][found["chosen"]][:3])
-    again = runs.train(small, entrant, [(best, 2, 6), (best, 2, 0)])
-    assert again == [found["runs"][3], [0, 8, losses[found["chosen"], 0]]]
+    direct = gc.training.sweep(
+        small.loss, None, lambda total_steps: entrant.make(best, total_steps), small.data()[0], epochs=2, batch_size=8,
+        init=small.init, seeds=[5, 6], validation=small.data()[1],
+    )  # fmt: skip
+    np.testing.assert_allclose([row[2] for row in found["runs"][2:]], direct.final[0], rtol=1e-5)
 
 
 def test_finished_runs_are_kept_on_equal_terms(contest, tmp_path, monkeypatch):
