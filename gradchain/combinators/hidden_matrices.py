@@ -14,30 +14,36 @@ from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import FrozenTree
 from gradchain.core.transform import Transform
 from gradchain.core.value import kind_of
-from gradchain.matrices.views import DimensionNumbers, DimensionsKind, MuonDimensionNumbers
+from gradchain.matrices.frames import FrameNumbers
+from gradchain.matrices.views import DimensionsKind, MuonDimensionNumbers
 from gradchain.signatures import brief, public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import is_array
 
-DIMENSIONS: Any = kind_of(DimensionNumbers)
+DIMENSIONS: Any = kind_of(FrameNumbers)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class HiddenMatrices(Labels):
     """See :func:`hidden_matrices`."""
 
-    patterns: tuple[tuple[str, MuonDimensionNumbers | None], ...] = ()
+    patterns: tuple[tuple[str, MuonDimensionNumbers | str | None], ...] = ()
     stacked: tuple[str, ...] = ()
     per_head: bool = False
     matrices: str = "matrices"
     rest: str = "rest"
+    embeddings: str | None = None
 
     def over(self, tree: Tree, checked: bool) -> Tree:
         readings = self.readings(tree)
         if checked and readings:
             self.check([path for path, _ in readings])
-        labels = [self.rest if reading.dims is None else self.matrices for _, reading in readings]
-        return jax.tree.structure(tree).unflatten(labels)
+        return jax.tree.structure(tree).unflatten([self._label(reading) for _, reading in readings])
+
+    def _label(self, reading: Reading) -> str:
+        if reading.dims is not None:
+            return self.matrices
+        return self.embeddings if reading.outer and self.embeddings is not None else self.rest
 
     def dimension_numbers(self, params: Tree) -> Tree:
         """Return the dimension numbers of each array, ``None`` for what isn't a hidden matrix."""
@@ -50,7 +56,7 @@ class HiddenMatrices(Labels):
         found = [self._reading(path, place, x) for path, place, x in leaves]
         for i in _outputs(places, found):
             if self._pattern(leaves[i][0]) is None:
-                found[i] = Reading(None, "an output layer: as many columns as embeddings")
+                found[i] = Reading(None, "an output layer: as many columns as embeddings", outer=True)
         return [(path, reading) for (path, _, _), reading in zip(leaves, found, strict=True)]
 
     def check(self, paths: list[str]) -> None:
@@ -118,18 +124,19 @@ def _labels(dims: Any, matrices: str, rest: str) -> Any:
     if isinstance(dims, FrozenTree):
         return FrozenTree(tuple(rest if one is None else matrices for one in dims.leaves), dims.treedef)
     if isinstance(dims, HiddenMatrices):
-        return dataclasses.replace(dims, matrices=matrices, rest=rest)
+        return dataclasses.replace(dims, matrices=matrices, rest=rest, embeddings=None)
     return HasDimensionNumbers(dims, matrices, rest)
 
 
 @public
 def hidden_matrices(
-    patterns: Sequence[tuple[str, MuonDimensionNumbers | None]] = (),
+    patterns: Sequence[tuple[str, MuonDimensionNumbers | str | None]] = (),
     *,
     stacked: Sequence[str] = (),
     per_head: bool = False,
     matrices: str = "matrices",
     rest: str = "rest",
+    embeddings: str | None = None,
 ) -> HiddenMatrices:
     r"""Say which arrays of a model are hidden matrices, and which axes are their rows and columns.
 
@@ -152,13 +159,15 @@ def hidden_matrices(
 
     Args:
       patterns: pairs of a pattern, as for :func:`by_path`, and what the arrays that it matches are:
-        :class:`MuonDimensionNumbers`, or ``None`` for the rest. The first match decides.
+        :class:`MuonDimensionNumbers`, ``"axes"`` for rules that treat each axis of an array, or ``None`` for the rest.
+        The first match decides.
       stacked: patterns of arrays whose first axis is one of layers. Usual names such as ``layers``, where no number
         follows, and those that Flax and Haiku give, are known.
       per_head: whether each head of attention is a matrix of its own, where the array says what a head is: in Flax's
         and Equinox's own attention, not in Haiku's.
       matrices: label of the matrices.
       rest: label of the rest.
+      embeddings: label of embeddings and output layers; by default that of the rest.
 
     Returns:
       A function from parameters to the tree of their labels. Its method ``dimension_numbers(params)`` returns the tree
@@ -177,7 +186,11 @@ def hidden_matrices(
     """
     pairs = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
     for pair in pairs:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[1], MuonDimensionNumbers | None):
+        if (
+            not isinstance(pair, list | tuple)
+            or len(pair) != 2
+            or not isinstance(pair[1], MuonDimensionNumbers | str | None)
+        ):
             raise TypeError(
                 f"hidden_matrices takes pairs of a pattern and MuonDimensionNumbers or None, got {brief(pair)}; "
                 "for the labels of parameters, call what it returns: hidden_matrices()(params)"
@@ -187,7 +200,7 @@ def hidden_matrices(
     for pattern in (*(pattern for pattern, _ in pairs), *stacked):
         check_pattern("hidden_matrices", pattern)
     given = tuple((pattern, dims and DIMENSIONS.convert(dims)) for pattern, dims in pairs)
-    return HiddenMatrices(given, tuple(stacked), per_head, matrices, rest)
+    return HiddenMatrices(given, tuple(stacked), per_head, matrices, rest, embeddings)
 
 
 @public
@@ -203,8 +216,9 @@ def for_hidden_matrices(
     Args:
       tx: for matrices, such as ``chain(scale_by_muon(), scale_by_learning_rate(0.02))``.
       rest: for all other parameters, such as :func:`adamw`.
-      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers` with
-        ``None`` for the rest, a function from parameters to one, or one for all. By default :func:`hidden_matrices`.
+      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`, or
+        ``"axes"`` for rules that treat each axis of an array, with ``None`` for the rest; a function from parameters
+        to one, or one for all. By default :func:`hidden_matrices`.
       labels: what both groups are called in the names of hyperparameters and in the state.
 
     Raises:
@@ -224,5 +238,6 @@ def _with_dimensions(tx: Transform, dims: Any) -> Transform:
     children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
     new = [_with_dimensions(x, dims) if isinstance(x, Transform) else x for x in children]
     tx = cast(Transform, treedef.unflatten(new))
-    taken = {name: dims for name, kind, value in tx.fields() if isinstance(kind, DimensionsKind) and value is None}
+    given = dims.thaw() if isinstance(dims, FrozenTree) else dims  # whose numbers each rule checks
+    taken = {name: given for name, kind, value in tx.fields() if isinstance(kind, DimensionsKind) and value is None}
     return tx.with_fields(**taken) if taken else tx

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradchain.matrices.views import MuonDimensionNumbers
+from gradchain.matrices.views import MuonDimensionNumbers, axes_of
 from gradchain.tree import Tree
 
 VECTORS = ("b", "b[0-9]", "bias*", "*_bias", "scale", "*_scale", "offset", "gamma", "beta", "gain", "a_log")
@@ -51,15 +51,17 @@ LARGEST_KERNEL = 16
 class Reading(NamedTuple):
     """How an array is seen, and why."""
 
-    dims: MuonDimensionNumbers | None
+    dims: MuonDimensionNumbers | str | None
     """``None`` for what isn't a hidden matrix."""
     why: str
+    outer: bool = False
+    """Whether it is an embedding or an output layer."""
 
     def after(self, axes: int, why: str) -> "Reading":
         """Return the reading of an array that has further axes before this one's."""
-        if self.dims is None:
+        if not isinstance(self.dims, MuonDimensionNumbers):
             return self
-        inputs, outputs = (tuple(axis + axes for axis in _axes(x)) for x in self.dims[:2])
+        inputs, outputs = (tuple(axis + axes for axis in axes_of(x)) for x in self.dims[:2])
         return Reading(_dims(inputs, outputs, *self.dims[2:]), f"{self.why}, {why}")
 
 
@@ -113,8 +115,8 @@ def read(place: Place, stacked: bool) -> Reading:
         return Reading(None, "a number" if not place.shape else "a vector")
     if place.modules:
         return _read_equinox(place)
-    if why := _outside(place):
-        return Reading(None, why)
+    if outside := _outside(place):
+        return outside
     held = stacked or _is_stack(place)
     if held and not stacked and len(place.shape) == 4 and "conv" in place.layer and place.shape[0] == place.shape[1]:
         return Reading(None, "unclear: a stack of filters, or one filter")
@@ -124,15 +126,15 @@ def read(place: Place, stacked: bool) -> Reading:
     return _sized(place, _layout(place))
 
 
-def _outside(place: Place) -> str:
-    """Return why an array isn't inside the network, "" if its names don't say so."""
+def _outside(place: Place) -> Reading | None:
+    """Return the reading of an array that isn't inside the network, ``None`` if its names don't say so."""
     if _match([place.leaf], VECTORS):
-        return "a bias or a scale"
+        return Reading(None, "a bias or a scale")
     if place.leaf != "kernel" and _match([place.layer, *place.near[-2:-1]], NORMS):
-        return "of a normalisation"
+        return Reading(None, "of a normalisation")
     if _match(place.near, EMBEDDINGS):
-        return "an embedding"
-    return "an output layer" if _is_output(place) else ""
+        return Reading(None, "an embedding", outer=True)
+    return Reading(None, "an output layer", outer=True) if _is_output(place) else None
 
 
 def _is_output(place: Place) -> bool:
@@ -193,10 +195,10 @@ def _convolution(place: Place) -> Reading | None:
         return None
     filters = MuonDimensionNumbers(tuple(range(spatial + 1)), spatial + 1)
     if place.by_outputs:
-        filters = MuonDimensionNumbers(tuple(range(1, spatial + 2)), 0)
+        filters = MuonDimensionNumbers((*range(2, spatial + 2), 1), 0)
     elif place.leaf == "w" and "transpose" in place.layer:  # Haiku's have the outputs last but one
         filters = MuonDimensionNumbers((*range(spatial), spatial + 1), spatial)
-    inputs = _axes(filters.reduction_axis)[0 if place.by_outputs else -1] + batch
+    inputs = axes_of(filters.reduction_axis)[-1] + batch
     if "depthwise" in place.layer or shape[inputs] == 1:
         return Reading(None, "a depthwise convolution" if "depthwise" in place.layer else "one input channel")
     found = Reading(filters, "a convolution")
@@ -247,18 +249,20 @@ def _read_equinox(place: Place) -> Reading:
     """Return how an array in one of Equinox's own modules is seen, which says exactly what it is."""
     kind, spatial, groups, _ = place.modules[-1]
     if not (kind == "Linear" or spatial is not None or kind in GATES) or not place.by_outputs:
-        return Reading(None, "an embedding" if kind == "Embedding" else f"equinox.nn.{kind}'s {place.leaf}")
+        if kind == "Embedding":
+            return Reading(None, "an embedding", outer=True)
+        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}")
     batch = len(place.shape) - 2 - (spatial or 0)
     own = dataclasses.replace(place, shape=place.shape[batch:])
-    if why := _outside(own):
-        return Reading(None, why)
+    if outside := _outside(own):
+        return outside
     if spatial is None:
         gates = _matrix(own, 0, "gates side by side", GATES[kind]) if kind in GATES else None
         found = gates or _fused(own) or _heads_of(own) or _matrix(own, 0, "a linear layer")
     elif own.shape[1] == 1:
         found = Reading(None, "a depthwise convolution" if groups > 1 else "one input channel")
     else:
-        dims = _dims(tuple(range(1, spatial + 2)), (0,), 1, groups)
+        dims = _dims((*range(2, spatial + 2), 1), (0,), 1, groups)
         found = Reading(dims, f"a convolution in {groups} groups" if groups > 1 else "a convolution")
     return _sized(place, found.after(batch, "stacked") if batch else found)
 
@@ -279,11 +283,11 @@ def _matrix(place: Place, batch: int, why: str, blocks: int = 1) -> Reading:
 
 def _sized(place: Place, found: Reading) -> Reading:
     """Return a reading, unless the matrix has a single row or column."""
-    if found.dims is None:
+    if not isinstance(found.dims, MuonDimensionNumbers):
         return found
     for name, axes in zip(("row", "column"), found.dims[:2], strict=True):
         size = 1
-        for axis in _axes(axes):
+        for axis in axes_of(axes):
             size *= place.shape[axis]
         if size == 1:
             return Reading(None, f"a single {name}")
@@ -293,10 +297,6 @@ def _sized(place: Place, found: Reading) -> Reading:
 def _dims(inputs: tuple[int, ...], outputs: tuple[int, ...], *blocks: Any) -> MuonDimensionNumbers:
     """Return dimension numbers, single axes as numbers."""
     return MuonDimensionNumbers(*(x[0] if len(x) == 1 else x for x in (inputs, outputs)), *blocks)
-
-
-def _axes(axes: Any) -> tuple[int, ...]:
-    return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
 def _match(names: Iterable[str], patterns: Iterable[str]) -> bool:

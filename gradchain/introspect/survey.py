@@ -11,7 +11,7 @@ from gradchain.combinators.labels import path_name
 from gradchain.combinators.routing import partition
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNumbers, view
+from gradchain.matrices.views import DimensionsKind, view
 from gradchain.tree import Placeholder, Tree, flatten_optional
 from gradchain.tree.alignment import bytes_of, is_array
 
@@ -93,7 +93,7 @@ class Survey:
             if not self.views[self.owner(path)]:  # a rule that per_layer is around sees less than it did
                 shape = list(x.shape)
                 layers = [shape.pop(axis) for axis in axes]
-                self.views[self.owner(path)] = shown(view(shape, dims), math.prod(layers))
+                self.views[self.owner(path)] = shown(tuple(shape), dims, math.prod(layers))
 
     def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
         """Count a rule's slots to their parameters, and the rest of its state to none."""
@@ -132,17 +132,20 @@ def seen_by(tx: Transform, params: Tree) -> Iterator[tuple[str, Any, tuple[Any, 
     if field is None or params is None or isinstance(params, Placeholder):
         return
     if isinstance(tx, Rule):
-        found = [(own.axes, dict(own.fields)[field] or MuonDimensionNumbers()) for own in tx.declarations(params)]
+        found = [(own.axes, dict(own.fields)[field]) for own in tx.declarations(params)]
     else:
         found = [((), dims) for dims in rule.kinds[field].resolve(f"{tx.name}: {field}", getattr(rule, field), params)]
     pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
     for (path, x), one in zip(pairs, found, strict=True):
-        if is_array(x) and one[1] is not None:
+        if is_array(x) and (one[1] is not None or (isinstance(tx, Rule) and x.ndim - len(one[0]) == 2)):
             yield path_name(path), x, one
 
 
-def shown(seen: MatrixView, layers: int) -> str:
+def shown(shape: tuple[int, ...], dims: Any, layers: int) -> str:
     """Return a view as ``36 of (64, 64)``, blocks counted where they are equal."""
+    if isinstance(dims, str):
+        return f"axes of {f'{layers} of ' if layers != 1 else ''}{shape}"
+    seen = view(shape, dims)
     count, blocks = layers * math.prod(seen.batch), len(seen.row_blocks) * len(seen.column_blocks)
     if len({*seen.row_blocks}) == len({*seen.column_blocks}) == 1:
         size, count, parts = (seen.row_blocks[0], seen.column_blocks[0]), count * blocks, ""

@@ -37,7 +37,8 @@ GaLoreDimensionNumbers = MuonDimensionNumbers
 """The same, under the name that goes with :func:`~gradchain.galore`."""
 
 
-def _tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
+def axes_of(axes: Sequence[int] | int) -> tuple[int, ...]:
+    """Return one or several axes as a tuple."""
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
@@ -146,11 +147,11 @@ def view(
     if block_size is not None and block_size < 1:
         raise ValueError(f"{where}: block_size must be at least 1, got {block_size}")
     dims = dims or MuonDimensionNumbers()
-    given = (*_tuple(dims.reduction_axis), *_tuple(dims.output_axis))
+    given = (*axes_of(dims.reduction_axis), *axes_of(dims.output_axis))
     axes = tuple(axis % len(shape) if shape else axis for axis in given)
     if any(not -len(shape) <= axis < len(shape) for axis in given) or len({*axes}) < len(axes):
         raise ValueError(f"{where}: {dims} doesn't fit an array of shape {shape}: axes must exist, and differ")
-    first = len(_tuple(dims.reduction_axis))
+    first = len(axes_of(dims.reduction_axis))
     batch = tuple(axis for axis in range(len(shape)) if axis not in axes)
     order = (*batch, *axes)
     sizes = [shape[axis] for axis in axes]

@@ -4,8 +4,10 @@ Evidence: Pethick et al. (2025) train NanoGPT models from 124M to 3B parameters,
 to another, and without Adam for any array. Wen et al. (2025) find its best rates less stable.
 """
 
+from typing import Any
+
 from gradchain.combinators.chain import chain
-from gradchain.combinators.labels import matrices_and_rest
+from gradchain.combinators.hidden_matrices import for_hidden_matrices, hidden_matrices
 from gradchain.combinators.routing import partition
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.transform import Transform
@@ -42,7 +44,7 @@ def scion(
 
     by :func:`~gradchain.scale_by_lmo`, with the spectral norm for hidden matrices and convolutions, signs for
     embeddings and output layers, and the root mean square for the rest. Which is which is decided by
-    :func:`~gradchain.matrices_and_rest`. It is a conditional gradient method: weights that start in the balls stay
+    :func:`~gradchain.hidden_matrices`. It is a conditional gradient method: weights that start in the balls stay
     there. :func:`scion_init` puts initial weights into them.
 
     Args:
@@ -59,25 +61,28 @@ def scion(
         :math:`w \leftarrow w - \eta\,u`.
       ns_coeffs: coefficients of the Newton-Schulz iteration; see :func:`gradchain.matrices.orthogonalize`.
       ns_steps: number of its steps.
-      weight_dimension_numbers: how hidden arrays are seen as matrices: a tree of :class:`MuonDimensionNumbers` like the
-        parameters (or a prefix), with ``None`` for what needs none.
+      weight_dimension_numbers: which parameters are hidden matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for the others; a function from parameters to such a tree; or
+        :func:`~gradchain.hidden_matrices` with patterns, which is the default.
 
     Reference: Pethick et al., *Training Deep Learning Models with Norm-Constrained LMOs*, 2025.
     """
     direction = _routed(
-        scale_by_lmo("auto", radius, ns_coeffs, ns_steps, eps, weight_dimension_numbers=weight_dimension_numbers),
+        scale_by_lmo("auto", radius, ns_coeffs, ns_steps, eps),
         scale_by_lmo("sign", head_radius, eps=eps),
         scale_by_lmo("rms", vector_radius, eps=eps),
+        weight_dimension_numbers,
     )
     shrink = [add_decayed_weights(1.0)] if constrained else []
     average = ema(beta, debias=False, accumulator_dtype=mu_dtype)
     return chain(average, direction, *shrink, scale_by_learning_rate(learning_rate))
 
 
-def _routed(hidden: Transform, head: Transform, vectors: Transform) -> Transform:
-    """Return one transform for hidden matrices and convolutions, one for other matrices, and one for all else."""
-    rest = partition({"head": head, "vectors": vectors}, matrices_and_rest((), (2,), "head", "vectors"))
-    return partition({"hidden": hidden, "rest": rest}, matrices_and_rest(ndims=(2, 3, 4, 5), matrices="hidden"))
+def _routed(hidden: Transform, head: Transform, vectors: Transform, dims: Any) -> Transform:
+    """Return one transform for hidden matrices, one for embeddings and other matrices, and one for all else."""
+    labels = hidden_matrices(matrices="head", rest="vectors", embeddings="head")
+    rest = partition({"head": head, "vectors": vectors}, labels)
+    return for_hidden_matrices(hidden, rest, dims, labels=("hidden", "rest"))
 
 
 @public
@@ -114,8 +119,9 @@ def scion_init(
     Reference: Pethick et al., *Training Deep Learning Models with Norm-Constrained LMOs*, 2025, section 5.
     """
     boundary = _routed(
-        scale_by_lmo("auto", radius, "polar_express", 16, 0.0, weight_dimension_numbers=weight_dimension_numbers),
+        scale_by_lmo("auto", radius, "polar_express", 16, 0.0),
         scale_by_lmo("sign", head_radius),
         clip_by_block_rms(vector_radius),
+        weight_dimension_numbers,
     )
     return boundary.update(params, boundary.init(params), params)[0]

@@ -6,18 +6,18 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import NonNegative, PerLeafKind
+from gradchain.core.hyper import NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slots
 from gradchain.core.value import Choice
 from gradchain.matrices.orthogonal import Coefficients, Steps, orthogonalize
-from gradchain.matrices.views import MatrixView, MuonDimensionNumbers, as_hashable, view
+from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNumbers, as_hashable, axes_of, view
 from gradchain.numerics import divide, safe_norm, safe_root_mean_squares
 
 NORM = Choice("auto", "spectral", "conv", "sign", "outputs", "inputs", "rms")
 OptionalDimensions = Annotated[
     Any,
-    PerLeafKind(
+    DimensionsKind(
         "MuonDimensionNumbers",
         MuonDimensionNumbers,
         as_hashable,
@@ -28,31 +28,29 @@ OptionalDimensions = Annotated[
 
 
 def norm_of(norm: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> str:
-    """Return the norm that goes with an array: ``"auto"`` means one by the number of its axes."""
+    """Return the norm that goes with an array: ``"auto"`` means one by its number of axes, or by its rows' axes."""
     if norm != "auto":
         return norm
-    if dims is not None or len(shape) == 2:
-        return "spectral"
-    return "rms" if len(shape) < 2 else "conv"
+    if dims is not None:
+        return "conv" if len(axes_of(dims.reduction_axis)) > 2 else "spectral"
+    return "rms" if len(shape) < 2 else "spectral" if len(shape) == 2 else "conv"
 
 
-def seen_as(norm: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None, where: str) -> MatrixView:
-    """Return an array as matrices; a kernel of a convolution is the matrix of its outputs and all else."""
-    if norm == "conv":
-        if dims is not None or len(shape) < 3:
-            raise ValueError(
-                f"{where}: norm='conv' is for kernels (..., inputs, outputs) without dimension numbers, got {shape}"
-                f"{'' if dims is None else f' with {dims}'}; use norm='spectral'"
-            )
-        dims = MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
-    return view(shape, dims, where=where)
+def seen_as(norm: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None, where: str) -> tuple[MatrixView, int]:
+    """Return an array as matrices, and how many places the window of a convolution has: 1 for other layers."""
+    if norm != "conv":
+        return view(shape, dims, where=where), 1
+    if len(shape) < 3:
+        raise ValueError(
+            f"{where}: norm='conv' is for kernels (..., inputs, outputs), got {shape}; use norm='spectral'"
+        )
+    dims = dims or MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
+    return view(shape, dims, where=where), math.prod(shape[axis] for axis in axes_of(dims.reduction_axis)[:-1])
 
 
-def spectral_size(norm: str, shape: tuple[int, ...], rows: int, columns: int) -> float:
+def spectral_size(window: int, rows: int, columns: int) -> float:
     """Return the singular values of a point on the boundary of the unit ball."""
-    if norm == "conv":
-        return (shape[-1] / max(1, shape[-2])) ** 0.5 / max(1, math.prod(shape[:-2]))
-    return (columns / max(1, rows)) ** 0.5
+    return (columns * window / max(1, rows)) ** 0.5 / max(1, window)
 
 
 @leafwise()
@@ -102,7 +100,8 @@ def scale_by_lmo(
          - :math:`g / (\mathrm{rms}(g) + \epsilon)`
          - vectors
        * - ``"auto"``
-         - ``"spectral"`` for arrays with two axes or with dimension numbers, ``"rms"`` with fewer, ``"conv"`` with more
+         - ``"spectral"`` for arrays with two axes, ``"rms"`` with fewer, ``"conv"`` with more; with dimension numbers
+           ``"conv"`` for more than two axes of inputs, the last of them the channels, and else ``"spectral"``
          -
 
     Args:
@@ -123,14 +122,16 @@ def scale_by_lmo(
     if norm == "rms":
         return radius * divide(g, safe_root_mean_squares(g) + eps, eps == 0)
 
+    seen, window = seen_as(norm, g.shape, weight_dimension_numbers, "scale_by_lmo")
+
     def direction(x: Array) -> Array:
         rows, columns = x.shape[-2:]
         if norm in ("spectral", "conv"):
             u = orthogonalize(x, ns_coeffs, ns_steps, eps=eps)
-            return u * (radius * spectral_size(norm, g.shape, rows, columns))
+            return u * (radius * spectral_size(window, rows, columns))
         if norm == "sign":
             return jnp.sign(x) * (radius / max(1, rows))
         side, size = (-2, rows**0.5) if norm == "outputs" else (-1, max(1, columns) ** -0.5)
         return radius * divide(x, safe_norm(x, axis=side, keepdims=True) * size + eps, eps == 0)
 
-    return seen_as(norm, g.shape, weight_dimension_numbers, "scale_by_lmo").map(direction, g)
+    return seen.map(direction, g)

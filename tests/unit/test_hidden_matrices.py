@@ -389,7 +389,7 @@ EQUIVALENT = {
         lambda: eqx.tree_at(
             lambda x: x.weight, eqx.nn.Conv1d(4, 6, 3, groups=2, use_bias=False, key=KEY), array(6, 2, 3)
         ),
-        lambda x: [half.reshape(3, 6).T for half in jnp.split(x.weight, 2)],
+        lambda x: [half.transpose(2, 1, 0).reshape(6, 3) for half in jnp.split(x.weight, 2)],
     ),
     "filters of Haiku's transposed convolutions": (
         lambda: {"conv2_d_transpose": {"w": array(3, 3, 6, 4)}},
@@ -495,6 +495,51 @@ def test_patterns_with_dimension_numbers_travel_through_reprs_and_configs():
     )
     tx = gc.muon(0.1, muon_weight_dimension_numbers=hidden)
     assert gc.from_config(gc.to_config(tx)) == tx == eval(repr(tx), public.NAMES)
+
+
+def test_scion_has_its_norms_for_embeddings_heads_and_filters():
+    params = {"Conv_0": {"kernel": array(3, 3, 2, 5)}, "embed": {"embedding": array(9, 4)}, "bias": array(4)}
+    params |= {"attn": {"query": {"kernel": array(4, 2, 3), "bias": array(2, 3)}}, "lm_head": {"weight": array(9, 4)}}
+    tx = gc.scion(1.0, constrained=False)
+    labels = {row.path: row.labels[0] for row in gc.describe(tx, params).rows}
+    assert labels == {
+        "Conv_0/kernel": "hidden",
+        "attn/query/bias": "rest.vectors",
+        "attn/query/kernel": "hidden",
+        "bias": "rest.vectors",
+        "embed/embedding": "rest.head",
+        "lm_head/weight": "rest.head",
+    }
+    assert gc.from_config(gc.to_config(tx)) == tx == eval(repr(tx), public.NAMES)
+
+
+def test_a_filter_has_the_same_norm_however_its_axes_lie():
+    kernel = array(3, 3, 2, 5)
+    equinox = eqx.tree_at(
+        lambda x: x.weight, eqx.nn.Conv2d(2, 5, 3, use_bias=False, key=KEY), kernel.transpose(3, 2, 0, 1)
+    )
+    tx = gc.for_hidden_matrices(gc.scale_by_lmo(), gc.set_to_zero())
+    plain = gc.scale_by_lmo("conv")
+    expected = plain.update(kernel, plain.init(kernel))[0]
+    trees.assert_close(tx.update(equinox, tx.init(equinox))[0].weight.transpose(2, 3, 1, 0), expected, 1e-5)
+    stacked = {"layers": {"conv2d": {"w": jnp.stack([kernel, kernel])}}}
+    trees.assert_close(tx.update(stacked, tx.init(stacked))[0]["layers"]["conv2d"]["w"][1], expected, 1e-5)
+
+
+def test_axes_are_for_rules_that_treat_each_of_them():
+    params = {"conv": {"kernel": array(3, 3, 2, 5)}, "w": array(4, 6)}
+    tx = gc.shampoo(0.1, weight_dimension_numbers=gc.hidden_matrices([("conv", "axes")]))
+    assert [row.seen_as for row in gc.describe(tx, params).rows] == ["axes of (3, 3, 2, 5)", "(4, 6)"]
+    assert gc.from_config(gc.to_config(tx)) == tx
+    by_tree = gc.shampoo(0.1, weight_dimension_numbers={"conv": "axes", "w": None})
+    assert [row.seen_as for row in gc.describe(by_tree, params).rows] == ["axes of (3, 3, 2, 5)", ""]
+    with pytest.raises(TypeError, match=r"scale_by_muon: weight_dimension_numbers must be MuonDim.*, got 'axes'"):
+        gc.muon(0.1, muon_weight_dimension_numbers={"conv": "axes", "w": None})
+
+
+def test_tables_show_rules_that_were_given_no_dimension_numbers():
+    params = {"c": jnp.ones((2, 3, 4)), "w": jnp.ones((3, 4))}
+    assert [row.seen_as for row in gc.describe(gc.scale_by_lmo(), params).rows] == ["", "(3, 4)"]
 
 
 def test_galore_projects_hidden_matrices_alone():
