@@ -54,7 +54,7 @@ class Factors(Value):
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{label!r}: {show(number)}" for label, number in self.numbers.items())
-        labels = cast(Any, self.labels)
+        labels = self.labels
         if isinstance(labels, ByPath):
             held = dict(self.numbers)
             plain = ByPath(tuple((p, held.get(k, k)) for p, k in labels.patterns), held.get(labels.default, UNCHANGED))
@@ -72,9 +72,10 @@ class Factors(Value):
           checked: whether a pattern must match a parameter.
         """
         labels = resolve(self.labels, LABELS, where, tree, None if checked else tree)
-        return [None if label in (None, UNCHANGED) else self._number(where, label) for label in labels]
+        return [None if label in (None, UNCHANGED) else self.number(where, label) for label in labels]
 
-    def _number(self, where: str, label: str) -> Any:
+    def number(self, where: str, label: str) -> Any:
+        """Return the number that a label stands for: its own, or what it says itself."""
         if label in self.numbers:
             return self.numbers[label]
         try:
@@ -137,7 +138,7 @@ def _factors(where: str, given: Any) -> Factors:
 
 def _by_pattern(where: str, given: ByPath) -> Factors:
     """Return factors from patterns with numbers; each pattern is the name of its number."""
-    labels, numbers = list[str](), dict[str, Any]()
+    labels, numbers = list[Any](), dict[str, Any]()
     for pattern, number in (*given.patterns, ("default", given.default)):
         check_pattern(where, pattern)
         plain = number is None or isinstance(number, str)
@@ -150,14 +151,14 @@ def _by_pattern(where: str, given: ByPath) -> Factors:
 
 def _by_label(where: str, labels: Any, numbers: Mapping[Any, Any]) -> Factors:
     made = Factors(LABELS.normalize(where, labels), _checked(where, numbers))
-    given, used = cast(Any, made.labels), list[Any]()
+    given, used = made.labels, list[Any]()
     if isinstance(given, ByPath):
         used = [given.default, *(label for _, label in given.patterns)]
     elif isinstance(given, FrozenTree):
         used = list(given.leaves)
     for label in used:
         if label not in (None, UNCHANGED):
-            made._number(where, label)
+            made.number(where, label)
     return made
 
 

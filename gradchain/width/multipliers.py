@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -195,7 +195,7 @@ def _width(path: str, shape: tuple[int, ...], base: tuple[int, ...], given: Give
         kind = "hidden" if 1 not in ratios else "input" if ratios[0] == 1 else "output"
     width = Width(path, shape, base, kind, *ratios, fans, base_fans)
     role = given.role(path)
-    return width if role in (None, kind) else _with_role(width, cast(WidthKind, role))
+    return width if role is None or role == kind else _with_role(width, role)
 
 
 def _with_role(width: Width, role: WidthKind) -> Width:

@@ -126,7 +126,7 @@ def mup(
     for x in rules:
         if scalable(x, "eps") and scalable(x, "eps_root"):
             factors[f"{x.name}:eps"] = _factors(widths, found, lambda scaling: scaling.eps)
-            if x.eps_root != 0:
+            if x.settings()["eps_root"] != 0:
                 factors[f"{x.name}:eps_root"] = _factors(widths, found, lambda scaling: scaling.eps**2)
     return scale_hyperparams(tx, {name: x for name, x in factors.items() if x.numbers or name == "learning_rate"})
 

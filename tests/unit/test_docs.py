@@ -50,6 +50,7 @@ LONG = {
     "training_loop",
     "tutorial_network",
     "tutorial_values",
+    "width_transfer",
     "write_a_matrix_rule",
 }
 """Pages that train or compile for more than a few seconds."""

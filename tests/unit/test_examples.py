@@ -163,3 +163,16 @@ def test_on_mini_batches_adam_needs_no_curvature():
     assert worst["Adam, rate 0.03"] < 0.1
     assert worst["L-BFGS, same_batch, rate 0.03"] < 0.2
     assert worst["L-BFGS, no search, rate 0.1"] > 0.1
+
+
+@pytest.mark.slow
+def test_the_best_rate_transfers_with_mup_and_not_without(tmp_path):
+    rates = [2.0**k for k in range(-11, -4)]
+    found = run("15_width_transfer", widths=(32, 256), steps=150, seeds=2, rates=rates, out=tmp_path)
+    (plain_check, plain), (check, transfer) = found["standard parametrisation"], found["with muP"]
+    assert plain.shift > 2
+    assert transfer.shift < 1.6  # the page has 1.35, with twice the seeds
+    assert transfer.losses.mean(-1).min(-1)[1] < plain.losses.mean(-1).min(-1)[1]
+    assert check.ok()
+    assert not plain_check.ok()
+    assert (tmp_path / "width_transfer_mlp.png").stat().st_size > 10_000
