@@ -150,10 +150,10 @@ def scale_by_muon(
 
     Implementations differ in the momentum. This one and Optax's correct both averages for their start at zero. With
     ``momentum="average"`` they aren't corrected, as in Jordan's and PyTorch's: :math:`\hat\mu_k = \beta \mu_k + (1 -
-    \beta)\,g_k`. The first update is the same; later ones differ by one or two per cent for some dozens of steps. With
-    ``momentum="sum"`` gradients are added up, as in Dion's code: :math:`\mu_k = \beta \mu_{k-1} + g_k` and
-    :math:`\hat\mu_k = \beta \mu_k + g_k`. That is the average times :math:`1 / (1 - \beta)`, so updates are the same
-    but for ``eps``.
+    \beta)\,g_k`. The first update is the same; later ones differ by a few per cent, and by less than one after
+    some twenty. With ``momentum="sum"`` gradients are added up, as in Dion's code: :math:`\mu_k = \beta \mu_{k-1} +
+    g_k` and :math:`\hat\mu_k = \beta \mu_k + g_k`. That is the average times :math:`1 / (1 - \beta)`, so updates are
+    the same but for ``eps``.
 
     Args:
       ns_coeffs: coefficients of the iteration: the name of a set, one row for all steps, or one for each; see
