@@ -20,7 +20,7 @@ from gradchain.matrices.refreshing import refresh
 from gradchain.numerics import abs_sq, divide, ema, magnitude, sqrt
 from gradchain.schedules import exponential_decay
 
-MEMORY = Choice(None, "one_diagonal", "smart_one_diagonal", "all_diagonal")
+MEMORY = Choice("one_diagonal", "smart_one_diagonal", "all_diagonal")
 RARER = exponential_decay(1.0, 1000, math.exp(-1), 500, end_value=0.03)
 """The probability of an update: 1 for 500 updates, then falling by a factor e each 1,000, down to 0.03."""
 
@@ -148,7 +148,7 @@ def scale_by_kron(
     *,
     max_size_triangular: Annotated[int, Integer(0)] = 8192,
     min_ndim_triangular: Annotated[int, Integer(0)] = 2,
-    memory_save_mode: Annotated[Literal["one_diagonal", "smart_one_diagonal", "all_diagonal"] | None, MEMORY] = None,
+    memory_save_mode: Annotated[Literal["one_diagonal", "smart_one_diagonal", "all_diagonal"], MEMORY] | None = None,
     weight_dimension_numbers: FrameNumbers | None = None,
 ):
     r"""Whiten momentum by a triangular factor for each axis, fitted by gradient descent: PSGD with Kronecker factors.

@@ -165,9 +165,10 @@ def scale_by_shampoo(
         return seen.join(directions), slot(mu=mu, nu=(), factors=factors, roots=new_roots)
     nu = ema(slot.nu, abs_sq(g), b2)
     adam = divide(mu_hat, sqrt(nu / at.weight_sum("b2")) + eps, eps == 0)
-    grafted = [_with_norm_of(a, x, order) for a, x in zip(split(adam), directions, strict=True)]
-    update = jnp.where(since >= 0, seen.join(grafted), adam)
-    return update, slot(mu=mu, nu=nu, factors=factors, roots=new_roots)
+    updates = [
+        jnp.where(since >= 0, _with_norm_of(a, x, order), a) for a, x in zip(split(adam), directions, strict=True)
+    ]
+    return seen.join(updates), slot(mu=mu, nu=nu, factors=factors, roots=new_roots)
 
 
 def _root(a: Array, exponent: Any, ridge: Any, shift: Any, method: Any) -> Array:
