@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gradchain as gc
+from tests import trees
 from tests.registry.row import MASK
 
 RATE = gc.scale_by_learning_rate(0.1)
@@ -109,3 +110,29 @@ def test_momo_with_a_mask_steps_to_the_lower_bound_of_its_linear_model():
     tx = gc.momo(1e3, lower_bound=-1.0, weight_decay=1e-3, mask=MASK)
     updates, _ = tx.update(d, tx.init(PARAMS), PARAMS, value=loss(PARAMS))
     assert loss(gc.apply_updates(PARAMS, updates)) == pytest.approx(-1.0, abs=1e-5)
+
+
+def test_adamc_at_its_peak_rate_is_adamw():
+    params, gradients = trees.standard(), trees.stream(2)
+    ours, theirs = gc.adamc(0.1, 0.1, weight_decay=0.3), gc.adamw(0.1, weight_decay=0.3)
+    state, other = ours.init(params), theirs.init(params)
+    for k in range(2):
+        updates, state = ours.update(trees.at(gradients, k), state, params)
+        expected, other = theirs.update(trees.at(gradients, k), other, params)
+        trees.assert_close(updates, expected, 1e-6)
+
+
+def test_the_corrected_decay_follows_the_rate_however_it_is_set():
+    """By a schedule, by name, or in the state: the decay falls with its square, by one number."""
+    w, g = jnp.array([2.0]), jnp.zeros(1)
+    half = gc.descend_with_corrected_decay(0.1, 0.2, weight_decay=0.3)
+    injected = gc.inject_hyperparams(gc.descend_with_corrected_decay)(0.2, 0.2, weight_decay=0.3)
+    changed = injected.init(w)
+    changed.hyperparams["learning_rate"] = jnp.asarray(0.1)
+    for tx, state in (
+        (half, half.init(w)),
+        (half.replace(learning_rate=gc.constant_schedule(0.1)), half.init(w)),
+        (gc.set_hyperparams(half.replace(learning_rate=0.2), {"learning_rate": 0.1}), half.init(w)),
+        (injected, changed),
+    ):
+        trees.assert_close(tx.update(g, state, w)[0], -0.1 * 0.5 * 0.3 * w, 1e-6)
