@@ -71,6 +71,29 @@ def test_page_shows_all_of_it():
     assert images == ["wide", "narrow"]
 
 
+def test_what_the_page_says_of_the_rules_is_so(contest, results):
+    plan, spans, problems = contest.runs.Plan(), contest.entrants.SPANS, contest.problems
+    facts = {
+        "Sixteen trials": plan.trials == 16,
+        "with a 95 % interval, a bootstrap over eight seeds": len(plan.seeds) == 8,
+        "two seeds each": len(plan.tuning) == 2,
+        "trained for 0.4 to 1.2 times": [n / plan.epochs for n in plan.horizons[:: len(plan.horizons) - 1]]
+        == [0.4, 1.2],
+        "the learning rate over two decades": spans["learning rate"] == 2,
+        "spans two decades else": spans["decay"] == 2,
+        "number over a decade and a half": spans["third"] == 1.5,
+        "a warm-up for a twentieth": contest.entrants.scheduled(1.0, 1000)(50) == 1,
+        "two blocks of width 48 predict each of 32": (problems.BLOCKS, problems.WIDTH, problems.LENGTH) == (2, 48, 32),
+        "from the eight before it": problems.CONTEXT == 8,
+    }
+    page = PAGE.read_text()
+    assert all(facts.values()), facts
+    assert not [phrase for phrase in facts if phrase not in page]
+    every = contest.results.findings(results)
+    at_end = [name for name, found in every.items() for line in found.lines if not line.is_rival and line.at_end]
+    assert not at_end  # AdamW's best is well inside
+
+
 def test_every_entrant_has_all_its_runs(contest, results):
     plan = contest.runs.Plan()
     for problem, field in contest.entrants.FIELD.items():
