@@ -8,6 +8,7 @@ from jax import Array
 
 from gradchain.core.value import Choice
 from gradchain.matrices.axes import AxesView, along_axes, axes_view
+from gradchain.matrices.factors import gathered
 from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNumbers, as_hashable, view
 from gradchain.numerics import divide, sqrt
 
@@ -23,6 +24,10 @@ class Frame(NamedTuple):
 
     seen: MatrixView | AxesView
     order: int
+
+    def blocks(self, x: Array) -> list[Array]:
+        """Return the array's blocks, whole on each device that has a part of them."""
+        return [gathered(block, self.order) for block in self.seen.split(x)]
 
     def turned(self, x: Array, bases: ByAxis, without: int | None = None) -> Array:
         """Return a block in terms of the bases of its axes, but for one."""

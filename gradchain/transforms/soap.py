@@ -32,7 +32,7 @@ def zero_factors(param: Array, hyper: Any) -> list[ByAxis]:
     own = framed(param, hyper)
     return [
         {i: axis_gram(jnp.zeros_like(x), i, own.order) for i in own.axes(x, hyper.sides, hyper.max_dim)}
-        for x in own.seen.split(param)
+        for x in own.blocks(param)
     ]
 
 
@@ -47,7 +47,7 @@ def first_eigenvalues(param: Array, hyper: Any) -> list[ByAxis]:
     axes = range(own.order) if getattr(hyper, "factors", "kl") == "kl" else ()
     return [
         {i: jnp.zeros_like(own.mean(block.real, i)) + hyper.first_eigenvalue for i in axes}
-        for block in own.seen.split(param)
+        for block in own.blocks(param)
     ]
 
 
@@ -210,7 +210,7 @@ def scale_by_soap(
     """
     own = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_soap")
     g = bounded(g, g.size)
-    blocks = own.seen.split(g)
+    blocks = own.blocks(g)
     is_due = due(at.count, update_interval, at.turn if stagger else None)
     active = (at.count > 0) | (start != "skip")
     values = [begun(own, x, d) for x, d in zip(blocks, slot.eigenvalues, strict=True)]
@@ -229,7 +229,7 @@ def scale_by_soap(
         mu_hat, nu_hat = (x / jnp.where(active, at.weight_sum(b, ahead), 1) for x, b in ((mu, "b1"), (nu, "b2")))
     updates = [
         own.turned_back(divide(own.turned(m, q), sqrt(v) + eps, eps == 0), q)
-        for m, v, q in zip(own.seen.split(mu_hat), own.seen.split(nu_hat), bases, strict=True)
+        for m, v, q in zip(own.blocks(mu_hat), own.blocks(nu_hat), bases, strict=True)
     ]
     new_values = [
         eigenvalues(own, p, d, shampoo_beta, eigenvalue_floor, ridge) for p, d in zip(turned, values, strict=True)
@@ -326,7 +326,7 @@ def scale_by_kl_shampoo(
     """
     own = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_kl_shampoo")
     g = bounded(g, g.size)
-    blocks = own.seen.split(g)
+    blocks = own.blocks(g)
     active = (at.count > 0) | (start != "skip")
     values = [begun(own, x, d) for x, d in zip(blocks, slot.eigenvalues, strict=True)]
     bases = begun_bases(own, blocks, slot, at, start, sort)
@@ -342,7 +342,7 @@ def scale_by_kl_shampoo(
     mu_hat = mu / jnp.where(active, at.weight_sum("b1", -1 if start == "skip" else 0), 1) if debias else mu
     updates = [
         own.turned_back(own.scaled(own.turned(m, q), d, eps), q)
-        for m, q, d in zip(own.seen.split(mu_hat), bases, values if lag else grown, strict=True)
+        for m, q, d in zip(own.blocks(mu_hat), bases, values if lag else grown, strict=True)
     ]
     is_due = due(at.count, update_interval, at.turn if stagger else None)
     return jnp.where(active, own.seen.join(updates), 0), slot(

@@ -95,8 +95,8 @@ def scale_by_splus(
         scale = own.order / max(sum(m.shape[m.ndim - own.order :]), 1) if own.order else vector_scale
         return scale * own.turned_back(signs(own, own.turned(m, bases), floor), bases)
 
-    updates = [direction(m, q) for m, q in zip(own.seen.split(mu), slot.bases, strict=True)]
-    blocks = zip(own.seen.split(g), slot.factors, slot.bases, strict=True)
+    updates = [direction(m, q) for m, q in zip(own.blocks(mu), slot.bases, strict=True)]
+    blocks = zip(own.blocks(g), slot.factors, slot.bases, strict=True)
     factors = [grown_factors(own, x, a, q, {}, shampoo_beta) for x, a, q in blocks]
     is_due = due(at.count, update_interval, at.turn if stagger else None)
     bases = followed(is_due, factors, slot.bases, ridge, method, True)

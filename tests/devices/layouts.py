@@ -36,8 +36,9 @@ def mesh(kind: AxisType = AxisType.Auto) -> jax.sharding.Mesh:
 
 
 def model() -> Any:
+    """Return parameters of JAX's own precision, which is double in a test with ``x64``."""
     rng = np.random.default_rng(0)
-    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in SHAPES.items()}
+    return {name: jnp.asarray(rng.standard_normal(shape), float) for name, shape in SHAPES.items()}
 
 
 def gradients() -> Any:
@@ -46,7 +47,7 @@ def gradients() -> Any:
 
     def leaf(shape: tuple[int, ...]) -> Any:
         values = rng.standard_normal((STEPS, 1, *shape)) + 0.3 * rng.standard_normal((STEPS, BATCH, *shape))
-        return jnp.asarray(values * 10.0 ** rng.uniform(-1, 0, shape), jnp.float32)
+        return jnp.asarray(values * 10.0 ** rng.uniform(-1, 0, shape), float)
 
     return {name: leaf(shape) for name, shape in SHAPES.items()}
 
