@@ -10,7 +10,7 @@ lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery notebooks docs check-explore clean
+.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery contest contest-quick notebooks docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -64,6 +64,13 @@ format: $(VENV)/.lint
 # The tables and pictures of docs/gallery, from nothing.
 gallery: $(VENV)/.gallery
 	$(BIN)/python docs/gallery
+
+# How many steps optimizers need for AdamW's loss; kept runs aren't repeated. A part: make contest ARGS="--problems signals".
+contest: $(VENV)/.contest
+	$(BIN)/python docs/contest $(ARGS)
+
+contest-quick: $(VENV)/.contest
+	$(BIN)/python docs/contest --quick
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -22,7 +22,7 @@ extensions = [
     "optimizers",
     "search_words",
 ]
-exclude_patterns = ["_build", "_ext", "gallery/results"]
+exclude_patterns = ["_build", "_ext", "gallery/results", "contest/results"]
 nitpicky = True
 
 html_theme = "furo"

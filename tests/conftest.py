@@ -13,6 +13,8 @@ import hypothesis
 import jax
 import numpy as np
 
+from tests import quick
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("gradchain", deadline=None, derandomize=True, max_examples=25, database=None)
 hypothesis.settings.load_profile("gradchain")
@@ -25,6 +27,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
+    quick.switch(config.option.markexpr == "not slow")
 
 
 TESTS_BETWEEN_CLEARINGS = 500

@@ -33,9 +33,15 @@ def problem(name: str) -> tuple[Tree, Tree, np.ndarray]:
 
 
 def noise(reference: str, name: str) -> Tree:
-    """Return the random arrays that a reference drew in a problem, stacked as the gradients are."""
+    """Return the random arrays that a reference drew in a problem, stacked as the gradients are.
+
+    Recorded are those of all parameters in the order of their names, step after step, as PyTorch lays arrays out.
+    """
     drawn = recorded()["references"][reference]["noise"][name]
-    return {key: np.array([v[key] for v in drawn]) for key in drawn[0]}
+    start = problem(name)[0]
+    kinds = {key: [np.array(v) for v in drawn[i :: len(start)]] for i, key in enumerate(sorted(start))}
+    turned = {2: (1, 0), 4: (2, 3, 1, 0)}
+    return {key: np.stack([v.transpose(turned.get(v.ndim)) for v in vs]) for key, vs in kinds.items()}
 
 
 def tolerance(reference: str, name: str) -> float:
@@ -50,11 +56,12 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
     """Return by how much ``tx`` misses the end of a reference in one problem, as a share of the distance moved.
 
     Args:
-      tx: a transform for all arrays of the problem.
+      tx: a transform for the arrays that the reference moves: some take matrices only.
       extra: from the loss at a step, the extra arguments of ``update``.
     """
     start, grads, losses = problem(name)
     end = recorded()["references"][reference]["params"][name]
+    start, grads = ({key: tree[key] for key in end} for tree in (start, grads))
 
     def step(carry: Any, given: Any) -> Any:
         params, state = carry
@@ -69,8 +76,8 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
 
     with jax.enable_x64(True):
         got = run()
-        missed = max(float(np.max(np.abs(got[key] - np.array(end[key])))) for key in start)
-    return missed / max(float(np.max(np.abs(np.array(end[key]) - start[key]))) for key in start)
+        missed = max(float(np.max(np.abs(got[key] - np.array(end[key])))) for key in end)
+    return missed / max(float(np.max(np.abs(np.array(end[key]) - start[key]))) for key in end)
 
 
 def assert_reproduces(reference: str, tx: Any, problems: Iterable[str] = (), **options: Any) -> None:

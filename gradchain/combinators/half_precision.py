@@ -188,6 +188,10 @@ class master_weights(Transform):
     kept as the distance to the parameter, in units of its spacing. Together with :func:`store` that is Adam in 5
     bytes per parameter instead of 12, the parameter included.
 
+    It matters most where weights are large: bfloat16 numbers between 8 and 16 lie 1/16 apart, so that an embedding
+    whose entries are of that size loses nearly all the updates of a run's last part. If only embeddings are in
+    bfloat16, only these have a copy.
+
     If other code changes the parameters, such as a projection after the update, the change is respected: the float32
     copy is taken from them again, and distances restart from there. Arrays in full precision are unaffected.
 

@@ -1,19 +1,21 @@
 """Optimizers that need no schedule: gradients are taken between the base optimizer's weights and their average."""
 
-from typing import Annotated, Any, NamedTuple
+import math
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from gradchain import tree
-from gradchain.combinators._around import where
-from gradchain.combinators._weights import copies, stored, wide
+from gradchain.combinators._around import check_own_gradients, where
+from gradchain.combinators._weights import copies, stored, wide, widened
 from gradchain.core.combinator import combinator
 from gradchain.core.evaluation import check_plain
+from gradchain.core.extra import demand_number
 from gradchain.core.foreign import Child
-from gradchain.core.hyper import Decay, DType, NonNegative, Number
+from gradchain.core.hyper import Decay, DType, NonNegative, Number, TermMask, TermMaskKind, Whole
 from gradchain.core.transform import Transform, check_state, scalar_dtype
-from gradchain.numerics import divide, safe_increment
+from gradchain.numerics import divide, ema, safe_increment, sum_of_weights
 from gradchain.signatures import public
 from gradchain.tree import Tree
 
@@ -235,3 +237,140 @@ class primal_averaging(Transform):
         check_plain(self.name, self.parts(state, params)[0])
         z = tree.match(state.z, params, self.name, "the state's z", "params")
         return self.base_optimizer.constrained(average_in(params, z, state.mu_y), state.base_optimizer_state, params)
+
+
+class ScheduleFreePlusState(NamedTuple):
+    """State of :func:`schedule_free_plus`."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    b1: jax.Array
+    """With which the present parameters were made."""
+    weight_sum: jax.Array
+    max_lr: jax.Array
+    norm: jax.Array
+    """The moving average of the gradients' norms, not corrected for its start at zero."""
+    norm_weight: jax.Array
+    """The sum of the weights in it."""
+    base_optimizer_state: Any
+    z: Tree
+
+
+@combinator
+class schedule_free_plus(Transform):
+    r"""Schedule-Free+: :func:`schedule_free` with a learning rate that follows from the loss.
+
+    .. math::
+        \gamma_k = \eta\,\frac{\max(f(y_k) + \langle g_k, z_k - y_k\rangle, 0)}{\sqrt{\pi/2}\;\bar n_k}, \qquad
+        \bar n_k = \text{average of } \|g_k\|_1
+
+    .. math::
+        z_{k+1} = z_k + \gamma_k u_k - \gamma_k^2 \lambda\,y_k, \qquad x_{k+1} = (1 - c_k)\,x_k + c_k z_{k+1}, \qquad
+        y_{k+1} = \beta_1 x_{k+1} + (1 - \beta_1)\,z_{k+1}
+
+    Gradients are taken at the parameters :math:`y`, and ``eval_params(tx, state, params)`` returns :math:`x`. The
+    numerator is the loss at :math:`z`, to first order, above a minimum of 0: the rate is Polyak's, in the norm that
+    belongs to sign descent, of which Adam is a smooth form. For :math:`n` normally distributed entries,
+    :math:`\sqrt{\pi/2}\,\|g\|_1` is :math:`\sqrt n\,\|g\|_2`. In the weights of the average, :math:`\gamma_k` takes
+    the place of the rate:
+
+    .. math:: c_k = \frac{w_k}{\sum_{k_0 \le i \le k} w_i}, \qquad w_k = (k + 1)^r (\max_{i \le k} \gamma_i)^p
+
+    with :math:`c_k = 1` before :math:`k_0`. Weight decay goes with the square of the rate (as in AdamC, where it is
+    the rate times its share of the largest one), so that values of 20 to 50 are usual.
+
+    The loss is an extra argument, ``update(grads, state, params, value=loss)``, and must be that of the batch that the
+    gradients come from; no earlier stage may rescale these. A loss that may be negative needs a constant added. A zero
+    gradient makes no step.
+
+    The authors' implementation multiplies :math:`z - x` by the present :math:`\beta_1`, while :math:`y` was made with
+    the last one; that differs from the above only while :math:`\beta_1` changes. It also feeds the corrected average of
+    the norms back into the average (for ``norm_decay`` above 0), which isn't done here.
+
+    Make it the outermost transform, or the last, as :func:`schedule_free`, whose remarks hold here, too.
+
+    Args:
+      base_optimizer: a direction downhill, such as ``chain(scale_by_adam(0.9, 0.95), scale(-1.0))``, with momentum if
+        you like. It sees the parameters :math:`y`, and its updates are multiplied by the rate.
+      learning_rate: :math:`\eta \ge 0`, the factor of Polyak's rate: 1, or a schedule that rises to 1.
+      b1: :math:`\beta_1` in (0, 1], or a schedule. The authors raise it to 0.965 in long runs, along ``1 -
+        exponential_decay(0.1, steps, 0.35, end_value=0.035)``.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: which parameters to decay, see :func:`add_decayed_weights`.
+      norm_decay: decay of :math:`\bar n`, which is corrected for its start at zero; with 0 it is the present norm.
+      start: :math:`k_0`, the number of updates before averaging starts: once or twice the length of the warm-up.
+      weight_lr_power: :math:`p \ge 0`.
+      r: :math:`r \ge 0`; 2 may be better for long runs.
+      state_dtype: dtype of :math:`z`; by default the parameters', at least float32.
+
+    Raises:
+      ValueError: if ``base_optimizer`` accumulates gradients: only the last one's loss would be known.
+
+    Example:
+      >>> rate = linear_schedule(0.0, 1.0, 500)
+      >>> base = chain(scale_by_adam(0.9, 0.95), scale(-1.0))
+      >>> tx = schedule_free_plus(base, rate, weight_decay=20.0, start=1000)
+
+    References:
+      Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025 (decay by the squared rate).
+      ``AdamCScheduleFreePlusPaper`` in the repository *facebookresearch/schedule_free*, 2026.
+    """
+
+    counted = frozenset({"z"})
+    relies = True
+    base_optimizer: Child
+    learning_rate: NonNegative = 1.0
+    b1: Annotated[Any, WEIGHT] = 0.9
+    weight_decay: NonNegative = 0.0
+    mask: TermMask | None = None
+    norm_decay: Decay = 0.0
+    start: Whole = 0
+    weight_lr_power: NonNegative = 2.0
+    r: NonNegative = 0.0
+    state_dtype: DType | None = None
+
+    def checked(self) -> Self:
+        check_own_gradients(self.name, self.base_optimizer)
+        return self
+
+    def init(self, params: Tree) -> ScheduleFreePlusState:
+        base, count, dtype = self.base_optimizer.init(params), jnp.zeros((), jnp.int32), scalar_dtype(params)
+        b1 = jnp.array(self.number("b1", count, dtype), dtype, copy=True)
+        weight_sum, max_lr, norm, norm_weight = (jnp.zeros((), dtype) for _ in range(4))
+        z = copies(self.name, params, self.state_dtype)
+        return ScheduleFreePlusState(count, b1, weight_sum, max_lr, norm, norm_weight, base, z)
+
+    def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
+        check_state(self.name, state, ScheduleFreePlusState._fields)
+        y, dtype = wide(self, params), state.b1.dtype
+        now = {name: self.number(name, state.count, dtype) for name in self.settings()}
+        loss = jnp.asarray(demand_number(self.name, extra, "value"), dtype)
+        u, base = self.base_optimizer.step(updates, state.base_optimizer_state, params, extra)
+        emitted = self.base_optimizer.emitted(state.base_optimizer_state, base)
+        loss, g = where(emitted, (loss, widened(updates)), (jnp.zeros_like(loss), tree.zeros_like(widened(updates))))
+        z = wide(self, tree.match(state.z, y, self.name, "the state's z", "params"))
+        t = (state.count + 1).astype(dtype)
+        norm = ema(state.norm, tree.norm(g, 1).astype(dtype), now["norm_decay"])
+        norm_weight = sum_of_weights(state.norm_weight, now["norm_decay"], t)
+        gap = jnp.maximum(loss + jnp.real(tree.vdot(g, tree.sub(z, y))).astype(dtype), 0)
+        rate = now["learning_rate"] * divide(gap, math.sqrt(math.pi / 2) * norm / norm_weight)
+        max_lr, averages = jnp.maximum(state.max_lr, rate), state.count >= now["start"]
+        total = state.weight_sum + jnp.where(averages, weight := max_lr ** now["weight_lr_power"] * t ** now["r"], 0)
+        step = tree.sub(tree.scale(rate, u), self._decayed(y, rate**2 * now["weight_decay"]))
+        step = where(emitted, step, u)
+        share = jnp.where(averages, divide(weight, total), 1)
+        moved, z = move(y, z, step, (state.b1, now["b1"]), share)
+        count, b1 = safe_increment(state.count), jnp.array(now["b1"], dtype, copy=True)
+        new = ScheduleFreePlusState(count, b1, total, max_lr, norm, norm_weight, base, stored(z, state.z))
+        return if_emitted(self.base_optimizer, u, moved, state, new)
+
+    def _decayed(self, y: Tree, strength: Any) -> Tree:
+        """Return the multiple of the weights that decay takes away, 0 where the mask is False."""
+        leaves, treedef = tree.flatten_optional(y)
+        mask = TermMaskKind().resolve(f"{self.name}: mask", self.mask, y)
+        pairs = zip(leaves, mask, strict=True)
+        return treedef.unflatten([w if w is None else strength * w if on else jnp.zeros_like(w) for w, on in pairs])
+
+    def eval_params(self, state: Any, params: Tree) -> Tree:
+        check_plain(self.name, self.parts(state, params)[0])
+        z = tree.match(state.z, params, self.name, "the state's z", "params")
+        return self.base_optimizer.constrained(average_in(params, z, state.b1), state.base_optimizer_state, params)

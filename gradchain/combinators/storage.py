@@ -123,7 +123,10 @@ class Encoder:
             address = f"{transform_name(state)}.{field}"
             self.fields[address] = None
             slot = spec.slots.get(field) if spec else None
-            choice = self.slots.get(address, self.slots.get(field, self.tx.default if slot else None))
+            named = self.slots.get(address, self.slots.get(field))
+            if named is not None and slot and slot.exact:
+                raise ValueError(f"store: {address} can't do with fewer bits than it has; leave it out")
+            choice = self.tx.default if named is None and slot and not slot.exact else named
             if choice is not None:
                 changes[field] = self.encode_slot(choice, value, slot or NEGATIVE)
             elif spec is None:
@@ -210,7 +213,8 @@ def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key =
     Args:
       tx: any transform, or another library's.
       default: how to store slots that aren't named: the name of a format (see :func:`codec`), a dtype or a codec for
-        all declared slots of gradchain's own rules. ``None`` doesn't change them.
+        all declared slots of gradchain's own rules, but for those that are ``exact`` (see :class:`Slot`): bases, and
+        the factors that they are made of. ``None`` doesn't change them.
       min_size: arrays with fewer elements aren't encoded: biases and scales matter more than the few bytes they take.
       key: a seed or PRNG key for the rounding; the state keeps it.
       **slots: how to store the slots of one name: ``mu="bfloat16"``, ``nu=codec("int8", block_size=64)``. A choice by
@@ -226,7 +230,7 @@ def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key =
 
     Raises:
       ValueError: for an unknown format, and around :func:`offload_state`; by ``init``, for a slot that isn't there,
-        naming those that are, and for a pattern that fits no path.
+        naming those that are, for one that is exact, and for a pattern that fits no path.
 
     Example:
       >>> params = {"embed": jnp.ones((1000, 64)), "kernel": jnp.ones((64, 64))}

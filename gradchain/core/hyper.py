@@ -7,7 +7,7 @@ are static; ``Key`` is a seed or PRNG key.
 
 import operator
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import jax
@@ -70,6 +70,43 @@ class Number(Kind):
         array = jnp.asarray(value)
         whole = jnp.issubdtype(array.dtype, jnp.integer)
         return array.astype(int if self.whole else float if whole else compute_dtype(array.dtype))
+
+
+class Numbers(Kind):
+    """A tuple of numbers, each checked like ``each``; made from any sequence or from an array's rows."""
+
+    data = True
+
+    def __init__(self, each: Number):
+        self.each = each
+        self.label = f"Sequence[{each.label}]"
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if not isinstance(value, Iterable) or isinstance(value, str):
+            raise TypeError(f"{where} must be a sequence of numbers, got {value!r}")
+        items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return tuple(self.each.normalize(f"{where}[{i}]", item) for i, item in enumerate(items))
+
+
+@jax.tree_util.register_static
+class Word(str):
+    """A word in the place of a number: a pytree without leaves."""
+
+
+class NumberOrWord(Number):
+    """A number, or one of a few words that say how it is found."""
+
+    def __init__(self, label: str, interval: str, *words: str):
+        super().__init__(label, interval)
+        self.words = words
+
+    def normalize(self, where: str, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in self.words:
+                allowed = ", ".join(map(repr, self.words))
+                raise TypeError(f"{where} must be a number or one of {allowed}, got {value!r}")
+            return Word(value)
+        return super().normalize(where, value)
 
 
 class KeyKind(Kind):
@@ -387,6 +424,13 @@ def at_scalar(where: str, hyper: Any, count: Any) -> Any:
             "each of them, or map over the transform: jax.vmap(run, in_axes=(batch_axes(tx),))(tx)"
         )
     return value
+
+
+def of_kind_at(where: str, kind: Kind, value: Any, count: Any) -> Any:
+    """Return a field's value at ``count``: numbers by ``at_scalar``, also those of a tuple; others as they are."""
+    if isinstance(kind, Numbers) and value is not None:
+        return tuple(at_scalar(f"{where}[{i}]", item, count) for i, item in enumerate(value))
+    return at_scalar(where, value, count) if isinstance(kind, Number) else value
 
 
 def prng_key(where: str, value: Any) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 
 from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_number
 from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
-from gradchain.core.spec import At, Spec, Sums
+from gradchain.core.spec import At, Slot, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
@@ -53,7 +53,7 @@ def exact(value: Any) -> Any:
 class Shared(NamedTuple):
     """The arrays that one rule gets for every leaf."""
 
-    traced: dict[str, Array]
+    traced: dict[str, Any]
     updates_so_far: Array | None
     whole: Any
     extra: dict[str, Any]
@@ -115,7 +115,7 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
     at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype, plan.sums)
-    fields = dict(stage.static) | {k: v.astype(dtype) for k, v in plan.traced.items()} | plan.trees(leaves)
+    fields = dict(stage.static) | jax.tree.map(lambda v: v.astype(dtype), plan.traced) | plan.trees(leaves)
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
         raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
@@ -214,26 +214,36 @@ class _Plan:
 
     def _slot_leaves(self, name: str, leaves: list[Any]) -> list[Any]:
         spec = self.rule.spec
-        where = f"{spec.name}: the state's {name}"
-        stored = getattr(self.previous, name)
+        declared, stored = spec.slots[name], getattr(self.previous, name)
         try:
             slots = self.treedef.flatten_up_to(stored)
         except (ValueError, TypeError):
+            if declared.each:
+                stored = jax.tree.map(lambda _: 0.0, stored, is_leaf=lambda x: type(x) is tuple)
             problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
             raise ValueError(f"{spec.name}: {problem}") from None
-        for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
-            like_param = spec.kind == "elementwise" or spec.slots[name].init is None
-            if g is None or not self.active[i] or not like_param:
-                continue
-            shape = getattr(slot, "shape", None)
-            if shape is None:
-                problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
-                raise ValueError(f"{spec.name}: {problem}")
-            if shape != g.shape:
-                raise ValueError(f"{where} at {self._path(i)} has shape {shape}, the update {g.shape}")
-            if jnp.iscomplexobj(g) and not (jnp.iscomplexobj(slot) or spec.slots[name].real):
-                raise TypeError(f"{where} at {self._path(i)} is {slot.dtype}, too narrow for a {g.dtype} update")
+        if spec.kind == "elementwise" or declared.init is None:
+            for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
+                if g is not None and self.active[i]:
+                    self._check_slot(f"{spec.name}: the state's {name}", declared, i, g, slot)
         return slots
+
+    def _check_slot(self, where: str, declared: Slot, i: int, g: Array, slot: Any) -> None:
+        """Raise unless what the ``i``-th leaf's slot holds is like its update ``g``."""
+        arrays = [slot]
+        if declared.each:
+            arrays, size = jax.tree.leaves(slot), len(getattr(self.rule, declared.each))
+            if len(arrays) != size:
+                raise ValueError(
+                    f"{where} at {self._path(i)} holds {len(arrays)} arrays, one for each of {declared.each} is {size}"
+                )
+        for x in arrays:
+            if not hasattr(x, "shape"):
+                raise ValueError(f"{where} at {self._path(i)} is no array, the update has shape {g.shape}, got {x!r}")
+            if x.shape != g.shape:
+                raise ValueError(f"{where} at {self._path(i)} has shape {x.shape}, the update {g.shape}")
+            if jnp.iscomplexobj(g) and not (jnp.iscomplexobj(x) or declared.real):
+                raise TypeError(f"{where} at {self._path(i)} is {x.dtype}, too narrow for a {g.dtype} update")
 
     def _path(self, i: int) -> str:
         paths = jax.tree_util.tree_flatten_with_path(self.treedef.unflatten(range(self.treedef.num_leaves)))[0]
@@ -341,7 +351,7 @@ def _call(
         return _call_layers(stage, axes, g, param, x, dtype)
     shared = x.shared
     at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums, x.turn)
-    fields = dict((*stage.static, *stage.own.fields)) | {k: v.astype(dtype) for k, v in shared.traced.items()}
+    fields = dict((*stage.static, *stage.own.fields)) | jax.tree.map(lambda v: v.astype(dtype), shared.traced)
     for name, factor in (*stage.own.factors, *((k, v.astype(dtype)) for k, v in x.factors.items())):
         fields[name] = fields[name] * factor
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.core.hyper import KeyKind, MaskKind, Number, PerLeafKind, at_scalar, first_key, resolve_mask
+from gradchain.core.hyper import KeyKind, MaskKind, Number, Numbers, PerLeafKind, first_key, of_kind_at, resolve_mask
 from gradchain.core.lift import Own, Stage, exact, inexact_leaves, over_layers, step_leaves, step_tree
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
@@ -90,7 +90,8 @@ class Rule(Transform):
             raise TypeError(f"{self.name}: {slot.dtype}={dtype!r} can't hold the slot of a {param.dtype} parameter")
         initial = slot.init
         if initial is None:
-            return jnp.zeros_like(param, dtype=dtype)
+            zeros = [jnp.zeros_like(param, dtype=dtype) for _ in (getattr(self, slot.each) if slot.each else [None])]
+            return tuple(zeros) if slot.each else zeros[0]
 
         def leaf(x: Any) -> Array:
             inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
@@ -116,10 +117,10 @@ class Rule(Transform):
                 continue  # each leaf's own
             if isinstance(kind, KeyKind | MaskKind):
                 value = None  # the rule sees their effect: at.key, and only the leaves that the mask selects
-            if isinstance(kind, Number):
-                value = at_scalar(f"{self.name}: {name}", value, count)
-            if isinstance(value, jax.Array | np.ndarray | np.generic):
-                traced[name] = jnp.asarray(value)
+            value = of_kind_at(f"{self.name}: {name}", kind, value, count)
+            items = value if isinstance(kind, Numbers) and value else (value,)
+            if any(isinstance(x, jax.Array | np.ndarray | np.generic) for x in items):
+                traced[name] = jax.tree.map(jnp.asarray, value)
             else:
                 static.append((name, value))
         return Stage(self.spec, tuple(static), tuple(exact(value) for _, value in static)), traced
@@ -184,7 +185,8 @@ class Hypers:
         return value
 
     def _at_start(self, name: str, value: Any) -> Any:
-        return at_scalar(f"{self._rule.name}: {name}", value, jnp.zeros((), jnp.int32))
+        rule = self._rule
+        return of_kind_at(f"{rule.name}: {name}", rule.kinds[name], value, jnp.zeros((), jnp.int32))
 
 
 class Constructor(Protocol[P]):
@@ -202,7 +204,7 @@ def _constructor(spec: Spec) -> Any:
     cls = constructor.Value
     _check_declarations(spec, cls.kinds)
     cls.counted = frozenset(name for name, slot in spec.slots.items() if spec.debiased or slot.counted)
-    cls.has_count = spec.counts or spec.random or any(isinstance(kind, Number) for kind in cls.kinds.values())
+    cls.has_count = spec.counts or spec.random or any(isinstance(kind, Number | Numbers) for kind in cls.kinds.values())
     own = zip(FIELDS, (cls.has_count, spec.random, spec.debiased), strict=True)
     fields = [*(name for name, is_kept in own if is_kept), *spec.scalars, *spec.slots]
     title = "".join(word.capitalize() for word in spec.name.split("_")) + "State"
@@ -225,6 +227,8 @@ def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
     if unknown := [name for name in spec.debiased if not isinstance(kinds.get(name), Number)]:
         raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
+    if unknown := [slot.each for slot in spec.slots.values() if slot.each and slot.each not in kinds]:
+        raise TypeError(f"{spec.name}: a slot has one array for each of {unknown[0]!r}, which is no parameter")
     if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
     if spec.kind == "treewise" and MaskKind in types:

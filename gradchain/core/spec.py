@@ -19,11 +19,16 @@ class Slot(NamedTuple):
     """Store the real dtype for complex parameters (second moments)."""
     nonnegative: bool = False
     """Holds nothing below zero: a storage codec may use an unsigned map."""
+    exact: bool = False
+    """Can't do with fewer bits than the dtype's, as bases and the factors that they are made of: :func:`store` leaves
+    it as it is."""
     dtype: str | None = None
     """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
     counted: bool = False
     """The rule takes it to hold as many gradients as it counts (``debiased`` ones needn't say so): where an array is
     added to a saved state, ``from_state_dict`` warns of it."""
+    each: str | None = None
+    """Name of a static field, a tuple: the slot is then a tuple as long, of arrays that start at zero."""
 
 
 @public

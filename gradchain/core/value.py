@@ -170,7 +170,7 @@ class Value:
                 hint = did_you_mean(name, cls.kinds) or f"; it has {', '.join(cls.kinds) or 'none'}"
                 raise ValueError(f"{cls.name} has no field {name!r}{hint}")
             kind = cls.kinds[name]
-            is_absent = value is None and kind.data
+            is_absent = value is None and (kind.data or name in cls.optional)
             if is_absent and kind.absent is None and name not in cls.optional:
                 raise TypeError(f"{cls.name}: {name} can't be None{', expected a transform' if kind.child else ''}")
             stored[name] = kind.absent if is_absent else kind.normalize(f"{cls.name}: {name}", value)

@@ -13,6 +13,7 @@ import numpy as np
 from gradchain.codecs import Codec
 from gradchain.combinators.chain import NamedChain
 from gradchain.combinators.factors import Factors
+from gradchain.combinators.hidden_matrices import HiddenMatrices
 from gradchain.combinators.labels import ByPath, MatricesAndRest
 from gradchain.combinators.layers import AxesByPath
 from gradchain.combinators.steering import InjectHyperparams
@@ -38,7 +39,7 @@ def to_config(tx: Transform | Schedule, constructors: Mapping[str, Callable[...,
 
     A constructor's call is a dict of its ``name`` and all of its arguments, so that a later change of a default has no
     effect. A chain lists its ``stages``. Masks and labels are described by patterns (:func:`by_path`,
-    :func:`matrices_and_rest`) or as trees of dicts, lists and tuples.
+    :func:`matrices_and_rest`, :func:`hidden_matrices`) or as trees of dicts, lists and tuples.
 
     Args:
       tx: any composition of gradchain's public transforms and schedules. Functions in it must be gradchain's too
@@ -141,7 +142,8 @@ class _Writer:
             (Factors, self.factors),
             (Value, self.call),
             (FrozenTree, self.tree),
-            (ByPath | MatricesAndRest, self.labels),
+            (ByPath | MatricesAndRest | HiddenMatrices, self.labels),
+            (MuonDimensionNumbers, lambda path, x: _branch(x)),
             (Codec, self.codec),
             (AxesByPath, self.axes),
             (Mapping, self.mapping),
@@ -217,7 +219,8 @@ class _Writer:
         return {"tree": branch} if same else self.refuse(path, x, "a tree of other than dicts, lists and tuples")
 
     def labels(self, path: str, x: Any) -> Any:
-        return {"name": "by_path" if isinstance(x, ByPath) else "matrices_and_rest"} | {
+        names = {ByPath: "by_path", MatricesAndRest: "matrices_and_rest", HiddenMatrices: "hidden_matrices"}
+        return {"name": names[type(x)]} | {
             field.name: self.node(path, getattr(x, field.name)) for field in dataclasses.fields(x)
         }
 

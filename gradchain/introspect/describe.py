@@ -73,14 +73,16 @@ class Description:
           by: ``"stage"`` for a row for each stage: its hyperparameters (schedules now and at the end, and the least and
             the largest value where those lie in between), its slots, how many of the parameters it applies to, its
             bytes. ``"parameter"`` for a row for each parameter: its shape,
-            its labels, the transforms that apply to it, its bytes of state.
+            its labels, the matrices as which rules see it, why it is one (see :func:`gradchain.hidden_matrices`), the
+            transforms that apply to it, its bytes of state.
         """
         width = max(60, width or shutil.get_terminal_size().columns)
         if by == "stage":
             stacked = width < SIDE_BY_SIDE
             lines = text_table(*self._stage_cells(stacked), width, texts=1 if stacked else 2)
         elif by == "parameter":
-            lines = path_table(*self._parameter_cells(), width)
+            spared = ("shape", "transform") if any(row.seen_as for row in self.rows) else ()
+            lines = path_table(*self._parameter_cells(), width, ("transform", "why"), spared)
         else:
             raise ValueError(f"table: by must be 'stage' or 'parameter', got {by!r}")
         return "\n".join([*lines, *textwrap.wrap(self._totals(), width)])
@@ -118,11 +120,12 @@ class Description:
         return titles, rows
 
     def _parameter_cells(self) -> tuple[list[str], list[list[str]]]:
-        titles = ["path", "shape", "label", "transform", "state bytes"]
-        rows = [_parameter_cell(row) for row in self.rows]
-        if any(row[2] for row in rows):
-            return titles, rows
-        return titles[:2] + titles[3:], [row[:2] + row[3:] for row in rows]
+        """Return titles and cells, without the columns that say nothing."""
+        titles = ["path", "shape", "label", "seen as", "why", "transform", "state bytes"]
+        columns = [*zip(*map(_parameter_cell, self.rows), strict=True)] or [()] * len(titles)
+        kept = [i for i, title in enumerate(titles) if title not in ("label", "seen as", "why") or any(columns[i])]
+        rows = [list(row) for row in zip(*(columns[i] for i in kept), strict=True)]
+        return [titles[i] for i in kept], rows
 
 
 @public
@@ -220,4 +223,5 @@ def _scope_cell(size: int, total: int) -> str:
 
 def _parameter_cell(row: ParameterRow) -> list[str]:
     shape, transforms = str(row.shape).replace(",)", ")"), ", ".join(row.transforms) or "-"
-    return [row.path or "(the array)", shape, ", ".join(row.labels), transforms, f"{row.state_bytes:,}"]
+    labels, size = ", ".join(row.labels), f"{row.state_bytes:,}"
+    return [row.path or "(the array)", shape, labels, row.seen_as, row.why, transforms, size]

@@ -25,6 +25,7 @@ FORMS: dict[str, tuple[set[str], set[str]]] = {
     "key": ({"key", "impl"}, set()),
     "tree": ({"tree"}, set()),
     "labels": ({"labels", "numbers"}, set()),
+    "dimensions": ({"dimensions"}, set()),
 }
 """What a dict that isn't the call of a constructor may be: by its first key, its required and its optional keys."""
 
@@ -228,6 +229,9 @@ class Reader:
 
     def _tree(self, fields: dict[str, Any], path: str) -> Any:
         return as_tree(_join(path, "tree"), fields["tree"])
+
+    def _dimensions(self, fields: dict[str, Any], path: str) -> Any:
+        return as_tree(path, fields)
 
 
 def _check_fields(

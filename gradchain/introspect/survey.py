@@ -1,15 +1,18 @@
 """What a transform does with each parameter: the labels, the rules that apply, the bytes of state."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 
+from gradchain.combinators.hidden_matrices import HiddenMatrices
 from gradchain.combinators.labels import path_name
 from gradchain.combinators.routing import partition
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform
-from gradchain.tree import Tree, flatten_optional
+from gradchain.matrices.views import DimensionsKind, view
+from gradchain.tree import Placeholder, Tree, flatten_optional
 from gradchain.tree.alignment import bytes_of, is_array
 
 
@@ -24,6 +27,10 @@ class ParameterRow(NamedTuple):
     """The label in each partition that reaches it, a nested one's after its parent's: ``outer.inner``."""
     transforms: tuple[str, ...]
     """The names of the rules that apply to it, in order."""
+    seen_as: str
+    """How rules for matrices see it: ``12 of (64, 256)``; empty where there are none."""
+    why: str
+    """Why it is a hidden matrix or isn't one, where :func:`gradchain.hidden_matrices` decides."""
     state_bytes: int
 
 
@@ -34,6 +41,8 @@ class Survey:
         self.params = dict(arrays_by_path(params))
         self.labels: dict[str, list[str]] = {path: [] for path in self.params}
         self.transforms: dict[str, list[str]] = {path: [] for path in self.params}
+        self.views = dict.fromkeys(self.params, "")
+        self.reasons = dict.fromkeys(self.params, "")
         self.bytes = dict.fromkeys(self.params, 0)
         self.shared_bytes = 0
 
@@ -41,7 +50,8 @@ class Survey:
         """Yield what was noted."""
         for path, x in self.params.items():
             names = tuple(self.labels[path]), tuple(self.transforms[path])
-            yield ParameterRow(path, tuple(x.shape), str(x.dtype), *names, self.bytes[path])
+            facts = self.views[path], self.reasons[path], self.bytes[path]
+            yield ParameterRow(path, tuple(x.shape), str(x.dtype), *names, *facts)
 
     def visit(self, tx: Transform, state: Any, params: Tree, label: str) -> None:
         """Note what ``tx`` does with its share of the parameters."""
@@ -53,6 +63,9 @@ class Survey:
             self.note_rule(tx, state, params)
         else:
             self.note_state(state, params, children)
+        self.note_views(tx, params)
+        if isinstance(tx, partition.Value) and isinstance(tx.param_labels, HiddenMatrices):
+            self.reasons |= {self.owner(path): x.why for path, x in tx.param_labels.readings(params)}
         if not children:
             for path in dict.fromkeys(map(self.owner, active(tx, params))):
                 self.transforms[path].append(tx.name)
@@ -73,6 +86,14 @@ class Survey:
         """Replace a partition's label by that of a partition inside it."""
         for path in dict.fromkeys(self.owner(path) for path, _ in arrays_by_path(params)):
             self.labels[path] = [label for label in self.labels[path] if label != old] + [new]
+
+    def note_views(self, tx: Transform, params: Tree) -> None:
+        """Note how a transform sees arrays as matrices, if it does."""
+        for path, x, (axes, dims) in seen_by(tx, params):
+            if not self.views[self.owner(path)]:  # a rule that per_layer is around sees less than it did
+                shape = list(x.shape)
+                layers = [shape.pop(axis) for axis in axes]
+                self.views[self.owner(path)] = shown(tuple(shape), dims, math.prod(layers))
 
     def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
         """Count a rule's slots to their parameters, and the rest of its state to none."""
@@ -102,6 +123,35 @@ class Survey:
             else:
                 for node in inner:
                     self.note_state(node, params, children)
+
+
+def seen_by(tx: Transform, params: Tree) -> Iterator[tuple[str, Any, tuple[Any, Any]]]:
+    """Yield the path of each array that a transform sees as matrices, the array, its layer axes and dimensions."""
+    rule = tx.unlayered if isinstance(tx, Rule) else tx
+    field = next((name for name, kind, _ in rule.fields() if isinstance(kind, DimensionsKind)), None)
+    if field is None or params is None or isinstance(params, Placeholder):
+        return
+    if isinstance(tx, Rule):
+        found = [(own.axes, dict(own.fields)[field]) for own in tx.declarations(params)]
+    else:
+        found = [((), dims) for dims in rule.kinds[field].resolve(f"{tx.name}: {field}", getattr(rule, field), params)]
+    pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
+    for (path, x), one in zip(pairs, found, strict=True):
+        if is_array(x) and (one[1] is not None or (isinstance(tx, Rule) and x.ndim - len(one[0]) == 2)):
+            yield path_name(path), x, one
+
+
+def shown(shape: tuple[int, ...], dims: Any, layers: int) -> str:
+    """Return a view as ``36 of (64, 64)``, blocks counted where they are equal."""
+    if isinstance(dims, str):
+        return f"axes of {f'{layers} of ' if layers != 1 else ''}{shape}"
+    seen = view(shape, dims)
+    count, blocks = layers * math.prod(seen.batch), len(seen.row_blocks) * len(seen.column_blocks)
+    if len({*seen.row_blocks}) == len({*seen.column_blocks}) == 1:
+        size, count, parts = (seen.row_blocks[0], seen.column_blocks[0]), count * blocks, ""
+    else:
+        size, parts = (seen.rows, seen.columns), f" in {blocks} blocks"
+    return f"{f'{count} of ' if count != 1 else ''}{size}{parts}"
 
 
 def active(tx: Transform, params: Tree) -> Iterator[str]:

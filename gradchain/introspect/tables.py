@@ -11,6 +11,8 @@ KEPT = "\N{NO-BREAK SPACE}"
 """A blank at which no line is broken."""
 LEAST = 22
 """The least width of a column of text."""
+LEAST_PATH = 10
+"""The least width of a column of paths."""
 
 
 def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, texts: int) -> list[str]:
@@ -67,23 +69,50 @@ def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def path_table(titles: Sequence[str], rows: list[list[str]], width: int) -> list[str]:
-    """Return the lines of a table of paths, and of a legend of its last column but one where that is too long.
+def path_table(
+    titles: Sequence[str], rows: list[list[str]], width: int, legends: Sequence[str], spared: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines of a table of paths, and of legends where columns are too long.
 
     Args:
       titles: of the columns, paths first.
       rows: their cells.
       width: of the table; paths are cut in their middle where it is too small.
+      legends: the columns that may become marks, explained below the table; the first of them first.
+      spared: the columns that are left out where there is no room for them even so; the first of them first.
     """
-    legend: list[str] = []
-    if sum(_widths([titles, *rows])) + len(GAP) * (len(titles) - 1) > width:
-        names = {text: f"({i})" for i, text in enumerate(dict.fromkeys(row[-2] for row in rows), 1)}
-        rows = [[*row[:-2], names[row[-2]], row[-1]] for row in rows]
-        legend = [f"{name} {text}" for text, name in names.items()]
-    widths = _widths([titles, *rows])
-    widths[0] = max(10, min(widths[0], width - sum(widths[1:]) - len(GAP) * (len(titles) - 1)))
-    lines = [_line([_cut(row[0], widths[0]), *row[1:]], widths) for row in (titles, ["-" * n for n in widths], *rows)]
-    return lines + [line for text in legend for line in textwrap.wrap(text, width, subsequent_indent="    ")]
+    table, legend = [list(titles), *rows], dict[str, list[str]]()
+    for title, first in zip(legends, "1a", strict=False):
+        if title in titles and _needs(table) > width:
+            column = titles.index(title)
+            texts = [text for text in dict.fromkeys(row[column] for row in rows) if text]
+            marks = {text: f"({_mark(first, i)})" for i, text in enumerate(texts)}
+            table[1:] = [[*row[:column], marks.get(row[column], ""), *row[column + 1 :]] for row in table[1:]]
+            legend[title] = [f"{mark} {text}" for text, mark in marks.items()]
+    for title in spared:
+        if title in titles and _needs([["", *row[1:]] for row in table]) + LEAST_PATH > width:
+            column = table[0].index(title)
+            table = [[*row[:column], *row[column + 1 :]] for row in table]
+            legend.pop(title, None)
+    widths = _widths(table)
+    widths[0] = max(LEAST_PATH, min(widths[0], width - sum(widths[1:]) - len(GAP) * (len(widths) - 1)))
+    table.insert(1, ["-" * size for size in widths])
+    lines = [_line([_cut(row[0], widths[0]), *row[1:]], widths) for row in table]
+    explained = [text for title in reversed(legends) for text in legend.get(title, ())]
+    return lines + [line for text in explained for line in textwrap.wrap(text, width, subsequent_indent="    ")]
+
+
+def _needs(table: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table is."""
+    widths = _widths(table)
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _mark(first: str, i: int) -> str:
+    """Return the number or letters of an entry of a legend."""
+    if first.isdigit():
+        return str(i + 1)
+    return (_mark(first, i // 26 - 1) if i >= 26 else "") + chr(ord(first) + i % 26)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:

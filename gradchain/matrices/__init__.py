@@ -4,6 +4,7 @@ Everything here works on the last two axes of an array, for any number of batch 
 complex dtypes, and under ``jit`` and ``vmap``. Half precision is computed in float32 and returned in it.
 """
 
+from gradchain.matrices.axes import AxesView, along_axes, axes_view, axis_gram
 from gradchain.matrices.bases import align_signs, track_basis
 from gradchain.matrices.factors import gathered, gram, inverse_root, spectral_norm
 from gradchain.matrices.orthogonal import orthogonalize
@@ -11,9 +12,13 @@ from gradchain.matrices.refreshing import due, refresh
 from gradchain.matrices.views import DimensionNumbers, MatrixView, view
 
 __all__ = [
+    "AxesView",
     "DimensionNumbers",
     "MatrixView",
     "align_signs",
+    "along_axes",
+    "axes_view",
+    "axis_gram",
     "due",
     "gathered",
     "gram",

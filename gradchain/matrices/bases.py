@@ -1,12 +1,16 @@
 """Orthonormal bases that follow a matrix which changes slowly."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
+from gradchain.core.value import Choice
 from gradchain.numerics import compute_dtype, divide, magnitude
 from gradchain.signatures import public
+
+METHOD = Choice("qr", "eigh")
+Method = Annotated[Literal["qr", "eigh"], METHOD]
 
 
 @public
@@ -25,7 +29,14 @@ def align_signs(vectors: Array, towards: Array) -> Array:
 
 
 @public
-def track_basis(a: Array, basis: Array, ridge: Any = 1e-5) -> Array:
+def track_basis(
+    a: Array,
+    basis: Array,
+    ridge: Any = 1e-5,
+    *,
+    method: Literal["qr", "eigh"] = "qr",
+    sort: bool = True,
+) -> Array:
     r"""Return an orthonormal basis nearer to the eigenvectors of symmetric (Hermitian) matrices: one step by QR.
 
     .. math:: Q R = (A + \epsilon \operatorname{tr}(A)\, I)\, Q_0
@@ -37,18 +48,21 @@ def track_basis(a: Array, basis: Array, ridge: Any = 1e-5) -> Array:
     (second moments) stays with it.
 
     Without a ridge, the null space of a singular matrix gets vectors made of rounding errors. A zero matrix leaves the
-    basis as it is.
+    basis as it is, and so does one whose result isn't finite.
 
     Args:
       a: :math:`A`, an array ``(..., n, n)``, positive semidefinite.
       basis: :math:`Q_0`, an array ``(..., n, k)`` with orthonormal columns.
       ridge: :math:`\epsilon \ge 0`, relative to the trace; above the dtype's precision.
+      method: ``"qr"``, or ``"eigh"`` for the eigenvectors themselves; those of equal eigenvalues are arbitrary.
+      sort: whether columns are ordered by their Rayleigh quotients and put back. Otherwise they are decomposed in the
+        order in which they are, and ``"eigh"`` gives them with falling eigenvalues.
 
     Returns:
       An array like ``basis``, in at least float32.
 
     Raises:
-      ValueError: if shapes don't fit.
+      ValueError: if shapes don't fit, or the method is unknown.
 
     References:
       Golub and Van Loan, *Matrix Computations*, 4th edition, 2013, section 8.2.4.
@@ -56,15 +70,21 @@ def track_basis(a: Array, basis: Array, ridge: Any = 1e-5) -> Array:
     """
     if a.ndim < 2 or a.shape[-1] != a.shape[-2] or a.shape[:-1] != basis.shape[:-1]:
         raise ValueError(f"track_basis: needs matrices (..., n, n) and (..., n, k), got {a.shape} and {basis.shape}")
+    by_qr = METHOD.normalize("track_basis: method", method) == "qr"
     dtype = compute_dtype(a.dtype, basis.dtype)
     a, basis = a.astype(dtype), basis.astype(dtype)
     if basis.size == 0:
         return basis
     size = jnp.max(magnitude(a), axis=(-2, -1), keepdims=True)
-    a = divide(a, size)
+    a = jnp.where(size > 0, divide(a, size), jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=dtype), a.shape))
     trace = jnp.trace(a, axis1=-2, axis2=-1).real[..., None, None]
     image = jnp.matmul(a, basis, precision="highest") + ridge * trace * basis
-    order = jnp.argsort(-jnp.sum(jnp.real(jnp.conj(basis) * image), axis=-2, keepdims=True), axis=-1)
-    sorted_basis, _ = jnp.linalg.qr(jnp.take_along_axis(image, order, axis=-1))
-    new = jnp.take_along_axis(sorted_basis, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(size > 0, align_signs(new, basis), basis)
+    quotients = jnp.sum(jnp.real(jnp.conj(basis) * image), axis=-2, keepdims=True)
+    order = jnp.argsort(-quotients, axis=-1)
+    if by_qr:
+        new = jnp.linalg.qr(jnp.take_along_axis(image, order, axis=-1) if sort else image)[0]
+    else:
+        new = jnp.linalg.eigh(a)[1][..., ::-1][..., : basis.shape[-1]]
+    new = jnp.take_along_axis(new, jnp.argsort(order, axis=-1), axis=-1) if sort else new
+    sound = (size > 0) & jnp.all(jnp.isfinite(new), axis=(-2, -1), keepdims=True)
+    return jnp.where(sound, align_signs(new, basis), basis)

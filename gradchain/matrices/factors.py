@@ -1,12 +1,13 @@
 """Gram matrices, their inverse roots, and spectral norms."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gradchain.core.value import Choice
 from gradchain.linear_algebra import matrix_inverse_pth_root
@@ -18,15 +19,25 @@ METHOD = Choice("eigh", "newton")
 
 
 @public
-def gathered(x: Array) -> Array:
+def gathered(x: Array, order: int = 2) -> Array:
     """Return matrices ``(..., m, n)`` of which no device has just a part, for what can't work on parts.
 
-    On mesh axes that are explicit, where types tell how an array lies, the batch axes stay spread as they are;
-    elsewhere the compiler decides, and ``x`` is returned as it is.
+    The batch axes stay spread as they are, so that each device has the whole of its own matrices and no other. On mesh
+    axes that are automatic, this is a constraint for the compiler, which would otherwise gather again for each product.
+
+    Args:
+      x: an array of at least ``order`` axes.
+      order: how many axes an array has, without those of batches.
     """
-    spec = jax.typeof(x).sharding.spec
-    batch = jax.sharding.PartitionSpec(*spec[:-2], None, None)
-    return x if batch == spec else jax.sharding.reshard(x, batch)
+    whole = [None] * order
+    sharding = jax.typeof(x).sharding
+    mesh, batch = sharding.mesh, sharding.spec[: x.ndim - order]
+    if sharding.spec[x.ndim - order :] != (*whole,):
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*batch, *whole)))
+    if isinstance(x, Tracer) and mesh.size > 1 and AxisType.Auto in mesh.axis_types:
+        free = [PartitionSpec.UNCONSTRAINED] * len(batch)
+        x = lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*free, *whole)))
+    return x
 
 
 @public
@@ -109,14 +120,60 @@ def inverse_root(
 
 
 def _eigh_root(a: Array, _: Any, exponent: Array, ridge: Array, shift: Array) -> Array:
+    return _eigh_power(a, exponent, ridge, shift[..., 0])
+
+
+class Powers(NamedTuple):
+    """Eigenvalues x of matrices to which something was added, and their powers; 0 where x counts as 0."""
+
+    vectors: Array
+    largest: Array
+    values: Array
+    powers: Array
+    kept: Array
+
+
+def _powers(a: Array, exponent: Array, ridge: Array, shift: Array) -> Powers:
     values, vectors = jnp.linalg.eigh(a)
     values = jnp.maximum(values, 0)
     largest = values[..., -1:]
-    added = ridge * largest + shift[..., 0]
+    added = ridge * largest + shift
     least = a.shape[-1] * jnp.finfo(values.dtype).eps * largest
     kept = (values > least) | (added > 0)
-    powers = jnp.where(kept, jnp.where(kept, values + added, 1) ** exponent, 0)
-    return jnp.matmul(vectors * powers[..., None, :], jnp.conj(vectors.mT), precision="highest")
+    values = jnp.where(kept, values + added, 1)
+    return Powers(vectors, largest, values, jnp.where(kept, values**exponent, 0), kept)
+
+
+def _with_eigenvalues(vectors: Array, values: Array) -> Array:
+    return _product(vectors * values[..., None, :], jnp.conj(vectors.mT))
+
+
+@jax.custom_jvp
+def _eigh_power(a: Array, exponent: Array, ridge: Array, shift: Array) -> Array:
+    found = _powers(a, exponent, ridge, shift)
+    return _with_eigenvalues(found.vectors, found.powers)
+
+
+@_eigh_power.defjvp
+def _eigh_power_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Take the derivative by divided differences, which stay finite where eigenvalues are equal.
+
+    Higham 2008, theorem 3.11: for A = Q diag(x) Q*, f(A)' = Q (D o (Q* A' Q)) Q*, D = (f(x_i) - f(x_j)) / (x_i - x_j).
+    """
+    (_, exponent, ridge, _), (da, dexponent, dridge, dshift) = primals, tangents
+    vectors, largest, values, powers, kept = _powers(*primals)
+    logs, quotients = jnp.log(values), powers / values
+    inside = _product(jnp.conj(vectors.mT), _product(da, vectors))
+    ratio = logs[..., :, None] - logs[..., None, :]
+    equal = ratio == 0
+    rise = jnp.where(equal, exponent, jnp.expm1(exponent * ratio) / jnp.where(equal, 1, jnp.expm1(ratio)))
+    one_sided = quotients[..., :, None] + quotients[..., None, :]
+    both = kept[..., :, None] & kept[..., None, :]
+    differences = jnp.where(both, rise * quotients[..., None, :], one_sided)
+    dadded = ridge * jnp.real(inside[..., -1:, -1]) + dridge * largest + dshift
+    along = exponent * quotients * dadded + powers * logs * dexponent
+    dpower = _product(vectors, _product(differences * inside, jnp.conj(vectors.mT)))
+    return _with_eigenvalues(vectors, powers), dpower + _with_eigenvalues(vectors, along)
 
 
 def _newton_root(a: Array, p: Any, _: Array, ridge: Array, shift: Array) -> Array:

@@ -1,14 +1,13 @@
 """Arrays as matrices: which axes are rows and columns, and blocks that are matrices of their own."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import PerLeafKind
+from gradchain.matrices.axes import AxesView, pieces
 from gradchain.signatures import public
 
 
@@ -38,11 +37,13 @@ GaLoreDimensionNumbers = MuonDimensionNumbers
 """The same, under the name that goes with :func:`~gradchain.galore`."""
 
 
-def _tuple(axes: Sequence[int] | int) -> tuple[int, ...]:
+def axes_of(axes: Sequence[int] | int) -> tuple[int, ...]:
+    """Return one or several axes as a tuple."""
     return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
-def _hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+def as_hashable(dims: MuonDimensionNumbers) -> MuonDimensionNumbers:
+    """Return dimension numbers whose axes and blocks are tuples."""
     return MuonDimensionNumbers(*(axes if isinstance(axes, int) else tuple(axes) for axes in dims))
 
 
@@ -78,7 +79,7 @@ class MatrixView(NamedTuple):
     @property
     def is_cut(self) -> bool:
         """Whether the matrix is cut into more than one block."""
-        return len(self.row_blocks) * len(self.column_blocks) > 1
+        return self._blocks.is_cut
 
     def matrices(self, x: Array) -> Array:
         """Return the array as ``(*batch, rows, columns)``, whole, whatever its blocks."""
@@ -94,28 +95,11 @@ class MatrixView(NamedTuple):
         A matrix that isn't cut is the only one, ``(*batch, rows, columns)``. The list is a slot like any other: its
         length and shapes depend on the array's shape alone.
         """
-        x = self.matrices(x)
-        if not self.is_cut:
-            return [x]
-        return [
-            jnp.stack([x[..., i : i + rows, j : j + columns] for i, j in places], axis=-3)
-            for (rows, columns), places in self._places().items()
-        ]
+        return self._blocks.split(self.matrices(x))
 
     def join(self, blocks: Sequence[Array]) -> Array:
         """Return the array that :meth:`split` made these blocks of."""
-        if not self.is_cut:
-            return self.array(blocks[0])
-        pieces = {
-            place: stack[..., k, :, :]
-            for stack, places in zip(blocks, self._places().values(), strict=True)
-            for k, place in enumerate(places)
-        }
-        below = [
-            jnp.concatenate([pieces[i, j] for j, _ in _offsets(self.column_blocks)], axis=-1)
-            for i, _ in _offsets(self.row_blocks)
-        ]
-        return self.array(jnp.concatenate(below, axis=-2))
+        return self.array(self._blocks.join(blocks))
 
     def map(self, function: Callable[..., Array], *arrays: Array) -> Array:
         """Return ``function`` applied to the blocks of arrays of this shape, which keeps their shape, as one array.
@@ -126,17 +110,9 @@ class MatrixView(NamedTuple):
         """
         return self.join([function(*blocks) for blocks in zip(*map(self.split, arrays), strict=True)])
 
-    def _places(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """Return where blocks begin, by their shape."""
-        places: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for (i, rows), (j, columns) in itertools.product(_offsets(self.row_blocks), _offsets(self.column_blocks)):
-            places.setdefault((rows, columns), []).append((i, j))
-        return places
-
-
-def _offsets(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (begin, size) of blocks that lie one after another."""
-    return zip(itertools.accumulate((0, *sizes)), sizes, strict=False)
+    @property
+    def _blocks(self) -> AxesView:
+        return AxesView((self.row_blocks, self.column_blocks))
 
 
 @public
@@ -171,11 +147,11 @@ def view(
     if block_size is not None and block_size < 1:
         raise ValueError(f"{where}: block_size must be at least 1, got {block_size}")
     dims = dims or MuonDimensionNumbers()
-    given = (*_tuple(dims.reduction_axis), *_tuple(dims.output_axis))
+    given = (*axes_of(dims.reduction_axis), *axes_of(dims.output_axis))
     axes = tuple(axis % len(shape) if shape else axis for axis in given)
     if any(not -len(shape) <= axis < len(shape) for axis in given) or len({*axes}) < len(axes):
         raise ValueError(f"{where}: {dims} doesn't fit an array of shape {shape}: axes must exist, and differ")
-    first = len(_tuple(dims.reduction_axis))
+    first = len(axes_of(dims.reduction_axis))
     batch = tuple(axis for axis in range(len(shape)) if axis not in axes)
     order = (*batch, *axes)
     sizes = [shape[axis] for axis in axes]
@@ -202,18 +178,21 @@ def _blocks(where: str, size: int, blocks: Sequence[int] | int, most: int | None
             raise ValueError(f"{where}={sizes} must add up to {size}, got {sum(sizes)}")
     if most is None:
         return sizes
-    return tuple(part for whole in sizes for part in _pieces(whole, most))
-
-
-def _pieces(size: int, most: int) -> tuple[int, ...]:
-    return (most,) * (size // most) + ((size % most,) if size % most or not size else ())
+    return tuple(part for whole in sizes for part in pieces(whole, most))
 
 
 def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> None:
     view(shape, dims, where=where)
 
 
-DimensionNumbers = Annotated[Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits)]
+class DimensionsKind(PerLeafKind):
+    """Dimension numbers, also as the method ``dimension_numbers`` of what says more about parameters than these."""
+
+    def resolve(self, where: str, value: Any, tree: Any) -> list[Any]:
+        return super().resolve(where, getattr(value, "dimension_numbers", value), tree)
+
+
+DimensionNumbers = Annotated[Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits)]
 """Dimension numbers for each array: a tree of them, one for all, or a function from parameters to a tree."""
 
 
@@ -223,6 +202,6 @@ def _fits_or_flat(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers
 
 
 DimensionNumbersOrVectors = Annotated[
-    Any, PerLeafKind("MuonDimensionNumbers", MuonDimensionNumbers, _hashable, _fits_or_flat)
+    Any, DimensionsKind("MuonDimensionNumbers", MuonDimensionNumbers, as_hashable, _fits_or_flat)
 ]
 """The same for rules that know what to do with an array of fewer than two axes."""

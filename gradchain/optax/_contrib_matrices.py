@@ -15,7 +15,7 @@ from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child
 from gradchain.core.hyper import DType, Hyper
 from gradchain.core.transform import Part
-from gradchain.matrices.orthogonal import Coefficients, orthogonalize
+from gradchain.matrices.orthogonal import PRESETS, STANDARD, Coefficients, orthogonalize
 from gradchain.matrices.refreshing import refresh
 from gradchain.matrices.views import MatrixView, view
 from gradchain.matrices.views import MuonDimensionNumbers as Dimensions
@@ -39,6 +39,19 @@ class GaLoreDimensionNumbers(NamedTuple):
 
     reduction_axis: Any = 0
     output_axis: Any = 1
+
+
+NS_COEFFS = {"standard": STANDARD, "dion": PRESETS["quintic"].rows}
+"""Optax's sets of coefficients by its names."""
+
+
+def coefficients_of(given: Any) -> Any:
+    """Return coefficients, of which Optax has two sets by name."""
+    if not isinstance(given, str):
+        return given
+    if given not in NS_COEFFS:
+        raise ValueError(f"Unknown ns_coeff preset string: {given}")
+    return NS_COEFFS[given]
 
 
 def _ends(x: Any) -> bool:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.value import register
-from gradchain.matrices.orthogonal import PRESETS
 from gradchain.optax import _contrib_matrices as _m
 from gradchain.optax import _contrib_rules as _r
 from gradchain.optax import schedules
@@ -446,7 +445,7 @@ def scale_by_muon(
         raise ValueError(f"Unknown preconditioning {preconditioning}")
     return loose(
         _m.scale_by_muon,
-        ns_coeffs=ns_coeffs,
+        ns_coeffs=_m.coefficients_of(ns_coeffs),
         ns_steps=ns_steps,
         beta=beta,
         eps=eps,
@@ -480,8 +479,6 @@ def muon(
     consistent_rms: Any = None,
 ) -> Any:
     """Optax's signature of :func:`gradchain.muon`."""
-    if isinstance(ns_coeffs, str) and ns_coeffs not in PRESETS:
-        raise ValueError(f"Unknown ns_coeff preset string: {ns_coeffs}")
     dims = muon_weight_dimension_numbers
 
     def labels(params: Tree) -> Tree:

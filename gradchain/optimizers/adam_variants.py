@@ -12,7 +12,7 @@ from gradchain.transforms.adam_variants import (
     scale_by_radam,
     scale_by_yogi,
 )
-from gradchain.transforms.adaptive import scale_by_adam
+from gradchain.transforms.adaptive import scale_by_adam, scale_by_laprop
 from gradchain.transforms.decay import add_decayed_weights, optional_decay
 from gradchain.transforms.momentum import scale_by_optimistic_gradient
 from gradchain.transforms.scaling import scale_by_learning_rate
@@ -261,5 +261,40 @@ def optimistic_adam_v2(
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@public
+def laprop(
+    learning_rate: NonNegative,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-15,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+    weight_decay: NonNegative = 0.0,
+    mask: Mask | None = None,
+) -> Transform:
+    r"""LaProp: Adam that divides by the second moment first and averages then, :func:`~gradchain.scale_by_laprop`.
+
+    It is stable for any two decays, :math:`\beta_2 < \beta_1` included, where Adam isn't.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule; typically 4e-4.
+      b1: decay of the average of normalised gradients.
+      b2: decay of the second moment.
+      eps: added to the denominator, outside the square root.
+      eps_root: added inside the square root.
+      mu_dtype: dtype of the stored average.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; decoupled, multiplied by the learning rate. Some
+        implementations decay the new weights: that is ``decay_updated_weights(rate * weight_decay)`` behind this.
+      mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
+
+    Reference: Ziyin et al., *LaProp: Separating Momentum and Adaptivity in Adam*, 2020, algorithm 1.
+    """
+    return chain(
+        scale_by_laprop(b1, b2, eps, eps_root, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

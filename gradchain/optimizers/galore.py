@@ -5,6 +5,7 @@ state than Adam, at about the same perplexity.
 """
 
 from gradchain.combinators.chain import chain
+from gradchain.combinators.hidden_matrices import hidden_matrices
 from gradchain.core.foreign import Child
 from gradchain.core.hyper import Count, Hyper, Mask, NonNegative
 from gradchain.core.transform import Transform
@@ -38,12 +39,14 @@ def galore(
       base_optimizer: the transform applied to projected gradients; ``None`` for :func:`~gradchain.scale_by_adam`.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the parameters themselves, not to a projection.
       mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
-      weight_dimension_numbers: how arrays are seen as matrices, see :func:`~gradchain.scale_by_galore`.
+      weight_dimension_numbers: how arrays are seen as matrices, see :func:`~gradchain.scale_by_galore`; by default
+        :func:`~gradchain.hidden_matrices` decides, and embeddings and output layers aren't projected, as in the paper.
 
     Reference: Zhao et al., *GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection*, 2024.
     """
+    dims = hidden_matrices() if weight_dimension_numbers is None else weight_dimension_numbers
     return chain(
-        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers),
+        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, dims),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -5,31 +5,26 @@ Evidence: Jordan et al. (2024) report that it set the NanoGPT speed record 1.35 
 leave embeddings, output layers and vectors to AdamW.
 """
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 from gradchain.combinators.chain import chain
-from gradchain.combinators.labels import matrices_and_rest
-from gradchain.combinators.routing import partition
-from gradchain.core.hyper import Decay, DType, FrozenTree, Mask, NonNegative
+from gradchain.combinators.hidden_matrices import for_hidden_matrices
+from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
-from gradchain.core.value import kind_of
-from gradchain.matrices.orthogonal import PRESETS, Coefficients
+from gradchain.matrices.orthogonal import Coefficients
 from gradchain.matrices.views import DimensionNumbers
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
+from gradchain.transforms.constraints import add_cautious_decayed_weights
 from gradchain.transforms.decay import add_decayed_weights
-from gradchain.transforms.orthogonal import scale_by_muon, scale_by_shape
+from gradchain.transforms.dion import scale_by_dion2
+from gradchain.transforms.orthogonal import scale_by_muon, scale_by_normuon, scale_by_shape
 from gradchain.transforms.scaling import scale_by_learning_rate
-from gradchain.tree import Tree
 
 
 @public
 def muon(
     learning_rate: NonNegative,
-    ns_coeffs: Coefficients = PRESETS["standard"],
-    ns_steps: int = 5,
+    ns_coeffs: Coefficients = "standard",
+    ns_steps: int | None = None,
     beta: Decay = 0.95,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
@@ -37,8 +32,9 @@ def muon(
     mu_dtype: DType | None = None,
     *,
     nesterov: bool = True,
+    momentum: str = "debiased",
     adaptive: bool = False,
-    preconditioning: str = "frobenius",
+    preconditioning: str | None = None,
     adam_b1: Decay = 0.9,
     adam_b2: Decay = 0.999,
     adam_eps_root: NonNegative = 0.0,
@@ -46,24 +42,27 @@ def muon(
     adam_learning_rate: NonNegative | None = None,
     muon_weight_dimension_numbers: DimensionNumbers | None = None,
     consistent_rms: NonNegative | None = None,
+    scale: str = "original",
+    cautious_decay: bool = False,
 ) -> Transform:
     r"""Muon: momentum orthogonalised by :func:`~gradchain.scale_by_muon` for matrices, AdamW for the rest.
 
-    It is meant for hidden layers. By default, as in Optax, all arrays with two axes are matrices, embeddings and output
-    layers included; to leave those to Adam, use :func:`~gradchain.partition` with :func:`~gradchain.matrices_and_rest`,
-    or exclude them in ``muon_weight_dimension_numbers``.
+    By default :func:`~gradchain.hidden_matrices` decides which arrays are matrices. Embeddings, output layers and
+    vectors are left to AdamW, as its authors do it; in Optax every array with two axes is a matrix, and no other.
 
     Args:
       learning_rate: :math:`\eta \ge 0`, or a schedule; typically 0.02, or, with ``consistent_rms=0.2``, the rate you
         would give AdamW.
-      ns_coeffs: coefficients of the Newton-Schulz iteration, or a preset: ``"standard"``, ``"dion"``.
-      ns_steps: number of Newton-Schulz steps, if a single row of coefficients is given.
+      ns_coeffs: coefficients of the Newton-Schulz iteration, or the name of a set such as ``"polar_express"``; see
+        :func:`gradchain.matrices.orthogonalize`.
+      ns_steps: number of Newton-Schulz steps; ``None`` for one for each row of coefficients, five for a single one.
       beta: decay of the momentum.
       eps: added to the norms of matrices, and outside the square root in Adam.
       weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the matrices, after the scaling.
       weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
       mu_dtype: dtype of the stored momenta.
       nesterov: Nesterov's form of both momenta.
+      momentum: how gradients are added up; see :func:`~gradchain.scale_by_muon`. PyTorch's is ``"average"``.
       adaptive: multiply by the dual norm of the momentum.
       preconditioning: how matrices are scaled before the iteration.
       adam_b1: Adam's decay of the first moment.
@@ -71,53 +70,183 @@ def muon(
       adam_eps_root: added inside Adam's square root.
       adam_weight_decay: weight decay of the other parameters.
       adam_learning_rate: learning rate for Adam; ``None`` for the same as for the matrices.
-      muon_weight_dimension_numbers: a tree of :class:`MuonDimensionNumbers` like the parameters (or a prefix), with
-        ``None`` for what goes to Adam, or a function from parameters to such a tree. Layers stacked along an axis
+      muon_weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
         are batches: ``MuonDimensionNumbers(1, 2)``.
-      consistent_rms: root mean square of the matrices' updates before the rate; ``None`` for
-        :math:`\sqrt{\max(1, \mathrm{columns} / \mathrm{rows})}` in place of it.
+      consistent_rms: root mean square of the matrices' updates before the rate, in the place of ``scale``.
+      scale: the factor for a matrix's shape, ``"original"``, ``"spectral"`` or ``"none"``; see
+        :func:`~gradchain.scale_by_shape`.
+      cautious_decay: decay only where the update agrees; see :func:`~gradchain.add_cautious_decayed_weights`.
+
+    ``torch.optim.Muon`` with its defaults, which takes matrices only, is ``muon(1e-3, momentum="average",
+    weight_decay=0.1)``. Its ``adjust_lr_fn="match_rms_adamw"`` is ``consistent_rms=0.2``.
 
     References:
       Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
       Liu et al., *Muon is Scalable for LLM Training*, 2025 (``consistent_rms``, weight decay).
     """
-    dims = KIND.normalize("muon: muon_weight_dimension_numbers", muon_weight_dimension_numbers)
-    momentum = scale_by_muon(
+    direction = scale_by_muon(
         *(ns_coeffs, ns_steps, beta, eps, mu_dtype),
         nesterov=nesterov,
+        momentum=momentum,
         adaptive=adaptive,
         preconditioning=preconditioning,
-        weight_dimension_numbers=dims,
     )
+    decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
     matrices = chain(
-        momentum,
-        scale_by_shape(dims, consistent_rms),
-        add_decayed_weights(weight_decay, weight_decay_mask),
+        direction,
+        scale_by_shape(None, consistent_rms, scale=scale),
+        decay(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov)
-    return partition({"muon": matrices, "adam": rest}, _labels(dims))
+    return for_hidden_matrices(matrices, rest, muon_weight_dimension_numbers, labels=("muon", "adam"))
 
 
-KIND: Any = kind_of(DimensionNumbers)
+@public
+def normuon(
+    learning_rate: NonNegative,
+    axis: str | None = "longer",
+    ns_coeffs: Coefficients = "polar_express_5",
+    ns_steps: int | None = None,
+    beta: Decay = 0.95,
+    b2: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    moment_eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: DType | None = None,
+    *,
+    norm: str = "kept",
+    nesterov: bool = True,
+    momentum: str = "debiased",
+    preconditioning: str | None = None,
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.95,
+    adam_weight_decay: NonNegative = 0.0,
+    adam_learning_rate: NonNegative = 1e-3,
+    weight_dimension_numbers: DimensionNumbers | None = None,
+    consistent_rms: NonNegative | None = None,
+    scale: str = "original",
+    cautious_decay: bool = False,
+) -> Transform:
+    r"""NorMuon: Muon with updates of equal size for all units, by :func:`~gradchain.scale_by_normuon`; AdamW beside it.
+
+    With ``axis="elements"``, ``norm="exact"`` and ``consistent_rms=0.2`` it is AdaMuon, with ``axis="all"`` NAMO. By
+    default hidden weight matrices are recognised by :func:`~gradchain.hidden_matrices`, so that embeddings, output
+    layers and vectors go to AdamW.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule, for matrices; 0.035 in the NanoGPT benchmark, with a weight
+        decay of 0.025.
+      axis: which elements share a second moment; see :func:`~gradchain.scale_by_normuon`.
+      ns_coeffs: coefficients of the Newton-Schulz iteration, or the name of a set; see
+        :func:`gradchain.matrices.orthogonalize`.
+      ns_steps: number of Newton-Schulz steps; ``None`` for one for each row of coefficients, five for a single one.
+      beta: decay of the momentum.
+      b2: decay of the second moments.
+      eps: added to the norms of matrices, and outside the square root in Adam.
+      moment_eps: added to root mean squares of matrices.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the matrices, after the scaling.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
+      mu_dtype: dtype of the stored momenta.
+      norm: the norm of the result; see :func:`~gradchain.scale_by_normuon`.
+      nesterov: Nesterov's form of both momenta.
+      momentum: how gradients are added up; see :func:`~gradchain.scale_by_muon`.
+      preconditioning: how matrices are scaled before the iteration.
+      adam_b1: Adam's decay of the first moment.
+      adam_b2: Adam's decay of the second moment.
+      adam_weight_decay: weight decay of the other parameters.
+      adam_learning_rate: learning rate of the other parameters.
+      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
+        are batches: ``MuonDimensionNumbers(1, 2)``.
+      consistent_rms: root mean square of the matrices' updates before the rate, in the place of ``scale``.
+      scale: the factor for a matrix's shape; see :func:`~gradchain.scale_by_shape`.
+      cautious_decay: decay only where the update agrees; see :func:`~gradchain.add_cautious_decayed_weights`.
+
+    Reference: Li et al., *NorMuon: Making Muon more efficient and scalable*, 2025.
+    """
+    direction = scale_by_normuon(
+        *(axis, ns_coeffs, ns_steps, beta, b2, eps, moment_eps, mu_dtype),
+        norm=norm,
+        nesterov=nesterov,
+        momentum=momentum,
+        preconditioning=preconditioning,
+    )
+    decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
+    matrices = chain(
+        direction,
+        scale_by_shape(None, consistent_rms, scale=scale),
+        decay(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    rest = adamw(
+        *(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay),
+        nesterov=nesterov,
+    )
+    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("normuon", "adam"))
 
 
-def _labels(dims: Any) -> Any:
-    """Return the labels that dimension numbers stand for."""
-    if dims is None:
-        return matrices_and_rest((), (2,), "muon", "adam")
-    if isinstance(dims, FrozenTree):
-        return FrozenTree(tuple("adam" if one is None else "muon" for one in dims.leaves), dims.treedef)
-    return HasDimensionNumbers(dims)
+@public
+def dion2(
+    learning_rate: NonNegative,
+    fraction: float = 0.25,
+    decay: Fraction = 0.95,
+    moment_decay: Decay | None = None,
+    ns_coeffs: Coefficients = "polar_express_5",
+    ns_steps: int | None = None,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: DType | None = None,
+    *,
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.95,
+    adam_weight_decay: NonNegative = 0.0,
+    adam_learning_rate: NonNegative = 1e-3,
+    weight_dimension_numbers: DimensionNumbers | None = None,
+    consistent_rms: NonNegative | None = None,
+    scale: str = "spectral",
+) -> Transform:
+    r"""Dion2: in each step a fraction of a matrix moves, by :func:`~gradchain.scale_by_dion2`; AdamW beside it.
 
+    All weights decay in each step. With ``moment_decay`` it is NorDion2. By default hidden weight matrices are
+    recognised by :func:`~gradchain.hidden_matrices`, so that embeddings, output layers and vectors go to AdamW.
 
-@dataclasses.dataclass(frozen=True)
-class HasDimensionNumbers:
-    """The labels that a function from parameters to dimension numbers stands for."""
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule, for matrices; typically 0.02.
+      fraction: the share of outputs (or inputs, where these are fewer) that moves, in (0, 1].
+      decay: how much of what was moved remains in the momentum.
+      moment_decay: decay of the outputs' second moments, ``None`` for none.
+      ns_coeffs: coefficients of the Newton-Schulz iteration; see :func:`gradchain.matrices.orthogonalize`.
+      ns_steps: number of its steps.
+      eps: added to the norms of matrices, and outside the square root in Adam.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule; applied to the matrices, after the scaling.
+      weight_decay_mask: which parameters to decay, see :func:`~gradchain.add_decayed_weights`.
+      mu_dtype: dtype of the stored momenta.
+      adam_b1: Adam's decay of the first moment.
+      adam_b2: Adam's decay of the second moment.
+      adam_weight_decay: weight decay of the other parameters.
+      adam_learning_rate: learning rate of the other parameters.
+      weight_dimension_numbers: which parameters are matrices, and how: a tree of :class:`MuonDimensionNumbers`
+        like the parameters (or a prefix), with ``None`` for what goes to Adam; a function from parameters to such a
+        tree; or :func:`~gradchain.hidden_matrices` with patterns, which is the default. Layers stacked along an axis
+        are batches: ``MuonDimensionNumbers(1, 2)``.
+      consistent_rms: root mean square of the matrices' updates before the rate, were all to move; in the place of
+        ``scale``.
+      scale: the factor for a matrix's shape; see :func:`~gradchain.scale_by_shape`.
 
-    function: Callable[[Tree], Tree]
-
-    def __call__(self, params: Tree) -> Tree:
-        dims = KIND.normalize("muon: muon_weight_dimension_numbers's result", self.function(params))
-        return _labels(dims).thaw()
+    Reference: Ahn et al., *Dion2: A Simple Method to Shrink Matrix in Muon*, 2025.
+    """
+    matrices = chain(
+        scale_by_dion2(fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype),
+        scale_by_shape(None, consistent_rms, scale=scale),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    rest = adamw(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay)
+    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("dion2", "adam"))

@@ -20,11 +20,13 @@ from gradchain.schedules.decay import (
     cosine_decay_schedule,
     exponential_decay,
     inverse_sqrt_schedule,
+    linear_half_life_schedule,
     linear_schedule,
     polynomial_schedule,
 )
 from gradchain.schedules.piecewise import piecewise_constant_schedule, piecewise_interpolate_schedule
 from gradchain.schedules.warmup import (
+    fast_slow_decay_schedule,
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
     warmup_exponential_decay_schedule,
@@ -40,8 +42,10 @@ __all__ = [
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
     "exponential_decay",
+    "fast_slow_decay_schedule",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "linear_half_life_schedule",
     "linear_onecycle_schedule",
     "linear_schedule",
     "piecewise_constant_schedule",

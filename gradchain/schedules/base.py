@@ -1,7 +1,7 @@
 """The ``@schedule`` decorator, and what schedules' parameters may be."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Concatenate, ParamSpec, cast
 
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from gradchain.core.hyper import ABSTRACT, Number, Schedule, value_at
-from gradchain.core.value import Kind, define
+from gradchain.core.value import define
 from gradchain.signatures import public
 
 P = ParamSpec("P")
@@ -74,22 +74,6 @@ def check_order(where: str, numbers: dict[str, Any]) -> None:
     for (name, low), (next_name, high) in itertools.pairwise(items):
         if not np.all(np.asarray(low) <= np.asarray(high)):
             raise ValueError(f"{where}: {next_name} must be at least {name}, got {next_name}={high!r}, {name}={low!r}")
-
-
-class Numbers(Kind):
-    """A tuple of numbers, each checked like ``each``; made from any sequence or from an array's rows."""
-
-    data = True
-
-    def __init__(self, each: Number):
-        self.each = each
-        self.label = f"Sequence[{each.label}]"
-
-    def normalize(self, where: str, value: Any) -> Any:
-        if not isinstance(value, Iterable) or isinstance(value, str):
-            raise TypeError(f"{where} must be a sequence of numbers, got {value!r}")
-        items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-        return tuple(self.each.normalize(f"{where}[{i}]", item) for i, item in enumerate(items))
 
 
 STEPS = Number("Steps", "[0, inf)")

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Self
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import FunctionSchedule, Number, Schedule, value_at
+from gradchain.core.hyper import FunctionSchedule, Number, Numbers, Schedule, value_at
 from gradchain.core.value import register
-from gradchain.schedules.base import STEPS, Numbers, as_count, check_order
+from gradchain.schedules.base import STEPS, as_count, check_order
 from gradchain.schedules.curves import since
 from gradchain.signatures import public
 

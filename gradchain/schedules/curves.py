@@ -84,16 +84,30 @@ def one_minus_sqrt(done: Any, left: Any) -> Weights:
     return Weights(root, left / (1 + root))
 
 
+def early(exponent: Any) -> Curve:
+    r"""Return the curve :math:`1 - x^p`, which for :math:`p < 1` falls fast at first."""
+
+    def result(done: Any, left: Any) -> Weights:
+        weight = power(done, exponent)
+        return Weights(weight, 1 - weight)
+
+    return result
+
+
 def power(base: Any, exponent: Any) -> Array:
     """Return ``base ** exponent`` for ``base >= 0``, ``exponent > 0``, with derivative 0 where ``base`` is 0."""
     positive = base > 0
     return jnp.where(positive, jnp.where(positive, base, 1) ** exponent, 0)
 
 
+def log(x: Any) -> Any:
+    """Return the natural logarithm, a Python number's in double precision."""
+    return math.log(x) if isinstance(x, int | float) else jnp.log(x)
+
+
 def growth(rate: Any, exponent: Array) -> Array:
     """Return ``rate ** exponent`` for ``rate > 0``, kept finite: at most the root of the dtype's largest number."""
-    log_rate = math.log(rate) if isinstance(rate, int | float) else jnp.log(rate)
-    return jnp.exp(jnp.minimum(exponent * log_rate, math.log(jnp.finfo(exponent.dtype).max) / 2))
+    return jnp.exp(jnp.minimum(exponent * log(rate), math.log(jnp.finfo(exponent.dtype).max) / 2))
 
 
 def exponential(

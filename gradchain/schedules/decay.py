@@ -1,12 +1,16 @@
 """Schedules from one value to another: constant, linear, polynomial, exponential, cosine, inverse square root."""
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Hyper, Positive
+from gradchain.core.hyper import Hyper, Number, Positive, Real
 from gradchain.schedules import curves
 from gradchain.schedules.base import PositiveSteps, Steps, counted
 from gradchain.schedules.curves import Knot, mix, powered, progress
+
+BetweenZeroAndOne = Annotated[Real, Number("Decay", "(0, 1)")]
 
 
 @counted
@@ -57,6 +61,12 @@ def polynomial_schedule(
     ``transition_begin + transition_steps`` on. With ``transition_steps=0`` it jumps there at ``transition_begin``
     (Optax stays at ``init_value`` forever). Negative lengths are errors (Optax treats them as 0).
 
+    With ``end_value=0`` and a late beginning it is a *power cooldown*: constant, then
+    :math:`a\,((T - k) / (f T))^p` for the last part :math:`f` of :math:`T` steps. With a warm-up before, it is
+    :func:`warmup_stable_decay_schedule`.
+
+      >>> cooldown = polynomial_schedule(0.0375, 0.0, 1.2, transition_steps=2400, transition_begin=500)
+
     Args:
       init_value: :math:`a`, the first value.
       end_value: :math:`b`, the last value.
@@ -67,6 +77,38 @@ def polynomial_schedule(
     """
     curve = powered(curves.linear, power)
     return mix(init_value, end_value, curve(*progress(count, transition_begin, transition_steps)))
+
+
+@counted
+def linear_half_life_schedule(
+    count: Array,
+    init_value: BetweenZeroAndOne,
+    end_value: BetweenZeroAndOne,
+    transition_steps: Steps,
+    transition_begin: Steps = 0.0,
+):
+    r"""Move from one decay of an average to another, so that the half-life of what it remembers grows linearly.
+
+    .. math:: \beta_k = \exp\left( \frac{1}{(1 - x_k) / \ln a + x_k / \ln b} \right),
+        \qquad x_k = \mathrm{clip}((k - k_0) / n,\, 0,\, 1)
+
+    The half-life of an average with decay :math:`\beta` is :math:`\ln \tfrac12 / \ln \beta` updates. A decay that moves
+    linearly would come close to 1, where the half-life is long, far too early. It is the warm-up of the slow average in
+    :func:`ademamix`:
+
+      >>> b3 = linear_half_life_schedule(0.9, 0.9999, 10_000)
+      >>> tx = ademamix(1e-3, b3=b3, alpha=linear_schedule(0.0, 5.0, 10_000))
+
+    Args:
+      init_value: :math:`a` in (0, 1), the first decay.
+      end_value: :math:`b` in (0, 1), the last decay.
+      transition_steps: :math:`n \ge 0`, in updates.
+      transition_begin: :math:`k_0 \ge 0`, in updates.
+
+    Reference: Pagliardini et al., *The AdEMAMix Optimizer: Better, Faster, Older*, 2024, section 3.
+    """
+    weights = progress(count, transition_begin, transition_steps)
+    return jnp.exp(1 / mix(1 / curves.log(init_value), 1 / curves.log(end_value), weights))
 
 
 @counted

@@ -6,10 +6,10 @@ from typing import Annotated, Any, NamedTuple, Self
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Hyper, Number, value_at
+from gradchain.core.hyper import Hyper, Number, Numbers, value_at
 from gradchain.core.value import Choice, Kind, Value, register
 from gradchain.schedules import curves
-from gradchain.schedules.base import STEPS, Numbers, check_order, counted
+from gradchain.schedules.base import STEPS, check_order, counted
 from gradchain.schedules.curves import Knot, through
 
 SCALE = Number("NonNegative", "[0, inf)")

@@ -112,15 +112,21 @@ def warmup_stable_decay_schedule(
     decay_steps: Steps,
     end_value: Hyper = 0.0,
     decay_type: Annotated[Any, Choice(*DECAYS)] = "linear",
+    exponent: Positive = 1.0,
 ):
     r"""Rise linearly, stay at the peak, then decay (WSD, also called a trapezoid).
 
-    .. math:: a + (b - a)\,k / w, \qquad b, \qquad c + (b - c)\,f(x_k), \quad x_k = (k - w - s) / d
+    .. math:: a + (b - a)\,k / w, \qquad b, \qquad c + (b - c)\,f(x_k)^p, \quad x_k = (k - w - s) / d
 
     for :math:`k < w`, then :math:`k < w + s`, then :math:`k < w + s + d`, with :math:`f(x)` equal to :math:`1 - x`,
     :math:`\tfrac12 (1 + \cos \pi x)` or :math:`1 - \sqrt x`. The first value is ``init_value`` (``peak_value`` if there
     is no warm-up); ``end_value`` is reached at step ``warmup_steps + stable_steps + decay_steps``. A run can be
     extended from the stable part, since nothing before the decay depends on the total length.
+
+    With an exponent such as 1.2 the decay is a *power cooldown*. Momentum, too, may rise and fall like this:
+
+      >>> decay = warmup_stable_decay_schedule(0.85, 0.95, 300, 2400, 200, end_value=0.85)
+      >>> tx = sgd(0.1, momentum=decay, nesterov=True)
 
     Args:
       init_value: :math:`a`.
@@ -131,6 +137,7 @@ def warmup_stable_decay_schedule(
         length of the whole schedule); usually 10 to 20 % of the whole.
       end_value: :math:`c`.
       decay_type: ``"linear"``, ``"cosine"`` or ``"1-sqrt"``.
+      exponent: :math:`p > 0`, of the decay: above 1 it falls fast at first and levels off towards the end.
 
     References:
       Hu et al., *MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies*, 2024,
@@ -145,6 +152,58 @@ def warmup_stable_decay_schedule(
             Knot(0.0, init_value),
             Knot(warmup_steps, peak_value),
             Knot(fall_begin, peak_value, curves.hold),
-            Knot(fall_begin + decay_steps, end_value, DECAYS[decay_type]),
+            Knot(fall_begin + decay_steps, end_value, powered(DECAYS[decay_type], exponent)),
+        ],
+    )
+
+
+@counted
+def fast_slow_decay_schedule(
+    count: Array,
+    init_value: Hyper,
+    peak_value: Hyper,
+    knee_value: Hyper,
+    warmup_steps: Steps,
+    stable_steps: Steps,
+    fast_steps: Steps,
+    slow_steps: Steps,
+    end_value: Hyper = 0.0,
+    power: Positive = 0.6,
+):
+    r"""Rise linearly, stay at the peak, fall fast to a knee, then linearly to the end.
+
+    .. math:: a + (b - a)\,k / w, \qquad b, \qquad b + (m - b)\,x_k^p, \qquad m + (c - m)\,y_k
+
+    for :math:`k < w`, then :math:`k < w + s`, then :math:`k < w + s + f` with :math:`x_k = (k - w - s) / f`, then
+    with :math:`y_k = (k - w - s - f) / d` for the last :math:`d` steps. For :math:`p < 1` the fast part is steepest at
+    its beginning.
+
+    Args:
+      init_value: :math:`a`.
+      peak_value: :math:`b`.
+      knee_value: :math:`m`, where the fast decay ends.
+      warmup_steps: :math:`w \ge 0`, in updates.
+      stable_steps: :math:`s \ge 0`, the length of the stable part.
+      fast_steps: :math:`f \ge 0`, the length of the fast decay.
+      slow_steps: :math:`d \ge 0`, the length of the slow decay.
+      end_value: :math:`c`.
+      power: :math:`p > 0`.
+
+    Example:
+      In the records of modded-nanogpt's optimizer track, for Muon on the hyperball and 3125 steps:
+
+      >>> rate = fast_slow_decay_schedule(0.0003, 0.03, 0.006, 99, 101, 1550, 1375)
+
+    Reference: Jordan et al., *modded-nanogpt*, track 3, 2026.
+    """
+    fall = warmup_steps + stable_steps
+    return through(
+        count,
+        [
+            Knot(0.0, init_value),
+            Knot(warmup_steps, peak_value),
+            Knot(fall, peak_value, curves.hold),
+            Knot(fall + fast_steps, knee_value, curves.early(power)),
+            Knot(fall + fast_steps + slow_steps, end_value),
         ],
     )

@@ -186,3 +186,43 @@ def scale_by_adam(
     weight = at.weight_sum("b1")
     mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     return divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)
+
+
+@elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
+def scale_by_laprop(
+    g: Array,
+    slot: Slots,
+    at: At,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-15,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: DType | None = None,
+):
+    r"""Divide gradients by the root of Adam's second moment, and average what results: momentum comes last.
+
+    .. math::
+        \nu_k = \beta_2 \nu_{k-1} + (1 - \beta_2)\,|g_k|^2, \quad
+        \mu_k = \beta_1 \mu_{k-1} + (1 - \beta_1)\,\frac{g_k}{\sqrt{\hat\nu_k + \bar\epsilon} + \epsilon}, \quad
+        u_k = \frac{\mu_k}{1 - \beta_1^k}
+
+    with :math:`\hat\nu_k = \nu_k / (1 - \beta_2^k)`.
+
+    In Adam old gradients are divided by the present second moment, so that :math:`\beta_1` mustn't be much above
+    :math:`\beta_2`: a large gradient that the second moment has forgotten is still in the momentum. Here each gradient
+    is divided by the second moment of its own time, and :math:`|u_k| \le 1 / \sqrt{1 - \beta_2}` for any
+    :math:`\beta_1`.
+
+    Args:
+      b1: :math:`\beta_1` in [0, 1).
+      b2: :math:`\beta_2` in [0, 1).
+      eps: :math:`\epsilon \ge 0`, outside the root.
+      eps_root: :math:`\bar\epsilon \ge 0`, inside the root.
+      mu_dtype: dtype of the stored momentum; by default the parameter's, and at least float32.
+
+    Reference: Ziyin et al., *LaProp: Separating Momentum and Adaptivity in Adam*, 2020, algorithm 1.
+    """
+    g = bounded(g)
+    nu = ema(slot.nu, abs_sq(g), b2)
+    mu = ema(slot.mu, divide(g, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), b1)
+    return mu / at.weight_sum("b1"), slot(mu=mu, nu=nu)

@@ -69,19 +69,26 @@ def clip_by_block_rms(g: Array, slot: Slots, at: At, threshold: Positive):
 
 
 class UnitAxes(Kind):
-    """Axes of an array, as :func:`~gradchain.numerics.unitwise_norm` takes them; static."""
+    """Axes of an array, as :func:`~gradchain.numerics.unitwise_norm` takes them, or one of some words; static."""
 
-    label = "int | tuple[int, ...] | None"
+    def __init__(self, *words: str):
+        self.words = words
+        self.label = " | ".join(["int", "tuple[int, ...]", *map(repr, words), "None"])
 
     def normalize(self, where: str, value: Any) -> Any:
         axes = value if isinstance(value, list | tuple) else (value,)
-        if value is not None and not all(type(axis) is int for axis in axes):  # pyright: ignore[reportUnknownVariableType]
-            raise TypeError(f"{where} must be an axis, a tuple of axes or None, got {value!r}")
+        free = value is None or (isinstance(value, str) and value in self.words)
+        if not (free or all(type(axis) is int for axis in axes)):  # pyright: ignore[reportUnknownVariableType]
+            words = "".join(f", {word!r}" for word in self.words)
+            raise TypeError(f"{where} must be an axis, a tuple of axes{words} or None, got {value!r}")
         return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
 
     def check(self, where: str, shape: tuple[int, ...], value: Any) -> None:
+        if self.words and value is None:
+            return
+        axes = None if value in self.words else value
         try:
-            jax.eval_shape(lambda x: unitwise_norm(x, value), jax.ShapeDtypeStruct(shape, jnp.float32))
+            jax.eval_shape(lambda x: unitwise_norm(x, axes), jax.ShapeDtypeStruct(shape, jnp.float32))
         except ValueError as error:
             raise ValueError(f"{where} has shape {shape}, with which axis={value!r} doesn't go: {error}") from None
 

@@ -1,7 +1,7 @@
 """Rules that constrain the weights after the update. Each returns an update to add, so that it composes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,38 +9,115 @@ from jax import Array
 
 from gradchain import tree as trees
 from gradchain.core.evaluation import constraint
-from gradchain.core.hyper import Mask, NonNegative
+from gradchain.core.hyper import Fraction, Mask, NonNegative, NumberOrWord
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import divide, safe_norm
+from gradchain.numerics import divide, quotient, safe_norm, unitwise_norm
+from gradchain.transforms.clipping import UnitAxes
 from gradchain.tree import Tree
 
-RADIUS = Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)
+RADIUS = Annotated[Any, NumberOrWord("Positive", "(0, inf)", "initial", "present")]
+
+
+def _at_radius(g: Array, w: Array, radius: Array) -> Array:
+    """Return the update that leads to ``w + g`` scaled to a norm; ``g`` where the norm or the sum is 0."""
+    size = safe_norm(w + g)
+    fixed = (radius > 0) & (size > 0)
+    shrink = radius / jnp.where(fixed, size, 1)
+    return jnp.where(fixed, shrink * g + (shrink - 1) * w, g)
+
+
+def _radial(g: Array, w: Array) -> tuple[Array, Array, Array]:
+    r"""Return :math:`\|w\|`, :math:`w / \|w\|` (0 for 0), and the length of ``g`` along it."""
+    size = safe_norm(w)
+    direction = quotient(w, jnp.where(size == 0, 1, size))
+    return size, direction, jnp.sum(jnp.real(jnp.conj(direction) * g))
 
 
 @constraint("bounds")
-@leafwise(slots={"radius": RADIUS}, param=True)
-def keep_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
-    r"""Keep each array on the sphere that it starts on: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
+@leafwise(slots={"radius": Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)}, param=True)
+def keep_norm(g: Array, slot: Slots, at: At, radius: RADIUS = "initial", mask: Mask | None = None):
+    r"""Keep each array on a sphere: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
 
-    :math:`\rho = \|w_0\|_2`, so that rounding errors don't add up. Put it last, after the learning rate, where :math:`w
-    + g` are the new weights. An array that starts at zero is not constrained. Together with
+    Put it last, after the learning rate, where :math:`w + g` are the new weights. Together with
     :func:`scale_by_trust_ratio`, which makes the step a fraction of the same norm, it is the *hyperball* form of any
     optimizer, in place of weight decay:
 
       >>> chain(scale_by_adam(), scale_by_trust_ratio(), scale_by_learning_rate(0.01), keep_norm())
 
+    Norms are those of whole arrays; for layers stacked in one array, put :func:`per_layer` around it.
+
     Args:
+      radius: the norm :math:`\rho` to keep. ``"initial"`` is the one that the array starts with; it is in the state, so
+        that rounding errors don't add up, and an array that starts at zero is not constrained. ``"present"`` is the
+        norm before each update, :math:`\|w\|_2`; an array that starts at zero takes its first step freely, and keeps
+        the norm that it has then. A number above 0, or a schedule, is the same for all arrays: the first update leads
+        there.
       mask: a tree of bools like the parameters (or a prefix of it), or a function from parameters to one; where it is
         False, updates pass unchanged. Usually only matrices are constrained.
 
     Reference: Wen et al., *Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization*, 2026.
     """
-    new = at.param + g
-    size = safe_norm(new)
-    fixed = (slot.radius > 0) & (size > 0)
-    shrink = slot.radius / jnp.where(fixed, size, 1)
-    return jnp.where(fixed, shrink * g + (shrink - 1) * at.param, g), slot(radius=slot.radius)
+    if radius == "present":
+        target = safe_norm(at.param)
+    else:
+        target = slot.radius if isinstance(radius, str) else jnp.asarray(radius, slot.radius.dtype)
+    return _at_radius(g, at.param, target), slot(radius=target)
+
+
+@leafwise(param=True)
+def pin_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
+    r"""Let the norm of each array change only by the part of the update that is parallel to the array.
+
+    .. math:: u = \rho\,\frac{w + g}{\|w + g\|_2} - w, \qquad
+        \rho = \|w\|_2 + \frac{\Re\langle w, g \rangle}{\|w\|_2}
+
+    A step at right angles to the weights makes their norm grow in the second order, which is what weight decay usually
+    works against; here it doesn't. Put it after the learning rate. Where :math:`\rho` isn't above 0, and for arrays
+    that are zero, the update passes unchanged.
+
+    Args:
+      mask: where to apply it; see :func:`keep_norm`.
+
+    Reference: Jordan et al., *modded-nanogpt*, track 3, 2026, where the target is called the radius pin.
+    """
+    size, _, along = _radial(g, at.param)
+    return _at_radius(g, at.param, size + along)
+
+
+@leafwise(param=True)
+def brake_norm(
+    g: Array,
+    slot: Slots,
+    at: At,
+    outward: NonNegative = 0.5,
+    inward: NonNegative = 1.0,
+    mask: Mask | None = None,
+    *,
+    downhill: bool = True,
+):
+    r"""Scale the part of each array's update that is parallel to the array: a brake on the growth of its norm.
+
+    .. math:: u = g - (1 - s)\,\frac{\Re\langle w, g \rangle}{\|w\|_2^2}\,w, \qquad
+        s = \begin{cases} \text{outward} & \text{where the norm would grow} \ \text{inward} & \text{elsewhere}
+        \end{cases}
+
+    With both at 0 the update is projected onto the tangent of the sphere that the weights are on. The part at right
+    angles isn't changed; :func:`pin_norm` removes its contribution to the norm. (Emerging-Optimizers brakes the change
+    of the norm as a whole, that contribution included.) Updates of arrays that are zero pass unchanged.
+
+    Args:
+      outward: the factor :math:`s \ge 0` where the update leads away from zero.
+      inward: the factor where it leads towards zero.
+      mask: where to apply it; see :func:`keep_norm`.
+      downhill: whether updates are those that are added to the parameters; set False before the learning rate, where
+        they point uphill.
+
+    Reference: Jordan et al., *modded-nanogpt*, track 3, 2026.
+    """
+    _, direction, along = _radial(g, at.param)
+    grows = along > 0 if downhill else along < 0
+    return g - (1 - jnp.where(grows, outward, inward)) * along * direction
 
 
 @leafwise(param=True)
@@ -52,25 +129,72 @@ def limit_update_ratio(
     min_ratio: NonNegative = 0.0,
     min_norm: NonNegative = 1e-3,
     mask: Mask | None = None,
+    *,
+    axis: Annotated[int | tuple[int, ...] | str | None, UnitAxes("outputs")] = None,
 ):
     r"""Keep the ratio of each array's update to the array itself, in norm, between a floor and a cap.
 
     .. math:: u = \frac{\min(\max(r, a), b)}{r}\,g, \qquad r = \frac{\|g\|_2}{\max(\|w\|_2, c)}
 
-    Put it after the learning rate. It adjusts only steps that are unusually long or short; with equal floor and cap it
-    is :func:`scale_by_trust_ratio`. A zero update stays zero.
+    Put it after the learning rate, or before it, where the bounds are those of the ratio over the rate. It adjusts only
+    steps that are unusually long or short; with equal floor and cap it is :func:`scale_by_trust_ratio`. A zero update
+    stays zero.
 
     Args:
       max_ratio: the cap :math:`b`; ``inf`` for none.
       min_ratio: the floor :math:`a`; where the cap is lower, the cap applies.
       min_norm: :math:`c \ge 0`, so that arrays that start at zero can change.
       mask: where to limit; see :func:`keep_norm`.
+      axis: what a norm is taken of: ``None`` for the whole array; ``"outputs"`` for the weights of each output unit, as
+        in :func:`adaptive_grad_clip`; or the axes that are summed over, which are the inputs' for one norm an output.
 
-    Reference: the ratio is that of You et al., *Large Batch Training of Convolutional Networks*, 2017.
+    Raises:
+      ValueError: from ``init``, if an array lacks one of these axes.
+
+    References:
+      You et al., *Large Batch Training of Convolutional Networks*, 2017 (the ratio).
+      Jordan et al., *modded-nanogpt*, track 3, 2026 (the floor for each output, 0.3825 before the learning rate).
     """
-    size, step = safe_norm(at.param, min_norm), safe_norm(g)
+    size, step = (_norm(x, axis) for x in (at.param, g))
+    size = jnp.maximum(size, min_norm)
     wanted = jnp.minimum(jnp.maximum(step, min_ratio * size), max_ratio * size)
     return g * jnp.where(wanted == step, 1, divide(wanted, step))
+
+
+def _norm(x: Array, axis: Any) -> Array:
+    if axis is None:
+        return safe_norm(x)
+    return unitwise_norm(x, None if axis == "outputs" else axis)
+
+
+@elementwise(param=True)
+def decay_updated_weights(
+    g: Array, slot: Slots, at: At, rate: Fraction, mask: Mask | None = None, *, cautious: bool = False
+):
+    r"""Shrink the weights that the update leads to: :math:`u = g - \lambda\,(w + g)`.
+
+    Put it last, after the learning rate: :math:`\lambda` is the share that each weight loses, so that decay as strong
+    as that of :func:`add_decayed_weights` has the weight decay times the learning rate here, where both may be
+    schedules:
+
+      >>> rate = cosine_decay_schedule(0.02, 1000)
+      >>> chain(scale_by_muon(), scale_by_learning_rate(rate), pin_norm(), decay_updated_weights(0.025 * rate))
+
+    There it acts on the steps that are really taken: after :func:`keep_norm` or :func:`pin_norm`, which would undo an
+    earlier decay.
+
+    Args:
+      rate: :math:`\lambda` in [0, 1], or a schedule.
+      mask: which parameters to decay; see :func:`keep_norm`.
+      cautious: decay only where the update brings the weight nearer to zero, :math:`\Re(\bar g w) \le 0`, as
+        :func:`add_cautious_decayed_weights` does.
+
+    References:
+      Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019. Chen et al., *Cautious Weight Decay*, 2025.
+    """
+    new = at.param + g
+    decayed = jnp.where(jnp.real(jnp.conj(g) * at.param) <= 0, new, 0) if cautious else new
+    return g - rate * decayed
 
 
 @elementwise(param=True)

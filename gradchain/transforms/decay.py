@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from gradchain.core.hyper import Mask, NonNegative
+from gradchain.core.hyper import Mask, NonNegative, Positive, TermMask
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slots
 from gradchain.core.transform import Transform
@@ -31,6 +31,41 @@ def add_decayed_weights(g: Array, slot: Slots, at: At, weight_decay: NonNegative
     Reference: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
     """
     return _plus(g, weight_decay, at.param)
+
+
+@elementwise(param=True)
+def descend_with_corrected_decay(
+    g: Array,
+    slot: Slots,
+    at: At,
+    learning_rate: NonNegative,
+    peak_learning_rate: Positive,
+    weight_decay: NonNegative = 0.0,
+    mask: TermMask | None = None,
+):
+    r"""Step downhill, with weight decay that falls with the square of the learning rate: the last stage of AdamC.
+
+    .. math:: u = -\eta_k \left( g + \frac{\eta_k}{\hat\eta}\,\lambda w \right)
+
+    Weights in front of a normalisation come to a balance at which their norm, and so the size of their gradients,
+    depends on the ratio of decay to learning rate. Under a decay of :math:`\eta_k \lambda` that balance moves as the
+    rate falls, and gradients grow towards the end of training; with the square it stays. This stage takes the place of
+    both :func:`add_decayed_weights` and :func:`scale_by_learning_rate`, so that the rate is one number, however it is
+    set.
+
+    Args:
+      learning_rate: :math:`\eta \ge 0`, or a schedule.
+      peak_learning_rate: :math:`\hat\eta > 0`, the schedule's largest value. There the decay is that of
+        :func:`add_decayed_weights`.
+      weight_decay: :math:`\lambda \ge 0`, or a schedule.
+      mask: which parameters to decay, a mask as in :func:`add_decayed_weights`; ``None`` for all. The correction is
+        meant for all layers but the last.
+
+    Reference: Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025, algorithm 1.
+    """
+    if mask:
+        g = _plus(g, weight_decay, learning_rate / peak_learning_rate * at.param)
+    return -learning_rate * g
 
 
 def optional_decay(weight_decay: NonNegative | None, mask: Mask | None) -> list[Transform]:

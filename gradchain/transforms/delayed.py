@@ -46,6 +46,7 @@ def scale_by_adopt(
       nesterov: look ahead, :math:`u_k = \beta_1 \mu_k + (1 - \beta_1)\,\mathrm{clip}(n_k, \pm c_k)`.
       use_clipping: False leaves the clipping out, as in the paper's theory.
       clip_value_fn: a schedule or number :math:`c` in place of :math:`(k - 1)^{1/4}`; schedules see :math:`k - 1`.
+        (The package pytorch_optimizer has :math:`k^{1/4}`, ``lambda count: (count + 1.0) ** 0.25``.)
 
     Reference: Taniguchi et al., *ADOPT: Modified Adam Can Converge with Any* :math:`\beta_2` *with the Optimal Rate*,
     2024.

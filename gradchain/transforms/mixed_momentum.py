@@ -38,7 +38,8 @@ def scale_by_ademamix(
         {\sqrt{\nu_k / (1 - \beta_2^k) + \bar\epsilon} + \epsilon}
 
     The slow average isn't bias-corrected, so it comes in gradually. The paper lets :math:`\beta_3` and
-    :math:`\alpha` grow as well: pass schedules. ``mu_dtype`` applies to both averages and never to :math:`\nu` (in
+    :math:`\alpha` grow as well: pass :func:`linear_half_life_schedule` from :math:`\beta_1` to :math:`\beta_3`, and
+    :func:`linear_schedule` from 0 to :math:`\alpha`. ``mu_dtype`` applies to both averages and never to :math:`\nu` (in
     Optax :math:`\nu` starts in that dtype too).
 
     Args:

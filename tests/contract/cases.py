@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import pytest
 
 import gradchain as gc
 from gradchain.core.rule import Rule
-from tests import trees
+from tests import quick, trees
 from tests.registry import FAMILIES, ROWS, Row
 
 STEPS = 3
@@ -29,8 +28,8 @@ class Case:
         self.params = trees.standard(dtype)
         self.gradients = trees.stream(STEPS, dtype)
         self.update = functools.partial(row.update, self.tx)
-        self.step = jax.jit(lambda g, s, p: self.update(g, s, p))
-        self.step_of = jax.jit(self._step_of)
+        self.step = quick.jit(lambda g, s, p: self.update(g, s, p))
+        self.step_of = quick.jit(self._step_of)
         self.traces = 0
 
     def _step_of(self, tx: Any, gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 import gradchain as gc
 from gradchain.tree.state import nodes
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import TOLERANCE
 from tests.contract.numbers import TYPES, changed, neighbour, numbers_of
 from tests.nests import BASES, COMBINATORS, EXTRA, around
@@ -35,7 +35,7 @@ class Combination:
     def __init__(self, combinator, base):
         self.combinator = combinator
         self.tx = around(combinator, BASES[base])
-        self.step = jax.jit(self._step)
+        self.step = quick.jit(self._step)
         self.traces = 0
         self.start, self.end = functools.cache(self._start), functools.cache(self._end)
 
@@ -94,7 +94,7 @@ def test_a_donated_scan_over_a_batch_of_learning_rates_equals_loops(combination)
     batch, params = combination.with_rate(jnp.array(RATES)), combination.start()[0]
     axes = gc.batch_axes(batch)
     states = jax.vmap(lambda tx: (params, tx.init(params)), in_axes=(axes,), axis_size=len(RATES))(batch)
-    run = jax.jit(jax.vmap(epoch, in_axes=(axes, 0, None)), donate_argnums=1)
+    run = quick.jit(jax.vmap(epoch, in_axes=(axes, 0, None)), donate_argnums=1)
     together = run(batch, states, combination.gradients())
     assert all(x.is_deleted() for x in jax.tree.leaves(states))
     for k, rate in enumerate(RATES):

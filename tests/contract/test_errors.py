@@ -107,7 +107,8 @@ def test_values_that_are_no_number_in_range(row):
 
 MAY_BE_ABSENT = {
     *("beta3", "clip_threshold", "clip_value_fn", "consistent_rms", "growth_interval", "init_estim_sq_dist"),
-    *("approx_dec_rtol", "max_learning_rate", "initial_radius", "max_cg_steps"),
+    *("approx_dec_rtol", "max_learning_rate", "initial_radius", "max_cg_steps", "exponent", "time_constant"),
+    *("damping", "moment_decay", "mean_age"),
 }
 """The numbers of the rows' parts for which None has a meaning, beside the decay of an average of parameters."""
 
@@ -128,6 +129,7 @@ PARTS = {
     ),
     "measure": gc.global_norm,
     "interpolate_type": "linear",
+    "decays": (0.9, 0.99),
 }
 """Arguments that aren't numbers and that some constructor can't do without."""
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradchain as gc
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import STEPS, beside_the_rules, each, secondary
 from tests.registry import ROWS
 from tests.registry.averages import AVERAGES
@@ -50,7 +50,7 @@ def test_evaluation_weights_start_as_the_parameters_and_keep_their_kind(row):
     params, state = descended(tx, start, trees.stream(STEPS, "bfloat16"), row.extra)
     weights = gc.eval_params(tx, state, params)
     trees.assert_same_kind(weights, start)
-    trees.assert_close(jax.jit(lambda *args: gc.eval_params(tx, *args))(state, params), weights, 1e-2)
+    trees.assert_close(quick.jit(lambda *args: gc.eval_params(tx, *args))(state, params), weights, 1e-2)
 
 
 @law(STAGES, STAGES, SEEDS, few=4, many=25)

@@ -9,7 +9,7 @@ import pytest
 
 import gradchain as gc
 from gradchain.schedules import constant_schedule
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import STEPS, beside_the_rules, case_of, each, follows, least, secondary
 from tests.contract.numbers import TYPES, changed, neighbour, numbers_of
 from tests.registry import ROWS
@@ -46,7 +46,7 @@ def test_a_batch_under_vmap_equals_separate_runs(row):
     batch = case.tx.replace(**{name: jnp.asarray(xs) for name, xs in values.items()})
     params, gradients = least(row, case.params), least(row, case.gradients)
     axes = (gc.batch_axes(batch), None, None)
-    together = jax.jit(jax.vmap(functools.partial(run, row), in_axes=axes))(batch, params, gradients)
+    together = quick.jit(jax.vmap(functools.partial(run, row), in_axes=axes))(batch, params, gradients)
     for k in range(3):
         tx = case.tx.replace(**{name: xs[k] for name, xs in values.items()})
         state = tx.init(params)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import STEPS, each, secondary
 from tests.registry import ROWS
 
@@ -46,7 +46,7 @@ def test_the_first_update_of_mixed_precision_parameters_is_in_each_ones_dtype(co
     params = {"half": jnp.ones(3, "bfloat16"), "single": jnp.ones(3, "float32")}
     gradient = {"half": jnp.ones(3, "float32"), "single": jnp.ones(3, "bfloat16")}
     tx = gc.adamw(0.1)
-    update = jax.jit(tx.update) if compiled else tx.update
+    update = quick.jit(tx.update) if compiled else tx.update
     with_params, _ = update(gradient, tx.init(params), params)
     trees.assert_same_kind(with_params, params)
     without, _ = gc.adam(0.1).update(gradient, gc.adam(0.1).init(params))

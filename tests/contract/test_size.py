@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradchain as gc
+from tests import quick
 from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 
@@ -29,7 +30,7 @@ def check(tx, update):
 
         return jax.lax.scan(step, tx.init(params), jnp.arange(2 + AFTER))[1]
 
-    updates, states = jax.jit(jax.vmap(run))(jnp.array(SIZES))
+    updates, states = quick.jit(jax.vmap(run))(jnp.array(SIZES))
     meant = {jax.tree_util.keystr(path) for path, x in jax.tree.leaves_with_path(tx.init(params)) if np.isinf(x).any()}
     lasting = [x for path, x in jax.tree.leaves_with_path(states) if jax.tree_util.keystr(path) not in meant]
     assert not sizes_of(np.isnan, (updates, states)), "NaN"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import gradchain as gc
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import cases, each, follows, secondary, spared
 from tests.registry import ROWS
 
@@ -45,7 +45,7 @@ def test_a_scan_with_donated_carry_equals_the_loop(case):
         updates, state = case.update(gradient, state, params)
         return (gc.apply_updates(params, updates), state), None
 
-    epoch = jax.jit(lambda carry, gradients: jax.lax.scan(body, carry, gradients)[0], donate_argnums=0)
+    epoch = quick.jit(lambda carry, gradients: jax.lax.scan(body, carry, gradients)[0], donate_argnums=0)
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), case.params)
     carry = params, case.tx.init(params)
     for _ in range(2):
@@ -62,7 +62,7 @@ def pointers(tree):
 @each(slow=secondary)
 def test_no_two_arrays_share_a_buffer(row):
     tx, params = row.build(), trees.standard()
-    for init in (tx.init, jax.jit(tx.init)):
+    for init in (tx.init, quick.jit(tx.init)):
         state = init(params)
         gradient = trees.at(trees.stream(1), 0)
         _, later = row.update(tx, gradient, state, params)

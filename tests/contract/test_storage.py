@@ -9,7 +9,7 @@ import pytest
 import gradchain as gc
 from gradchain.core.hyperparams import walk
 from gradchain.core.rule import Rule
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import each, least
 from tests.registry import OPTIMIZERS, TRANSFORMS
 
@@ -47,7 +47,7 @@ def check(row, tx, dtype, tolerance):
     """Check that a compiled, scanned batch of two models equals single models step by step."""
     batch = jax.tree.map(lambda *x: jnp.stack(x), *(least(row, trees.standard(dtype, seed)) for seed in (0, 1)))
     gradients = least(row, trees.stream(STEPS, dtype))
-    together = jax.jit(jax.vmap(functools.partial(run, row, tx), in_axes=(0, None)))(batch, gradients)
+    together = quick.jit(jax.vmap(functools.partial(run, row, tx), in_axes=(0, None)))(batch, gradients)
     for i in range(2):
         alone = loop(row, tx, trees.at(batch, i), gradients)
         trees.assert_close(gc.decoded(trees.at(together, i)), gc.decoded(alone), tolerance)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 import gradchain as gc
 import gradchain.schedules
-from tests import public, trees
+from tests import public, quick, trees
 from tests.contract.cases import case_of, each, follows, secondary
 from tests.contract.numbers import changed, numbers_of
 from tests.registry import ROWS
@@ -144,7 +144,7 @@ def test_travels_in_containers_through_scan_cond_and_checkpoint(row):
 
     holder = Tuple(Dataclass(Struct(row.build(), fixed=row.build())))
     start = holder, case.params, case.tx.init(case.params)
-    (after, *end), _ = jax.jit(lambda start, gradients: jax.lax.scan(body, start, gradients))(start, case.gradients)
+    (after, *end), _ = quick.jit(lambda start, gradients: jax.lax.scan(body, start, gradients))(start, case.gradients)
     case.assert_close(tuple(end), case.loop(case.step))
     assert after.tx.tx.fixed == row.build()
     assert jax.tree.structure(after) == jax.tree.structure(holder)

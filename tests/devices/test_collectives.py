@@ -1,11 +1,12 @@
 """The compiled step holds no collective that the algorithm doesn't need."""
 
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
@@ -20,9 +21,9 @@ SPLIT = WAYS["model"].specs
 LAYERS = {"layers": jnp.ones((8, 6, 4))}
 
 
-def collectives(tx, specs, *, zero=False, params=None, extra=None):
+def collectives(tx, specs, *, zero=False, params=None, extra=None, axes=AxisType.Auto):
     """Return the collectives of a compiled step, as pairs of a kind and the shape that one moves."""
-    on = mesh()
+    on = mesh(axes)
     layout = shardings(on, specs)
     params = jax.device_put(model() if params is None else params, layout)
     state_layout = (gc.zero_shardings if zero else gc.state_shardings)(tx, params)
@@ -113,3 +114,53 @@ def test_stacked_matrices_stay_where_they_are(zero):
     for tx in (muon, gc.per_layer(gc.lamb(0.1), 0)):
         found = collectives(tx, {"layers": P() if zero else P("data")}, zero=zero, params=LAYERS)
         assert found == ([("all-gather", (8, 6, 4))] if zero else [])
+
+
+DIMS = gc.MuonDimensionNumbers
+MATRIX_RULES = {
+    "muon": lambda dims: gc.muon(0.1, muon_weight_dimension_numbers=dims),
+    "normuon": lambda dims: gc.normuon(0.1, weight_dimension_numbers=dims),
+    "lmo": lambda dims: gc.scale_by_lmo("spectral", weight_dimension_numbers=dims),
+    "dion2": lambda dims: gc.dion2(0.1, moment_decay=0.9, weight_dimension_numbers=dims),
+}
+APART = {
+    "layers": (DIMS(1, 2), (8, 6, 4), P("data")),
+    "heads of queries": (DIMS(0, 2), (12, 8, 4), P(None, "data")),
+    "heads of outputs": (DIMS(1, 2), (8, 4, 12), P("data")),
+    "gate and up of experts": (DIMS(1, 2, output_blocks=2), (8, 4, 12), P("data")),
+}
+TOGETHER = {
+    "layers": (DIMS(1, 2), (8, 6, 4), P("data", None, "model"), (2, 6, 4)),
+    "layers by rows": (DIMS(1, 2), (8, 6, 4), P("data", "model"), (2, 6, 4)),
+    "matrix": (DIMS(), (16, 8), P("data"), (16, 8)),
+}
+"""How matrices lie that are spread themselves, and the shape of what each device gathers."""
+
+
+def on_both(cases):
+    """Parametrise over rules, kinds of mesh axes and cases, fast for Muon."""
+    return pytest.mark.parametrize(
+        ("rule", "axes", "case"),
+        [
+            pytest.param(
+                rule, axes, case, id=f"{name}-{axes}-{case}", marks=[] if name == "muon" else [pytest.mark.slow]
+            )
+            for name, rule in MATRIX_RULES.items()
+            for axes in (AxisType.Auto, AxisType.Explicit)
+            for case in cases
+        ],
+    )
+
+
+@on_both(APART)
+def test_matrices_side_by_side_stay_where_they_are(rule, axes, case):
+    dims, shape, spec = APART[case]
+    assert collectives(rule(dims), {"w": spec}, params={"w": jnp.ones(shape)}, axes=axes) == []
+
+
+@on_both(TOGETHER)
+def test_a_matrix_is_gathered_once_and_by_those_who_have_a_part(rule, axes, case):
+    dims, shape, spec, gathered = TOGETHER[case]
+    found = collectives(rule(dims), {"w": spec}, params={"w": jnp.ones(shape)}, axes=axes)
+    assert [moved for _, moved in found if math.prod(moved) > math.prod(gathered) / 2] == [gathered]
+    assert ("all-gather", gathered) in found

@@ -4,18 +4,25 @@ from tests.oracles.adam_variants import adamax, adan, amsgrad, belief, radam, yo
 from tests.oracles.adaptive import adadelta, adam, rms, rss
 from tests.oracles.averages import (
     cautious,
-    cautious_decay,
+    ema_nesterov,
     interpolated,
-    keep_norm,
-    limit_update_ratio,
     mars,
     mechanize,
     outer_steps,
     sam,
     sam_opaque,
     schedule_free,
+    schedule_free_plus,
 )
-from tests.oracles.constraints import project_on_ball
+from tests.oracles.constraints import (
+    brake_norm,
+    cautious_decay,
+    decay_updated_weights,
+    keep_norm,
+    limit_update_ratio,
+    pin_norm,
+    project_on_ball,
+)
 from tests.oracles.core import Arrays, Oracle, by_complex_parts, chain, per_layer
 from tests.oracles.factored import factored_rms, sm3
 from tests.oracles.layerwise import (
@@ -29,8 +36,9 @@ from tests.oracles.layerwise import (
     param_block_rms,
     trust_ratio,
 )
-from tests.oracles.matrices import DION, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
+from tests.oracles.matrices import QUINTIC, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
 from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
+from tests.oracles.orthogonal import dion2, furthest, lmo, normuon
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -42,9 +50,11 @@ from tests.oracles.parameter_free import (
     polyak,
     prodigy,
 )
+from tests.oracles.parts import corrected_decay, ema_mixture, laprop, mixed_to_age
 from tests.oracles.quasi_newton import lbfgs, nonlinear_cg
 from tests.oracles.routing import grafted, routed
 from tests.oracles.second_order import gauss_newton
+from tests.oracles.shampoo import kron, shampoo
 from tests.oracles.signs import lion, rprop
 from tests.oracles.simple import (
     centralize,
@@ -63,11 +73,12 @@ from tests.oracles.simple import (
     weight_decay,
     zero_nans,
 )
+from tests.oracles.soap import kl_shampoo, soap, splus, whiten_momentum
 from tests.oracles.trust_region import newton_cg
 from tests.oracles.when import accumulate, apply_every, reduce_on_plateau, skip_spikes, when
 
 __all__ = [
-    "DION",
+    "QUINTIC",
     "STANDARD",
     "Arrays",
     "Oracle",
@@ -83,6 +94,7 @@ __all__ = [
     "amsgrad",
     "apply_every",
     "belief",
+    "brake_norm",
     "by_complex_parts",
     "by_shape",
     "cautious",
@@ -93,28 +105,39 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "cocob",
+    "corrected_decay",
     "dadapt_adam",
+    "decay_updated_weights",
     "descend_and_shrink",
+    "dion2",
     "dog",
     "dowg",
     "ema",
+    "ema_mixture",
+    "ema_nesterov",
     "factored_rms",
     "fourth_root",
+    "furthest",
     "galore",
     "gauss_newton",
     "grafted",
     "identity",
     "interpolated",
     "keep_norm",
+    "kl_shampoo",
+    "kron",
     "l1_penalty",
+    "laprop",
     "layerwise_dog",
     "lbfgs",
     "learning_rate",
     "limit_update_ratio",
     "lion",
+    "lmo",
     "madgrad",
     "mars",
     "mechanize",
+    "mixed_to_age",
     "momo",
     "momo_adam",
     "muon",
@@ -122,6 +145,7 @@ __all__ = [
     "nonlinear_cg",
     "nonnegative",
     "normalize",
+    "normuon",
     "novograd",
     "optimistic",
     "orthogonalized",
@@ -129,6 +153,7 @@ __all__ = [
     "param_block_norm",
     "param_block_rms",
     "per_layer",
+    "pin_norm",
     "plain",
     "polyak",
     "prodigy",
@@ -143,17 +168,22 @@ __all__ = [
     "sam_opaque",
     "scale",
     "schedule_free",
+    "schedule_free_plus",
     "set_to_zero",
+    "shampoo",
     "sign",
     "simplified_ademamix",
     "skip_spikes",
     "sm3",
+    "soap",
     "sophia",
     "spectral_norm",
+    "splus",
     "trace",
     "trust_ratio",
     "weight_decay",
     "when",
+    "whiten_momentum",
     "yogi",
     "zero_nans",
 ]

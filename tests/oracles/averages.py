@@ -1,4 +1,4 @@
-"""Oracles of transforms around a transform: slow weights, schedule-free, SAM, Mechanic, masks; and of constraints."""
+"""Oracles of transforms around a transform: slow weights, schedule-free, SAM, Mechanic, masks."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from tests.oracles.core import Arrays, Memory, Oracle, per_array
 from tests.oracles.layerwise import norm
-from tests.oracles.simple import plain
 
 
 def _zip(function: Any, *trees: Arrays) -> Arrays:
@@ -61,6 +60,49 @@ def schedule_free(base: Oracle, rate: Any, beta: float, power: float, r: float =
         return weights[-1] / weights.sum() if weights[-1] else 0.0
 
     return interpolated(base, beta, share)
+
+
+def schedule_free_plus(
+    base: Oracle, loss: Any, rate: Any, beta: float, decay: float, norm_decay: float, start: int, power: float, on: Any
+) -> Oracle:
+    """The rate is the loss at z, to first order, over sqrt(pi / 2) times the average of the gradients' 1-norms."""
+
+    def init(params: Arrays) -> Any:
+        return 1, params, base.init(params), [], []
+
+    def update(gradients: Arrays, state: Any, y: Arrays) -> tuple[Arrays, Any]:
+        k, z, base_state, norms, rates = state
+        u, base_state = base.update(gradients, base_state, y)
+        x = _zip(lambda y, z: (y - (1 - beta) * z) / beta, y, z)
+        norms = [*norms, np.sqrt(np.pi / 2) * sum(np.abs(g).sum() for g in gradients.values())]
+        norm = np.average(norms, weights=norm_decay ** np.arange(k)[::-1] if norm_decay else np.arange(1, k + 1) == k)
+        gap = max(loss(y) + _inner(gradients, _zip(np.subtract, z, y)), 0)
+        gamma = rate(k - 1) * gap / norm if norm else 0.0
+        rates = [*rates, gamma]
+        weights = np.maximum.accumulate(rates)[start:] ** power
+        share = 1.0 if k <= start else weights[-1] / weights.sum() if weights[-1] else 0.0
+        z = {n: z[n] + gamma * u[n] - (gamma**2 * decay * y[n] if on(n) else 0) for n in z}
+        x = _zip(lambda x, z: (1 - share) * x + share * z, x, z)
+        return _zip(lambda x, z, y: beta * x + (1 - beta) * z - y, x, z, y), (k + 1, z, base_state, norms, rates)
+
+    return Oracle(init, update)
+
+
+def ema_nesterov(base: Oracle, beta: Any, decay: float, from_weights: bool = False) -> Oracle:
+    """The average d of the steps of x leads to y, where the gradient is taken; ``beta(k)`` after k updates."""
+
+    def init(params: Arrays) -> Any:
+        return 0, _zip(np.zeros_like, params), base.init(params)
+
+    def update(gradients: Arrays, state: Any, y: Arrays) -> tuple[Arrays, Any]:
+        k, d, base_state = state
+        u, base_state = base.update(gradients, base_state, y)
+        x = _zip(lambda y, d: y - beta(k) * d, y, d)
+        new_x = _zip(np.add, x if from_weights else y, u)
+        d = _zip(lambda d, new, old: decay * d + (1 - decay) * (new - old), d, new_x, x)
+        return _zip(lambda x, d, y: x + beta(k + 1) * d - y, new_x, d, y), (k + 1, d, base_state)
+
+    return Oracle(init, update)
 
 
 def sam(optimizer: Oracle, adversary: Oracle, period: int, reset: bool) -> Oracle:
@@ -150,28 +192,3 @@ def mars(b1: float = 0.95, gamma: float = 0.025, bound: float = 1.0) -> Oracle:
         return (c * bound / norm(c) if norm(c) > bound else c), {"g": g}
 
     return per_array(rule)
-
-
-def keep_norm() -> Oracle:
-    """Wen et al. 2026: back to the sphere around 0 on which the weights started."""
-
-    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
-        radius = memory["radius"]
-        return radius * (w + g) / norm(w + g) - w if radius else g, memory
-
-    return per_array(rule, lambda w: {"radius": norm(w)})
-
-
-def limit_update_ratio(low: float, high: float, least: float = 1e-3) -> Oracle:
-    """|u| / max(|w|, least) between ``low`` and ``high``."""
-
-    def rule(g: np.ndarray, w: np.ndarray) -> np.ndarray:
-        ratio = norm(g) / max(norm(w), least)
-        return g * np.clip(ratio, low, high) / ratio if ratio else g
-
-    return plain(rule)
-
-
-def cautious_decay(strength: float) -> Oracle:
-    """Chen et al. 2025, algorithm 1: decay where it goes the update's way."""
-    return plain(lambda g, w: g + strength * np.where((np.conj(g) * w).real >= 0, w, 0))

@@ -9,14 +9,14 @@ from tests.oracles.core import Arrays, Memory, Oracle, per_array, value
 from tests.oracles.layerwise import norm
 
 STANDARD = ((3.4445, -4.7750, 2.0315),) * 5
-DION = (
+QUINTIC = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
     (3.7418, -5.5913, 2.3037),
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-"""Ahn et al. 2025, the implementation that comes with the paper."""
+"""Cesista et al. 2025."""
 
 
 def orthogonalized(x: np.ndarray, rows: Sequence[Any] = STANDARD, how: str = "frobenius", eps: float = 1e-8) -> Any:
@@ -32,7 +32,7 @@ def orthogonalized(x: np.ndarray, rows: Sequence[Any] = STANDARD, how: str = "fr
         x = x / np.sqrt(np.sum(np.abs(x @ x.conj().T), axis=1, keepdims=True))
     else:
         s = np.linalg.svd(x, compute_uv=False)
-        size = {"frobenius": norm(x) + eps, "spectral": s.max() + eps, "schatten": np.sum(s**4) ** 0.25}
+        size = {"frobenius": norm(x) + eps, "spectral": s.max() + eps, "schatten": np.sum(s**4) ** 0.25, "none": 1.0}
         x = x / size[how]
     u, s, vh = np.linalg.svd(x, full_matrices=False)
     for a, b, c in rows:
@@ -40,28 +40,44 @@ def orthogonalized(x: np.ndarray, rows: Sequence[Any] = STANDARD, how: str = "fr
     return (u * s) @ vh
 
 
+def momentum(form: str, beta: float, nesterov: bool, g: np.ndarray, m: np.ndarray, k: int) -> Any:
+    """Return what is orthogonalised, and the momentum: debiased, an average as in PyTorch, or a sum as in Dion."""
+    if form == "sum":
+        m = beta * m + g
+        return (g + beta * m if nesterov else m), m
+    m = beta * m + (1 - beta) * g
+    if form == "average":
+        return (beta * m + (1 - beta) * g if nesterov else m), m
+    if nesterov:
+        return beta * m / (1 - beta ** (k + 1)) + (1 - beta) * g / (1 - beta**k), m
+    return m / (1 - beta**k), m
+
+
 def muon(
-    beta: float = 0.95, rows: Any = STANDARD, how: str = "frobenius", nesterov: bool = True, adaptive: bool = False
+    beta: float = 0.95,
+    rows: Any = STANDARD,
+    how: str = "frobenius",
+    nesterov: bool = True,
+    adaptive: bool = False,
+    form: str = "debiased",
 ) -> Oracle:
-    """Jordan et al. 2024 with Adam's corrections; ``adaptive`` by Bernstein and Newhouse 2024, proposition 5."""
+    """Jordan et al. 2024, with Adam's corrections if debiased; ``adaptive`` by Bernstein and Newhouse 2024, prop. 5."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
-        m = beta * memory["m"] + (1 - beta) * g
-        ahead = m / (1 - beta**k)
-        if nesterov:
-            ahead = beta * m / (1 - beta ** (k + 1)) + (1 - beta) * g / (1 - beta**k)
+        ahead, m = momentum(form, beta, nesterov, g, memory["m"], k)
         u = orthogonalized(ahead, rows, how)
         return u * np.vdot(ahead, u).real if adaptive else u, {"m": m}
 
     return per_array(rule, lambda w: {"m": np.zeros_like(w)})
 
 
-def by_shape(rms: float | None = None, turned: bool = False) -> Oracle:
-    """Liu et al. 2025, section 2.2; ``turned`` where columns are the inputs."""
+def by_shape(rms: float | None = None, turned: bool = False, spectral: bool = False) -> Oracle:
+    """Liu et al. 2025, section 2.2, and Bernstein 2025; ``turned`` where columns are the inputs."""
 
     def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
         m, n = g.shape[::-1] if turned else g.shape
-        return g * (np.sqrt(max(1, n / max(m, 1))) if rms is None else value(rms, k) * np.sqrt(max(m, n))), memory
+        least = 0 if spectral else 1
+        return g * (np.sqrt(max(least, n / max(m, 1))) if rms is None else value(rms, k) * np.sqrt(max(m, n))), memory
 
     return per_array(rule)
 

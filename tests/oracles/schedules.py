@@ -87,7 +87,7 @@ def warmup_exponential_decay_schedule(k, init_value, peak_value, warmup_steps, *
 
 
 def warmup_stable_decay_schedule(
-    k, init_value, peak_value, warmup_steps, stable_steps, decay_steps, end_value=0.0, decay_type="linear"
+    k, init_value, peak_value, warmup_steps, stable_steps, decay_steps, end_value=0.0, decay_type="linear", exponent=1.0
 ):
     begin = warmup_steps + stable_steps
     if k < warmup_steps:
@@ -98,7 +98,26 @@ def warmup_stable_decay_schedule(
         return end_value
     x = (k - begin) / decay_steps
     left = {"linear": 1 - x, "cosine": (1 + math.cos(math.pi * x)) / 2, "1-sqrt": 1 - math.sqrt(x)}[decay_type]
-    return end_value + (peak_value - end_value) * left
+    return end_value + (peak_value - end_value) * left**exponent
+
+
+def fast_slow_decay_schedule(
+    k, init_value, peak_value, knee_value, warmup_steps, stable_steps, fast_steps, slow_steps, end_value=0.0, power=0.6
+):
+    fall, knee = warmup_steps + stable_steps, warmup_steps + stable_steps + fast_steps
+    if k < warmup_steps:
+        return init_value + (peak_value - init_value) * k / warmup_steps
+    if k < fall:
+        return peak_value
+    if k < knee:
+        return peak_value + (knee_value - peak_value) * ((k - fall) / fast_steps) ** power
+    return knee_value + (end_value - knee_value) * min((k - knee) / slow_steps, 1)
+
+
+def linear_half_life_schedule(k, init_value, end_value, transition_steps, transition_begin=0.0):
+    x = min(max((k - transition_begin) / transition_steps, 0), 1)
+    half_life = (1 - x) * math.log(0.5, init_value) + x * math.log(0.5, end_value)
+    return 0.5 ** (1 / half_life)
 
 
 def linear_onecycle_schedule(

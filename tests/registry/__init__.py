@@ -14,13 +14,17 @@ from tests.registry.layerwise_transforms import FACTORED, LAYERWISE
 from tests.registry.linesearch import LINESEARCH
 from tests.registry.matrices import MATRICES
 from tests.registry.newer_optimizers import ADAM_VARIANTS, LARGE_BATCH, LITTLE_MEMORY, NOISE_AND_GAMES, SIGN_DESCENT
+from tests.registry.orthogonal import ORTHOGONAL
 from tests.registry.parameter_free import BETS, ESTIMATED, FROM_DISTANCES, FROM_THE_LOSS
+from tests.registry.parts import OF_PARTS, PARTS
 from tests.registry.plain_transforms import BOUNDS, DECAY, MOMENTUM, SCALING
 from tests.registry.precision import PRECISION
 from tests.registry.quasi_newton import FULL_BATCH, QUASI_NEWTON
 from tests.registry.routing import ROUTING
 from tests.registry.row import Row
 from tests.registry.second_order import CURVATURE
+from tests.registry.shampoo import FACTORS, FACTORS_OF_MATRICES
+from tests.registry.soap import EIGENBASES, IN_EIGENBASES
 from tests.registry.trust_region import TRUST_REGION
 from tests.registry.variants import VARIANT_OPTIMIZERS, VARIANT_TRANSFORMS
 from tests.registry.when import WHEN
@@ -38,11 +42,14 @@ FAMILIES = [
     BOUNDS,
     ESTIMATED,
     CONSTRAINTS,
+    PARTS,
     VARIANT_TRANSFORMS,
     TRUST_REGION,
     QUASI_NEWTON,
     LINESEARCH,
     CURVATURE,
+    FACTORS,
+    EIGENBASES,
 ]
 TRANSFORMS = [row for family in FAMILIES for row in family]
 CHAINS = [
@@ -58,8 +65,12 @@ CHAINS = [
     FROM_DISTANCES,
     BETS,
     MATRICES,
+    OF_PARTS,
+    ORTHOGONAL,
+    IN_EIGENBASES,
     VARIANT_OPTIMIZERS,
     FULL_BATCH,
+    FACTORS_OF_MATRICES,
 ]
 OPTIMIZERS = [dataclasses.replace(row, descends=True, composed=True) for family in CHAINS for row in family]
 COMBINATIONS = [

@@ -7,7 +7,7 @@ from optax import contrib
 
 import gradchain as gc
 from tests import oracles
-from tests.registry.row import Row, descent, ramp, ramp_value
+from tests.registry.row import MASK, Row, descent, loss, ramp, ramp_value, with_value
 
 
 class OptaxLookahead(NamedTuple):
@@ -41,6 +41,13 @@ AVERAGES = [
         "average_params",
         lambda: gc.average_params(gc.sgd(0.01, momentum=0.9), decay=0.9, start=2),
         lambda: descent(oracles.trace(0.9)),
+        needs_params=True,
+        descends=True,
+    ),
+    Row(
+        "average_params_tail",
+        lambda: gc.average_params(gc.sgd(0.01), start=1, time_constant=4.0, blend=0.6),
+        lambda: descent(),
         needs_params=True,
         descends=True,
     ),
@@ -80,6 +87,18 @@ AVERAGES = [
         descends=True,
     ),
     Row(
+        "ema_nesterov",
+        lambda: gc.ema_nesterov(gc.sgd(0.01, momentum=0.9), 10 * ramp(), 0.9),
+        lambda: oracles.ema_nesterov(descent(oracles.trace(0.9)), lambda k: 10 * ramp_value(k), 0.9),
+        descends=True,
+    ),
+    Row(
+        "ema_nesterov_from_weights",
+        lambda: gc.ema_nesterov(gc.sgd(0.01), 4.5, 0.8, step_from="weights"),
+        lambda: oracles.ema_nesterov(descent(), lambda k: 4.5, 0.8, from_weights=True),
+        descends=True,
+    ),
+    Row(
         "schedule_free_sgd",
         lambda: gc.schedule_free_sgd(0.1, b1=0.8, weight_decay=0.1, weight_lr_power=0.0),
         lambda: oracles.schedule_free(descent(oracles.weight_decay(0.1), rate=0.1), lambda k: 0.1, 0.8, 0.0),
@@ -95,6 +114,20 @@ AVERAGES = [
         ),
         lambda: contrib.schedule_free_adamw(0.05, weight_decay=0.1),
         needs_params=True,
+        descends=True,
+    ),
+    Row(
+        "schedule_free_plus_adamw",
+        lambda: gc.schedule_free_plus_adamw(
+            0.2, weight_decay=0.5, sf_b1=0.8, norm_decay=0.5, start=2, weight_lr_power=1.0, mask=MASK
+        ),
+        lambda: oracles.schedule_free_plus(
+            oracles.chain(oracles.adam(0.9, 0.95), oracles.scale(-1.0)),
+            *(loss, lambda k: 0.2, 0.8, 0.5, 0.5, 2, 1.0, lambda name: MASK[name]),
+        ),
+        needs_params=True,
+        any_tree=False,
+        extra=with_value,
         descends=True,
     ),
     Row(

@@ -32,7 +32,7 @@ MATRICES = [
     Row(
         "muon_dimension_numbers",
         lambda: gc.muon(
-            *(0.01, "dion", 5, 0.9, 1e-8, 0.1),
+            *(0.01, "quintic", 5, 0.9, 1e-8, 0.1),
             nesterov=False,
             adaptive=True,
             muon_weight_dimension_numbers=turned(gc),
@@ -41,7 +41,7 @@ MATRICES = [
         ),
         lambda: by_kind(
             descent(
-                oracles.muon(0.9, oracles.DION, nesterov=False, adaptive=True),
+                oracles.muon(0.9, oracles.QUINTIC, nesterov=False, adaptive=True),
                 oracles.by_shape(0.2, turned=True),
                 oracles.weight_decay(0.1),
             ),

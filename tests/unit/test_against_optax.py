@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gradchain as gc
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import each, follows
 from tests.registry import ROWS
 
@@ -28,7 +28,7 @@ def updates_of(row, tx, params, gradients):
         updates, state = row.update(tx, gradient, state, params)
         return state, updates
 
-    return jax.jit(lambda: jax.lax.scan(step, tx.init(params), gradients)[1])()
+    return quick.jit(lambda: jax.lax.scan(step, tx.init(params), gradients)[1])()
 
 
 def assert_agree(row, dtype, tolerance):

@@ -202,9 +202,16 @@ def test_the_hyperball_keeps_norms_through_many_steps_in_every_dtype():
         assert loss(after) < loss(params)
 
 
-def test_keep_norm_and_limits_can_be_masked():
+def test_what_controls_norms_can_be_masked():
     mask = {"bias": False, "kernel": True, "scale": False}
-    for tx in (gc.keep_norm(mask), gc.limit_update_ratio(0.01, mask=mask), gc.add_cautious_decayed_weights(0.1, mask)):
+    for tx in (
+        gc.keep_norm(mask=mask),
+        gc.pin_norm(mask),
+        gc.brake_norm(mask=mask),
+        gc.limit_update_ratio(0.01, mask=mask),
+        gc.add_cautious_decayed_weights(0.1, mask),
+        gc.decay_updated_weights(0.1, mask),
+    ):
         updates, _ = tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
         assert np.all(updates["bias"] == GRADIENT["bias"])
         assert np.any(updates["kernel"] != GRADIENT["kernel"])

@@ -99,6 +99,7 @@ WITH_WEIGHTS = [
     gc.lookahead(gc.sgd(0.05), 5, 0.5),
     gc.schedule_free_sgd(0.1),
     gc.primal_averaging(gc.sgd(0.05)),
+    gc.ema_nesterov(gc.sgd(0.05), decay=0.5),
     gc.sam(gc.sgd(0.05), gc.sgd(0.1), 5),
 ]
 
@@ -156,8 +157,8 @@ def test_weights_of_two_side_by_side_are_an_error_where_both_change_a_leaf():
 @pytest.mark.parametrize("inner", WITH_WEIGHTS, ids=lambda tx: tx.name)
 @pytest.mark.parametrize(
     "around",
-    [lambda tx: gc.lookahead(tx, 2, 0.5), lambda tx: gc.schedule_free(tx, 0.1), gc.primal_averaging],
-    ids=["lookahead", "schedule_free", "primal_averaging"],
+    [lambda tx: gc.lookahead(tx, 2, 0.5), lambda tx: gc.schedule_free(tx, 0.1), gc.primal_averaging, gc.ema_nesterov],
+    ids=["lookahead", "schedule_free", "primal_averaging", "ema_nesterov"],
 )
 def test_weights_that_the_transform_around_would_disregard_are_an_error(around, inner):
     with pytest.raises(ValueError, match=r"both it and .* inside it have evaluation weights"):
@@ -288,6 +289,7 @@ COUNTING = {
     "outer_nesterov": lambda tx: gc.outer_nesterov(tx, gc.piecewise_constant_schedule(1, {2: 2.0})),
     "schedule_free": lambda tx: gc.schedule_free(tx, 0.1, r=1.0),
     "primal_averaging": lambda tx: gc.primal_averaging(tx, gc.linear_schedule(0.5, 0.9, 3)),
+    "ema_nesterov": lambda tx: gc.ema_nesterov(tx, gc.linear_schedule(0.5, 0.9, 3), 0.5),
     "mechanize": lambda tx: gc.mechanize(tx, s_init=0.1),
 }
 
@@ -330,7 +332,7 @@ def test_sums_of_several_updates_count_once(around):
     trees.assert_close(course(COUNTING[around](summing), TWICE, TWICE[:1]), once, 1e-6)
 
 
-@pytest.mark.parametrize("around", ["schedule_free", "primal_averaging"])
+@pytest.mark.parametrize("around", ["schedule_free", "primal_averaging", "ema_nesterov"])
 def test_what_moves_between_two_rounds_moves_the_average_alike(around):
     behind = gc.chain(gc.accumulate(gc.identity(), 2), gc.sgd(0.1, momentum=0.5))
     (params, average), (later, average_then) = course(COUNTING[around](behind), TWICE, TWICE[:1])
@@ -379,6 +381,7 @@ KEEPERS = {
     "outer_nesterov": lambda tx: gc.outer_nesterov(tx, 3),
     "schedule_free": lambda tx: gc.schedule_free(tx, 0.05),
     "primal_averaging": gc.primal_averaging,
+    "ema_nesterov": gc.ema_nesterov,
     "sam": lambda tx: gc.sam(tx, gc.sgd(0.1), 3),
 }
 
@@ -416,6 +419,7 @@ BOUNDS = {
     "nonnegative": (gc.keep_params_nonnegative(), lambda w: w.min() >= 0),
     "simplex": (gc.project(on_the_simplex), lambda w: abs(w.sum() - 1) < 1e-5 and w.min() >= 0),
     "sphere": (gc.keep_norm(), lambda w: abs(np.linalg.norm(w) - np.linalg.norm([0.1, 0.6, 0.3])) < 1e-6),
+    "sphere_of_radius_2": (gc.keep_norm(2.0), lambda w: abs(np.linalg.norm(w) - 2) < 1e-6),
     "sphere_of_a_layer": (
         gc.per_layer(gc.keep_norm(), 0),
         lambda w: np.allclose(np.abs(w), [0.1, 0.6, 0.3], rtol=1e-5),
@@ -437,7 +441,7 @@ def test_evaluation_weights_obey_constraints_that_come_later(keeper, bound):
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("keeper", ["schedule_free", "primal_averaging"])
+@pytest.mark.parametrize("keeper", ["schedule_free", "primal_averaging", "ema_nesterov"])
 def test_a_constraint_stands_inside_what_relies_on_its_updates(keeper, bound):
     """There it holds for the evaluation weights; behind, these would be made of updates that weren't taken."""
     stage, holds = BOUNDS[bound]

@@ -43,6 +43,8 @@ def test_rows_tell_what_each_parameter_gets():
         "dtype": "float32",
         "labels": ["rest"],
         "transforms": ["clip_by_global_norm", "scale_by_adam", "add_decayed_weights", "scale_by_learning_rate"],
+        "seen_as": "",
+        "why": "",
         "state_bytes": 2 * 800 * 4,
     }
     assert rows["encoder/layers/1/mlp/kernel"]["transforms"] == [

@@ -42,6 +42,7 @@ LONG = {
     "populations",
     "precision",
     "quickstart",
+    "recipes",
     "resume",
     "routing",
     "second_order",

@@ -59,19 +59,6 @@ def test_learning_the_learning_rate():
 
 
 @pytest.mark.slow
-def test_comparing_optimizers(tmp_path, capsys):
-    settings = {"decades": (-3, -1), "seeds": 2, "epochs": 3, "plot_to": tmp_path / "rates.png"}
-    rows = run("09_which_optimizer", optimizers=["sgd", "adam"], problems=["digits"], **settings)["digits"]
-    assert [name for name, *_ in rows] == ["adam", "sgd"]
-    assert rows[0][1] < 0.2 < rows[1][1] < 1
-    for _, loss, spread, rate, low, high in rows:
-        assert 0 < spread < loss / 3  # of two seeds: one loss is less than twice the other
-        assert 1e-3 <= low <= rate <= high <= 0.1 + 1e-6
-    assert "| adam | 0." in capsys.readouterr().out
-    assert (tmp_path / "rates.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
 def test_averages(tmp_path):
     results = run("10_averages", epochs=3, seeds=2, rates=3, picture=tmp_path / "curves.png")
     last = {name: float(jnp.mean(result["curves"][:, -1])) for name, result in results.items()}

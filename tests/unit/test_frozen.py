@@ -48,6 +48,7 @@ AROUND = {
     "average_params": gc.average_params(freezing(gc.adam(0.1))),
     "lookahead": gc.lookahead(freezing(gc.sgd(0.1)), 2, 0.5, reset_state=True),
     "schedule_free": gc.schedule_free(freezing(gc.sgd(0.1)), 0.1),
+    "ema_nesterov": gc.ema_nesterov(freezing(gc.sgd(0.1))),
     "mechanize": gc.mechanize(freezing(gc.sgd(0.1))),
     "apply_if_finite": gc.apply_if_finite(freezing(gc.adam(0.1)), 3),
     "accumulate": gc.accumulate(freezing(gc.adam(0.1)), 2),

@@ -256,11 +256,11 @@ def test_orthogonalize_takes_presets_batches_and_half_precision():
     for one, alone in zip(got, x, strict=True):
         trees.assert_close(one, matrices.orthogonalize(alone, (3.4445, -4.7750, 2.0315), 5), 1e-6)
     trees.assert_close(got[0], gc.orthogonalize_via_newton_schulz(x[0], (3.4445, -4.7750, 2.0315)), 1e-6)
-    assert matrices.orthogonalize(x.astype("bfloat16"), "dion").dtype == jnp.float32
+    assert matrices.orthogonalize(x.astype("bfloat16"), "quintic").dtype == jnp.float32
     np.testing.assert_array_equal(matrices.orthogonalize(jnp.zeros((2, 0, 3))), np.zeros((2, 0, 3)))
     with pytest.raises(ValueError, match=r"orthogonalize: an array of shape \(3,\) is no matrix"):
         matrices.orthogonalize(jnp.ones(3))
-    with pytest.raises(ValueError, match="orthogonalize: coefficients must be one of 'standard', 'dion', got 'fast'"):
+    with pytest.raises(ValueError, match=r"orthogonalize: coefficients must be one of 'standard', .* got 'fast'"):
         matrices.orthogonalize(x, "fast")
     with pytest.raises(ValueError, match=r"orthogonalize: coefficients must have shape \(3,\) or \(n, 3\), got \(2,\)"):
         matrices.orthogonalize(x, (1.0, 2.0))

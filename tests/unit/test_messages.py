@@ -42,7 +42,6 @@ KEYWORDS = [
     (lambda: gc.rmsprop(0.1, rho=0.99), "rmsprop", "rho", "'decay'"),
     (lambda: gc.adadelta(0.1, decay=0.9), "adadelta", "decay", "'rho'"),
     (lambda: gc.lion(1e-4, beta1=0.9), "lion", "beta1", "'b1'"),
-    (lambda: gc.muon(0.1, momentum=0.95), "muon", "momentum", "'beta'"),
     (lambda: gc.prodigy(betas=(0.9, 0.99), beta_3=0.9), "prodigy", "beta_3", "'beta3'"),
     (lambda: gc.trace(momentum=0.9), "trace", "momentum", "'decay'"),
     (lambda: gc.trace(0.9, nesterovs=True), "trace", "nesterovs", "'nesterov'"),
@@ -164,7 +163,8 @@ CALLS = [
     (lambda: gc.treewise(TX), TypeError, "^@treewise: slots is a sequence of names, got chain"),
     (lambda: gc.leafwise(extra=(1,)), TypeError, r"^@leafwise: extra is a sequence of names, got \(1,\)"),
     # static whole numbers
-    (lambda: gc.scale_by_muon(ns_steps=None), TypeError, "scale_by_muon: ns_steps must be a whole number, got None"),
+    (lambda: gc.galore(0.1, rank=None), TypeError, "scale_by_galore: rank must be a whole number, got None"),
+    (lambda: gc.muon(0.1, momentum=0.95), TypeError, r"momentum must be one of .*, got 0\.95; its decay is beta=0\.95"),
     (lambda: gc.muon(0.1, ns_steps=2.5), TypeError, r"scale_by_muon: ns_steps must be a whole number, got 2\.5"),
     (lambda: gc.mechanize(TX, num_betas=0), ValueError, "mechanize: num_betas must be at least 1, got 0"),
     (lambda: gc.adafactor(min_dim_size_to_factor=None), TypeError, "min_dim_size_to_factor must be a whole number"),

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gradchain as gc
-from tests import states, trees
+from tests import quick, states, trees
 from tests.contract.cases import each
 from tests.registry import ROWS, Row
 
@@ -24,7 +24,7 @@ def runner(row, tx):
         updates, state = row.update(tx, gradient, carry[1], carry[0])
         return (optax.apply_updates(carry[0], updates), state), None
 
-    return jax.jit(lambda params, state, gradients: jax.lax.scan(body, (params, state), gradients)[0])
+    return quick.jit(lambda params, state, gradients: jax.lax.scan(body, (params, state), gradients)[0])
 
 
 def assert_goes_on(row):

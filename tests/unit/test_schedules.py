@@ -23,6 +23,8 @@ EXPONENTIAL = {"init_value": 0.1, "transition_steps": 4, "decay_rate": 0.8, "tra
 WARMUP = {"init_value": 0.01, "peak_value": 0.1, "warmup_steps": 5}
 COSINE = WARMUP | {"decay_steps": 15, "end_value": 0.02}
 WSD = WARMUP | {"stable_steps": 4, "decay_steps": 6, "end_value": 0.02}
+FAST_SLOW = WARMUP | {"knee_value": 0.04, "stable_steps": 3, "fast_steps": 6, "slow_steps": 7, "end_value": 0.02}
+HALF_LIFE = {"init_value": 0.9, "end_value": 0.999, "transition_steps": 7, "transition_begin": 3}
 TABLE = {"init_value": 0.1, "boundaries_and_scales": {10: 0.5, 4: 0.3}}
 
 # (name, arguments, step from which the value is constant, or None)
@@ -55,6 +57,9 @@ CASES = [
     ("warmup_stable_decay_schedule", WSD, 15),
     ("warmup_stable_decay_schedule", WSD | {"decay_type": "cosine"}, 15),
     ("warmup_stable_decay_schedule", WSD | {"decay_type": "1-sqrt"}, 15),
+    ("warmup_stable_decay_schedule", WSD | {"exponent": 1.2}, 15),
+    ("fast_slow_decay_schedule", FAST_SLOW, 21),
+    ("linear_half_life_schedule", HALF_LIFE, 10),
     ("linear_onecycle_schedule", {"transition_steps": 20, "peak_value": 0.1}, 20),
     ("linear_onecycle_schedule", {"transition_steps": 13, "peak_value": 0.1}, 13),
     ("cosine_onecycle_schedule", {"transition_steps": 20, "peak_value": 0.1}, 20),
@@ -80,6 +85,8 @@ DEGENERATE = [
         0.1,
     ),
     ("warmup_stable_decay_schedule", WSD | {"warmup_steps": 0, "stable_steps": 0, "decay_steps": 0}, 0.02),
+    ("fast_slow_decay_schedule", FAST_SLOW | {name: 0 for name in FAST_SLOW if name.endswith("steps")}, 0.02),
+    ("linear_half_life_schedule", HALF_LIFE | {"transition_steps": 0}, 0.9),
 ]
 COUNTS = np.arange(40)
 
@@ -528,6 +535,33 @@ class TestMonotone:
     def test_decays_of_warmup_stable_decay(self, a, b, steps, kind, counts):
         schedule = gc.warmup_stable_decay_schedule(0.0, a, 0, 20, steps, b, kind)
         check_monotone(schedule, counts, a, b)
+
+
+def test_the_power_cooldown_is_a_late_polynomial_schedule():
+    """As the records of modded-nanogpt's optimizer track write it: min(peak, c (T - t)^p)."""
+    peak, total, part, power = 0.0375, 2900, 0.823, 1.2
+    late = gc.polynomial_schedule(peak, 0.0, power, part * total, (1 - part) * total)
+    stable = gc.warmup_stable_decay_schedule(0.0, peak, 0, (1 - part) * total, part * total, exponent=power)
+    steps = np.array([0, 500, 513, 514, 1000, 2000, 2750, 2899])
+    expected = np.minimum(peak, 3.317e-6 * (total - steps) ** power)
+    np.testing.assert_allclose(late(steps), expected, rtol=1e-3)
+    np.testing.assert_allclose(stable(steps), late(steps), rtol=1e-5)
+
+
+def test_fast_slow_decay_passes_the_points_of_its_record():
+    rate = gc.fast_slow_decay_schedule(0.0003, 0.03, 0.006, 99, 101, 1550, 1375, end_value=0.0005)
+    found = rate(np.array([0, 49, 99, 200, 975, 1750, 3125]))
+    np.testing.assert_allclose(found[jnp.array([0, 1, 2, 3, 5, 6])], [3e-4, 0.015, 0.03, 0.03, 0.006, 5e-4], rtol=1e-5)
+    np.testing.assert_allclose(found[4], 0.03 - 0.024 * 0.5**0.6, rtol=1e-5)
+
+
+def test_a_linear_half_life_is_half_as_long_halfway():
+    decay = gc.linear_half_life_schedule(0.9, 0.9999, 1000)(jnp.array([0, 500, 1000]))
+    lengths = np.log(0.5) / np.log(np.asarray(decay, float))
+    np.testing.assert_allclose(lengths[[0, 2]], np.log(0.5) / np.log([0.9, 0.9999]), rtol=1e-3)
+    np.testing.assert_allclose(lengths[1], lengths[[0, 2]].mean(), rtol=1e-3)
+    with pytest.raises(ValueError, match=r"linear_half_life_schedule: init_value must be in \(0, 1\), got 0"):
+        gc.linear_half_life_schedule(0, 0.99, 10)
 
 
 LATE = 20_000_000

@@ -8,12 +8,13 @@ import optax.contrib
 import pytest
 
 import gradchain as gc
-from tests import public, trees
+from tests import oracles, public, quick, trees
 
 STEPS = 100
 OPTAX = {**vars(optax.contrib), **vars(optax)}
 MASK = {"bias": False, "kernel": True, "scale": False}
 RATE = "cosine_decay_schedule(0.01, 200)"
+GIVEN = {"MASK": MASK, "QUINTIC": oracles.QUINTIC}
 CALLS = f"""
     sgd(0.05)
     sgd({RATE})
@@ -78,7 +79,7 @@ CALLS = f"""
     madgrad(0.01)
     madgrad(0.01, 0.5, 0.1)
     muon(0.002)
-    muon(0.002, "dion", weight_decay=0.1, nesterov=False, consistent_rms=0.2, adam_learning_rate=0.01)
+    muon(0.002, QUINTIC, weight_decay=0.1, nesterov=False, consistent_rms=0.2, adam_learning_rate=0.01)
     muon(0.002, preconditioning="spectral", adaptive=True)
     dog(1.0, ("heuristic", 1e-3))
     dog(1.0, ("distance", 1e-2), weight_decay=0.1, mask=MASK)
@@ -154,7 +155,7 @@ def run(tx, params):
 
         return jax.lax.scan(step, (params, tx.init(params)), length=STEPS)[1]
 
-    return jax.jit(lambda: jax.lax.map(on_problem, jnp.arange(len(PROBLEMS))))()
+    return quick.jit(lambda: jax.lax.map(on_problem, jnp.arange(len(PROBLEMS))))()
 
 
 def assert_same_runs(call, dtype, tolerance):
@@ -166,15 +167,15 @@ def assert_same_runs(call, dtype, tolerance):
     params = jax.tree.map(lambda w: jnp.atleast_1d(w / 2), trees.standard(dtype))
     names, loose = IMPRECISE_THERE[dtype]
     tolerance = loose if call.startswith(names) else tolerance
-    ours = run(eval(call, {"MASK": MASK}, public.NAMES), params)
-    theirs = run(optax.with_extra_args_support(eval(call, {"MASK": MASK}, OPTAX)), params)
+    ours = run(eval(call, GIVEN, public.NAMES), params)
+    theirs = run(optax.with_extra_args_support(eval(call, GIVEN, OPTAX)), params)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(ours))
     for index in range(len(PROBLEMS)):
         mine, other = trees.at(ours, index), trees.at(theirs, index)
         if trees.relative_error(mine, other) <= tolerance:
             continue
         nudged = jax.tree.map(lambda w: w * (1 + jnp.finfo(dtype).eps), params)
-        moved = trees.at(run(eval(call, {"MASK": MASK}, public.NAMES), nudged), index)
+        moved = trees.at(run(eval(call, GIVEN, public.NAMES), nudged), index)
         trees.assert_close(mine, other, 10 * trees.relative_error(moved, mine))
 
 

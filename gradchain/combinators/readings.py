@@ -1,0 +1,331 @@
+"""How arrays of models are seen as matrices, by their names, shapes and modules: Flax, Haiku, Equinox, plain dicts."""
+
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from gradchain.matrices.views import MuonDimensionNumbers, axes_of
+from gradchain.tree import Tree
+
+VECTORS = ("b", "b[0-9]", "bias*", "*_bias", "scale", "*_scale", "offset", "gamma", "beta", "gain", "a_log")
+"""Names of arrays that hold a number for each feature, whatever axes they have."""
+NORMS = ("*norm*", "ln", "ln_*", "ln[0-9]*", "bn*", "*_ln", "*_bn")
+EMBEDDINGS = (
+    "*embed*",
+    "emb",
+    "embs",
+    "*_emb",
+    "*_embs",
+    "wte",
+    "wpe",
+    "pos",
+    "pos_enc*",
+    "positional*",
+    "*_token",
+    "*_tokens",
+    "cls",
+)
+OUTPUTS = ("head", "heads", "*_head", "*_heads", "output", "output_layer", "out", "logits*", "*_logits", "classifier")
+"""Names of output layers, where no name before says that they are inside a block."""
+BLOCKS = ("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*attn*", "*attention*", "mha", "*mlp")
+BLOCKS += ("ff", "ffn", "*feed_forward", "*feedforward", "*cell", "*mixer", "*moe", "*expert", "*experts")
+STACKS = ("*layers", "*blocks", "*stack*", "*scan*", "h")
+"""Names of what holds layers: in one array, where no number follows."""
+KERNELS = ("kernel", "w", "weight", "weights")
+FUSED = (
+    (("*qkv*", "query_key_value", "c_attn"), 3, "query, key and value"),
+    (("kv", "*_kv", "kv_*", "wkv", "key_value"), 2, "key and value"),
+    (("*gate_up*",), 2, "gate and input"),
+)
+"""Names of several projections in one array, how many they are, and what."""
+GATES = {"LSTMCell": 4, "GRUCell": 3}
+LARGEST_KERNEL = 16
+"""The largest side of a square filter, where only shapes tell a convolution."""
+
+
+class Reading(NamedTuple):
+    """How an array is seen, and why."""
+
+    dims: MuonDimensionNumbers | str | None
+    """``None`` for what isn't a hidden matrix."""
+    why: str
+    outer: bool = False
+    """Whether it is an embedding or an output layer."""
+
+    def after(self, axes: int, why: str) -> "Reading":
+        """Return the reading of an array that has further axes before this one's."""
+        if not isinstance(self.dims, MuonDimensionNumbers):
+            return self
+        inputs, outputs = (tuple(axis + axes for axis in axes_of(x)) for x in self.dims[:2])
+        return Reading(_dims(inputs, outputs, *self.dims[2:]), f"{self.why}, {why}")
+
+
+class Module(NamedTuple):
+    """What one of Equinox's own modules says about its arrays."""
+
+    kind: str
+    """The name of its class."""
+    spatial: int | None = None
+    """The number of spatial dimensions of a convolution."""
+    groups: int = 1
+    heads: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What is known of an array: its names, its shape, the modules around it."""
+
+    names: tuple[str, ...]
+    """From the root, in lower case."""
+    shape: tuple[int, ...]
+    per_head: bool
+    modules: tuple[Module, ...] = ()
+    """Equinox's own, from the root."""
+
+    @property
+    def leaf(self) -> str:
+        """The array's own name."""
+        return self.names[-1] if self.names else ""
+
+    @property
+    def near(self) -> tuple[str, ...]:
+        """The last three names, without numbers."""
+        return tuple(name for name in self.names if not name.isdigit() and name != "~")[-3:]
+
+    @property
+    def layer(self) -> str:
+        """The name that says what kind of layer it is: the one above, or its own if that says more."""
+        return "".join(self.near[:-1][-1:]) if self.leaf in KERNELS else self.leaf
+
+    @property
+    def by_outputs(self) -> bool:
+        """Whether the outputs come first, as PyTorch and Equinox store weights."""
+        return self.leaf.startswith("weight")
+
+
+@functools.lru_cache(maxsize=4096)
+def read(place: Place, stacked: bool) -> Reading:
+    """Return how an array is seen; ``stacked`` if its first axis is known to be one of layers."""
+    if len(place.shape) < 2 + stacked:
+        return Reading(None, "a number" if not place.shape else "a vector")
+    if place.modules:
+        return _read_equinox(place)
+    if outside := _outside(place):
+        return outside
+    held = stacked or _is_stack(place)
+    if held and not stacked and len(place.shape) == 4 and "conv" in place.layer and place.shape[0] == place.shape[1]:
+        return Reading(None, "unclear: a stack of filters, or one filter")
+    if held:
+        rest = dataclasses.replace(place, shape=place.shape[1:])
+        return _sized(place, _layout(rest).after(1, "stacked"))
+    return _sized(place, _layout(place))
+
+
+def _outside(place: Place) -> Reading | None:
+    """Return the reading of an array that isn't inside the network, ``None`` if its names don't say so."""
+    if _match([place.leaf], VECTORS):
+        return Reading(None, "a bias or a scale")
+    if place.leaf != "kernel" and _match([place.layer, *place.near[-2:-1]], NORMS):
+        return Reading(None, "of a normalisation")
+    if _match(place.near, EMBEDDINGS):
+        return Reading(None, "an embedding", outer=True)
+    return Reading(None, "an output layer", outer=True) if _is_output(place) else None
+
+
+def _is_output(place: Place) -> bool:
+    """Return whether a name among the last says so, and none before it that it is inside a block."""
+    outer = [i for i, name in enumerate(place.names) if name in place.near and _match([name], OUTPUTS)]
+    if not outer or (place.names[outer[0]] == "out" and len(place.shape) > 2):
+        return False
+    return not _in_block(place.names[: outer[0]])
+
+
+def _in_block(names: Iterable[str]) -> bool:
+    return any(name.isdigit() or _match([_stem(name)], BLOCKS) for name in names)
+
+
+def is_inside(place: Place) -> bool:
+    """Return whether an array is in a block of layers, and so can't be the network's output."""
+    return _in_block(place.names[:-1])
+
+
+def is_embedding(place: Place) -> bool:
+    """Return whether an array is a table of embeddings."""
+    named = place.leaf in ("embedding", "embeddings") or (place.modules and place.modules[-1].kind == "Embedding")
+    return len(place.shape) == 2 and bool(named)
+
+
+def _is_stack(place: Place) -> bool:
+    """Return whether names say that the first axis is one of layers, and there are axes enough."""
+    pairs = zip(place.names, (*place.names[1:], ""), strict=True)
+    held = any(_match([_stem(name)], STACKS) and name == _stem(name) and not after.isdigit() for name, after in pairs)
+    held = held or any(re.match(r"(scan|vmap|checkpointscan)[a-z]", name) for name in place.names[:-1])
+    return held and (len(place.shape) > 2 or not _match([place.leaf], (*KERNELS, "w*", "*_proj", "*weight")))
+
+
+def _layout(place: Place) -> Reading:
+    """Return how an array inside the network is seen."""
+    if len(place.shape) < 2:
+        return Reading(None, "a vector for each layer")
+    if _match(place.names, ("expert", "experts", "*_experts")) and len(place.shape) == 3:
+        return _matrix(place, 1, "experts")
+    for look in (_convolution, _fused, _gates, _projection):
+        if found := look(place):
+            return found
+    if len(place.shape) == 2:
+        return _matrix(place, 0, "two axes")
+    return Reading(None, f"unclear: {len(place.shape)} axes may be layers, heads or a filter")
+
+
+def _convolution(place: Place) -> Reading | None:
+    shape, ndim = place.shape, len(place.shape)
+    sides = shape[-2:] if place.by_outputs else shape[:2]
+    square = place.leaf in KERNELS and ndim == 4 and sides[0] == sides[1] <= LARGEST_KERNEL
+    if ndim == 2 or not ("conv" in place.layer or square):
+        return None
+    told = re.search(r"conv(?:_?transpose)?_?([123])_?d", place.layer)
+    spatial = int(told[1]) if told else min(ndim - 2, 3)
+    batch = ndim - 2 - spatial
+    if batch < 0 or batch > 1:
+        return None
+    filters = MuonDimensionNumbers(tuple(range(spatial + 1)), spatial + 1)
+    if place.by_outputs:
+        filters = MuonDimensionNumbers((*range(2, spatial + 2), 1), 0)
+    elif place.leaf == "w" and "transpose" in place.layer:  # Haiku's have the outputs last but one
+        filters = MuonDimensionNumbers((*range(spatial), spatial + 1), spatial)
+    inputs = axes_of(filters.reduction_axis)[-1] + batch
+    if "depthwise" in place.layer or shape[inputs] == 1:
+        return Reading(None, "a depthwise convolution" if "depthwise" in place.layer else "one input channel")
+    found = Reading(filters, "a convolution")
+    return found.after(1, "stacked") if batch else found
+
+
+def _fused(place: Place) -> Reading | None:
+    """Return how several projections in one array are seen: side by side, or along an axis of their own."""
+    found = ((parts, what) for patterns, parts, what in FUSED if _match([place.layer], patterns))
+    parts, what = next(found, (0, ""))
+    if not parts or len(place.shape) not in (2, 3, 4):
+        return None
+    if len(place.shape) == 2:
+        rows, columns = reversed(place.shape) if place.by_outputs else place.shape
+        if columns == parts * rows or (parts == 2 and columns % 2 == 0):
+            return _matrix(place, 0, f"{what} side by side", blocks=parts)
+        return _matrix(place, 0, f"{what} side by side, of unknown widths: as one")
+    if place.shape[1] != parts or place.by_outputs:
+        return None
+    outputs = tuple(range(2, len(place.shape)))
+    return Reading(_dims((0,), outputs[-1:] if place.per_head else outputs), f"{what} along an axis")
+
+
+def _gates(place: Place) -> Reading | None:
+    """Return how the gates of Haiku's recurrent cells are seen, ``None`` for what isn't one."""
+    cell = next((name for name in place.near[:-1] if _stem(name) in ("lstm", "gru")), None)
+    own = {"w": 4, "w_i": 3, "w_h": 3}.get(place.leaf) if cell else None
+    if own is None or len(place.shape) != 2 or place.shape[1] % own:
+        return None
+    return _matrix(place, 0, "gates side by side", blocks=own)
+
+
+def _projection(place: Place) -> Reading | None:
+    """Return how Flax's projections of attention with an axis for heads are seen."""
+    into, out_of = place.layer in ("query", "key", "value"), place.layer == "out"
+    if place.leaf != "kernel" or len(place.shape) not in (3, 4) or not (into or out_of):
+        return None
+    axes = (0,), (1, 2)
+    if place.per_head:
+        axes = (0,), (2,)
+    if out_of:
+        axes = ((1,) if place.per_head else (0, 1)), (2,)
+    found = Reading(_dims(*axes), "attention, each head by itself" if place.per_head else "attention, heads together")
+    return found if len(place.shape) == 3 else found.after(1, "stacked")
+
+
+def _read_equinox(place: Place) -> Reading:
+    """Return how an array in one of Equinox's own modules is seen, which says exactly what it is."""
+    kind, spatial, groups, _ = place.modules[-1]
+    if not (kind == "Linear" or spatial is not None or kind in GATES) or not place.by_outputs:
+        if kind == "Embedding":
+            return Reading(None, "an embedding", outer=True)
+        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}")
+    batch = len(place.shape) - 2 - (spatial or 0)
+    own = dataclasses.replace(place, shape=place.shape[batch:])
+    if outside := _outside(own):
+        return outside
+    if spatial is None:
+        gates = _matrix(own, 0, "gates side by side", GATES[kind]) if kind in GATES else None
+        found = gates or _fused(own) or _heads_of(own) or _matrix(own, 0, "a linear layer")
+    elif own.shape[1] == 1:
+        found = Reading(None, "a depthwise convolution" if groups > 1 else "one input channel")
+    else:
+        dims = _dims((*range(2, spatial + 2), 1), (0,), 1, groups)
+        found = Reading(dims, f"a convolution in {groups} groups" if groups > 1 else "a convolution")
+    return _sized(place, found.after(batch, "stacked") if batch else found)
+
+
+def _heads_of(place: Place) -> Reading | None:
+    """Return how a projection of Equinox's attention is seen by head, ``None`` if it isn't."""
+    heads = next((module.heads for module in place.modules if module.kind == "MultiheadAttention"), 1)
+    if heads == 1 or not place.per_head:
+        return None
+    blocks = (heads, 1) if place.layer == "output_proj" else (1, heads)
+    return Reading(_dims((1,), (0,), *blocks), "attention, each head by itself")
+
+
+def _matrix(place: Place, batch: int, why: str, blocks: int = 1) -> Reading:
+    axes = (batch + 1, batch) if place.by_outputs else (batch, batch + 1)
+    return Reading(MuonDimensionNumbers(*axes, 1, blocks), why)
+
+
+def _sized(place: Place, found: Reading) -> Reading:
+    """Return a reading, unless the matrix has a single row or column."""
+    if not isinstance(found.dims, MuonDimensionNumbers):
+        return found
+    for name, axes in zip(("row", "column"), found.dims[:2], strict=True):
+        size = 1
+        for axis in axes_of(axes):
+            size *= place.shape[axis]
+        if size == 1:
+            return Reading(None, f"a single {name}")
+    return found
+
+
+def _dims(inputs: tuple[int, ...], outputs: tuple[int, ...], *blocks: Any) -> MuonDimensionNumbers:
+    """Return dimension numbers, single axes as numbers."""
+    return MuonDimensionNumbers(*(x[0] if len(x) == 1 else x for x in (inputs, outputs)), *blocks)
+
+
+def _match(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _stem(name: str) -> str:
+    """Return a name without the number at its end."""
+    return re.sub(r"_?\d+$", "", name)
+
+
+def located(tree: Tree) -> Iterator[tuple[Any, Any, tuple[Module, ...]]]:
+    """Yield (path, leaf, Equinox's own modules around it), in the tree's order."""
+    yield from _located(tree, (), ())
+
+
+def _located(node: Any, above: tuple[Any, ...], modules: tuple[Module, ...]) -> Iterator[Any]:
+    if kind := _class(node):
+        spatial = getattr(node, "num_spatial_dims", None)
+        groups = getattr(node, "groups", 1) if spatial is not None else 1
+        modules = (*modules, Module(kind, spatial, groups, getattr(node, "num_heads", 1)))
+    pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node and _class(x) is not None)[0]
+    for path, x in pairs:
+        if x is not node and _class(x):
+            yield from _located(x, (*above, *path), modules)
+        else:
+            yield (*above, *path), x, modules
+
+
+def _class(x: Any) -> str | None:
+    """Return the name of Equinox's class that a node is of, ``None`` for anything else."""
+    return next((cls.__name__ for cls in type(x).__mro__ if cls.__module__.startswith("equinox.nn.")), None)

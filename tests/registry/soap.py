@@ -1,0 +1,59 @@
+"""Rules in the eigenbases of Shampoo's factors, and optimizers made of them."""
+
+import gradchain as gc
+from tests import oracles
+from tests.registry.matrices import by_kind
+from tests.registry.row import Row, descent
+
+OF_ALL_AXES = {"update_interval": 2, "ridge": 0.01, "weight_dimension_numbers": "axes"}
+
+EIGENBASES = [
+    Row(
+        "scale_by_soap",
+        lambda: gc.scale_by_soap(0.9, 0.97, **OF_ALL_AXES),
+        lambda: oracles.soap(0.9, 0.97, every=2, ridge=0.01, axes=True),
+    ),
+    Row(
+        "scale_by_soap_kl",
+        lambda: gc.scale_by_soap(factors="kl", **OF_ALL_AXES),
+        lambda: oracles.soap(every=2, ridge=0.01, axes=True, kl=True),
+    ),
+    Row(
+        "scale_by_kl_shampoo",
+        lambda: gc.for_hidden_matrices(gc.scale_by_kl_shampoo(update_interval=2, ridge=0.01), gc.scale_by_adam()),
+        lambda: by_kind(oracles.kl_shampoo(every=2, ridge=0.01), oracles.adam()),
+    ),
+    Row(
+        "scale_by_splus",
+        lambda: gc.scale_by_splus(**OF_ALL_AXES),
+        lambda: oracles.splus(every=2, ridge=0.01, axes=True),
+    ),
+    Row(
+        "whiten_momentum",
+        lambda: gc.whiten_momentum(**OF_ALL_AXES),
+        lambda: oracles.whiten_momentum(every=2, ridge=0.01),
+    ),
+]
+IN_EIGENBASES = [
+    Row(
+        "soap",
+        lambda: gc.soap(0.01),
+        lambda: by_kind(*2 * [descent(oracles.soap(), oracles.weight_decay(0.01))]),
+        needs_params=True,
+    ),
+    Row(
+        "kl_shampoo",
+        lambda: gc.kl_shampoo(0.01),
+        lambda: by_kind(
+            descent(oracles.kl_shampoo(), oracles.weight_decay(0.01)),
+            descent(oracles.adam(0.9, 0.98), oracles.weight_decay(0.01)),
+        ),
+        needs_params=True,
+    ),
+    Row(
+        "splus",
+        lambda: gc.splus(0.1),
+        lambda: descent(oracles.splus(), rate=0.1),
+        needs_params=True,
+    ),
+]

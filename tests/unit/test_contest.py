@@ -1,0 +1,195 @@
+"""The contest of docs/contest: its search, its measures, and that the page says what its numbers say."""
+
+import importlib
+import math
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradchain as gc
+
+PAGE = Path(__file__).parents[2] / "docs" / "which_optimizer.md"
+FOLDER = PAGE.parent / "contest"
+MODULES = "costs", "entrants", "measures", "pictures", "problems", "results", "runs", "words"
+LENGTHS = np.array([400.0, 600, 800, 1000, 1200])
+
+
+@pytest.fixture(scope="module")
+def contest():
+    """The scripts' modules; they import each other by these names."""
+    sys.path.insert(0, str(FOLDER))
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    sys.path.remove(str(FOLDER))
+    for name in MODULES:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def results(contest):
+    return contest.results.Results.read()
+
+
+@pytest.fixture(scope="module")
+def small(contest):
+    """A problem of a moment: to copy four numbers."""
+    x = np.float32(np.random.default_rng(0).normal(size=(32, 4)))
+
+    def init(key):
+        return {"hidden": contest.problems.dense(key, 4, 4), "head": contest.problems.dense(key, 4, 4)}
+
+    def loss(params, batch):
+        return jnp.mean(
+            (contest.problems.apply(params["head"], contest.problems.apply(params["hidden"], batch)) - batch) ** 2
+        )
+
+    return contest.problems.Problem("copy", init, loss, lambda: (x, x[:8]), 8)
+
+
+def faster(factor, noise=0.0, seeds=4):
+    """Losses that fall with the logarithm of the steps, of an optimizer faster by a factor."""
+    return 1 - np.log(factor * LENGTHS)[:, None] + noise * np.arange(seeds)[None]
+
+
+def test_page_and_pictures_say_what_the_numbers_say(contest, results):
+    every = contest.results.findings(results)
+    assert (contest.results.FOLDER / "contest.md").read_text() == contest.words.page(every)
+    for name, wide in (("wide", True), ("narrow", False)):
+        assert (contest.results.FOLDER / f"{name}.svg").read_text() == contest.pictures.draw(every, wide)
+
+
+def test_page_shows_all_of_it():
+    page = PAGE.read_text()
+    shown = [f"contest/results/{name}" for name in ("contest.md", "wide.svg", "narrow.svg", "trials.csv", "runs.csv")]
+    assert not [name for name in shown if name not in page]
+    images = re.findall(r"```{image} \S+\n:alt: .{30,}\n:class: (wide|narrow)\n", page)
+    assert images == ["wide", "narrow"]
+
+
+def test_every_entrant_has_all_its_runs(contest, results):
+    plan = contest.runs.Plan()
+    for problem, field in contest.entrants.FIELD.items():
+        for name in field:
+            trials = contest.results.picked([r for r in results.trials if r["problem"] == problem], name, "loss_0")
+            runs = contest.results.picked([r for r in results.runs if r["problem"] == problem], name, "seed", "steps")
+            assert len(trials) == plan.trials, (problem, name)
+            assert {seed for seed, _ in runs} == set(plan.seeds), (problem, name)
+            assert len(runs) == len(plan.seeds) * len(plan.horizons), (problem, name)
+
+
+def test_trials_are_the_same_for_all_but_for_the_middle(contest):
+    entrants = contest.entrants
+    adamw, lion = (entrants.trials(entrants.ENTRANTS[name], 16) for name in ("adamw", "lion"))
+    np.testing.assert_allclose(adamw.rate, 10 * lion.rate)
+    np.testing.assert_array_equal(adamw.decay, lion.decay)
+    places = (np.arange(16) + 0.5) / 16 - 0.5
+    np.testing.assert_allclose(np.sort(np.log10(adamw.rate)), -2 + 2 * places)
+    np.testing.assert_allclose(np.sort(np.log10(adamw.third)), -2 + 1.5 * places)
+    assert (np.sort(adamw.decay)[:5] == 0).tolist() == [True] * 4 + [False]
+    assert 1e-5 < np.sort(adamw.decay)[4] < 2e-5 < 5e-4 < adamw.decay.max() < 1e-3
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.25, 2.0])
+def test_a_faster_optimizer_needs_as_many_times_fewer_steps(contest, factor):
+    reference = faster(1.0)[3]
+    found = contest.measures.ratio(contest.measures.Curve(LENGTHS, faster(factor)), reference, 1000)
+    np.testing.assert_allclose(found, 1 / factor, rtol=1e-12)
+
+
+def test_beyond_the_lengths_that_were_run_there_are_bounds(contest):
+    ratio, curve = contest.measures.ratio, contest.measures.Curve
+    np.testing.assert_allclose(ratio(curve(LENGTHS, faster(4.0)), faster(1.0)[3], 1000), 0.4)
+    assert ratio(curve(LENGTHS, faster(0.7)), faster(1.0)[3], 1000) == (math.inf,) * 3
+
+
+def test_what_seeds_share_cancels_in_the_interval(contest):
+    measures = contest.measures
+    curve, reference = measures.Curve(LENGTHS, faster(1.25, noise=0.05)), faster(1.0, noise=0.05)[3]
+    together, apart = measures.ratio(curve, reference, 1000), measures.ratio(curve, reference, 1000, paired=False)
+    np.testing.assert_allclose(together, 0.8, rtol=1e-12)
+    assert apart.low < 0.77 < 0.83 < apart.high
+
+
+def test_a_diverged_run_is_never_below_the_target(contest):
+    losses = faster(2.0)
+    losses[:, 0] = math.inf
+    found = contest.measures.ratio(contest.measures.Curve(LENGTHS, losses), faster(1.0)[3], 1000)
+    assert found.value == found.high == math.inf
+
+
+def test_formally_asks_for_more_than_a_lower_mean(contest):
+    curve = contest.measures.Curve(LENGTHS, faster(1.25, noise=0.2))
+    mean = curve.losses.mean(1)[2]
+    error = np.std(0.2 * np.arange(4), ddof=1) / 2
+    assert contest.measures.formally(curve, mean + 1.65 * error) == 800
+    assert contest.measures.formally(curve, mean + 1.60 * error) == 1000
+
+
+def test_trials_near_the_best_are_counted(contest):
+    assert contest.measures.within([[1.0, 1.0], [1.03, 1.0], [1.05, 1.0], [math.inf, 1.0]]) == 2
+
+
+def test_search_then_fresh_seeds(contest, small, tmp_path):
+    runs = contest.runs
+    plan = runs.Plan(trials=4, seeds=(5, 6), control=(7,), epochs=2, horizons=(1, 2))
+    entrant = contest.entrants.ENTRANTS["sgd"]
+    found = runs.known_or_run("copy", small, "adamw", entrant, plan, tmp_path)
+    losses = np.array(found["trials"])[:, 3:]
+    assert losses.shape == (4, 2)
+    assert found["chosen"] == losses.mean(1).argmin()
+    assert [row[:2] for row in found["runs"]] == [[5, 4], [6, 4], [5, 8], [6, 8]]
+    assert [row[:2] for row in found["control"]] == [[7, 4], [7, 8]]
+    best = contest.entrants.Trial(*found["trials"][found["chosen"]][:3])
+    direct = gc.training.sweep(
+        small.loss, None, lambda total_steps: entrant.make(best, total_steps), small.data()[0], epochs=2, batch_size=8,
+        init=small.init, seeds=[5, 6], validation=small.data()[1],
+    )  # fmt: skip
+    np.testing.assert_allclose([row[2] for row in found["runs"][2:]], direct.final[0], rtol=1e-5)
+
+
+def test_finished_runs_are_kept_on_equal_terms(contest, tmp_path, monkeypatch):
+    runs, entrant = contest.runs, contest.entrants.ENTRANTS["sgd"]
+    calls = []
+    monkeypatch.setattr(runs, "compete", lambda *a: calls.append(a[-1]) or {"runs": [[0, 1, math.inf]]})
+    problem = contest.problems.PROBLEMS["signals"]
+    terms = [("adamw", runs.Plan()), ("adamw", runs.Plan()), ("sgd", runs.Plan()), ("adamw", runs.Plan(trials=8))]
+    found = [runs.known_or_run("signals", problem, name, entrant, plan, tmp_path) for name, plan in terms]
+    assert calls == [True, False, True]
+    assert all(one["runs"] == [[0, 1, math.inf]] for one in found)
+
+
+def test_numbers_survive_their_files(contest, tmp_path):
+    trial = {"problem": "signals", "optimizer": "sgd", "learning_rate": 0.125, "decay": 0.0, "third": 0.5}
+    tables = contest.results.Results([{**trial, "loss_0": math.inf, "loss_1": 0.25}], [], [])
+    tables.write(tmp_path)
+    assert contest.results.Results.read(tmp_path) == tables
+
+
+def test_operations_are_counted_in_loops_and_rare_branches(contest):
+    def function(x, n):
+        for_each = jax.lax.fori_loop(0, 3, lambda i, y: y @ x, x)
+        return jax.lax.cond(n == 0, lambda: jax.jit(jnp.matmul)(for_each, x), lambda: for_each)
+
+    traced = jax.make_jaxpr(function)(jnp.ones((16, 16)), 0)
+    assert contest.costs.count(traced.jaxpr, 10) == pytest.approx(2 * 16**3 * 3.1, rel=0.01)
+
+
+def test_state_is_counted_for_each_parameter(contest):
+    params = {"kernel": jnp.ones((20, 50))}
+    assert contest.costs.state_bytes(gc.adam(0.1), params) == pytest.approx(8, abs=0.02)
+    assert contest.costs.state_bytes(gc.lion(0.1), params) == pytest.approx(4, abs=0.02)
+
+
+@pytest.mark.slow
+def test_every_entrant_learns(contest, small):
+    for name, entrant in contest.entrants.ENTRANTS.items():
+        trials = contest.entrants.trials(entrant, 4)
+        jobs = [(contest.entrants.Trial(*map(float, point)), epochs, 0) for point in zip(*trials, strict=True)]
+        start = float(small.loss(small.init(jax.random.key(0)), small.data()[1]))
+        losses = [loss for *_, loss in contest.runs.train(small, entrant, jobs)]
+        assert min(losses) < 0.9 * start, name
