@@ -240,6 +240,7 @@ def long_runs():
     """Run the two large examples and keep their pictures."""
     pictures = {
         "character_model": {"losses.png": "character_model.png"},
+        "15_width_transfer": {"width_transfer_mlp.png": "width_transfer_mlp.png"},
         "image_network": {
             "losses.png": "image_network.png",
             "hardest.png": "image_network_hardest.png",

@@ -59,24 +59,18 @@ def mup(
     each family has a formula for the factor of the learning rate, with the ratios :math:`r_\mathrm{in}` and
     :math:`r_\mathrm{out}` to the base model:
 
-    ==================================================  ======================================  =======================
-    ``rule``                                            matrices                                vectors
-    ==================================================  ======================================  =======================
-    ``"sgd"``                                           :math:`r_\mathrm{out} / r_\mathrm{in}`  :math:`r_\mathrm{out}`
-    ``"adam"``, ``"lion"``, ``"sign"``, ``"rmsprop"``,  :math:`1 / r_\mathrm{in}`               1
-    ``"adafactor"``, ``"adopt"``, ``"laprop"``,
-    ``"ademamix"``, ``"mars"``, ``"soap"``,
-    ``"kl_soap"``, ``"splus"``, ``"grafted"``
-    ``"muon"``                                          that of :math:`\sqrt{\min(1,            1
-                                                        n_\mathrm{out} / n_\mathrm{in})}`
-    ``"muon_rms"`` (``consistent_rms``)                 that of :math:`\sqrt{n_\mathrm{out} /   1
-                                                        n_\mathrm{in} / \max(n_\mathrm{in},
-                                                        n_\mathrm{out})}`
-    ``"muon_spectral"``, ``"scion"``, ``"spectral"``,   1                                       1
-    ``"hyperball"``
-    ``"orthogonal"``, ``"shampoo"`` (roots that add up  :math:`\sqrt{r_\mathrm{out} /           1
-    to 1/2, not grafted)                                r_\mathrm{in}}`
-    ==================================================  ======================================  =======================
+    - ``"sgd"``, ``"momentum"``: :math:`r_\mathrm{out} / r_\mathrm{in}`, and :math:`r_\mathrm{out}` for vectors. Below,
+      vectors have the factor 1.
+    - ``"adam"``, ``"adamw"``, ``"lion"``, ``"sign"``, ``"rmsprop"``, ``"adafactor"``, ``"adopt"``, ``"laprop"``,
+      ``"ademamix"``, ``"mars"``, ``"soap"``, ``"kl_soap"``, ``"splus"``, ``"grafted"`` (Shampoo with Adam's norm):
+      :math:`1 / r_\mathrm{in}`.
+    - ``"muon"``, orthogonal directions times :math:`\sqrt{\max(1, n_\mathrm{out} / n_\mathrm{in})}`: what
+      :math:`\sqrt{\min(1, n_\mathrm{out} / n_\mathrm{in})}` is, relative to the base model.
+    - ``"muon_rms"`` (``consistent_rms``): what :math:`\sqrt{n_\mathrm{out} / n_\mathrm{in}} / \sqrt{\max(n_\mathrm{in},
+      n_\mathrm{out})}` is, relative to the base model.
+    - ``"orthogonal"``, without a scale, and ``"shampoo"``, if its roots add up to 1/2 and it isn't grafted:
+      :math:`\sqrt{r_\mathrm{out} / r_\mathrm{in}}`.
+    - ``"muon_spectral"``, ``"scion"``, ``"spectral"`` (:func:`scale_by_spectral_norm`), ``"hyperball"``: 1.
 
     Adam's ``eps`` is multiplied by :math:`1 / r_\mathrm{out}`, as gradients are, in rules that have ``eps`` and
     ``eps_root``. The output layer must start smaller than usual: :func:`mup_init`. Print :func:`describe_widths` to

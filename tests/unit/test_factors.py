@@ -134,6 +134,12 @@ def test_inside_of_partitions_and_around_layers():
     trees.assert_close(got, {"head": -0.3 * stack["head"], "stack": -1.0 * stack["stack"]}, 1e-6)
 
 
+def test_factors_of_factors():
+    inner = gc.scale_hyperparams(gc.sgd(0.1), {"learning_rate": RATES})
+    tx = gc.scale_hyperparams(inner, {"learning_rate": [("embed", 2.0), ("layers/1", 3.0)]})
+    np.testing.assert_allclose(sizes(one_step(tx)), [-2.0, -0.05, -0.05, -0.3, -0.3], rtol=1e-6)
+
+
 def test_other_transforms_are_left_alone():
     tx = gc.scale_hyperparams(gc.chain(optax.trace(0.5), gc.scale_by_learning_rate(0.1)), {"learning_rate": RATES})
     np.testing.assert_allclose(one_step(tx)["embed"], -1.0 * GRADS["embed"], rtol=1e-6)
