@@ -98,6 +98,7 @@ WORDS = {
         "recipes, hyperball, nanogpt, modded-nanogpt, speedrun, record, soap-muon, "
         "kl-soap"
     ),
+    "optimizers/soap": "soap",
     "optimizers/schedule_free_plus_adamw": "schedule-free+, schedule free+",
     "sharding": (
         "sharding, multiple gpus, multi-gpu, distributed, data parallel, zero, fsdp, "
