@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators.labels import Labels, check_pattern, listed, matches, path_name
+from gradchain.combinators.labels import Labels, LayerShape, check_pattern, listed, matches, path_name
 from gradchain.combinators.readings import Place, Reading, is_embedding, is_inside, located, read
 from gradchain.combinators.routing import partition
 from gradchain.core.foreign import Child, as_transform
@@ -82,7 +82,9 @@ class HiddenMatrices(Labels):
             return Reading(dims, f"as {pattern!r} says")
         if not is_array(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
             return Reading(None, "no array of real or complex numbers")
-        return read(place, any(matches(pattern, path) for pattern in self.stacked))
+        if isinstance(x, LayerShape):
+            return read(place, False)
+        return read(place, True if any(matches(pattern, path) for pattern in self.stacked) else None)
 
     def __repr__(self) -> str:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

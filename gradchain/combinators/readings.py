@@ -109,16 +109,22 @@ class Place:
 
 
 @functools.lru_cache(maxsize=4096)
-def read(place: Place, stacked: bool) -> Reading:
-    """Return how an array is seen; ``stacked`` if its first axis is known to be one of layers."""
-    if len(place.shape) < 2 + stacked:
+def read(place: Place, stacked: bool | None) -> Reading:
+    """Return how an array is seen; ``stacked`` says whether its first axis is one of layers, if that is known."""
+    if len(place.shape) < 2 + bool(stacked):
         return Reading(None, "a number" if not place.shape else "a vector")
     if place.modules:
         return _read_equinox(place)
     if outside := _outside(place):
         return outside
-    held = stacked or _is_stack(place)
-    if held and not stacked and len(place.shape) == 4 and "conv" in place.layer and place.shape[0] == place.shape[1]:
+    held = _is_stack(place) if stacked is None else stacked
+    if (
+        held
+        and stacked is None
+        and len(place.shape) == 4
+        and "conv" in place.layer
+        and place.shape[0] == place.shape[1]
+    ):
         return Reading(None, "unclear: a stack of filters, or one filter")
     if held:
         rest = dataclasses.replace(place, shape=place.shape[1:])

@@ -497,6 +497,16 @@ def test_patterns_with_dimension_numbers_travel_through_reprs_and_configs():
     assert gc.from_config(gc.to_config(tx)) == tx == eval(repr(tx), public.NAMES)
 
 
+@pytest.mark.parametrize("stacked", [(), ("layers",)])
+def test_each_layer_by_itself_is_seen_like_a_stack_of_them(stacked):
+    params = {"layers": {"attn": {"query": {"kernel": array(3, 4, 2, 5)}}, "w": array(3, 4, 6)}}
+    tx = gc.for_hidden_matrices(by_row(), gc.set_to_zero(), gc.hidden_matrices(stacked=stacked))
+    apart = gc.per_layer(tx, [("layers", 0)])
+    trees.assert_close(apart.update(params, apart.init(params))[0], tx.update(params, tx.init(params))[0], 0)
+    for each in (tx, apart):
+        assert [row.seen_as for row in gc.describe(each, params).rows] == ["3 of (4, 10)", "3 of (4, 6)"]
+
+
 def test_scion_has_its_norms_for_embeddings_heads_and_filters():
     params = {"Conv_0": {"kernel": array(3, 3, 2, 5)}, "embed": {"embedding": array(9, 4)}, "bias": array(4)}
     params |= {"attn": {"query": {"kernel": array(4, 2, 3), "bias": array(2, 3)}}, "lm_head": {"weight": array(9, 4)}}
