@@ -73,7 +73,9 @@ class HiddenMatrices(Labels):
         last: Any = path[-1] if path else None
         if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value" and not modules:
             path = path[:-1]  # of the variables that Flax has arrays in
-        return Place(tuple(path_name(path).lower().split("/")), tuple(jnp.shape(x)), self.per_head, modules)
+        return Place(
+            tuple(path_name(path).lower().split("/")), tuple(x.shape) if is_array(x) else (), self.per_head, modules
+        )
 
     def _reading(self, path: str, place: Place, x: Any) -> Reading:
         index = self._pattern(path)
