@@ -70,10 +70,12 @@ class HiddenMatrices(Labels):
         return next((i for i, (pattern, _) in enumerate(self.patterns) if matches(pattern, path)), None)
 
     def _place(self, path: Any, x: Any, modules: tuple[Any, ...]) -> Place:
-        last = path[-1] if path else None
+        last: Any = path[-1] if path else None
         if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value" and not modules:
             path = path[:-1]  # of the variables that Flax has arrays in
-        return Place(tuple(path_name(path).lower().split("/")), tuple(jnp.shape(x)), self.per_head, modules)
+        return Place(
+            tuple(path_name(path).lower().split("/")), tuple(x.shape) if is_array(x) else (), self.per_head, modules
+        )
 
     def _reading(self, path: str, place: Place, x: Any) -> Reading:
         index = self._pattern(path)
@@ -186,7 +188,7 @@ def hidden_matrices(
       (2, 3)
       >>> tx = muon(0.02, muon_weight_dimension_numbers=hidden_matrices([("head", MuonDimensionNumbers())]))
     """
-    pairs = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
+    pairs: list[Any] = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
     for pair in pairs:
         if (
             not isinstance(pair, list | tuple)

@@ -32,8 +32,12 @@ EMBEDDINGS = (
 )
 OUTPUTS = ("head", "heads", "*_head", "*_heads", "output", "output_layer", "out", "logits*", "*_logits", "classifier")
 """Names of output layers, where no name before says that they are inside a block."""
-BLOCKS = ("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*attn*", "*attention*", "mha", "*mlp")
-BLOCKS += ("ff", "ffn", "*feed_forward", "*feedforward", "*cell", "*mixer", "*moe", "*expert", "*experts")
+BLOCKS = (
+    *("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*cell", "*mixer"),
+    *("*attn*", "*attention*", "mha", "*mlp", "ff", "ffn", "*feed_forward", "*feedforward"),
+    *("*moe", "*expert", "*experts"),
+)
+"""Names of what an output layer isn't inside of."""
 STACKS = ("*layers", "*blocks", "*stack*", "*scan*", "h")
 """Names of what holds layers: in one array, where no number follows."""
 KERNELS = ("kernel", "w", "weight", "weights")
