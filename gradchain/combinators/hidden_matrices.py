@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators.labels import Labels, check_pattern, listed, matches, path_name
+from gradchain.combinators.labels import Labels, LayerShape, check_pattern, listed, matches, path_name
 from gradchain.combinators.readings import Place, Reading, is_embedding, is_inside, located, read
 from gradchain.combinators.routing import partition
 from gradchain.core.foreign import Child, as_transform
@@ -70,10 +70,12 @@ class HiddenMatrices(Labels):
         return next((i for i, (pattern, _) in enumerate(self.patterns) if matches(pattern, path)), None)
 
     def _place(self, path: Any, x: Any, modules: tuple[Any, ...]) -> Place:
-        last = path[-1] if path else None
+        last: Any = path[-1] if path else None
         if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value" and not modules:
             path = path[:-1]  # of the variables that Flax has arrays in
-        return Place(tuple(path_name(path).lower().split("/")), tuple(jnp.shape(x)), self.per_head, modules)
+        return Place(
+            tuple(path_name(path).lower().split("/")), tuple(x.shape) if is_array(x) else (), self.per_head, modules
+        )
 
     def _reading(self, path: str, place: Place, x: Any) -> Reading:
         index = self._pattern(path)
@@ -82,7 +84,9 @@ class HiddenMatrices(Labels):
             return Reading(dims, f"as {pattern!r} says")
         if not is_array(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
             return Reading(None, "no array of real or complex numbers")
-        return read(place, any(matches(pattern, path) for pattern in self.stacked))
+        if isinstance(x, LayerShape):
+            return read(place, False)
+        return read(place, True if any(matches(pattern, path) for pattern in self.stacked) else None)
 
     def __repr__(self) -> str:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -184,7 +188,7 @@ def hidden_matrices(
       (2, 3)
       >>> tx = muon(0.02, muon_weight_dimension_numbers=hidden_matrices([("head", MuonDimensionNumbers())]))
     """
-    pairs = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
+    pairs: list[Any] = [*patterns] if isinstance(patterns, list | tuple) else [patterns]
     for pair in pairs:
         if (
             not isinstance(pair, list | tuple)

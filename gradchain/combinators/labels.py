@@ -51,6 +51,10 @@ def label_name(where: str, label: Any) -> str | None:
     return int.__repr__(label) if isinstance(label, int) and not isinstance(label, bool) else str(label)
 
 
+class LayerShape(jax.ShapeDtypeStruct):
+    """Stands for one layer of a stack inside ``per_layer``: what reads names must not take it for a stack."""
+
+
 class Labels:
     """A function from parameters to the tree of their labels (or bools) that decides for each array by itself."""
 

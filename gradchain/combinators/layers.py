@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import jax
 import jax.numpy as jnp
 
-from gradchain.combinators.labels import Labels, check_pattern, matches
+from gradchain.combinators.labels import Labels, LayerShape, check_pattern, matches
 from gradchain.combinators.steering import InjectHyperparams
 from gradchain.core.foreign import Child, ChildKind, Foreign, as_transform
 from gradchain.core.hyper import PerLeafKind
@@ -131,7 +131,7 @@ def _layer(leaf: Any, axis: int | None) -> Any:
     """Return the shape and dtype of one layer."""
     if axis is None:
         return leaf
-    return jax.ShapeDtypeStruct((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
+    return LayerShape((*leaf.shape[:axis], *leaf.shape[axis + 1 :]), leaf.dtype)
 
 
 @public

@@ -32,8 +32,12 @@ EMBEDDINGS = (
 )
 OUTPUTS = ("head", "heads", "*_head", "*_heads", "output", "output_layer", "out", "logits*", "*_logits", "classifier")
 """Names of output layers, where no name before says that they are inside a block."""
-BLOCKS = ("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*attn*", "*attention*", "mha", "*mlp")
-BLOCKS += ("ff", "ffn", "*feed_forward", "*feedforward", "*cell", "*mixer", "*moe", "*expert", "*experts")
+BLOCKS = (
+    *("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*cell", "*mixer"),
+    *("*attn*", "*attention*", "mha", "*mlp", "ff", "ffn", "*feed_forward", "*feedforward"),
+    *("*moe", "*expert", "*experts"),
+)
+"""Names of what an output layer isn't inside of."""
 STACKS = ("*layers", "*blocks", "*stack*", "*scan*", "h")
 """Names of what holds layers: in one array, where no number follows."""
 KERNELS = ("kernel", "w", "weight", "weights")
@@ -109,16 +113,22 @@ class Place:
 
 
 @functools.lru_cache(maxsize=4096)
-def read(place: Place, stacked: bool) -> Reading:
-    """Return how an array is seen; ``stacked`` if its first axis is known to be one of layers."""
-    if len(place.shape) < 2 + stacked:
+def read(place: Place, stacked: bool | None) -> Reading:
+    """Return how an array is seen; ``stacked`` says whether its first axis is one of layers, if that is known."""
+    if len(place.shape) < 2 + bool(stacked):
         return Reading(None, "a number" if not place.shape else "a vector")
     if place.modules:
         return _read_equinox(place)
     if outside := _outside(place):
         return outside
-    held = stacked or _is_stack(place)
-    if held and not stacked and len(place.shape) == 4 and "conv" in place.layer and place.shape[0] == place.shape[1]:
+    held = _is_stack(place) if stacked is None else stacked
+    if (
+        held
+        and stacked is None
+        and len(place.shape) == 4
+        and "conv" in place.layer
+        and place.shape[0] == place.shape[1]
+    ):
         return Reading(None, "unclear: a stack of filters, or one filter")
     if held:
         rest = dataclasses.replace(place, shape=place.shape[1:])

@@ -128,13 +128,14 @@ class Survey:
 def seen_by(tx: Transform, params: Tree) -> Iterator[tuple[str, Any, tuple[Any, Any]]]:
     """Yield the path of each array that a transform sees as matrices, the array, its layer axes and dimensions."""
     rule = tx.unlayered if isinstance(tx, Rule) else tx
-    field = next((name for name, kind, _ in rule.fields() if isinstance(kind, DimensionsKind)), None)
-    if field is None or params is None or isinstance(params, Placeholder):
+    fields = ((name, kind, value) for name, kind, value in rule.fields() if isinstance(kind, DimensionsKind))
+    field, kind, value = next(fields, (None, None, None))
+    if field is None or kind is None or params is None or isinstance(params, Placeholder):
         return
     if isinstance(tx, Rule):
         found = [(own.axes, dict(own.fields)[field]) for own in tx.declarations(params)]
     else:
-        found = [((), dims) for dims in rule.kinds[field].resolve(f"{tx.name}: {field}", getattr(rule, field), params)]
+        found = [((), dims) for dims in kind.resolve(f"{tx.name}: {field}", value, params)]
     pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
     for (path, x), one in zip(pairs, found, strict=True):
         if is_array(x) and (one[1] is not None or (isinstance(tx, Rule) and x.ndim - len(one[0]) == 2)):

@@ -168,10 +168,10 @@ def scale_by_soap(
 
     The state holds the momentum and the second moment, as large as the parameter, and four square matrices, two for
     each side: six numbers per parameter in all for a square matrix. :func:`store` may keep ``mu`` and ``nu`` in fewer
-    bits; bases and factors need all of theirs.
+    bits; it leaves bases and factors as they are.
 
-    Vectors and scalars get Adam's updates. Where the momentum of a whole update may exceed a root mean square, put
-    :func:`clip_by_block_rms` behind.
+    Vectors and scalars get Adam's updates. To bound the root mean square of an update, put :func:`clip_by_block_rms`
+    behind this stage.
 
     Args:
       b1: :math:`\beta_1`, the decay of the momentum.

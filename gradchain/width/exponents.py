@@ -76,8 +76,8 @@ DIRECTIONS: dict[str, str] = {
             *("sign", "lion", "soap", "kl_soap", "splus"),
         )
     },
-    "scale_by_muon": "orthogonal",
-    "scale_by_shampoo": "shampoo",
+    **dict.fromkeys(("scale_by_muon", "orthogonalize_updates"), "orthogonal"),
+    "scale_by_lmo": "scion",
     "scale_by_spectral_norm": "spectral",
 }
 """The family of each rule that decides the size of a direction."""
@@ -85,7 +85,8 @@ NEUTRAL = (
     *("identity", "scale", "negate", "trace", "ema", "centralize", "scale_by_learning_rate", "scale_by_schedule"),
     *("add_decayed_weights", "add_cautious_decayed_weights", "add_l2_penalty", "add_l1_penalty", "scale_by_shape"),
     *("clip", "clip_by_global_norm", "clip_by_block_rms", "zero_nans", "add_noise", "keep_params_nonnegative"),
-    *("project", "set_to_zero"),
+    *("project", "set_to_zero", "scale_by_optimistic_gradient", "ema_mixture"),
+    *("decay_updated_weights", "descend_with_corrected_decay"),
 )
 """Rules that leave the size of a direction to others, or bound it."""
 
@@ -164,20 +165,35 @@ def _of_transform(widths: Widths, tx: Transform) -> dict[str, str]:
 
 
 def _family(path: str, rules: list[Rule]) -> str:
-    unknown = [rule.name for rule in rules if rule.name not in DIRECTIONS and rule.name not in NEUTRAL]
-    names = list(dict.fromkeys(DIRECTIONS[rule.name] for rule in rules if rule.name in DIRECTIONS))
-    if unknown or len(names) > 1:
-        several = " and ".join(rule.name for rule in rules if rule.name in DIRECTIONS)
-        problem = f"{unknown[0]} isn't known" if unknown else f"{several} both act on it"
+    """Return the family of the one rule among those that act on an array that decides the size of its updates."""
+    decisive = [rule for rule in rules if rule.name not in NEUTRAL]
+    names = list(dict.fromkeys(map(_direction, decisive)))
+    if None in names or len(names) > 1:
+        unknown = next((rule.name for rule in decisive if _direction(rule) is None), None)
+        several = " and ".join(rule.name for rule in decisive)
+        problem = f"{unknown} isn't known" if unknown else f"{several} both act on it"
         raise ValueError(
             f"mup: what decides the size of the updates of {path}? {problem}; write rule='adam', or pairs of a pattern "
             f"and a rule; there are {', '.join(FAMILIES)}"
         )
-    name = names[0] if names else "sgd"
+    name = str(names[0]) if names else "sgd"
     shape = next((rule for rule in rules if rule.name == "scale_by_shape"), None)
-    if name == "orthogonal" and shape is not None:
-        return "muon" if getattr(shape, "consistent_rms", None) is None else "muon_rms"
-    return name
+    if name != "orthogonal" or shape is None:
+        return name
+    held = {field: value for field, _, value in shape.fields()}
+    if held["consistent_rms"] is not None:
+        return "muon_rms"
+    return {"original": "muon", "spectral": "muon_spectral", "none": "orthogonal"}[held["scale"]]
+
+
+def _direction(rule: Rule) -> str | None:
+    """Return the family of a rule that decides the size of a direction, ``None`` for one that isn't known."""
+    held = {field: value for field, _, value in rule.fields()}
+    if rule.name == "scale_by_shampoo" and (held["graft"] or held["exponent"] is None):
+        return "grafted" if held["graft"] else "shampoo"
+    if rule.name == "scale_by_normuon" and held["norm"] != "free":
+        return "orthogonal"
+    return DIRECTIONS.get(rule.name)
 
 
 @public

@@ -497,6 +497,16 @@ def test_patterns_with_dimension_numbers_travel_through_reprs_and_configs():
     assert gc.from_config(gc.to_config(tx)) == tx == eval(repr(tx), public.NAMES)
 
 
+@pytest.mark.parametrize("stacked", [(), ("layers",)])
+def test_each_layer_by_itself_is_seen_like_a_stack_of_them(stacked):
+    params = {"layers": {"attn": {"query": {"kernel": array(3, 4, 2, 5)}}, "w": array(3, 4, 6)}}
+    tx = gc.for_hidden_matrices(by_row(), gc.set_to_zero(), gc.hidden_matrices(stacked=stacked))
+    apart = gc.per_layer(tx, [("layers", 0)])
+    trees.assert_close(apart.update(params, apart.init(params))[0], tx.update(params, tx.init(params))[0], 0)
+    for each in (tx, apart):
+        assert [row.seen_as for row in gc.describe(each, params).rows] == ["3 of (4, 10)", "3 of (4, 6)"]
+
+
 def test_scion_has_its_norms_for_embeddings_heads_and_filters():
     params = {"Conv_0": {"kernel": array(3, 3, 2, 5)}, "embed": {"embedding": array(9, 4)}, "bias": array(4)}
     params |= {"attn": {"query": {"kernel": array(4, 2, 3), "bias": array(2, 3)}}, "lm_head": {"weight": array(9, 4)}}
@@ -548,3 +558,42 @@ def test_galore_projects_hidden_matrices_alone():
     state = tx.init(params)
     assert state.projector["embed"]["embedding"] is None
     assert state.projector["conv"]["kernel"].shape == (18, 2)
+
+
+def test_leaves_that_are_no_arrays_of_real_numbers_belong_to_the_rest():
+    params = {"act": jax.nn.relu, "steps": 3, "table": jnp.arange(6).reshape(2, 3), "w": jnp.ones((2, 3))}
+    assert gc.hidden_matrices()(params) == {"act": "rest", "steps": "rest", "table": "rest", "w": "matrices"}
+
+
+FOR_MATRICES = [gc.muon, gc.normuon, gc.dion2, gc.scion, gc.soap, gc.kl_shampoo, gc.splus, gc.shampoo, gc.kron]
+
+
+def stacked_attention():
+    attention = {"query": {"kernel": array(3, 8, 2, 4), "bias": array(3, 2, 4)}}
+    return {"layers": {"attn": attention}, "embed": {"embedding": array(9, 8)}}
+
+
+@pytest.mark.parametrize("optimizer", FOR_MATRICES, ids=lambda optimizer: optimizer.__name__)
+def test_all_optimizers_for_matrices_see_the_same_and_their_bytes_add_up(optimizer):
+    params = stacked_attention()
+    tx = optimizer(0.01)
+    described = gc.describe(tx, params)
+    kernel = next(row for row in described.rows if row.path.endswith("kernel"))
+    assert (kernel.seen_as, kernel.why) == ("3 of (8, 8)", "attention, heads together, stacked")
+    state = jax.eval_shape(tx.init, params)
+    assert described.state_bytes == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert described.state_bytes == described.shared_bytes + sum(row.state_bytes for row in described.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["int8", "bfloat16"])
+@pytest.mark.parametrize("optimizer", FOR_MATRICES, ids=lambda optimizer: optimizer.__name__)
+def test_their_state_may_be_stored_in_fewer_bits(optimizer, codec):
+    params = stacked_attention()
+    tx, exact = gc.store(optimizer(0.01), codec, min_size=1), optimizer(0.01)
+    state, whole = tx.init(params), exact.init(params)
+    assert sum(x.nbytes for x in jax.tree.leaves(state)) < sum(x.nbytes for x in jax.tree.leaves(whole))
+    updates, after = jax.jit(tx.update)(params, state, params)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    expected, _ = jax.jit(exact.update)(params, whole, params)
+    trees.assert_close(updates, expected, 0.05)

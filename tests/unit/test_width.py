@@ -206,6 +206,26 @@ def test_updates_move_outputs_equally_at_every_width(name):
     assert name == "spectral" or any(abs(slope) > 0.45 for slope in plain.slopes.values()), str(plain)
 
 
+@pytest.mark.parametrize(
+    ("direction", "family"),
+    [
+        (lambda: gc.scale_by_muon(), "orthogonal"),
+        (lambda: gc.chain(gc.scale_by_normuon(), gc.scale_by_shape(scale="spectral")), "muon_spectral"),
+        (lambda: gc.chain(gc.scale_by_muon(), gc.scale_by_shape(consistent_rms=0.2)), "muon_rms"),
+        (lambda: gc.chain(gc.trace(0.9), gc.scale_by_lmo()), "scion"),
+        (lambda: gc.scale_by_shampoo(), "grafted"),
+        (lambda: gc.scale_by_shampoo(graft=False), "shampoo"),
+        (lambda: gc.scale_by_soap(), "adam"),
+    ],
+)
+def test_families_of_rules_for_matrices(direction, family):
+    shapes = [{"w": jax.ShapeDtypeStruct((n, 2 * n), jnp.float32)} for n in (32, 8)]
+    widths = gc.width_multipliers(*shapes)
+    tx = gc.chain(direction(), gc.scale_by_learning_rate(0.1))
+    assert gc.mup(tx, widths) == gc.mup(tx, widths, family)
+    assert gc.describe_widths(widths, tx).split()[-5] == family
+
+
 def test_which_rule_acts_on_which_array_is_seen():
     widths = gc.width_multipliers(mlp(32), mlp(8))
     assert gc.describe_widths(widths, gc.muon(0.1)).splitlines()[3].split()[-6:-1] == ["input", "muon", "1", "1", "1"]
