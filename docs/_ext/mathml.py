@@ -33,7 +33,7 @@ def _convert(node, as_block):
             BAR, r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', found
         )
         return re.sub(ACCENT, r"<msub><mover>\1\3</mover>\2</msub>", found, flags=re.S)
-    except MathError as error:
+    except (MathError, IndexError, AttributeError) as error:
         logger.warning("can't convert %r: %s", tex, error, location=node)
         return nodes.unescape(tex)
 

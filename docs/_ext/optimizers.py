@@ -167,7 +167,7 @@ def table() -> str:
 def page(e: Entry) -> str:
     """Return the whole page in Markdown."""
     tx, (state, wanted) = e.transform, computed(e)
-    lead, _, rest = e.text.partition("\n## ")
+    lead, _, rest = f"\n{e.text}".partition("\n## ")
     facts = [
         ("Take it for", e.when),
         ("Needs", wanted),
@@ -178,7 +178,7 @@ def page(e: Entry) -> str:
     parts = [
         f"# {e.name}",
         f"{e.line}.",
-        lead.removeprefix("## ") and lead,
+        lead.strip(),
         pictures(e),
         "| | |\n|---|---|\n"
         + "\n".join(f"| {key} | {value} |" for key, value in facts),

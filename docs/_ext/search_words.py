@@ -83,9 +83,23 @@ WORDS = {
     "performance": "slow, speed, recompilation, compile time, donate buffers",
     "routing": (
         "weight decay mask, mask, parameter groups, different learning rates, "
-        "multi_transform, exclude bias, layer-wise learning rate"
+        "multi_transform, exclude bias"
     ),
-    "layers_and_matrices": "orthogonalisation, layer-wise, low-rank",
+    "layers_and_matrices": (
+        "orthogonalisation, hidden matrices, stacked layers, low-rank"
+    ),
+    "width_transfer": (
+        "mup, width, width transfer, learning rate transfer, learning-rate transfer, "
+        "hyperparameter transfer, maximal update parametrisation, maximal update "
+        "parametrization, coordinate check, layer-wise, layer-wise learning rate, "
+        "layer-wise learning rates, learning rates by layer, depth"
+    ),
+    "recipes": (
+        "recipes, hyperball, nanogpt, modded-nanogpt, speedrun, record, soap-muon, "
+        "kl-soap"
+    ),
+    "optimizers/soap": "soap",
+    "optimizers/schedule_free_plus_adamw": "schedule-free+, schedule free+",
     "sharding": (
         "sharding, multiple gpus, multi-gpu, distributed, data parallel, zero, fsdp, "
         "pmap, tpu"

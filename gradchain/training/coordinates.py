@@ -29,9 +29,9 @@ SHRINKS = -0.4
 class CoordinateCheck:
     """What :func:`coordinate_check` and :func:`update_check` return: sizes at each width, and their slopes.
 
-    A slope is the exponent :math:`a` in size :math:`\\propto` width :math:`^a`, by least squares of logarithms,
-    averaged over the seeds: 0 is what :func:`gradchain.mup` is for, 0.5 or 1 means that the rate is too large for wide
-    models.
+    A slope is the exponent :math:`a` in :math:`\\mathrm{size} \\propto \\mathrm{width}^a`, by least squares of
+    logarithms, averaged over the seeds: 0 is what :func:`gradchain.mup` is for, 0.5 or 1 means that the rate is too
+    large for wide models.
     """
 
     widths: tuple[int, ...]

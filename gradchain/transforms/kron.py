@@ -153,7 +153,7 @@ def scale_by_kron(
 ):
     r"""Whiten momentum by a triangular factor for each axis, fitted by gradient descent: PSGD with Kronecker factors.
 
-    .. math:: u_k = \min\!\Big(1, \frac{c}{\mathrm{rms}(d_k)}\Big)\,d_k, \qquad d_k = P_k\,\hat\mu_k, \qquad
+    .. math:: u_k = \min\left(1, \frac{c}{\mathrm{rms}(d_k)}\right)\,d_k, \qquad d_k = P_k\,\hat\mu_k, \qquad
         P_k = Q_1^* Q_1 \otimes \cdots \otimes Q_n^* Q_n
 
     :math:`\hat\mu_k = \mu_k / (1 - \beta_1^k)` is the moving average of gradients, and :math:`Q_i` multiplies along

@@ -69,6 +69,18 @@ def test_every_optimizer_has_a_row(pages, entries):
     assert [row[0].strip("| *") for row in rows if "**" in row[0]] == list(dict.fromkeys(pages.FAMILIES))
 
 
+def test_the_sidebar_has_the_order_of_the_table(entries):
+    (sidebar,) = re.findall(r":hidden:\n\n(.*?)\n```", (DOCS / "optimizers" / "index.md").read_text(), re.S)
+    assert sidebar.split() == list(entries)
+
+
+def test_pictures_and_formulas_come_before_what_else_is_said(written):
+    for name, page in written.items():
+        order = re.findall(r"^## .*|^- !\[.*?\]", page, re.M)
+        assert [line[:2] for line in order[:2]] == ["- ", "- "], name
+        assert order[2:4] == ["## Formula", "## Example"], name
+
+
 def test_the_state_is_what_init_makes(pages, entries):
     for name, entry in entries.items():
         state = jax.eval_shape(entry.transform.init, pages.MATRIX)
@@ -107,7 +119,7 @@ def test_pages_have_formulas_and_examples_that_run(written, monkeypatch):
         formula = page.split("## Formula")[1].split("## Example")[0].split("\n\nLast, ")[0].split("\n\nThe result")[0]
         assert ":math:`" in formula or ".. math::" in formula, name
         assert page.count(f".. autofunction:: {name}\n") == 1
-        found, output = code_blocks(page), io.StringIO()
+        found, output = code_blocks(page.split("\n## Example\n")[1].split("\n## ")[0]), io.StringIO()
         with contextlib.redirect_stdout(output):
             exec(found["python"], {"gc": gc, "jnp": jax.numpy})
         assert output.getvalue() == found["text"], name
