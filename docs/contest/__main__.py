@@ -28,11 +28,14 @@ INTERVAL = 10
 """Steps from one refresh of a preconditioner to the next: the default."""
 
 
-def costs_of(problem: Problem, optimizer: str, epochs: int) -> dict[str, float]:
+def costs_of(problem: Problem, optimizer: str, parts: int) -> dict[str, float]:
     """Return bytes of state for each parameter, and operations of a step."""
     entrant, examples = ENTRANTS[optimizer], problem.data()[0]
     first = Trial(*(float(numbers[0]) for numbers in trials(entrant, 1)))
-    tx, params = entrant.make(first, 100 * epochs), problem.init(jax.random.key(0))
+    tx, params = (
+        entrant.make(first, problem.part * parts),
+        problem.init(jax.random.key(0)),
+    )
     batch = jax.tree.map(lambda x: x[: problem.batch_size], examples)
     operations = flops(tx, problem.loss, params, batch, INTERVAL)
     return {"state_bytes": state_bytes(tx, params), "operations": operations}
@@ -42,14 +45,14 @@ def run(names: list[str], optimizers: list[str], plan: Plan, kept: Path) -> Resu
     """Return all numbers, after running what isn't known."""
     results = Results([], [], [])
     for name in names:
-        base = costs_of(PROBLEMS[name], REFERENCE, plan.epochs)["operations"]
+        base = costs_of(PROBLEMS[name], REFERENCE, plan.length)["operations"]
         for optimizer in (one for one in FIELD[name] if one in optimizers):
             began = time.perf_counter()
             found = known_or_run(
                 name, PROBLEMS[name], optimizer, ENTRANTS[optimizer], plan, kept
             )
             add(results, name, optimizer, found)
-            cost = costs_of(PROBLEMS[name], optimizer, plan.epochs)
+            cost = costs_of(PROBLEMS[name], optimizer, plan.length)
             cost["operations"] /= base
             results.costs.append({"problem": name, "optimizer": optimizer, **cost})
             print(

@@ -31,6 +31,8 @@ class Problem(NamedTuple):
     data: Callable[[], tuple[Any, Any]]
     """Return examples to train on, and held-out ones."""
     batch_size: int
+    part: int
+    """All runs are as many steps long as some of these."""
 
 
 def dense(key: Any, inputs: int, outputs: int, gain: float = 2.0) -> dict[str, Any]:
@@ -113,11 +115,10 @@ def characters_loss(params: Any, windows: Any) -> Any:
 
 
 def characters() -> tuple[Any, Any]:
-    """Return 25,600 windows of nine characters, from all of the text, and 8,000 others."""
+    """Return 160,000 windows of nine characters, from all of the text, and 4,000 others."""
     rest, held_out = text()
-    return windows_of(rest, CONTEXT + 1, 25_600), windows_of(
-        held_out, CONTEXT + 1, 8_000
-    )
+    train = windows_of(rest, CONTEXT + 1, 160_000)
+    return train, windows_of(held_out, CONTEXT + 1, 4_000)
 
 
 LENGTH, WIDTH, HEADS, BLOCKS = 32, 48, 4, 2
@@ -173,9 +174,9 @@ def transformer_loss(params: Any, windows: Any) -> Any:
 
 
 def passages() -> tuple[Any, Any]:
-    """Return 800 windows of 33 characters, from all of the text, and 400 others."""
+    """Return 5,000 windows of 33 characters, from all of the text, and 400 others."""
     rest, held_out = text()
-    return windows_of(rest, LENGTH + 1, 800), windows_of(held_out, LENGTH + 1, 400)
+    return windows_of(rest, LENGTH + 1, 5_000), windows_of(held_out, LENGTH + 1, 400)
 
 
 def windows_of(codes: Any, length: int, count: int) -> Any:
@@ -217,14 +218,14 @@ def text() -> tuple[Any, Any]:
 PROBLEMS = {
     "signals": Problem(
         "MNIST-1D",
-        functools.partial(network, 40, 10), signals_loss, signals, 128,
+        functools.partial(network, 40, 10), signals_loss, signals, 128, 200,
     ),
     "characters": Problem(
         "Characters",
-        characters_init, characters_loss, characters, 128,
+        characters_init, characters_loss, characters, 128, 200,
     ),
     "transformer": Problem(
         "Transformer",
-        transformer_init, transformer_loss, passages, 8,
+        transformer_init, transformer_loss, passages, 8, 100,
     ),
 }  # fmt: skip

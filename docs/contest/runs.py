@@ -32,10 +32,10 @@ class Plan(NamedTuple):
     """Fresh seeds, for what the search chose."""
     control: tuple[int, ...] = tuple(range(200, 208))
     """Others, for AdamW against itself."""
-    epochs: int = 5
-    """Length of the runs at whose end AdamW's loss is the target."""
+    length: int = 5
+    """Length of the runs at whose end AdamW's loss is the target, in the problem's parts."""
     horizons: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """Lengths of runs in epochs; each has a schedule of its own."""
+    """Lengths of runs, likewise; each has a schedule of its own."""
 
 
 def known_or_run(
@@ -49,7 +49,7 @@ def known_or_run(
     """Return what :func:`compete` found, now or earlier on the same terms."""
     file = folder / name / f"{optimizer}.json"
     points = [numbers.tolist() for numbers in trials(entrant, plan.trials)]
-    terms = json.loads(json.dumps([problem.batch_size, points, plan]))
+    terms = json.loads(json.dumps([problem.batch_size, problem.part, points, plan]))
     known = json.loads(file.read_text()) if file.exists() else {}
     if known.get("terms") != terms:
         known = {
@@ -73,7 +73,7 @@ def compete(
     """
     points = trials(entrant, plan.trials)
     each = [Trial(*map(float, point)) for point in zip(*points, strict=True)]
-    jobs = list(itertools.product(each, [plan.epochs], plan.tuning))
+    jobs = list(itertools.product(each, [plan.length], plan.tuning))
     losses = np.reshape(
         [row[-1] for row in train(problem, entrant, jobs)], (len(each), -1)
     )
@@ -96,10 +96,10 @@ def compete(
 def train(
     problem: Problem, entrant: Entrant, jobs: list[tuple[Trial, int, int]]
 ) -> list[list[float]]:
-    """Train one run for each trial, number of epochs and seed, as many at a time as there are cores.
+    """Train one run for each trial, length and seed, as many at a time as there are cores.
 
     Runs of one seed begin at the same weights and see the same batches. All of them are
-    made by one compiled program, an epoch.
+    made by one compiled program, a part.
 
     Returns:
       Rows of seed, steps and the held-out loss at the end; infinity if the run diverged.
@@ -107,23 +107,26 @@ def train(
     examples, held_out = jax.tree.map(jnp.asarray, problem.data())
 
     def one(job: tuple[Trial, int, int]) -> list[float]:
-        trial, epochs, seed = job
+        trial, parts, seed = job
         result = training.fit(
             problem.loss,
             problem.init(jax.random.key(seed)),
             lambda total_steps: entrant.make(trial, total_steps),
             examples,
-            epochs=epochs,
+            steps=parts * problem.part,
             batch_size=problem.batch_size,
             seed=seed,
             validation=held_out,
-            validate_every=epochs,
+            validate_every=training.Steps(problem.part),
         )
         loss = (
             result.history["val_loss"][-1] if result.stopped != "diverged" else np.inf
         )
-        steps = epochs * (len(jax.tree.leaves(examples)[0]) // problem.batch_size)
-        return [seed, steps, float(loss) if np.isfinite(loss) else np.inf]
+        return [
+            seed,
+            parts * problem.part,
+            float(loss) if np.isfinite(loss) else np.inf,
+        ]
 
     first = one(jobs[0])  # compiles
     with ThreadPoolExecutor(

@@ -60,7 +60,7 @@ def test_the_gradient_of_every_number_agrees_with_finite_differences(row, x64):
     params, gradient, weights = (least(row, trees.standard("float64", seed)) for seed in range(3))
     gradient = jax.tree.map(lambda g: g + jnp.sign(g), gradient)
 
-    @jax.jit
+    @quick.jit
     @functools.partial(jax.value_and_grad, allow_int=True)
     def total(tx):
         first, state = row.update(tx, gradient, tx.init(params), params)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import trees
+from tests import quick, trees
 from tests.contract.cases import SLOW, STEPS, TOLERANCE, beside_the_rules, each, secondary
 from tests.registry import ROWS
 
@@ -50,7 +50,7 @@ def check(row, params, prepare, tolerance):
 
 @each(ANY_TREE, slow=beside_the_rules)
 def test_a_tree_of_all_kinds_of_nests(row):
-    check(row, trees.nests(), lambda update: update, 2e-6)
+    check(row, trees.nests(), quick.jit, 2e-6)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def small(contest):
             (contest.problems.apply(params["head"], contest.problems.apply(params["hidden"], batch)) - batch) ** 2
         )
 
-    return contest.problems.Problem("copy", init, loss, lambda: (x, x[:8]), 8)
+    return contest.problems.Problem("copy", init, loss, lambda: (x, x[:8]), 8, 4)
 
 
 def faster(factor, noise=0.0, seeds=4):
@@ -77,7 +77,7 @@ def test_what_the_page_says_of_the_rules_is_so(contest, results):
         "Sixteen trials": plan.trials == 16,
         "with a 95 % interval, a bootstrap over eight seeds": len(plan.seeds) == 8,
         "two seeds each": len(plan.tuning) == 2,
-        "trained for 0.4 to 1.2 times": [n / plan.epochs for n in plan.horizons[:: len(plan.horizons) - 1]]
+        "trained for 0.4 to 1.2 times": [n / plan.length for n in plan.horizons[:: len(plan.horizons) - 1]]
         == [0.4, 1.2],
         "the learning rate over two decades": spans["learning rate"] == 2,
         "spans two decades else": spans["decay"] == 2,
@@ -159,7 +159,7 @@ def test_trials_near_the_best_are_counted(contest):
 
 def test_search_then_fresh_seeds(contest, small, tmp_path):
     runs = contest.runs
-    plan = runs.Plan(trials=4, seeds=(5, 6), control=(7,), epochs=2, horizons=(1, 2))
+    plan = runs.Plan(trials=4, seeds=(5, 6), control=(7,), length=2, horizons=(1, 2))
     entrant = contest.entrants.ENTRANTS["sgd"]
     found = runs.known_or_run("copy", small, "adamw", entrant, plan, tmp_path)
     losses = np.array(found["trials"])[:, 3:]
@@ -212,7 +212,7 @@ def test_state_is_counted_for_each_parameter(contest):
 def test_every_entrant_learns(contest, small):
     for name, entrant in contest.entrants.ENTRANTS.items():
         trials = contest.entrants.trials(entrant, 4)
-        jobs = [(contest.entrants.Trial(*map(float, point)), 20, 0) for point in zip(*trials, strict=True)]
+        jobs = [(contest.entrants.Trial(*map(float, point)), 5, 0) for point in zip(*trials, strict=True)]
         start = float(small.loss(small.init(jax.random.key(0)), small.data()[1]))
         losses = [loss for *_, loss in contest.runs.train(small, entrant, jobs)]
         assert min(losses) < 0.9 * start, name
