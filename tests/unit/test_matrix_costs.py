@@ -1,7 +1,7 @@
 """What a step of each rule for matrices computes and moves, counted in the compiled program, which needs no clock.
 
 For an m by n matrix. Counts are made by hand from the formulas. What LAPACK does (eigenvalues, QR, triangular solves)
-is a call whose operations the compiler doesn't know; they are left out on both sides.
+is a call whose operations the compiler does not know; they are left out on both sides.
 """
 
 from typing import NamedTuple
