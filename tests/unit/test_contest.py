@@ -74,14 +74,14 @@ def test_page_shows_all_of_it():
 def test_what_the_page_says_of_the_rules_is_so(contest, results):
     plan, spans, problems = contest.runs.Plan(), contest.entrants.SPANS, contest.problems
     facts = {
-        "Sixteen trials": plan.trials == 16,
-        "with a 95 % interval, a bootstrap over eight seeds": len(plan.seeds) == 8,
-        "two seeds each": len(plan.tuning) == 2,
+        "Each optimizer has sixteen trials": plan.trials == 16,
+        "with a 95 % interval from a bootstrap over eight seeds": len(plan.seeds) == 8,
+        "16 trials, of two seeds each": len(plan.tuning) == 2,
         "trained for 0.4 to 1.2 times": [n / plan.length for n in plan.horizons[:: len(plan.horizons) - 1]]
         == [0.4, 1.2],
-        "the learning rate over two decades": spans["learning rate"] == 2,
-        "spans two decades else": spans["decay"] == 2,
-        "number over a decade and a half": spans["third"] == 1.5,
+        "The learning rate spans two powers of ten": spans["learning rate"] == 2,
+        "spans two powers of ten in the others": spans["decay"] == 2,
+        "hyperparameter spans one and a half": spans["third"] == 1.5,
         "a warm-up for a twentieth": contest.entrants.scheduled(1.0, 1000)(50) == 1,
         "two blocks of width 48 predict each of 32": (problems.BLOCKS, problems.WIDTH, problems.LENGTH) == (2, 48, 32),
         "from the eight before it": problems.CONTEXT == 8,
