@@ -188,7 +188,7 @@ ENTRANTS = {
 
 FIELD = {
     "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
-    "characters": (),
+    "characters": ("adamw", "muon", "soap"),
     "transformer": (),
 }
 """Who takes part in which problem."""
