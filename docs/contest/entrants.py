@@ -1,9 +1,10 @@
 """Who takes part: optimizers as functions of three numbers, and where these are searched.
 
-All optimizers search as wide. The learning rate spans three decades around the
-documented default; the decay is 0 for a quarter of the trials, else it spans two decades,
-the same for all in terms of what a step takes away at the default rate; the third number
-spans a decade and a half. For rules that are made for matrices, the third number is the
+All optimizers search as wide. The learning rate spans two decades around the documented
+default, or around ten times that where steps are about as large as Adam's, since small
+networks take larger rates. The decay is 0 for a quarter of the trials, else it spans two
+decades, the same for all in terms of what a step takes away at the middle rate. The third
+number spans a decade and a half. For rules that are made for matrices, the third number is the
 rate of AdamW, which updates embeddings, heads and vectors.
 """
 
@@ -22,7 +23,7 @@ ADAM = 5e-3
 SPANS = {"learning rate": 2.0, "decay": 2.0, "third": 1.5}
 """Decades that are searched."""
 DECAY = 1e-4
-"""The middle of the parts of the weights that a step takes away, at the default rate."""
+"""The middle of the parts of the weights that a step takes away, at the middle rate."""
 
 
 class Trial(NamedTuple):
@@ -30,7 +31,7 @@ class Trial(NamedTuple):
 
     rate: Any
     decay: Any
-    """What a step takes away, as a part of the weights, at the default rate."""
+    """What a step takes away, as a part of the weights, at the middle rate."""
     third: Any
 
 
@@ -40,9 +41,9 @@ class Entrant(NamedTuple):
     make: Callable[[Trial, int], gc.Transform]
     """``make(trial, steps)`` returns the optimizer, with a schedule for so many steps."""
     rate: float
-    """The documented default of the learning rate."""
-    third: tuple[str, float]
-    """The name of the third number, and the middle of its range."""
+    """The middle of the learning rates."""
+    third: float
+    """The middle of the third numbers."""
 
 
 def trials(entrant: Entrant, count: int) -> Trial:
@@ -56,7 +57,7 @@ def trials(entrant: Entrant, count: int) -> Trial:
         middle * 10 ** (span * (place - 0.5))
         for middle, span, place in (
             (entrant.rate, SPANS["learning rate"], places[:, 0]),
-            (entrant.third[1], SPANS["third"], places[:, 2]),
+            (entrant.third, SPANS["third"], places[:, 2]),
         )
     )
     above = (places[:, 1] - 0.25) / 0.75
@@ -80,7 +81,7 @@ def hidden(rule: Callable[[], gc.Transform], rate: float) -> Entrant:
 
     Args:
       rule: returns a transform from gradients to directions.
-      rate: its documented default rate.
+      rate: the middle of its learning rates.
     """
 
     def make(trial: Trial, steps: int) -> gc.Transform:
@@ -97,7 +98,7 @@ def hidden(rule: Callable[[], gc.Transform], rate: float) -> Entrant:
         )
         return gc.for_hidden_matrices(matrices, rest)
 
-    return Entrant(make, rate, ("AdamW's learning rate", ADAM))
+    return Entrant(make, rate, ADAM)
 
 
 def whole(
@@ -111,7 +112,7 @@ def whole(
 
     Args:
       build: its constructor.
-      rate: its documented default rate.
+      rate: the middle of its learning rates.
       third: the name of one of its decays; 1 minus that is searched around the middle.
       middle: see there.
       options: more arguments.
@@ -126,7 +127,7 @@ def whole(
             **options,
         )
 
-    return Entrant(make, rate, (f"1 - {third}", middle))
+    return Entrant(make, rate, middle)
 
 
 def schedule_free(trial: Trial, steps: int) -> gc.Transform:
@@ -172,8 +173,8 @@ ENTRANTS = {
     "adopt": whole(gc.adopt, 1e-2),
     "ademamix": whole(gc.ademamix, 1e-2, "b3", 3e-3, b2=0.99),
     "lamb": whole(gc.lamb, 1e-2),
-    "schedule_free_adamw": Entrant(schedule_free, 1e-2, ("1 - b1", 0.05)),
-    "schedule_free_plus_adamw": Entrant(schedule_free_plus, 1.0, ("1 - sf_b1", 0.1)),
+    "schedule_free_adamw": Entrant(schedule_free, 1e-2, 0.05),
+    "schedule_free_plus_adamw": Entrant(schedule_free_plus, 1.0, 0.1),
     "muon": hidden(muon, 0.02),
     "normuon": hidden(normuon, 0.02),
     "soap": hidden(lambda: gc.scale_by_soap(), 1e-2),
@@ -187,7 +188,7 @@ ENTRANTS = {
 
 FIELD = {
     "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
-    "characters": (),
+    "characters": ("adamw", "muon", "soap"),
     "transformer": (),
 }
 """Who takes part in which problem."""

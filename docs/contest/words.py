@@ -68,7 +68,7 @@ def ends(every: dict[str, Found]) -> str:
     ]
     if not names:
         return "- **No chosen learning rate** lies in the outer tenths of its range."
-    return f"- **Near the end of its range** is the chosen rate of {listed(names)}: a wider search might favour them."
+    return f"- **Near the end of its range** is the chosen rate of {listed(names)}: a wider search might do better."
 
 
 def table(found: Found) -> str:

@@ -74,9 +74,9 @@ def test_page_shows_all_of_it():
 def test_what_the_page_says_of_the_rules_is_so(contest, results):
     plan, spans, problems = contest.runs.Plan(), contest.entrants.SPANS, contest.problems
     facts = {
-        "has sixteen trials": plan.trials == 16,
+        "sixteen trials": plan.trials == 16,
         "with a 95 % interval from a bootstrap over eight seeds": len(plan.seeds) == 8,
-        "the 16 trials, of two seeds each": len(plan.tuning) == 2,
+        "16 trials, of two seeds each": len(plan.tuning) == 2,
         "trained for 0.4 to 1.2 times": [n / plan.length for n in plan.horizons[:: len(plan.horizons) - 1]]
         == [0.4, 1.2],
         "The learning rate spans two powers of ten": spans["learning rate"] == 2,
