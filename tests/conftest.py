@@ -27,7 +27,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
-    quick.switch(config.option.markexpr == "not slow")
+    quick.switch(config.option.markexpr == "not slow", first_process=not hasattr(config, "workerinput"))
 
 
 TESTS_BETWEEN_CLEARINGS = 500
