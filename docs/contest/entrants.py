@@ -189,6 +189,6 @@ ENTRANTS = {
 FIELD = {
     "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
     "characters": ("adamw", "muon", "soap"),
-    "transformer": (),
+    "transformer": ("adamw", "muon"),
 }
 """Who takes part in which problem."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from entrants import ENTRANTS
 from problems import PROBLEMS
 from results import CONTROL, Found, Line
 from runs import REFERENCE
@@ -16,7 +17,7 @@ HEADER = (
 def page(every: dict[str, Found]) -> str:
     """Return the part of the page that is made of results."""
     parts = [*(headline(PROBLEMS[name].title, found) for name, found in every.items())]
-    parts += [control(every), ends(every)]
+    parts += [control(every), ends(every), *absent(every)]
     for name, found in every.items():
         target = f"The target, AdamW's loss after {found.steps:,} steps, is {found.target:.4f}."
         parts += ["", f"### {PROBLEMS[name].title}", "", target, "", table(found)]
@@ -33,7 +34,7 @@ def headline(title: str, found: Found) -> str:
     ]
     first += [f"{code(line)} {said(line, found)}" for line in fewer[1:4]]
     unsure = len(rivals) - len(fewer) - len(more)
-    text = f"Of {len(rivals)} others {some(len(fewer))} fewer steps than AdamW, {some(len(more))} more"
+    text = f"Of {len(rivals)} other{'s' * (len(rivals) > 1)}, {some(len(fewer))} fewer steps than AdamW, {some(len(more))} more"
     text += f", and for {unsure} the interval contains 1." if unsure else "."
     best = f" {listed(first)}." if first else ""
     return f"- **{title}.** {text}{best}"
@@ -69,6 +70,13 @@ def ends(every: dict[str, Found]) -> str:
     if not names:
         return "- **No chosen learning rate** lies in the outer tenths of its range."
     return f"- **Near the end of its range** is the chosen rate of {listed(names)}: a wider search might do better."
+
+
+def absent(every: dict[str, Found]) -> list[str]:
+    """Return who is known to the scripts, but has no runs here."""
+    present = {line.optimizer for found in every.values() for line in found.lines}
+    names = [f"`{name}`" for name in ENTRANTS if name not in present]
+    return [f"- **Without runs here so far**: {listed(names)}."] if names else []
 
 
 def table(found: Found) -> str:
