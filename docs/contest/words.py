@@ -34,7 +34,8 @@ def headline(title: str, found: Found) -> str:
     ]
     first += [f"{code(line)} {said(line, found)}" for line in fewer[1:4]]
     unsure = len(rivals) - len(fewer) - len(more)
-    text = f"Of {len(rivals)} other{'s' * (len(rivals) > 1)}, {some(len(fewer))} fewer steps than AdamW, {some(len(more))} more"
+    text = f"Of {len(rivals)} other{'s' * (len(rivals) > 1)}, {some(len(fewer))} fewer steps than AdamW"
+    text += f", {some(len(more))} more"
     text += f", and for {unsure} the interval contains 1." if unsure else "."
     best = f" {listed(first)}." if first else ""
     return f"- **{title}.** {text}{best}"
