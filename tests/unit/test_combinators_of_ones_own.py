@@ -148,7 +148,8 @@ def test_a_number_is_cast_as_it_is_asked_for():
 
 def test_parts_follow_from_the_fields_and_their_names_are_labels():
     tx = pair(gc.trace(0.9), gc.average_params(gc.trace(0.8)))
-    assert list(gc.hyperparams(tx)) == ["left.trace.decay", "right.average_params.start", "right.trace.decay"]
+    average = ["right.average_params.start", "right.average_params.blend"]
+    assert list(gc.hyperparams(tx)) == ["left.trace.decay", *average, "right.trace.decay"]
     state = tx.init(W)
     assert [part.state for part in tx.parts(state)] == list(state)
     changed = tx.replace(**{"right.trace.decay": 0.1, "left.trace.decay": 0.2})
