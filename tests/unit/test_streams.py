@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import functools
 import json
+import signal
 import threading
 import time
 
@@ -384,7 +385,15 @@ def test_iterators_that_the_run_began_are_closed_and_others_are_not():
     assert (one.closed, other.closed) == (True, False)
 
 
-def test_a_run_that_is_interrupted_while_it_waits_ends_cleanly():
+@pytest.fixture
+def interruptible():
+    """Let SIGINT raise KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_is_interrupted_while_it_waits_ends_cleanly(interruptible):
     """The main thread's wait can be interrupted; the source then ends its batch."""
     reached, go_on = threading.Event(), threading.Event()
 
