@@ -220,13 +220,18 @@ class _Plan:
         except (ValueError, TypeError):
             if declared.each:
                 stored = jax.tree.map(lambda _: 0.0, stored, is_leaf=lambda x: type(x) is tuple)
-            problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
-            raise ValueError(f"{spec.name}: {problem}") from None
+            raise self._differ(leaves, name, stored) from None
         if spec.kind == "elementwise" or declared.init is None:
             for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
                 if g is not None and self.active[i]:
+                    if not (declared.each or hasattr(slot, "shape")):
+                        raise self._differ(leaves, name, stored)
                     self._check_slot(f"{spec.name}: the state's {name}", declared, i, g, slot)
         return slots
+
+    def _differ(self, leaves: list[Any], name: str, stored: Any) -> ValueError:
+        problem = mismatch(self.treedef.unflatten(leaves), stored, "updates", f"the state's {name}")
+        return ValueError(f"{self.rule.spec.name}: {problem}")
 
     def _check_slot(self, where: str, declared: Slot, i: int, g: Array, slot: Any) -> None:
         """Raise unless what the ``i``-th leaf's slot holds is like its update ``g``."""

@@ -43,8 +43,9 @@ def routes(tx):
 LEAFWISE = [
     row
     for row in ROWS
-    if row.any_tree and has_leafwise(row) and not looks_at_all(row.build()) and not routes(row.build())
+    if row.any_tree and has_leafwise(row) and not (row.random or looks_at_all(row.build()) or routes(row.build()))
 ]
+"""Rows whose rules look at one array at a time, and draw nothing at random: layers together draw other numbers."""
 
 
 def stack(layers, axes):
