@@ -31,14 +31,27 @@ def pytest_configure(config):
     quick.switch(config.option.markexpr == "not slow", first_process=not hasattr(config, "workerinput"))
 
 
-TESTS_BETWEEN_CLEARINGS = 500
-"""After how many tests compiled programs are forgotten: they would grow to gigabytes in each process."""
+GROWTH = 3_000_000_000
+"""By how many bytes a process may grow before it forgets compiled programs. That takes seconds, and those still needed
+are made once more."""
+_floor = {"bytes": 0}
 _run = itertools.count(1)
 
 
+def resident(tests):
+    """Return how many bytes of memory this process has; where the system doesn't say, as many as its tests may take."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 6_000_000 * tests
+
+
 def pytest_runtest_teardown():
-    if next(_run) % TESTS_BETWEEN_CLEARINGS == 0:
+    tests = next(_run)
+    if tests % 20 == 0 and resident(tests) > _floor["bytes"] + GROWTH:
         jax.clear_caches()
+        _floor["bytes"] = resident(tests)
 
 
 @pytest.fixture(autouse=True)

@@ -72,11 +72,12 @@ def cases(
 ) -> Any:
     """Parametrise over ``case``: ``rows`` in every dtype their maths allows, slow for some and if not ``fast``.
 
-    Rows that others stand for are tested in the dtypes ``FAST`` alone, and slowly in half precision.
+    Half precision is compiled slowly but for the first rule of each family; ``test_state.py`` traces all others in it.
+    Rows that others stand for are tested in the dtypes ``FAST`` alone.
     """
 
     def marks(row: Row, dtype: str) -> list[Any]:
-        return [pytest.mark.slow] if slow(row) or dtype not in fast or (secondary(row) and dtype != "float32") else []
+        return [pytest.mark.slow] if slow(row) or dtype not in fast or (follows(row) and dtype != "float32") else []
 
     parameters = [
         pytest.param((row, dtype), id=f"{row}-{dtype}", marks=marks(row, dtype))

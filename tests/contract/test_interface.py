@@ -68,7 +68,7 @@ def test_a_missing_extra_argument_is_an_error_that_names_it(row):
 @each([row for row in ROWS if row.random])
 def test_randomness_comes_from_the_seed_alone_and_differs_between_updates_and_arrays(row):
     tx = row.build()
-    params = {"a": jnp.ones((5, 4)), "b": jnp.ones((5, 4))}
+    params = {"left": jnp.ones((5, 4)), "right": jnp.ones((5, 4))}
 
     def two_updates(tx):
         first, state = row.update(tx, params, tx.init(params), params)

@@ -55,6 +55,7 @@ def check(common, name, report, folder):
     assert written.count("\n- ") == committed.count("\n- ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_experiment(common, name, tmp_path):
     check(common, name, run(name), tmp_path)

@@ -421,6 +421,7 @@ def by_row(g, slot, at, dims: DimensionNumbers | None = None):
     return view(g.shape, dims).map(scaled, g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "matrices"), EQUIVALENT.values(), ids=EQUIVALENT)
 def test_updates_are_those_of_the_matrices_alone(make, matrices):
     tx, gradient = gc.for_hidden_matrices(by_row(), gc.set_to_zero()), make()
@@ -523,6 +524,7 @@ def test_scion_has_its_norms_for_embeddings_heads_and_filters():
     assert gc.from_config(gc.to_config(tx)) == tx == eval(repr(tx), public.NAMES)
 
 
+@pytest.mark.slow
 def test_a_filter_has_the_same_norm_however_its_axes_lie():
     kernel = array(3, 3, 2, 5)
     equinox = eqx.tree_at(

@@ -50,6 +50,7 @@ def test_each_step_maps_the_singular_values_by_a_polynomial(shape, rows, how, x6
     assert np.all(np.abs(np.linalg.svd(got, compute_uv=False) - 1) < 0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("shape", [(6, 3), *(pytest.param(s, marks=pytest.mark.slow) for s in [(3, 6), (4, 2, 3)])])
 def test_agrees_with_optax(shape, how, x64):

@@ -251,6 +251,7 @@ def compared(outputs, batch):
     return jnp.mean((outputs - batch["y"]) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [linen_model, nnx_model])
 def test_frameworks_models_compute_in_16_bits_and_keep_float32(make):
     adapter, model, mean = make()

@@ -68,6 +68,7 @@ def test_a_backend_without_host_memory_is_an_error(monkeypatch):
         gc.offload_state(gc.adam(0.1)).init(trees.standard())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [gc.sgd(0.1, momentum=0.9), gc.store(gc.adam(0.1), "int8", min_size=0)])
 def test_a_state_comes_back_to_the_hosts_memory(inside, tmp_path):
     tx, params = gc.chain(gc.clip(1.0), gc.offload_state(inside)), trees.standard()

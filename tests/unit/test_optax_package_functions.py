@@ -114,6 +114,7 @@ def rows(table):
     return [(name, i) for name, cases in table.items() for i in range(len(cases))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case"), rows(SCHEDULES))
 def test_schedules_and_their_edges(name, case):
     args = SCHEDULES[name][case]

@@ -86,6 +86,7 @@ CASES = {
 ROWS = [(name, i) for name, cases in CASES.items() for i in range(len(cases))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case"), ROWS, ids=[f"{name}-{i}" for name, i in ROWS])
 def test_results_are_those_of_optax(name, case):
     args, kwargs = CASES[name][case]

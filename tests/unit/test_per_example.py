@@ -54,6 +54,7 @@ def test_the_clipped_sum_is_that_of_the_paper(dtype, bound):
         assert {x.dtype for x in jax.tree.leaves(sums)} == {jnp.promote_types(dtype, "float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [0.0, 0.7, 3.0, jnp.inf])
 def test_both_ways_of_clipping_agree_with_optax(bound):
     grads = batch_of()

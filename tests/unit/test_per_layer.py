@@ -14,7 +14,7 @@ from gradchain.combinators.routing import masked, partition
 from gradchain.core.hyper import PerLeafKind
 from gradchain.core.hyperparams import walk
 from gradchain.transforms.low_rank import scale_by_galore
-from tests import public, trees
+from tests import public, quick, trees
 from tests.contract.cases import each, secondary
 from tests.registry import ROWS
 
@@ -55,7 +55,7 @@ def stack(layers, axes):
 
 def updates_of(tx, gradients, params, compiled=False):
     """Return the updates of a few steps with the parameters at rest, after checking that the state keeps its kind."""
-    update = jax.jit(lambda g, s, p: tx.update(g, s, p)) if compiled else tx.update
+    update = quick.jit(lambda g, s, p: tx.update(g, s, p)) if compiled else tx.update
     state, results = tx.init(params), []
     for gradient in gradients:
         updates, state = update(gradient, state, params)
@@ -65,13 +65,13 @@ def updates_of(tx, gradients, params, compiled=False):
     return results
 
 
-def assert_law(tx, axes, dtype="float32", compiled=False, tolerance=2e-6):
+def assert_law(tx, axes, dtype="float32", compiled=True, tolerance=2e-6):
     """Assert that ``tx`` with layers, on stacks, is the stack of ``tx`` on each; return a function of how far off
     it is without."""
     layers = [trees.standard(dtype, seed) for seed in range(LAYERS)]
     streams = [trees.stream(STEPS, dtype, seed=10 + seed) for seed in range(LAYERS)]
     gradients = [[trees.at(stream, k) for k in range(STEPS)] for stream in streams]
-    apart = [updates_of(tx, mine, layer) for mine, layer in zip(gradients, layers, strict=True)]
+    apart = [updates_of(tx, mine, layer, compiled) for mine, layer in zip(gradients, layers, strict=True)]
     expected = [stack(each, axes) for each in zip(*apart, strict=True)]
     stacked = [stack(each, axes) for each in zip(*gradients, strict=True)]
     together = updates_of(gc.per_layer(tx, axes), stacked, stack(layers, axes), compiled)

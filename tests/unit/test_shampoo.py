@@ -154,6 +154,7 @@ def test_newtons_method_gives_nearly_the_same():
     trees.assert_close(newton, eigh, 2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [4, 2.5])
 @pytest.mark.parametrize("rank", [2, 5])
 def test_the_derivative_of_an_inverse_root_is_finite_where_eigenvalues_are_equal(p, rank, x64):

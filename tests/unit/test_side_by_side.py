@@ -27,6 +27,7 @@ def losses():
         return {name: np.array(importlib.import_module(f"with_{name}").train()) for name in names}
 
 
+@pytest.mark.slow
 def test_losses_are_equal(losses):
     assert losses["numpy"].shape == (100,)
     assert losses["numpy"][-1] < 0.1 * losses["numpy"][0]

@@ -232,6 +232,7 @@ def test_sweeps_and_halvings_make_their_transforms_for_the_number_of_steps():
         sweep(plain_loss, START, make, lambda epoch: BATCHES, epochs=2)
 
 
+@pytest.mark.slow
 def test_sweeps_halvings_and_populations_on_streams_are_those_on_arrays():
     tx = gc.adam(jnp.logspace(-2, -0.5, 4))
     kwargs = {"takes_key": True, "has_aux": True, "validation": DATA}
