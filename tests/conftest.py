@@ -31,7 +31,7 @@ def pytest_configure(config):
     quick.switch(config.option.markexpr == "not slow", first_process=not hasattr(config, "workerinput"))
 
 
-GROWTH = 3_000_000_000
+GROWTH = 2_000_000_000
 """By how many bytes a process may grow before it forgets compiled programs. That takes seconds, and those still needed
 are made once more."""
 _floor = {"bytes": 0}
