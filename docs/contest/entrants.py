@@ -186,6 +186,10 @@ ENTRANTS = {
 }
 """By the name of the constructor in gradchain; ``kl_soap`` is ``soap(factors="kl")``."""
 
+DECOMPOSING = ("soap", "kl_soap", "kl_shampoo", "splus", "shampoo", "kron")
+"""Those that call LAPACK for several matrices at once: two of their programs at the same
+time may wait for each other for ever in XLA's pool of threads, so that their runs take turns."""
+
 FIELD = {
     "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
     "characters": ("adamw", "muon", "soap"),

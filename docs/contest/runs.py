@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from entrants import Entrant, Trial, trials
+from entrants import DECOMPOSING, ENTRANTS, Entrant, Trial, trials
 from problems import Problem
 
 from gradchain import training
@@ -129,7 +129,7 @@ def train(
         ]
 
     first = one(jobs[0])  # compiles
-    with ThreadPoolExecutor(
-        os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    ) as pool:
+    alone = any(entrant is ENTRANTS[name] for name in DECOMPOSING)
+    cores = getattr(os, "process_cpu_count", os.cpu_count)()
+    with ThreadPoolExecutor(1 if alone else cores) as pool:
         return [first, *pool.map(one, jobs[1:])]

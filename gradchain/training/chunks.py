@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,6 +18,10 @@ CPU_CHUNK = 8
 """Runs of a small network side by side on a core of a CPU: enough to share the cost of starting each operation."""
 SMALL = 2**14
 """Numbers of parameters up to which a network is small: of larger ones several outgrow a core's cache."""
+
+
+BATCHED_DECOMPOSITION = re.compile(r"= \(?\w+\[(?!1,\d+,\d+\])\d+,[\d,]*\d+,\d+\].*custom_call_target=\"lapack_")
+"""LAPACK's operations on more than one matrix, in a compiled program for a CPU."""
 
 
 class Layout(NamedTuple):
@@ -82,10 +87,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(program: Callable[..., Any], firsts: Sequence[tuple[int, int]]) -> list[Any]:
-    """Call a compiled program with each share's first transform and replica, each in a thread of its own."""
-    if len(firsts) == 1:
-        return [program(*firsts[0])]
+def in_threads(program: Callable[..., Any], firsts: Sequence[tuple[int, int]], text: Callable[[], str]) -> list[Any]:
+    """Call a compiled program with each share's first transform and replica, each in a thread of its own.
+
+    Programs that decompose batches of matrices are called one after another. Several such operations in a program may
+    be computed at the same time in XLA's pool of threads, and those of two programs can wait for each other for ever.
+
+    Args:
+      program: the compiled program.
+      firsts: the first transform and the first replica of each share.
+      text: returns the program's text.
+    """
+    if len(firsts) == 1 or BATCHED_DECOMPOSITION.search(text()):
+        return [jax.block_until_ready(program(*first)) for first in firsts]
     with ThreadPoolExecutor(len(firsts)) as pool:
         return list(pool.map(lambda first: jax.block_until_ready(program(*first)), firsts))
 

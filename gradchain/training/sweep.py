@@ -215,8 +215,8 @@ class _Task(NamedTuple):
         start_loss = _compiled_start(recipe, *inputs[1:4])
         with Bar(self.progress, plan.ticks, title, "part") as bar:
             inputs = *inputs, start_loss, bar.number
-            program = functools.partial(_compiled_sweep.executable(plan, *inputs, 0, 0), *inputs)
-            found = in_threads(program, layout.firsts)
+            compiled = _compiled_sweep.executable(plan, *inputs, 0, 0)
+            found = in_threads(functools.partial(compiled, *inputs), layout.firsts, compiled.as_text)
         start_loss = jax.device_get(start_loss)
         best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
         costs, history = jax.device_get((costs, history))

@@ -62,6 +62,29 @@ def test_any_number_of_cores_gives_the_same(tx, seeds, monkeypatch):
         np.testing.assert_allclose(three.history[name], column, rtol=1e-5)
 
 
+def test_programs_that_decompose_batches_of_matrices_take_turns(monkeypatch):
+    """Two of them at the same time can wait for each other for ever in XLA's pool of threads."""
+
+    class InThreads(Exception):
+        pass
+
+    def no_pool(threads):
+        raise InThreads
+
+    def with_decompositions(matrices):
+        def loss(params, batch):
+            q, _ = jnp.linalg.qr(jnp.broadcast_to(jnp.eye(3), (*matrices, 3, 3)))
+            return loss_fn(params, batch) * jnp.abs(q).sum() / jnp.abs(q).size
+
+        return lambda: sweep(loss, PARAMS, gc.adam(jnp.array(RATES)), TRAIN, epochs=1, batch_size=4, chunk=2)
+
+    monkeypatch.setattr(chunks, "cores", lambda: 2)
+    monkeypatch.setattr(chunks, "ThreadPoolExecutor", no_pool)
+    assert with_decompositions((2,))().best is not None
+    with pytest.raises(InThreads):
+        with_decompositions(())()
+
+
 def test_the_loss_is_traced_in_the_callers_thread_and_context(monkeypatch):
     def noting(params, batch):
         seen.append((threading.current_thread(), jax.config.jax_default_matmul_precision))
