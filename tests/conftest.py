@@ -28,7 +28,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
-    quick.switch(config.option.markexpr == "not slow", first_process=not hasattr(config, "workerinput"))
+    if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
+        quick.set_flag()
 
 
 GROWTH = 2_000_000_000
