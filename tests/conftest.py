@@ -1,5 +1,6 @@
 """Settings for every test: warnings are errors, ranks don't promote silently, seeds are fixed, slow tests wait."""
 
+import gc
 import itertools
 import os
 import random
@@ -30,6 +31,12 @@ def pytest_configure(config):
         config.option.markexpr = "not slow"
     if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
         quick.set_flag()
+
+
+def pytest_collection_finish():
+    """Leave what the collection made out of the garbage collector's later passes."""
+    gc.collect()
+    gc.freeze()
 
 
 GROWTH = 2_000_000_000

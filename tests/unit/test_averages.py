@@ -440,6 +440,7 @@ def test_evaluation_weights_obey_constraints_that_come_later(keeper, bound):
         assert holds(np.asarray(evaluated(tx, start, gradients)[1])), tx
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("keeper", ["schedule_free", "primal_averaging", "ema_nesterov"])
 def test_a_constraint_stands_inside_what_relies_on_its_updates(keeper, bound):

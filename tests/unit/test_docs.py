@@ -25,10 +25,15 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 LONG = {
     "README",
+    "accumulate_gradients",
     "accumulation_and_guards",
     "averaging",
     "checkpoints",
     "coming_from_keras",
+    "data",
+    "layers_and_matrices",
+    "tutorial",
+    "watch_training",
     "equinox",
     "coming_from_optax",
     "faq",

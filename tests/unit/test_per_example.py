@@ -243,6 +243,7 @@ def test_a_scan_with_donated_carry_equals_the_loop():
     trees.assert_close(run((start, tx.init(start))), (params, state), 1e-5)
 
 
+@pytest.mark.slow
 def test_dpsgd_without_noise_is_optaxs():
     arguments = {"learning_rate": 0.1, "l2_norm_clip": 0.8, "noise_multiplier": 0.0, "seed": 0}
     for more in ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}):

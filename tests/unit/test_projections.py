@@ -139,6 +139,7 @@ def test_jacobian_in_the_other_arguments(x64, name):
 
 
 class TestAgainstOptax:
+    @pytest.mark.slow
     @each
     @sizes
     def test_values_and_derivatives(self, x64, name, size):

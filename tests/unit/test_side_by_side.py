@@ -36,6 +36,7 @@ def test_losses_are_equal(losses):
         np.testing.assert_allclose(values, RECORDED, rtol=0, atol=TOLERANCE, err_msg=f"{name} and recorded")
 
 
+@pytest.mark.slow
 def test_the_page_shows_these_losses(losses):
     page = (ROOT / "docs" / "side_by_side.md").read_text()
     rows = re.findall(r"^ *(\d+)  +(\d\.\d{6})  +(\d\.\d{6})  +(\d\.\d{6})$", page, re.M)

@@ -158,6 +158,7 @@ def test_the_top_level_names_are_those_of_the_modules():
             assert getattr(gc, name) is getattr(module, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.0, -0.5, 2, jnp.float32(3.0)])
 @pytest.mark.parametrize("dtype", EVERY)
 def test_scale_gradient_scales_derivatives_and_leaves_values(dtype, scale):
