@@ -27,6 +27,7 @@ MATRICES = [
         *("", 0.01),
         theirs=optax.contrib,
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
     Row(

@@ -28,6 +28,7 @@ ORTHOGONAL = [
             descent(oracles.adam(nesterov=True)),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
     Row(
@@ -38,6 +39,7 @@ ORTHOGONAL = [
             descent(oracles.adam(b2=0.95, nesterov=True), rate=1e-3),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
     Row(
@@ -48,6 +50,7 @@ ORTHOGONAL = [
             descent(oracles.adam(b2=0.95), rate=1e-3),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
     Row(
@@ -61,6 +64,7 @@ ORTHOGONAL = [
             oracles.weight_decay(1.0),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
     Row(
@@ -73,6 +77,7 @@ ORTHOGONAL = [
             descent(oracles.adam(b2=0.95), rate=1e-3),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
         steep=True,
     ),
 ]

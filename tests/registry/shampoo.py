@@ -25,6 +25,7 @@ FACTORS_OF_MATRICES = [
             descent(oracles.shampoo(ridge=0.01, every=2), oracles.weight_decay(0.1)), descent(oracles.adam())
         ),
         needs_params=True,
+        any_tree=False,  # as for soap
     ),
     Row(
         "kron",

@@ -12,21 +12,28 @@ EIGENBASES = [
         "scale_by_soap",
         lambda: gc.scale_by_soap(0.9, 0.97, **OF_ALL_AXES),
         lambda: oracles.soap(0.9, 0.97, every=2, ridge=0.01, axes=True),
+        steep=True,
     ),
     Row(
         "scale_by_soap_kl",
         lambda: gc.scale_by_soap(factors="kl", **OF_ALL_AXES),
         lambda: oracles.soap(every=2, ridge=0.01, axes=True, kl=True),
+        steep=True,
     ),
     Row(
         "scale_by_kl_shampoo",
-        lambda: gc.for_hidden_matrices(gc.scale_by_kl_shampoo(update_interval=2, ridge=0.01), gc.scale_by_adam()),
+        lambda: gc.partition(
+            {"adam": gc.scale_by_adam(), "matrices": gc.scale_by_kl_shampoo(update_interval=2, ridge=0.01)},
+            gc.matrices_and_rest((), (2,), "matrices", "adam"),
+        ),
         lambda: by_kind(oracles.kl_shampoo(every=2, ridge=0.01), oracles.adam()),
+        smooth=False,  # a first eigenvalue of 0 stands for that of the first gradient
     ),
     Row(
         "scale_by_splus",
         lambda: gc.scale_by_splus(**OF_ALL_AXES),
         lambda: oracles.splus(every=2, ridge=0.01, axes=True),
+        steep=True,
     ),
     Row(
         "whiten_momentum",
@@ -40,6 +47,7 @@ IN_EIGENBASES = [
         lambda: gc.soap(0.01),
         lambda: by_kind(*2 * [descent(oracles.soap(), oracles.weight_decay(0.01))]),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
     ),
     Row(
         "kl_shampoo",
@@ -49,11 +57,13 @@ IN_EIGENBASES = [
             descent(oracles.adam(0.9, 0.98), oracles.weight_decay(0.01)),
         ),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
     ),
     Row(
         "splus",
         lambda: gc.splus(0.1),
         lambda: descent(oracles.splus(), rate=0.1),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
     ),
 ]
