@@ -142,7 +142,7 @@ def _views(shape: tuple[int, ...], dims: MuonDimensionNumbers | None) -> MatrixV
 def _first_vectors(param: Array, hyper: Any) -> list[Array]:
     seen = _views(param.shape, hyper.weight_dimension_numbers)
     blocks = seen.split(param.reshape(1, -1) if len(seen.order) > param.ndim else param)
-    return [jnp.zeros_like(gathered(block)[..., 0, :]) for block in blocks]
+    return [jnp.zeros_like(block.sum(axis=-2)) for block in blocks]
 
 
 @leafwise(slots={"vector": Slot(_first_vectors)})
