@@ -5,19 +5,17 @@ Evidence: Jordan et al. (2024) report that it set the NanoGPT speed record 1.35 
 leave embeddings, output layers and vectors to AdamW.
 """
 
-from gradchain.combinators.chain import chain
-from gradchain.combinators.hidden_matrices import for_hidden_matrices
 from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.matrices.orthogonal import Coefficients
 from gradchain.matrices.views import DimensionNumbers
+from gradchain.optimizers._matrices import beside_adam
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
 from gradchain.transforms.constraints import add_cautious_decayed_weights
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.dion import scale_by_dion2
 from gradchain.transforms.orthogonal import scale_by_muon, scale_by_normuon, scale_by_shape
-from gradchain.transforms.scaling import scale_by_learning_rate
 
 
 @public
@@ -94,15 +92,11 @@ def muon(
         preconditioning=preconditioning,
     )
     decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
-    matrices = chain(
-        direction,
-        scale_by_shape(None, consistent_rms, scale=scale),
-        decay(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    shape = scale_by_shape(None, consistent_rms, scale=scale)
+    stages = direction, shape, decay(weight_decay, weight_decay_mask)
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay, nesterov=nesterov)
-    return for_hidden_matrices(matrices, rest, muon_weight_dimension_numbers, labels=("muon", "adam"))
+    return beside_adam("muon", stages, learning_rate, rest, muon_weight_dimension_numbers)
 
 
 @public
@@ -178,17 +172,13 @@ def normuon(
         preconditioning=preconditioning,
     )
     decay = add_cautious_decayed_weights if cautious_decay else add_decayed_weights
-    matrices = chain(
-        direction,
-        scale_by_shape(None, consistent_rms, scale=scale),
-        decay(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    shape = scale_by_shape(None, consistent_rms, scale=scale)
+    stages = direction, shape, decay(weight_decay, weight_decay_mask)
     rest = adamw(
         *(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay),
         nesterov=nesterov,
     )
-    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("normuon", "adam"))
+    return beside_adam("normuon", stages, learning_rate, rest, weight_dimension_numbers)
 
 
 @public
@@ -242,11 +232,8 @@ def dion2(
 
     Reference: Ahn et al., *Dion2: A Simple Method to Shrink Matrix in Muon*, 2025.
     """
-    matrices = chain(
-        scale_by_dion2(fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype),
-        scale_by_shape(None, consistent_rms, scale=scale),
-        add_decayed_weights(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_dion2(fraction, decay, moment_decay, ns_coeffs, ns_steps, eps, mu_dtype)
+    shape = scale_by_shape(None, consistent_rms, scale=scale)
+    stages = direction, shape, add_decayed_weights(weight_decay, weight_decay_mask)
     rest = adamw(adam_learning_rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay)
-    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("dion2", "adam"))
+    return beside_adam("dion2", stages, learning_rate, rest, weight_dimension_numbers)

@@ -5,18 +5,16 @@ Wen et al. (2025) a language model of 130M parameters ends at a loss of 3.492 wi
 Muon); the gain shrinks as models grow.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-from gradchain.combinators.chain import chain
-from gradchain.combinators.hidden_matrices import for_hidden_matrices
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Key, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
 from gradchain.matrices.frames import FrameNumbers
+from gradchain.optimizers._matrices import beside_adam
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
 from gradchain.transforms.kron import RARER, scale_by_kron
-from gradchain.transforms.scaling import scale_by_learning_rate
 from gradchain.transforms.shampoo import scale_by_shampoo
 
 
@@ -91,9 +89,8 @@ def shampoo(
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay, nesterov=nesterov)
-    return _for_matrices(
-        "shampoo", direction, learning_rate, weight_decay, weight_decay_mask, rest, weight_dimension_numbers
-    )
+    stages = direction, add_decayed_weights(weight_decay, weight_decay_mask)
+    return beside_adam("shampoo", stages, learning_rate, rest, weight_dimension_numbers)
 
 
 @public
@@ -163,13 +160,5 @@ def kron(
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, adam_b1, adam_b2, adam_eps, 0.0, mu_dtype, adam_weight_decay)
-    return _for_matrices(
-        "kron", direction, learning_rate, weight_decay, weight_decay_mask, rest, weight_dimension_numbers
-    )
-
-
-def _for_matrices(
-    name: str, direction: Transform, rate: Any, weight_decay: Any, mask: Any, rest: Transform, dims: Any
-) -> Transform:
-    matrices = chain(direction, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(rate))
-    return for_hidden_matrices(matrices, rest, dims, labels=(name, "adam"))
+    stages = direction, add_decayed_weights(weight_decay, weight_decay_mask)
+    return beside_adam("kron", stages, learning_rate, rest, weight_dimension_numbers)

@@ -12,6 +12,7 @@ from gradchain.core.hyper import Count, Decay, DType, Mask, NonNegative
 from gradchain.core.transform import Transform
 from gradchain.matrices.frames import Sides
 from gradchain.matrices.views import DimensionNumbers
+from gradchain.optimizers._matrices import beside_adam
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
 from gradchain.transforms.decay import add_decayed_weights
@@ -84,14 +85,10 @@ def soap(
         max_dim=max_dim,
         ridge=ridge,
     )
-    matrices = chain(
-        direction,
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    stages = direction, add_decayed_weights(weight_decay, mask)
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, b1, b2, eps, 0.0, mu_dtype, weight_decay, mask)
-    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("soap", "adam"))
+    return beside_adam("soap", stages, learning_rate, rest, weight_dimension_numbers)
 
 
 @public
@@ -147,14 +144,10 @@ def kl_shampoo(
         max_dim=max_dim,
         ridge=ridge,
     )
-    matrices = chain(
-        direction,
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    stages = direction, add_decayed_weights(weight_decay, mask)
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     rest = adamw(rate, b1, adam_b2, eps, 0.0, mu_dtype, weight_decay, mask)
-    return for_hidden_matrices(matrices, rest, weight_dimension_numbers, labels=("kl_shampoo", "adam"))
+    return beside_adam("kl_shampoo", stages, learning_rate, rest, weight_dimension_numbers)
 
 
 @public

@@ -16,7 +16,8 @@ from gradchain.core.value import Kind
 from gradchain.matrices.factors import gathered
 from gradchain.matrices.orthogonal import Coefficients, Steps, orthogonalize
 from gradchain.matrices.views import DimensionNumbers, view
-from gradchain.numerics import abs_sq, divide, ema, magnitude, safe_norm, sqrt
+from gradchain.numerics import abs_sq, divide, ema, magnitude, sqrt
+from gradchain.transforms.orthogonal import with_norm
 
 
 class ShareKind(Kind):
@@ -95,7 +96,7 @@ def scale_by_dion2(
             old = _take(gathered(slot.nu[i]), chosen, -1)
             new = ema(old, jnp.sum(abs_sq(u), axis=-2, keepdims=True) / max(1, rows), moment_decay)
             scaled = divide(u, sqrt(new) + eps, eps == 0)
-            u = scaled * divide(_norm(u), _norm(scaled))
+            u = with_norm(scaled, u)
             nu.append(slot.nu[i] + _spread(slot.nu[i].shape, chosen, new - old, -1))
         updates.append(_spread(x.shape, chosen, u, axis))
         moved.append(_spread(x.shape, chosen, (1 - decay) * part, axis))
@@ -128,7 +129,3 @@ def _spread(shape: tuple[int, ...], chosen: Array, part: Array, axis: int) -> Ar
     for _ in shape[:-2]:
         function = jax.vmap(function)
     return function(chosen, part)
-
-
-def _norm(x: Array) -> Array:
-    return safe_norm(x, axis=(-2, -1), keepdims=True)

@@ -287,11 +287,11 @@ def scale_by_normuon(
     if axis == "all":
         us = [u * safe_norm(x, axis=(-2, -1), keepdims=True) for u, x in zip(us, hats, strict=True)]
     elif norm != "free":
-        us = [_with_norm(u, x if norm == "kept" else None) for u, x in zip(us, xs, strict=True)]
+        us = [with_norm(u, x if norm == "kept" else None) for u, x in zip(us, xs, strict=True)]
     return seen.join(us), slot(mu=mu, nu=nu)
 
 
-def _with_norm(u: Array, x: Array | None) -> Array:
+def with_norm(u: Array, x: Array | None) -> Array:
     """Return matrices with the norm of others, or that of matrices with orthonormal rows or columns."""
     wanted = min(u.shape[-2:]) ** 0.5 if x is None else safe_norm(x, axis=(-2, -1), keepdims=True)
     return u * divide(wanted, safe_norm(u, axis=(-2, -1), keepdims=True))

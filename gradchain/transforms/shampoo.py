@@ -31,8 +31,8 @@ def _grams(x: Array, order: int, sides: str) -> list[Array]:
 
 
 def _no_factors(param: Array, hyper: Any) -> list[list[Array]]:
-    seen, order = frame(param.shape, hyper.weight_dimension_numbers, hyper.block_size, "scale_by_shampoo")
-    return [_grams(jnp.zeros_like(gathered(x, order)), order, hyper.sides) for x in seen.split(param)]
+    own = frame(param.shape, hyper.weight_dimension_numbers, hyper.block_size, "scale_by_shampoo")
+    return [_grams(jnp.zeros_like(x), own.order, hyper.sides) for x in own.blocks(param)]
 
 
 def _identities(param: Array, hyper: Any) -> list[list[Array]]:
@@ -137,17 +137,14 @@ def scale_by_shampoo(
       Anil et al., *Scalable Second Order Optimization for Deep Learning*, 2020 (blocks, grafting).
       Shi et al., *A Distributed Data-Parallel PyTorch Implementation of the Distributed Shampoo Optimizer*, 2023.
     """
-    seen, order = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_shampoo")
-
-    def split(x: Array) -> list[Array]:
-        return [gathered(block, order) for block in seen.split(x)]
-
+    own = frame(g.shape, weight_dimension_numbers, block_size, "scale_by_shampoo")
+    seen, order = own
     g = numerics.bounded(g, g.size)
     mu, weight = ema(slot.mu, g, b1), at.weight_sum("b1")
     mu_hat = numerics.debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     factors = [
         [ema(old, new, shampoo_beta) for old, new in zip(kept, _grams(x, order, sides), strict=True)]
-        for kept, x in zip(slot.factors, split(g), strict=True)
+        for kept, x in zip(slot.factors, own.blocks(g), strict=True)
     ]
 
     def roots() -> list[list[Array]]:
@@ -159,14 +156,14 @@ def scale_by_shampoo(
     new_roots = refresh(is_due, roots, slot.roots, finite=True)
     directions = [
         along_axes(x, dict(zip(_axes(x, order, sides), some, strict=True)), order)
-        for x, some in zip(split(mu_hat), new_roots, strict=True)
+        for x, some in zip(own.blocks(mu_hat), new_roots, strict=True)
     ]
     if not graft:
         return seen.join(directions), slot(mu=mu, nu=(), factors=factors, roots=new_roots)
     nu = ema(slot.nu, abs_sq(g), b2)
     adam = divide(mu_hat, sqrt(nu / at.weight_sum("b2")) + eps, eps == 0)
     updates = [
-        jnp.where(since >= 0, _with_norm_of(a, x, order), a) for a, x in zip(split(adam), directions, strict=True)
+        jnp.where(since >= 0, _with_norm_of(a, x, order), a) for a, x in zip(own.blocks(adam), directions, strict=True)
     ]
     return seen.join(updates), slot(mu=mu, nu=nu, factors=factors, roots=new_roots)
 

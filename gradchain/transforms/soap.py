@@ -85,6 +85,15 @@ def grown_factors(own: Frame, x: Array, factors: ByAxis, bases: ByAxis, values: 
     return {i: ema(a, gram(i), decay) for i, a in factors.items()}
 
 
+def grown_and_followed(
+    own: Frame, blocks: list[Array], slot: Slots, is_due: Any, decay: Any, ridge: Any, method: Method = "qr"
+) -> tuple[list[ByAxis], Any]:
+    """Return Gram factors with one more gradient, and bases that follow them if that is due."""
+    each = zip(blocks, slot.factors, slot.bases, strict=True)
+    factors = [grown_factors(own, x, a, q, {}, decay) for x, a, q in each]
+    return factors, followed(is_due, factors, slot.bases, ridge, method, True)
+
+
 def eigenvalues(own: Frame, p: Array, values: ByAxis, decay: Any, floor: Any, ridge: Any) -> ByAxis:
     """Return KL-Shampoo's eigenvalues with one more gradient, which is in terms of the bases."""
 

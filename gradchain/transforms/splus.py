@@ -13,7 +13,7 @@ from gradchain.matrices.bases import Method
 from gradchain.matrices.frames import ByAxis, Frame, FrameNumbers, Sides, frame
 from gradchain.matrices.refreshing import due
 from gradchain.numerics import bounded, ema, magnitude
-from gradchain.transforms.soap import followed, grown_factors, identities, zero_factors
+from gradchain.transforms.soap import grown_and_followed, identities, zero_factors
 
 
 def signs(own: Frame, p: Array, floor: Any) -> Array:
@@ -96,8 +96,6 @@ def scale_by_splus(
         return scale * own.turned_back(signs(own, own.turned(m, bases), floor), bases)
 
     updates = [direction(m, q) for m, q in zip(own.blocks(mu), slot.bases, strict=True)]
-    blocks = zip(own.blocks(g), slot.factors, slot.bases, strict=True)
-    factors = [grown_factors(own, x, a, q, {}, shampoo_beta) for x, a, q in blocks]
     is_due = due(at.count, update_interval, at.turn if stagger else None)
-    bases = followed(is_due, factors, slot.bases, ridge, method, True)
+    factors, bases = grown_and_followed(own, own.blocks(g), slot, is_due, shampoo_beta, ridge, method)
     return own.seen.join(updates), slot(mu=mu, factors=factors, bases=bases)

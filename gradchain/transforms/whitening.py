@@ -1,6 +1,6 @@
 """Momentum that is whitened before it is orthogonalised."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,10 +9,10 @@ from gradchain.core.hyper import Count, Decay, DType, NonNegative
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Integer
-from gradchain.matrices.frames import SIDES, FrameNumbers, frame
+from gradchain.matrices.frames import FrameNumbers, Sides, frame
 from gradchain.matrices.refreshing import due
 from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
-from gradchain.transforms.soap import followed, grown_factors, identities, zero_factors
+from gradchain.transforms.soap import grown_and_followed, identities, zero_factors
 
 
 @leafwise(
@@ -37,7 +37,7 @@ def whiten_momentum(
     *,
     nesterov: bool = True,
     stagger: bool = False,
-    sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
+    sides: Sides = "both",
     block_size: Annotated[int, Integer(1)] | None = None,
     max_dim: Annotated[int, Integer(1)] = 10_000,
     weight_dimension_numbers: FrameNumbers | None = None,
@@ -88,13 +88,11 @@ def whiten_momentum(
     own = frame(g.shape, weight_dimension_numbers, block_size, "whiten_momentum")
     g = bounded(g, g.size)
     mu = ema(slot.mu, g, b1)
-    hats = own.seen.split(ema(mu, g, b1) if nesterov else mu)
+    hats = own.blocks(ema(mu, g, b1) if nesterov else mu)
     turned = [own.turned(x, q) for x, q in zip(hats, slot.bases, strict=True)]
     nu = ema(slot.nu, own.seen.join([abs_sq(p) for p in turned]), b2)
-    roots = [jnp.maximum(sqrt(v), eps) for v in own.seen.split(nu)]
+    roots = [jnp.maximum(sqrt(v), eps) for v in own.blocks(nu)]
     us = [own.turned_back(divide(p, r), q) for p, r, q in zip(turned, roots, slot.bases, strict=True)]
-    blocks = zip(own.seen.split(g), slot.factors, slot.bases, strict=True)
-    grown = [grown_factors(own, x, a, q, {}, shampoo_beta) for x, a, q in blocks]
     is_due = due(at.count, update_interval, at.turn if stagger else None)
-    bases = followed(is_due, grown, slot.bases, ridge, "qr", True)
-    return own.seen.join(us), slot(mu=mu, nu=nu, factors=grown, bases=bases)
+    factors, bases = grown_and_followed(own, own.blocks(g), slot, is_due, shampoo_beta, ridge)
+    return own.seen.join(us), slot(mu=mu, nu=nu, factors=factors, bases=bases)

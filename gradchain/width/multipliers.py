@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gradchain.combinators.labels import check_pattern, listed, matches, path_name
-from gradchain.matrices.views import MuonDimensionNumbers
+from gradchain.matrices.views import MuonDimensionNumbers, axes_of
 from gradchain.signatures import public
 from gradchain.tree import Tree, mismatch
 from gradchain.tree.alignment import is_array
@@ -240,7 +240,7 @@ def _axes(path: str, shape: tuple[int, ...], base: tuple[int, ...], given: Given
 
 
 def _named_axes(path: str, shape: tuple[int, ...], dims: MuonDimensionNumbers) -> tuple[Axes, Axes]:
-    named = [(axes,) if isinstance(axes, int) else tuple(axes) for axes in dims[:2]]
+    named = [axes_of(axes) for axes in dims[:2]]
     if any(not -len(shape) <= axis < len(shape) for axes in named for axis in axes):
         raise ValueError(f"width_multipliers: {dims} doesn't fit {path}, which has shape {shape}")
     inputs, outputs = (tuple(axis % len(shape) for axis in axes) for axes in named)
