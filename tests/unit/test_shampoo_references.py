@@ -11,7 +11,7 @@ def meta(shift=1e-8, eps=1e-8, learning_rate=0.01, **options):
     return gc.chain(
         gc.scale_by_shampoo(
             **{"b1": 0.9, "b2": 0.95, "shampoo_beta": 0.95, "eps": eps, "ridge": 0.0, "shift": shift}
-            | {"update_interval": 1}
+            | {"update_interval": 1, "weight_dimension_numbers": "axes"}
             | options
         ),
         gc.scale_by_learning_rate(learning_rate),
