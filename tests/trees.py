@@ -92,6 +92,16 @@ def nests(dtype: Any = "float32") -> dict[str, Any]:
     }
 
 
+def disturbed(tree: Any, by: float, signs: np.random.Generator) -> Any:
+    """Return a tree whose numbers are changed by a share of each: up or down, or to a side where they are complex."""
+
+    def leaf(x: np.ndarray) -> np.ndarray:
+        ways = [1, -1, 1j, -1j] if np.iscomplexobj(x) else [1.0, -1.0]
+        return x * (1 + by * signs.choice(ways, x.shape))
+
+    return jax.tree.map(leaf, tree)
+
+
 def assert_same_kind(tree: Any, other: Any) -> None:
     """Assert equal structure, shapes, dtypes and weak types."""
     assert jax.tree.structure(tree) == jax.tree.structure(other)

@@ -40,6 +40,12 @@ def gathered(x: Array, order: int = 2) -> Array:
     return x
 
 
+def spread_like(x: Array, other: Array) -> Array:
+    """Return what was made of gathered matrices as another array lies, on mesh axes that are explicit."""
+    sharding = jax.typeof(other).sharding
+    return x if jax.typeof(x).sharding.spec == sharding.spec else jax.sharding.reshard(x, sharding)
+
+
 @public
 def gram(x: Array, side: Literal["rows", "columns"] = "rows") -> Array:
     r"""Return the Gram matrices :math:`X X^*` of the rows or :math:`X^* X` of the columns.

@@ -12,7 +12,7 @@ from gradchain.core.evaluation import constraint
 from gradchain.core.hyper import Fraction, Mask, NonNegative, NumberOrWord
 from gradchain.core.rule import elementwise, leafwise, treewise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import divide, quotient, safe_norm, unitwise_norm
+from gradchain.numerics import bounded, divide, quotient, safe_norm, unitwise_norm
 from gradchain.transforms.clipping import UnitAxes
 from gradchain.tree import Tree
 
@@ -31,11 +31,15 @@ def _radial(g: Array, w: Array) -> tuple[Array, Array, Array]:
     r"""Return :math:`\|w\|`, :math:`w / \|w\|` (0 for 0), and the length of ``g`` along it."""
     size = safe_norm(w)
     direction = quotient(w, jnp.where(size == 0, 1, size))
-    return size, direction, jnp.sum(jnp.real(jnp.conj(direction) * g))
+    return size, direction, jnp.sum(jnp.real(jnp.conj(direction) * bounded(g, g.size, 1)))
+
+
+def _first_norm(w: Array, hyper: Any) -> Any:
+    return safe_norm(w) if isinstance(hyper.radius, str) and hyper.radius == "initial" else ()
 
 
 @constraint("bounds")
-@leafwise(slots={"radius": Slot(lambda w, hyper: safe_norm(w), real=True, nonnegative=True)}, param=True)
+@leafwise(slots={"radius": Slot(_first_norm, real=True, nonnegative=True)}, param=True)
 def keep_norm(g: Array, slot: Slots, at: At, radius: RADIUS = "initial", mask: Mask | None = None):
     r"""Keep each array on a sphere: :math:`u = \rho\,\frac{w + g}{\|w + g\|_2} - w`.
 
@@ -58,11 +62,11 @@ def keep_norm(g: Array, slot: Slots, at: At, radius: RADIUS = "initial", mask: M
 
     Reference: Wen et al., *Fantastic Pretraining Optimizers and Where to Find Them II: Hyperball Optimization*, 2026.
     """
-    if radius == "present":
-        target = safe_norm(at.param)
+    if isinstance(radius, str):
+        target = slot.radius if radius == "initial" else safe_norm(at.param)
     else:
-        target = slot.radius if isinstance(radius, str) else jnp.asarray(radius, slot.radius.dtype)
-    return _at_radius(g, at.param, target), slot(radius=target)
+        target = jnp.asarray(radius, jnp.real(g).dtype)
+    return _at_radius(g, at.param, target), slot
 
 
 @leafwise(param=True)
@@ -81,6 +85,7 @@ def pin_norm(g: Array, slot: Slots, at: At, mask: Mask | None = None):
 
     Reference: Jordan et al., *modded-nanogpt*, track 3, 2026, where the target is called the radius pin.
     """
+    g = bounded(g, g.size, 1)
     size, _, along = _radial(g, at.param)
     return _at_radius(g, at.param, size + along)
 

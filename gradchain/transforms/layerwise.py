@@ -10,7 +10,7 @@ from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, Term
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice, Integer
-from gradchain.matrices.factors import gathered, spectral_norm
+from gradchain.matrices.factors import gathered, spectral_norm, spread_like
 from gradchain.matrices.views import DimensionNumbersOrVectors, MatrixView, MuonDimensionNumbers, view
 from gradchain.numerics import abs_sq, bounded_square, divide, ema, quotient, safe_norm, safe_root_mean_squares, sqrt
 
@@ -179,9 +179,9 @@ def scale_by_spectral_norm(
     seen = _views(g.shape, weight_dimension_numbers)
     blocks, vectors = seen.split(g.reshape(1, -1) if len(seen.order) > g.ndim else g), list[Array]()
     for i, (block, vector) in enumerate(zip(blocks, slot.vector, strict=True)):
-        norm, new = spectral_norm(gathered(block), vector, steps)
+        norm, new = spectral_norm(gathered(block), gathered(vector, 1), steps)
         rows, columns = block.shape[-2:]
         size = (columns / max(rows, 1)) ** 0.5 if target == "sqrt(out/in)" else 1.0
         blocks[i] = size * divide(block, norm[..., None, None])
-        vectors.append(new)
+        vectors.append(spread_like(new, vector))
     return seen.join(blocks).reshape(g.shape), slot(vector=vectors)

@@ -33,8 +33,7 @@ def on_a_stream(row: Row, dtype: str) -> tuple[Any, Any]:
 def steepness(row: Row, dtype: str) -> float:
     """Return how many times the oracle enlarges a small relative change of the gradients on the stream."""
     params, exact = trees.as_numpy((trees.standard(dtype), trees.stream(STEPS, dtype)))
-    signs = np.random.default_rng(5)
-    changed = jax.tree.map(lambda g: g * (1 + 1e-9 * signs.choice([-1.0, 1.0], g.shape)), exact)
+    changed = trees.disturbed(exact, 1e-9, np.random.default_rng(5))
 
     def updates_on(gradients: Any) -> Any:
         oracle = row.oracle()
@@ -66,8 +65,8 @@ def descend(row: Row, dtype: str) -> Any:
 
 def descend_exactly(row: Row, dtype: str, disturbance: float = 0.0) -> Any:
     """Return the oracle's way down the quadratic, from a start changed by +-``disturbance`` of each number."""
-    oracle, params, signs = row.oracle(), trees.as_numpy(trees.standard(dtype)), np.random.default_rng(5)
-    params = {n: w * (1 + disturbance * signs.choice([-1.0, 1.0], w.shape)) for n, w in params.items()}
+    oracle, params = row.oracle(), trees.as_numpy(trees.standard(dtype))
+    params = trees.disturbed(params, disturbance, np.random.default_rng(5))
     state, path, h = oracle.init(params), [], trees.as_numpy(curvature(params))
     for _ in range(STEPS):
         updates, state = oracle.update({n: h[n] * w for n, w in params.items()}, state, params)

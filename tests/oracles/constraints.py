@@ -60,7 +60,11 @@ def limit_update_ratio(low: float, high: float, least: float = 1e-3, outputs: bo
         return g * np.clip(ratio, low, high) / ratio if ratio else g
 
     def by_column(g: np.ndarray, w: np.ndarray) -> np.ndarray:
-        return np.stack([rule(*pair) for pair in zip(g.T, w.T, strict=True)], axis=1) if w.ndim == 2 else rule(g, w)
+        return (
+            np.stack([rule(*pair) for pair in zip(g.T, w.T, strict=True)], axis=1)
+            if w.ndim == 2 and w.size
+            else rule(g, w)
+        )
 
     return plain(by_column if outputs else rule)
 

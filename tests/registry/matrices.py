@@ -65,5 +65,6 @@ MATRICES = [
         lambda: gc.galore(0.01, 1, 40, 0.25, weight_decay=0.1),
         lambda: descent(oracles.galore(1, 40, 0.25, oracles.adam()), oracles.weight_decay(0.1)),
         needs_params=True,
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
     ),
 ]

@@ -61,8 +61,8 @@ IN_EIGENBASES = [
     ),
     Row(
         "splus",
-        lambda: gc.splus(0.1),
-        lambda: descent(oracles.splus(), rate=0.1),
+        lambda: gc.splus(0.125, other_scale=2.0**-6),  # powers of two: a hundred equal steps add up without rounding
+        lambda: descent(oracles.splus(vector=2.0**-6), rate=0.125),
         needs_params=True,
         any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
     ),

@@ -162,7 +162,7 @@ def assert_same_runs(call, dtype, tolerance):
     """Assert that a call makes the same optimizer in both libraries: finite runs that agree problem by problem.
 
     Some optimizers enlarge a difference of one rounding a million times on the way. Where runs differ by more than the
-    tolerance, they may differ by ten times what one rounding of the start makes of our own run.
+    tolerance, they may differ by ten times what one rounding of the start makes of our own run: the most in four tries.
     """
     params = jax.tree.map(lambda w: jnp.atleast_1d(w / 2), trees.standard(dtype))
     names, loose = IMPRECISE_THERE[dtype]
@@ -170,13 +170,14 @@ def assert_same_runs(call, dtype, tolerance):
     ours = run(eval(call, GIVEN, public.NAMES), params)
     theirs = run(optax.with_extra_args_support(eval(call, GIVEN, OPTAX)), params)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(ours))
+    rounding = float(jnp.finfo(dtype).eps)
+    nudged = [trees.disturbed(params, rounding, np.random.default_rng(seed)) for seed in range(4)]
     for index in range(len(PROBLEMS)):
         mine, other = trees.at(ours, index), trees.at(theirs, index)
         if trees.relative_error(mine, other) <= tolerance:
             continue
-        nudged = jax.tree.map(lambda w: w * (1 + jnp.finfo(dtype).eps), params)
-        moved = trees.at(run(eval(call, GIVEN, public.NAMES), nudged), index)
-        trees.assert_close(mine, other, 10 * trees.relative_error(moved, mine))
+        moved = [trees.at(run(eval(call, GIVEN, public.NAMES), near), index) for near in nudged]
+        trees.assert_close(mine, other, 10 * max(trees.relative_error(x, mine) for x in moved))
 
 
 @pytest.mark.slow
