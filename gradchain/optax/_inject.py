@@ -71,8 +71,15 @@ class Injected(Around):
         return optax_tree.dtype(params, "highest")
 
     def build(self, numbers: dict[str, Any]) -> Transform:
-        """Return the transform that the factory makes of these numbers."""
-        return as_transform(self.factory(**self.static.values, **numbers))
+        """Return the transform that the factory makes of these numbers, but for those that have to stay."""
+        fixed = self.static.values
+        for name in fixed.keys() & numbers.keys():
+            if not isinstance(numbers[name], jax.core.Tracer) and numbers[name] != fixed[name]:
+                raise ValueError(
+                    f"inject_hyperparams: {name} can't change from {fixed[name]} to {numbers[name]}, since programs are "
+                    "compiled for it; make the optimizer anew"
+                )
+        return as_transform(self.factory(**numbers | fixed))
 
     def settings(self, state: Any = None) -> dict[str, Any]:
         if state is None:
@@ -82,7 +89,10 @@ class Injected(Around):
     def with_fields(self, **changes: Any) -> Self:
         numbers = {name: x for name, x in changes.items() if name in self.arguments}
         rest = {name: x for name, x in changes.items() if name not in numbers}
-        return super().with_fields(**rest, **({"arguments": self.arguments | numbers} if numbers else {}))
+        if numbers:
+            fixed = {name: x for name, x in numbers.items() if name in self.static.values}
+            rest |= {"arguments": self.arguments | numbers, "static": StaticArguments(self.static.values | fixed)}
+        return super().with_fields(**rest)
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return []
@@ -150,10 +160,25 @@ def inject_hyperparams(
                 numbers[name] = value
             else:
                 static[name] = value
+        static |= _fixed(inner_factory, static, numbers | {name: f(f.init()) for name, f in schedules.items()})
         kinds = (StaticArguments(static), StaticArguments(schedules), numbers)
         return Injected(inner_factory, *kinds, hyperparam_dtype)
 
     return constructor
+
+
+def _fixed(factory: Callable[..., Any], static: dict[str, Any], numbers: dict[str, Any]) -> dict[str, int]:
+    """Return the whole numbers that a factory can't take as arrays, such as how many iterations a program has."""
+
+    def takes(arrays: Iterable[str]) -> bool:
+        try:
+            factory(**static | numbers | {name: jnp.asarray(numbers[name]) for name in arrays})
+        except TypeError:
+            return False
+        return True
+
+    whole = {name: x for name, x in numbers.items() if isinstance(x, int)}
+    return {} if takes(whole) else {name: x for name, x in whole.items() if not takes([name])}
 
 
 def inject_stateful_hyperparams(

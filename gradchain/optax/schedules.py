@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from gradchain import schedules
@@ -84,7 +85,7 @@ class WrappedSchedule:
 
 def _at_most(number: Any, bound: float) -> bool:
     """Tell whether a number is known to be ``bound`` or less."""
-    return not isinstance(number, Tracer) and bool(jnp.all(jnp.asarray(number) <= bound))
+    return not isinstance(number, Tracer) and bool(np.all(np.asarray(number) <= bound))
 
 
 def _or_plain(constructor: Callable[..., Any], formula: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
@@ -164,7 +165,7 @@ def exponential_decay(
 
 
 def _is_zero(number: Any) -> bool:
-    return not isinstance(number, Tracer) and bool(jnp.all(jnp.asarray(number) == 0))
+    return not isinstance(number, Tracer) and bool(np.all(np.asarray(number) == 0))
 
 
 @public

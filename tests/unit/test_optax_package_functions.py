@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from gradchain import optax as ours
+from tests import trees
 from tests.optax_cases import assert_same
 
 A = {"w": jnp.array([[0.3, -1.2], [2.0, 0.1]]), "b": jnp.array([1.5, -0.2])}
@@ -124,6 +125,12 @@ def test_schedules_and_their_edges(name, case):
 def curve(library, name, args):
     schedule = getattr(library.schedules, name)(*args)
     return [jnp.asarray(schedule(count)) for count in COUNTS]
+
+
+def test_schedules_may_be_made_while_a_function_is_traced():
+    calls = [(name, sets[0]) for name, sets in SCHEDULES.items()]
+    numbers = jax.jit(lambda: [curve(ours, name, args) for name, args in calls])()
+    trees.assert_close(numbers, [curve(ours, name, args) for name, args in calls], 1e-6)
 
 
 @pytest.mark.parametrize("boundaries", [[3, 5, 9], [3], [5, 3], [0, 2.5]])

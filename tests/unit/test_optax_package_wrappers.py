@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gradchain.optax import _conditional, _inject, _linesearch, _optimizers, _routing, _states, _wrappers, contrib
@@ -61,6 +62,18 @@ def test_hyperparameters_assigned_in_the_state_count_at_the_next_update():
     assert type(state) is _states.InjectStatefulHyperparamsState
     assert updates["b"].tolist() == [-0.25, -0.5]
     assert float(state.hyperparams["learning_rate"]) == 0.25
+
+
+def test_whole_numbers_that_programs_are_compiled_for_need_no_static_args():
+    tx, kernel = _inject.inject_hyperparams(contrib.muon)(learning_rate=1.0, ns_steps=3), {"w": jnp.eye(2)}
+    state = tx.init(kernel)
+    assert int(state.hyperparams["ns_steps"]) == 3
+    updates, _ = jax.jit(tx.update)(kernel, state, kernel)
+    once = contrib.muon(1.0, ns_steps=3)
+    np.testing.assert_array_equal(updates["w"], jax.jit(once.update)(kernel, once.init(kernel), kernel)[0]["w"])
+    state.hyperparams["ns_steps"] = 5
+    with pytest.raises(ValueError, match="ns_steps can't change from 3 to 5"):
+        tx.update(kernel, state, kernel)
 
 
 def test_an_injected_schedule_has_a_count_of_its_own():
