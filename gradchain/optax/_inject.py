@@ -76,7 +76,7 @@ class Injected(Around):
         for name in fixed.keys() & numbers.keys():
             if not isinstance(numbers[name], jax.core.Tracer) and numbers[name] != fixed[name]:
                 raise ValueError(
-                    f"inject_hyperparams: {name} can't change from {fixed[name]} to {numbers[name]}, since programs are "
+                    f"inject_hyperparams: {name} can't change from {fixed[name]} to {numbers[name]}: programs are "
                     "compiled for it; make the optimizer anew"
                 )
         return as_transform(self.factory(**numbers | fixed))

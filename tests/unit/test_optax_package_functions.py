@@ -128,9 +128,17 @@ def curve(library, name, args):
 
 
 def test_schedules_may_be_made_while_a_function_is_traced():
-    calls = [(name, sets[0]) for name, sets in SCHEDULES.items()]
-    numbers = jax.jit(lambda: [curve(ours, name, args) for name, args in calls])()
-    trees.assert_close(numbers, [curve(ours, name, args) for name, args in calls], 1e-6)
+    calls = {
+        "cosine_decay_schedule": (1.0, 6),
+        "exponential_decay": (1.0, 4, 0.5),
+        "polynomial_schedule": (1.0, 0.5, 2, 4),
+        "sgdr_schedule": SCHEDULES["sgdr_schedule"][0],
+        "warmup_constant_schedule": (0.1, 1.0, 5),
+        "warmup_cosine_decay_schedule": (0.1, 1.0, 3, 9),
+        "warmup_exponential_decay_schedule": (0.1, 1.0, 3, 4, 0.5),
+    }
+    curves = [curve(ours, name, args) for name, args in calls.items()]
+    trees.assert_close(jax.jit(lambda: [curve(ours, name, args) for name, args in calls.items()])(), curves, 1e-6)
 
 
 @pytest.mark.parametrize("boundaries", [[3, 5, 9], [3], [5, 3], [0, 2.5]])
