@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain.derivatives import custom_jvp
 from gradchain.signatures import public
 
 
@@ -41,7 +42,7 @@ def abs_sq(x: ArrayLike) -> Array:
 
     For complex input it is :math:`\Re(x)^2 + \Im(x)^2`: no square root is taken, so its derivative exists at 0.
     """
-    x = jnp.asarray(x)
+    x = x if isinstance(x, Array) else jnp.asarray(x)
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
@@ -94,6 +95,11 @@ def _exponent(dtype: DTypeLike) -> int:
     return int(jnp.finfo(dtype).maxexp)
 
 
+def as_dtype(x: Array, dtype: DTypeLike) -> Array:
+    """Return ``x.astype(dtype)``, without that call where it does nothing: outside of ``jit`` it takes some 10 µs."""
+    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
+
+
 @public
 def magnitude(x: Array) -> Array:
     r"""Return :math:`|x|` elementwise, real for complex ``x``, with derivative 0 at 0."""
@@ -103,7 +109,7 @@ def magnitude(x: Array) -> Array:
     return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, x)))
 
 
-@jax.custom_jvp
+@custom_jvp
 def sqrt(x: ArrayLike) -> Array:
     r"""Return :math:`\sqrt x` for real ``x``, with derivative 0 (not infinity) where ``x`` is 0.
 
@@ -121,7 +127,7 @@ def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return sqrt(x), slope.astype(dx.dtype) * dx
 
 
-@jax.custom_jvp
+@custom_jvp
 def cbrt(x: Array) -> Array:
     r"""Return :math:`\sqrt[3]x` for real ``x``, with derivative 0 (not infinity) where ``x`` is 0."""
     return jnp.cbrt(x)
@@ -199,7 +205,7 @@ def sum_of_weights(previous: Any, decay: Any, t: Any) -> Array:
     return _sum_of_weights(decay if isinstance(decay, int | float) else None, previous, array, t)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(custom_jvp, nondiff_argnums=(0,))
 def _sum_of_weights(constant: float | None, previous: Array, decay: Array, t: Array) -> Array:
     """Return the sum for a decay that is a Python number (``constant``, too) or an array."""
     b = decay if constant is None else constant
@@ -244,7 +250,7 @@ def quotient(x: ArrayLike, y: Array) -> Array:
     return _quotient(jnp.asarray(x, jnp.result_type(x, y)), y)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _quotient(x: Array, y: Array) -> Array:
     return x / y
 
@@ -269,7 +275,7 @@ def clamp(x: Array, bound: Any) -> Array:
     return by_parts(lambda part: jnp.clip(part, -bound, bound), x)
 
 
-@jax.custom_jvp
+@custom_jvp
 def into_range(x: Array, low: Any, high: Any) -> Array:
     """Return ``x``, which lies in a range but for rounding, clipped to it; the derivative stays that of ``x``."""
     return jnp.clip(x, low, high)
@@ -360,7 +366,7 @@ def safe_root_mean_squares(x: ArrayLike, min_rms: ArrayLike = 0.0) -> Array:
     return jnp.maximum(_root_of_squares(x, None, False, max(x.size, 1)), min_rms)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+@functools.partial(custom_jvp, nondiff_argnums=(1, 2, 3))
 def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
     """Return the root of the sum of squares over some axes, divided by ``count``."""
 
@@ -369,7 +375,9 @@ def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
         y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
         return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
 
-    return root_in_range(sums, x, jax.eval_shape(sums, x, 1.0), x.size, x.dtype, count)
+    summed = {*_axes(axis, x.ndim)}
+    shape = tuple(1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed)
+    return root_in_range(sums, x, jax.ShapeDtypeStruct(shape, real_dtype(x.dtype)), x.size, x.dtype, count)
 
 
 def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -440,13 +448,23 @@ def root_in_range(
         large, small, unit = sums(opaque, power), sums(opaque, 1 / power), units(total)
         return unit, jnp.where(unit > 1, large, jnp.where(unit < 1, small, total))
 
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves(elements)):
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-        unit, total = one_by_one() if alone else together()
-    else:
+    def known() -> Array | None:
+        """Return the root where nothing is traced: the host looks whether sums are in range."""
         total = sums(elements, 1.0)
+        if isinstance(total, Tracer):  # of constants in a program
+            return None
+        host = np.asarray(total)
+        if np.all((host >= least) & (host <= float(info.max))):
+            return jnp.sqrt(total / count)
         unit = units(total)
-        total = sums(elements, unit) if jnp.any(unit != 1) else total
+        return jnp.sqrt(sums(elements, unit) / count) * unit
+
+    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(elements))
+    root = None if traced else known()
+    if root is not None:
+        return root
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    unit, total = one_by_one() if alone else together()
     return jnp.sqrt(total / count) * unit
 
 

@@ -9,6 +9,7 @@ from jax import Array
 from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child
 from gradchain.core.transform import Part, Transform
+from gradchain.derivatives import custom_jvp
 from gradchain.tree import Tree
 from gradchain.tree.shardings import move
 
@@ -72,7 +73,7 @@ def _to_device(state: Any) -> Any:
     return jax.tree.map(lambda x: _moved(False, x) if _is_large(x) else x, state)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(custom_jvp, nondiff_argnums=(0,))
 def _moved(to_host: bool, x: Any) -> Any:
     return move(x, to_host)
 

@@ -14,7 +14,7 @@ from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_numb
 from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
 from gradchain.core.spec import At, Slot, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
-from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
+from gradchain.numerics import as_dtype, compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 from gradchain.tree.alignment import is_traced
 
@@ -115,7 +115,7 @@ def step_tree(rule: "Rule", updates: Tree, state: Any, params: Tree | None, extr
     dtype = real_dtype(compute_dtype(jnp.float32, *(x.dtype for x in leaves if x is not None)))
     stored = {k: getattr(state, k) for k in (*spec.scalars, *spec.slots)}
     at = At(plan.count, None if params is None else _widen(param), plan.whole, plan.key, plan.extra, dtype, plan.sums)
-    fields = dict(stage.static) | jax.tree.map(lambda v: v.astype(dtype), plan.traced) | plan.trees(leaves)
+    fields = dict(stage.static) | jax.tree.map(lambda v: as_dtype(v, dtype), plan.traced) | plan.trees(leaves)
     out, new = spec.call(_widen(treedef.unflatten(leaves)), _widen(stored), at, fields)
     if jax.tree.structure(out) != jax.tree.structure(updates):
         raise TypeError(f"{spec.name}: the rule changed the structure of the updates")
@@ -356,8 +356,8 @@ def _call(
         return _call_layers(stage, axes, g, param, x, dtype)
     shared = x.shared
     at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums, x.turn)
-    fields = dict((*stage.static, *stage.own.fields)) | jax.tree.map(lambda v: v.astype(dtype), shared.traced)
-    for name, factor in (*stage.own.factors, *((k, v.astype(dtype)) for k, v in x.factors.items())):
+    fields = dict((*stage.static, *stage.own.fields)) | jax.tree.map(lambda v: as_dtype(v, dtype), shared.traced)
+    for name, factor in (*stage.own.factors, *((k, as_dtype(v, dtype)) for k, v in x.factors.items())):
         fields[name] = fields[name] * factor
     out, new = stage.spec.call(g, _widen(x.slots), at, fields)
     if jnp.shape(out) != g.shape:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from jax import Array
 
+from gradchain.numerics import as_dtype
 from gradchain.signatures import did_you_mean, public
 
 
@@ -107,7 +108,7 @@ class At:
         """
         if decay not in self.sums:
             raise AttributeError(f"the rule doesn't declare debiased=({decay!r},)")
-        return self.sums[decay][ahead + 1].astype(self.dtype)
+        return as_dtype(self.sums[decay][ahead + 1], self.dtype)
 
     @functools.cached_property
     def t(self) -> Array:

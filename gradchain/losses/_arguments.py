@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain.core.hyper import Number
+from gradchain.derivatives import custom_jvp
 from gradchain.numerics import compute_dtype
 
 Axis = int | tuple[int, ...]
@@ -55,7 +56,7 @@ def class_labels(where: str, labels: ArrayLike, shape: tuple[int, ...], classes:
     return jnp.where(valid, index, 0), valid
 
 
-@jax.custom_jvp
+@custom_jvp
 def pick(x: Array, index: Array) -> Array:
     """Return each row's element at its index: ``x`` of shape ``(..., n)``, ``index`` ``(...)`` from 0 to ``n - 1``."""
     return jnp.take_along_axis(x, index[..., None], -1)[..., 0]

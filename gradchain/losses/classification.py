@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gradchain.derivatives import custom_jvp
 from gradchain.losses._arguments import (
     ANY,
     FRACTION,
@@ -48,7 +49,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     return _yes_or_no(x, y).astype(dtype)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _yes_or_no(x: Array, y: Array) -> Array:
     """Return the cross-entropy with a single logarithm, whose argument a certain prediction doesn't round."""
     return (1 - y) * jnp.maximum(x, 0) + y * jnp.maximum(-x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
@@ -276,7 +277,7 @@ class _Terms(NamedTuple):
         return jnp.squeeze(self.log_total, self.axes) * given - jnp.sum(_weighed(self.labels, self.relative), self.axes)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _weighed(y: Array, log: Array) -> Array:
     """Return ``y * log``, and 0 for a label of 0 on an impossible class."""
     return jnp.where(y == 0, 0, y * log)

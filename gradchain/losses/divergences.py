@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gradchain.derivatives import custom_jvp
 from gradchain.losses._arguments import Axis, axes_of, mask_of, pair
 from gradchain.signatures import public
 
@@ -115,7 +116,7 @@ def _share_of_log(log_t: Array, log_q: Array) -> Array:
     return _product(jnp.exp(log_t), log_t, log_q)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _generalized_share(t: Array, log_q: Array) -> Array:
     """Return t (r + exp(-r) - 1), r = log t - log q, without negative rounding errors near r = 0; q for t = 0."""
     r = _log(t) - log_q
@@ -136,7 +137,7 @@ def _log(t: Array) -> Array:
     return jnp.log(jnp.where(t == 0, 1, t))
 
 
-@jax.custom_jvp
+@custom_jvp
 def _product(t: Array, log_t: Array, log_q: Array) -> Array:
     """Return t (log t - log q): 0 for a target of 0, infinite for a positive one that is impossible."""
     return jnp.where(t == 0, 0, t * (log_t - log_q))

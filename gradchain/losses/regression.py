@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from gradchain.derivatives import custom_jvp
 from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, floating, mask_of, number, pair
 from gradchain.numerics import compute_dtype, divide, into_range, safe_norm, sqrt
 from gradchain.signatures import public
@@ -118,7 +119,7 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> Array:
     return _log_cosh(errors).astype(dtype)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _log_cosh(x: Array) -> Array:
     """Return log(1 + 2 sinh(x/2)^2), and the straight line from 20 on, which differs by 1e-18."""
     size = jnp.abs(x)

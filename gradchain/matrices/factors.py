@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gradchain.core.value import Choice
+from gradchain.derivatives import custom_jvp
 from gradchain.linear_algebra import matrix_inverse_pth_root
 from gradchain.numerics import abs_sq, compute_dtype, divide, magnitude, real_dtype, sqrt
 from gradchain.signatures import public
@@ -154,7 +155,7 @@ def _with_eigenvalues(vectors: Array, values: Array) -> Array:
     return _product(vectors * values[..., None, :], jnp.conj(vectors.mT))
 
 
-@jax.custom_jvp
+@custom_jvp
 def _eigh_power(a: Array, exponent: Array, ridge: Array, shift: Array) -> Array:
     found = _powers(a, exponent, ridge, shift)
     return _with_eigenvalues(found.vectors, found.powers)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from gradchain.derivatives import custom_jvp
 from gradchain.numerics import abs_sq, bounded, compute_dtype, quotient, real_dtype, root_in_range
 from gradchain.signatures import public
 from gradchain.tree.alignment import T, Tree, is_float0, without_float0
@@ -203,7 +204,7 @@ def norm(tree: Tree, ord: float | str | None = None, squared: bool = False) -> A
     return jnp.square(result) if squared else result
 
 
-@jax.custom_jvp
+@custom_jvp
 def _euclidean(arrays: list[Array]) -> Array:
     if not arrays:
         return jnp.zeros((), jnp.float32)
@@ -315,7 +316,7 @@ def scale_gradient(inputs: T, scale: ArrayLike) -> T:
     return jax.tree.map(leaf, inputs)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _scale_derivative(x: Array, scale: ArrayLike) -> Array:
     return x
 
