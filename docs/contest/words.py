@@ -14,7 +14,7 @@ HEADER = (
     "state", "operations",
 )  # fmt: skip
 FIRST = 4
-"""How many of the fastest the headline names."""
+"""How many of the lowest ratios the headline gives."""
 
 
 def page(every: dict[str, Found]) -> str:
@@ -38,8 +38,8 @@ def headline(title: str, found: Found) -> str:
         f"{some(len(fewer))} fewer steps than AdamW."
     ]
     if fewer:
-        first = (f"{code(line)} with {said(line, found)}" for line in fewer[:FIRST])
-        parts.append(f"The fastest: {listed(first)} of its steps.")
+        first = (f"{code(line)} {said(line, found)}" for line in fewer[:FIRST])
+        parts.append(f"The lowest ratio{'s' * (len(fewer) > 1)}: {listed(first)}.")
     if more:
         parts.append(f"{verb(list(map(code, more)))} more.")
     if unsure:

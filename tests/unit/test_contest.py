@@ -136,7 +136,7 @@ def test_sentences_tell_fewer_steps_from_more_and_from_no_difference(contest):
     ))  # fmt: skip
     assert said == (
         "- **Copy.** Of 5 other optimizers, 2 need fewer steps than AdamW. "
-        "The fastest: `soap` with ≤ 0.4 (≤ 0.4 to 0.50) and `muon` with 0.90 (0.80 to 0.99) of its steps. "
+        "The lowest ratios: `soap` ≤ 0.4 (≤ 0.4 to 0.50) and `muon` 0.90 (0.80 to 0.99). "
         "`lion` and `adopt` need more. Not distinguishable from AdamW: `nadamw`."
     )
     said = contest.words.headline("Copy", found_of(contest, line_of(contest, "lion", math.inf, 1.01, math.inf)))
