@@ -202,7 +202,9 @@ FIELD = {
         "normuon",
         "soap",
         "kl_soap",
+        "shampoo",
+        "kron",
     ),
-    "transformer": ("adamw", "muon"),
+    "transformer": ("adamw", "muon", "normuon", "soap"),
 }
 """Who takes part in which problem."""
