@@ -24,8 +24,6 @@ from results import COLUMNS, CONTROL, FOLDER, Results, findings
 from runs import REFERENCE, Plan, Trial, known_or_run
 
 QUICK = "adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"
-INTERVAL = 10
-"""Steps from one refresh of a preconditioner to the next: the default."""
 
 
 def costs_of(problem: Problem, optimizer: str, parts: int) -> dict[str, float]:
@@ -37,7 +35,7 @@ def costs_of(problem: Problem, optimizer: str, parts: int) -> dict[str, float]:
         problem.init(jax.random.key(0)),
     )
     batch = jax.tree.map(lambda x: x[: problem.batch_size], examples)
-    operations = flops(tx, problem.loss, params, batch, INTERVAL)
+    operations = flops(tx, problem.loss, params, batch, entrant.interval)
     return {"state_bytes": state_bytes(tx, params), "operations": operations}
 
 
@@ -82,6 +80,7 @@ def publish(results: Results, folder: Path) -> None:
     results.write(folder)
     every = findings(Results.read(folder))
     (folder / "contest.md").write_text(words.page(every), encoding="utf-8")
+    (folder / "published.md").write_text(words.published(every), encoding="utf-8")
     for name, wide in (("wide", True), ("narrow", False)):
         (folder / f"{name}.svg").write_text(
             pictures.draw(every, wide), encoding="utf-8"

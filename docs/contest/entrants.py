@@ -23,7 +23,7 @@ ADAM = 5e-3
 SPANS = {"learning rate": 2.0, "decay": 2.0, "third": 1.5}
 """Decades that are searched."""
 DECAY = 1e-4
-"""The middle of the parts of the weights that a step takes away, at the middle rate."""
+"""The middle of the fractions of the weights that a step takes away, at the middle rate."""
 
 
 class Trial(NamedTuple):
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 
     rate: Any
     decay: Any
-    """What a step takes away, as a part of the weights, at the middle rate."""
+    """The fraction of the weights that a step takes away, at the middle rate."""
     third: Any
 
 
@@ -44,6 +44,8 @@ class Entrant(NamedTuple):
     """The middle of the learning rates."""
     third: float
     """The middle of the third numbers."""
+    interval: float = 10.0
+    """Steps from one refresh of its preconditioners to the next."""
 
 
 def trials(entrant: Entrant, count: int) -> Trial:
@@ -181,7 +183,7 @@ ENTRANTS = {
     "kl_soap": hidden(lambda: gc.scale_by_soap(factors="kl"), 1e-2),
     "kl_shampoo": hidden(lambda: gc.scale_by_kl_shampoo(), 1e-2),
     "shampoo": hidden(lambda: gc.scale_by_shampoo(), 1e-2),
-    "kron": hidden(lambda: gc.scale_by_kron(), 1e-2),
+    "kron": hidden(lambda: gc.scale_by_kron(), 1e-2)._replace(interval=1.0),
     "splus": whole(lambda *a, **k: gc.splus(*a, **k), 0.15, "average_decay", 0.01),
 }
 """By the name of the constructor in gradchain; ``kl_soap`` is ``soap(factors="kl")``."""
@@ -191,8 +193,18 @@ DECOMPOSING = ("soap", "kl_soap", "kl_shampoo", "splus", "shampoo", "kron")
 time may wait for each other for ever in XLA's pool of threads, so that their runs take turns."""
 
 FIELD = {
-    "signals": ("adamw", "sgd", "lion", "schedule_free_adamw", "muon", "soap"),
-    "characters": ("adamw", "muon", "soap"),
-    "transformer": ("adamw", "muon"),
+    "signals": tuple(ENTRANTS),
+    "characters": (
+        "adamw",
+        "nadamw",
+        "schedule_free_adamw",
+        "muon",
+        "normuon",
+        "soap",
+        "kl_soap",
+        "shampoo",
+        "kron",
+    ),
+    "transformer": ("adamw", "muon", "normuon", "soap"),
 }
 """Who takes part in which problem."""

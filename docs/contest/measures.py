@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """Steps to the target, as a part of AdamW's, with the ends of a 95 % interval.
+    """Steps to the target, as a fraction of AdamW's, with the ends of a 95 % interval.
 
     One that is reached by the shortest runs counts as these; infinity stands for a target
     that isn't reached by the longest.

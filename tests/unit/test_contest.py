@@ -1,6 +1,7 @@
 """The contest of docs/contest: its search, its measures, and that the page says what its numbers say."""
 
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -16,7 +17,7 @@ import gradchain as gc
 
 PAGE = Path(__file__).parents[2] / "docs" / "which_optimizer.md"
 FOLDER = PAGE.parent / "contest"
-MODULES = "costs", "entrants", "measures", "pictures", "problems", "results", "runs", "words"
+MODULES = "costs", "entrants", "measures", "pictures", "problems", "published", "results", "runs", "words"
 LENGTHS = np.array([400.0, 600, 800, 1000, 1200])
 
 
@@ -59,19 +60,30 @@ def faster(factor, noise=0.0, seeds=4):
 def test_page_and_pictures_say_what_the_numbers_say(contest, results):
     every = contest.results.findings(results)
     assert (contest.results.FOLDER / "contest.md").read_text() == contest.words.page(every)
+    assert (contest.results.FOLDER / "published.md").read_text() == contest.words.published(every)
     for name, wide in (("wide", True), ("narrow", False)):
         assert (contest.results.FOLDER / f"{name}.svg").read_text() == contest.pictures.draw(every, wide)
 
 
 def test_page_shows_all_of_it():
     page = PAGE.read_text()
-    shown = [f"contest/results/{name}" for name in ("contest.md", "wide.svg", "narrow.svg", "trials.csv", "runs.csv")]
+    files = "contest.md", "published.md", "wide.svg", "narrow.svg", "trials.csv", "runs.csv"
+    shown = [f"contest/results/{name}" for name in files]
     assert not [name for name in shown if name not in page]
     images = re.findall(r"```{image} \S+\n:alt: .{30,}\n:class: (wide|narrow)\n", page)
     assert images == ["wide", "narrow"]
 
 
+def default(function, name):
+    return inspect.signature(function).parameters[name].default
+
+
 def test_what_the_page_says_of_the_rules_is_so(contest, results):
+    refreshing = {
+        "soap": gc.scale_by_soap, "kl_soap": gc.scale_by_soap, "kl_shampoo": gc.scale_by_kl_shampoo,
+        "shampoo": gc.scale_by_shampoo, "splus": gc.splus,
+    }  # fmt: skip
+    probability = default(gc.scale_by_kron, "update_probability")
     plan, spans, problems = contest.runs.Plan(), contest.entrants.SPANS, contest.problems
     facts = {
         "sixteen trials": plan.trials == 16,
@@ -85,6 +97,14 @@ def test_what_the_page_says_of_the_rules_is_so(contest, results):
         "a warm-up for a twentieth": contest.entrants.scheduled(1.0, 1000)(50) == 1,
         "two blocks of width 48 predict each of 32": (problems.BLOCKS, problems.WIDTH, problems.LENGTH) == (2, 48, 32),
         "from the eight before it": problems.CONTEXT == 8,
+        "Preconditioners are refreshed every tenth step, the default": all(
+            default(rule, "update_interval") == 10 == contest.entrants.ENTRANTS[name].interval
+            for name, rule in refreshing.items()
+        ),
+        "those of `kron` at every step": contest.entrants.ENTRANTS["kron"].interval == 1,
+        "every one of the first 500 steps, and after 1,000 still at more than half": probability(499) == 1
+        and 0.5 < probability(1000) < 1,
+        "matrices weigh heavily": max(row["operations"] for row in results.costs) > 3,
     }
     page = PAGE.read_text()
     assert all(facts.values()), facts
@@ -92,6 +112,70 @@ def test_what_the_page_says_of_the_rules_is_so(contest, results):
     every = contest.results.findings(results)
     at_end = [name for name, found in every.items() for line in found.lines if not line.is_rival and line.at_end]
     assert not at_end  # AdamW's best is well inside
+
+
+def line_of(contest, optimizer, value, low, high, at_end=False):
+    """A line of which only the ratio counts."""
+    ratio = contest.measures.Ratio(value, low, high)
+    return contest.results.Line(optimizer, ratio, 1.0, 0.5, 0.01, 3, 16, 1e-2, 1e-2, at_end, 8.0, 1.0)
+
+
+def found_of(contest, *lines):
+    return contest.results.Found(list(lines), 1000, 0.5, 0.4, 1.2)
+
+
+def test_sentences_tell_fewer_steps_from_more_and_from_no_difference(contest):
+    said = contest.words.headline("Copy", found_of(
+        contest,
+        line_of(contest, "soap", 0.4, 0.4, 0.5),
+        line_of(contest, "muon", 0.9, 0.8, 0.99),
+        line_of(contest, "nadamw", 0.97, 0.9, 1.01),
+        line_of(contest, "adamw", 1.0, 0.9, 1.1),
+        line_of(contest, "lion", math.inf, 1.01, math.inf),
+        line_of(contest, "adopt", 1.1, 1.05, 1.2),
+    ))  # fmt: skip
+    assert said == (
+        "- **Copy.** Of 5 other optimizers, 2 need fewer steps than AdamW. "
+        "The lowest ratios: `soap` ≤ 0.4 (≤ 0.4 to 0.50) and `muon` 0.90 (0.80 to 0.99). "
+        "`lion` and `adopt` need more. Not distinguishable from AdamW: `nadamw`."
+    )
+    said = contest.words.headline("Copy", found_of(contest, line_of(contest, "lion", math.inf, 1.01, math.inf)))
+    assert said == "- **Copy.** Of 1 other optimizer, none needs fewer steps than AdamW. `lion` needs more."
+
+
+def test_only_what_ran_on_all_problems_is_compared_across_them(contest):
+    muon, soap = line_of(contest, "muon", 0.9, 0.8, 0.99), line_of(contest, "soap", 0.9, 0.8, 0.99)
+    slower = line_of(contest, "muon", 0.99, 0.9, 1.1)
+
+    def said(*fields):
+        return contest.words.everywhere({str(i): found_of(contest, *field) for i, field in enumerate(fields)})
+
+    assert said([muon, soap], [muon]) == [
+        "- **Across the problems.** `muon` ran on all of them, and `muon` needs fewer steps than AdamW each time."
+    ]
+    assert "`muon` and `soap` ran on all of them, and all need fewer" in said([muon, soap], [soap, muon])[0]
+    assert "and `soap` needs fewer" in said([muon, soap], [soap, slower])[0]
+    assert "and none needs fewer" in said([slower], [slower])[0]
+    assert said([muon]) == said([muon], [soap]) == []
+
+
+def test_rates_near_the_end_of_their_range_are_named(contest):
+    lines = line_of(contest, "muon", 1, 1, 1), line_of(contest, "soap", 1, 1, 1, at_end=True)
+    assert "No chosen learning rate" in contest.words.ends({"signals": found_of(contest, lines[0])})
+    assert ": `soap` (MNIST-1D). " in contest.words.ends({"signals": found_of(contest, *lines)})
+
+
+def test_published_ratios_stand_below_those_found_here(contest):
+    table = contest.words.published({"signals": found_of(contest, line_of(contest, "kl_soap", 0.51, 0.5, 0.52))})
+    header, _, ours, *others = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+    column = header.index('`soap(factors="kl")`')
+    assert ours[0] == "here: MNIST-1D"
+    assert [cell for cell in ours[1:] if cell] == [ours[column]] == ["0.51"]
+    by_source = dict(zip(contest.published.PUBLISHED, others, strict=True))
+    for source, ratios in contest.published.PUBLISHED.items():
+        assert [cell for cell in by_source[source][1:] if cell] == [
+            ratios[n] for n in contest.entrants.ENTRANTS if n in ratios
+        ]
 
 
 def test_every_entrant_has_all_its_runs(contest, results):
