@@ -237,10 +237,13 @@ def second_order():
 
 
 def long_runs():
-    """Run the two large examples and keep their pictures."""
+    """Run the large examples, by name and arguments, and keep their pictures."""
     pictures = {
         "character_model": {"losses.png": "character_model.png"},
-        "15_width_transfer": {"width_transfer_mlp.png": "width_transfer_mlp.png"},
+        "15_width_transfer mlp": {"width_transfer_mlp.png": "width_transfer_mlp.png"},
+        "15_width_transfer transformer": {
+            "width_transfer_transformer.png": "width_transfer_transformer.png"
+        },
         "image_network": {
             "losses.png": "image_network.png",
             "hardest.png": "image_network_hardest.png",
@@ -248,8 +251,17 @@ def long_runs():
     }
     for name, files in pictures.items():
         with tempfile.TemporaryDirectory() as folder:
-            script = EXAMPLES / f"{name}.py"
-            subprocess.run([sys.executable, script, "--out", folder], check=True)
+            script, *arguments = name.split()
+            subprocess.run(
+                [
+                    sys.executable,
+                    EXAMPLES / f"{script}.py",
+                    *arguments,
+                    "--out",
+                    folder,
+                ],
+                check=True,
+            )
             for file, kept in files.items():
                 shutil.copy(Path(folder) / file, FOLDER / kept)
 

@@ -24,8 +24,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 BASE = 32
-CONTEXT = 32
+CONTEXT = 16
+HEADS = 4
 INPUTS, CLASSES = 32, 10
+CHECKED = 10
+"""Steps of a coordinate check."""
 
 
 class MLP(nn.Module):
@@ -57,18 +60,28 @@ class Transformer(nn.Module):
         seen = {"embedding": x}
         for i in range(1, 3):
             attention_fn = scaled_attention if self.mup else nn.dot_product_attention
-            attention = nn.MultiHeadDotProductAttention(4, attention_fn=attention_fn)
-            x = x + attention(nn.LayerNorm()(x), mask=mask)
-            x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
-            seen[f"block {i}"] = x
-        seen["logits"] = nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
+            attention = nn.MultiHeadDotProductAttention(HEADS, attention_fn=attention_fn)
+            seen[f"attention {i}"] = attention(nn.LayerNorm()(x), mask=mask)
+            x = x + seen[f"attention {i}"]
+            seen[f"network {i}"] = nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
+            x = seen[f"block {i}"] = x + seen[f"network {i}"]
+        seen["logits"] = nn.Dense(self.vocabulary, name="head")(nn.LayerNorm()(x))
         return seen["logits"], seen
 
 
 def scaled_attention(query, key, value, mask=None):
     """Attention with 1 / size in the place of 1 / sqrt(size), equal to it at the base model's size of heads."""
-    base = BASE // 4
+    base = BASE // HEADS
     return nn.dot_product_attention(query * (base / query.shape[-1]) ** 0.5, key, value, mask=mask)
+
+
+def start_at_zero(params):
+    """Return parameters with zeros for queries and the head, so that no width starts with attention of its own."""
+
+    def leaf(path, x):
+        return jnp.zeros_like(x) if {"query", "head"} & {entry.key for entry in path} else x
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def cross_entropy(logits, labels):
@@ -95,11 +108,11 @@ def make_transformer(vocabulary, width, mup):
     model = Transformer(width, vocabulary, mup)
 
     def init(key):
-        params = model.init(key, jnp.ones((1, CONTEXT), int))
+        params = start_at_zero(model.init(key, jnp.ones((1, CONTEXT), int))["params"])
         return gc.mup_init(params, transformer_widths(vocabulary, width), by_features=["Embed_0"]) if mup else params
 
     def apply(params, windows):
-        logits, seen = model.apply(params, windows[:, :-1])
+        logits, seen = model.apply({"params": params}, windows[:, :-1])
         return cross_entropy(logits, windows[:, 1:]), seen
 
     return init, apply
@@ -134,7 +147,7 @@ def windows(text, size, key):
 
 def compare(name, make, multipliers, data, validation, *, widths, rates, steps, seeds, batch_size, out=None):
     """Print and draw coordinate checks and transfers without muP and with it; return them by name."""
-    batch = jax.tree.map(lambda x: x[:batch_size], data)
+    batches = [jax.tree.map(lambda x, i=i: x[i * batch_size :][:batch_size], data) for i in range(CHECKED)]
     found = {}
     for mup in (False, True):
 
@@ -142,7 +155,9 @@ def compare(name, make, multipliers, data, validation, *, widths, rates, steps, 
             return gc.mup(gc.adam(rate), multipliers(width)) if mup else gc.adam(rate)
 
         made = functools.partial(make, mup=mup)
-        check = training.coordinate_check(made, widths, tx=functools.partial(tx, rate=3e-3), data=batch)
+        check = training.coordinate_check(
+            made, widths, tx=functools.partial(tx, rate=3e-3), data=batches, steps=CHECKED
+        )
         transfer = training.learning_rate_transfer(
             made,
             widths,
@@ -183,13 +198,13 @@ def main(which="mlp", widths=(32, 64, 128, 256), steps=None, seeds=None, rates=N
         make, multipliers, batch_size = make_mlp, mlp_widths, 64
         powers = range(-11, -3)
     else:
-        steps, seeds = steps or 60, seeds or 2
+        steps, seeds = steps or 200, seeds or 4
         load = runpy.run_path(str(Path(__file__).parent / "character_model.py"))["load"]
         characters, text, held_out = load()
         data, validation = windows(text, 8 * steps, key), windows(held_out, 256, jax.random.key(6))
         make = functools.partial(make_transformer, len(characters))
         multipliers, batch_size = functools.partial(transformer_widths, len(characters)), 8
-        powers = range(-10, -4)
+        powers = range(-12, -4)
     print(gc.describe_widths(multipliers(widths[-1]), gc.adam(1e-3)))
     rates = [2.0**k for k in powers] if rates is None else rates
     options = {"widths": widths, "rates": rates, "steps": steps, "seeds": seeds, "batch_size": batch_size, "out": out}

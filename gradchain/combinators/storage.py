@@ -213,8 +213,8 @@ def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key =
     Args:
       tx: any transform, or another library's.
       default: how to store slots that aren't named: the name of a format (see :func:`codec`), a dtype or a codec for
-        all declared slots of gradchain's own rules, but for those that are ``exact`` (see :class:`Slot`): bases, and
-        the factors that they are made of. ``None`` doesn't change them.
+        all declared slots of gradchain's own rules, but for those that are ``exact`` (see :class:`Slot`): bases,
+        roots, and the factors that they are made of. ``None`` doesn't change them.
       min_size: arrays with fewer elements aren't encoded: biases and scales matter more than the few bytes they take.
       key: a seed or PRNG key for the rounding; the state keeps it.
       **slots: how to store the slots of one name: ``mu="bfloat16"``, ``nu=codec("int8", block_size=64)``. A choice by

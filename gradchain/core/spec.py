@@ -21,8 +21,8 @@ class Slot(NamedTuple):
     nonnegative: bool = False
     """Holds nothing below zero: a storage codec may use an unsigned map."""
     exact: bool = False
-    """Can't do with fewer bits than the dtype's, as bases and the factors that they are made of: :func:`store` leaves
-    it as it is."""
+    """Can't do with fewer bits than the dtype's, as bases, roots, and the factors that they are made of:
+    :func:`store` leaves it as it is."""
     dtype: str | None = None
     """Name of the static field that overrides the dtype, such as ``"mu_dtype"``."""
     counted: bool = False

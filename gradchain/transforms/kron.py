@@ -131,7 +131,11 @@ def _first_factors(param: Array, hyper: Any) -> list[list[Array]]:
     ]
 
 
-@leafwise(slots={"mu": Slot(dtype="mu_dtype"), "factors": Slot(init=_first_factors)}, debiased=("b1",), random=True)
+@leafwise(
+    slots={"mu": Slot(dtype="mu_dtype"), "factors": Slot(init=_first_factors, exact=True)},
+    debiased=("b1",),
+    random=True,
+)
 def scale_by_kron(
     g: Array,
     slot: Slots,

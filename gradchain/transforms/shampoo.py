@@ -51,8 +51,8 @@ def _second_moment(param: Array, hyper: Any) -> Any:
     slots={
         "mu": Slot(dtype="mu_dtype"),
         "nu": Slot(init=_second_moment, real=True, nonnegative=True),
-        "factors": Slot(init=_no_factors),
-        "roots": Slot(init=_identities),
+        "factors": Slot(init=_no_factors, exact=True),
+        "roots": Slot(init=_identities, exact=True),
     },
     debiased=("b1", "b2", "shampoo_beta"),
     turn=True,

@@ -153,17 +153,19 @@ def mup_init(params: T, widths: Widths, *, by_features: Sequence[str] = ()) -> T
         entries doesn't depend on the width, as that of Haiku's and Equinox' embeddings doesn't.
 
     Raises:
-      ValueError: if params and widths differ in structure or shapes.
+      ValueError: if params and widths differ in structure or shapes, or a pattern matches nothing.
     """
     for pattern in by_features:
         check_pattern("mup_init: by_features", pattern)
+        if not any(matches(pattern, path) for path in widths):
+            raise ValueError(f"mup_init: by_features: {pattern!r} matches no parameter; there are: {listed(widths)}")
 
     def leaf(x: Any, width: Any) -> Any:
         if width is None or not is_array(x):
             return x
         if x.shape != width.shape:
             raise ValueError(f"mup_init: {width.path} has shape {x.shape}, and {width.shape} in widths")
-        embeds = width.kind == "input" and any(matches(pattern, width.path.lower()) for pattern in by_features)
+        embeds = width.kind == "input" and any(matches(pattern, width.path) for pattern in by_features)
         factor = width.outputs**0.5 if embeds else initial_factor(width)
         return x if factor == 1 else (x * factor).astype(jnp.result_type(x))
 

@@ -215,7 +215,7 @@ def network(params, x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.01, 0.1])
-@pytest.mark.parametrize("name", ["soap", "kl_soap", "kl_shampoo", "splus"])
+@pytest.mark.parametrize("name", ["soap", "kl_soap", "kl_shampoo", "splus", "shampoo", "kron"])
 def test_two_thousand_steps_in_single_precision_stay_finite(name, rate):
     """The network of 16, 48, 48 and 10 units has some that never fire: factors are singular."""
     rng = np.random.default_rng(0)
@@ -230,6 +230,8 @@ def test_two_thousand_steps_in_single_precision_stay_finite(name, rate):
         "kl_soap": lambda: gc.soap(rate, factors="kl", **options),
         "kl_shampoo": lambda: gc.kl_shampoo(rate, **options),
         "splus": lambda: gc.splus(rate, **options),
+        "shampoo": lambda: gc.shampoo(rate, **options),
+        "kron": lambda: gc.kron(rate, weight_dimension_numbers=dims),
     }
     tx = make[name]()
 
@@ -249,4 +251,4 @@ def test_two_thousand_steps_in_single_precision_stay_finite(name, rate):
     (params, state), (losses, steps) = jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), keys))(start)
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((params, state)))
     assert jnp.max(steps) <= 10 * rate
-    assert jnp.mean(losses[-100:]) <= (1.5 if rate < 0.1 else 2.5)  # with a rate of 0.1 there is nothing to learn
+    assert jnp.median(losses[-100:]) <= (1.5 if rate < 0.1 else 2.5)  # with a rate of 0.1 there is nothing to learn

@@ -1,11 +1,15 @@
 """The numbered examples run, on small settings, and reach what they say they reach."""
 
+import functools
 import runpy
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+
+import gradchain as gc
+from gradchain import training
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -176,3 +180,24 @@ def test_the_best_rate_transfers_with_mup_and_not_without(tmp_path):
     assert check.ok()
     assert not plain_check.ok()
     assert (tmp_path / "width_transfer_mlp.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_transformers_layers_move_equally_at_every_width_with_mup():
+    example = runpy.run_path(str(FOLDER / "15_width_transfer.py"))
+    text = jnp.tile(jax.random.randint(jax.random.key(0), (40,), 0, 20), 10)
+
+    def check(mup):
+        def tx(width):
+            return gc.mup(gc.adam(3e-3), example["transformer_widths"](20, width)) if mup else gc.adam(3e-3)
+
+        make = functools.partial(example["make_transformer"], 20, mup=mup)
+        return training.coordinate_check(make, (32, 128), tx=tx, data=windows, steps=5, seeds=2)
+
+    with jax.numpy_rank_promotion("allow"):
+        windows = [example["windows"](text, 8, jax.random.key(i)) for i in range(5)]
+        plain, scaled = check(False), check(True)
+    assert max(map(abs, scaled.slopes.values())) < 0.2, str(scaled)
+    assert abs(scaled.initial_slopes["embedding"]) < 0.1
+    grows = [name for name, verdict in plain.verdicts().items() if verdict == "grows"]
+    assert {"attention 1", "attention 2", "network 1", "network 2", "block 2", "logits"} <= {*grows}, str(plain)

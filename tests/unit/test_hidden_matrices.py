@@ -587,6 +587,37 @@ def test_all_optimizers_for_matrices_see_the_same_and_their_bytes_add_up(optimiz
     assert described.state_bytes == described.shared_bytes + sum(row.state_bytes for row in described.rows)
 
 
+RULES_FOR_MATRICES = {
+    "muon": (gc.scale_by_muon, {"mu"}),
+    "normuon": (gc.scale_by_normuon, {"mu", "nu"}),
+    "dion2": (lambda: gc.scale_by_dion2(moment_decay=0.9), {"mu", "nu"}),
+    "soap": (gc.scale_by_soap, {"mu", "nu"}),
+    "soap, Kullback-Leibler": (lambda: gc.scale_by_soap(factors="kl"), {"mu", "nu"}),
+    "kl_shampoo": (gc.scale_by_kl_shampoo, {"mu"}),
+    "splus": (gc.scale_by_splus, {"mu"}),
+    "whiten_momentum": (gc.whiten_momentum, {"mu", "nu"}),
+    "shampoo": (gc.scale_by_shampoo, {"mu", "nu"}),
+    "kron": (gc.scale_by_kron, {"mu"}),
+}
+"""What may be stored in fewer bits: averages of gradients and of their squares, element by element or by row."""
+
+
+@pytest.mark.parametrize("rule", RULES_FOR_MATRICES)
+def test_factors_and_what_is_made_of_them_keep_their_bits(rule):
+    make, fewer = RULES_FOR_MATRICES[rule]
+    params = {"w": jnp.ones((3, 8, 4), "bfloat16")}
+    tx = gc.chain(make().replace(weight_dimension_numbers=gc.MuonDimensionNumbers(1, 2)), gc.scale(0.1))
+    state = jax.eval_shape(gc.store(tx, "int8", min_size=1).init, params).inner_state[0]
+    slots = {name: getattr(state, name) for name in state._fields if name not in ("count", "weight_sums", "key")}
+    stored = {name: jax.tree.leaves(x, is_leaf=lambda x: isinstance(x, gc.Stored)) for name, x in slots.items()}
+    assert {name for name, arrays in stored.items() if any(isinstance(x, gc.Stored) for x in arrays)} == fewer
+    assert {x.dtype for name in {*slots} - fewer for x in stored[name]} <= {jnp.dtype("float32")}
+    for name in {*slots} - fewer:
+        for codec in ("int8", "bfloat16"):
+            with pytest.raises(ValueError, match=rf"{name} can't do with fewer bits than it has"):
+                jax.eval_shape(gc.store(tx, **{name: codec}).init, params)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["int8", "bfloat16"])
 @pytest.mark.parametrize("optimizer", FOR_MATRICES, ids=lambda optimizer: optimizer.__name__)

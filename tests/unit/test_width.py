@@ -307,6 +307,20 @@ def test_initial_parameters():
         gc.mup_init(ones(8), widths)
     with pytest.raises(ValueError, match="params and widths differ"):
         gc.mup_init({"w1": params["w1"]}, widths)
+    with pytest.raises(ValueError, match="mup_init: by_features: 'Embed_0' matches no parameter; there are: b1"):
+        gc.mup_init(params, widths, by_features=["Embed_0"])
+
+
+def test_embeddings_in_flax_start_equally_large_at_every_width():
+    sizes, tokens = (256, 16), jnp.zeros((1, 2), int)
+    wide, base = (jax.eval_shape(nn.Embed(50, n).init, jax.random.key(0), tokens) for n in sizes)
+    tables = [nn.Embed(50, n).init(jax.random.key(1), tokens) for n in sizes]
+    models = [{"Embed_0": table["params"]} for table in tables]
+    widths = gc.width_multipliers({"Embed_0": wide["params"]}, {"Embed_0": base["params"]})
+    for pattern in ("Embed_0", "*embed*", "E*/embedding"):
+        scaled = gc.mup_init(models[0], widths, by_features=[pattern])
+        spread = [float(jnp.std(model["Embed_0"]["embedding"])) for model in (scaled, models[1])]
+        assert spread[0] == pytest.approx(spread[1], rel=0.1)
 
 
 def test_parameters_that_widths_say_nothing_about():
