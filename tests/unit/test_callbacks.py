@@ -15,6 +15,7 @@ import gradchain as gc
 from gradchain.training import Callback, CSVLogger, JSONLogger, ProgressBar, Run, TensorBoard
 from gradchain.training.callbacks import Callbacks, EpochFunction
 from gradchain.training.measuring import measured, summed, used_hyperparams
+from gradchain.training.sources import Part
 from tests import trees
 
 EPOCH = 10
@@ -67,6 +68,10 @@ def watched_at(step):
     }
 
 
+def part_of(steps, examples):
+    return Part(steps, examples, np.ones(steps), {"loss": 1.0}, {})
+
+
 def loop(callbacks, steps, first=0, validates=True, saves=(), tx=None):
     """Run as fit does: steps between events in one go, a row of the history after each epoch."""
     with Callbacks(callbacks) as told:
@@ -77,8 +82,9 @@ def loop(callbacks, steps, first=0, validates=True, saves=(), tx=None):
             between = range(step + 1, end + 1)
             losses = [loss_of(i) for i in between]
             watched = summed([jax.tree.map(lambda *xs: np.stack(xs), *map(watched_at, between))])
-            numbers = {"loss": np.float32(np.mean(losses)), "val_loss": 0.0}
-            told.steps(end, end // EPOCH, numbers, len(between), 32 * len(between), watched if told.watch else {})
+            numbers = {"loss": float(np.float32(np.mean(losses))), "val_loss": 0.0}
+            part = Part(len(between), 32 * len(between), np.array(losses), numbers, watched if told.watch else {})
+            told.steps(end, end // EPOCH, part, None)
             step = end
             if step % EPOCH == 0:
                 row = {"loss": float(np.mean([loss_of(i) for i in range(step - EPOCH + 1, step + 1)]))}
@@ -145,7 +151,8 @@ def test_the_speed_is_that_of_steps_that_were_not_compiled(monkeypatch):
     with Callbacks([heard]) as told:
         told.start(Run(tx=None))
         for step, count in ((4, 4), (8, 4), (12, 4), (15, 3), (16, 1), (18, 2), (20, 2)):
-            told.steps(step, 0, {"loss": 1.0}, count, 8 * count, {})
+            part = part_of(count, 8 * count)
+            told.steps(step, 0, part, told.timed(types.SimpleNamespace(program=count, steps=count)))
     speeds = [record.examples_per_second for record in heard.records("step")]
     assert speeds == [None, 32.0, 16.0, None, 16.0]
 
@@ -501,10 +508,10 @@ def test_a_bar_shows_the_time_left_without_that_of_compilation(capsys, monkeypat
     with Callbacks([bar]) as told:
         told.start(Run(tx=None, total_steps=100))
         bar._bar.start_t -= 1000  # compilation took so long
-        told.steps(52, 0, {"loss": 1.0}, 4, 4, {})
+        told.steps(52, 0, part_of(4, 4), None)
         bar._bar.start_t -= 1
         monkeypatch.setattr("gradchain.training.loggers.INTERVAL", 0)
-        told.steps(72, 0, {"loss": 1.0}, 20, 20, {})
+        told.steps(72, 0, part_of(20, 20), None)
     last = capsys.readouterr().err.split("\r")[-1]
     assert "72/100 [00:01<00:01" in last
 
