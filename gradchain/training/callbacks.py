@@ -16,7 +16,7 @@ from gradchain.training.history import plain_number
 from gradchain.training.measuring import COUNTS, measured
 from gradchain.training.sources import MOST_STRETCHES, Launched, Part
 
-DELAY = 0.05
+DELAY = 0.1
 """How many seconds a callback may hear of a step after the device has taken it, where steps are fast."""
 
 Event = Literal["step", "evaluation", "checkpoint", "end"]

@@ -611,6 +611,37 @@ def test_a_callback_ends_fit():
     assert train([rate_is_small]).steps_done == 14
 
 
+def jumps(count):
+    """Return a learning rate that makes the loss of step 18 infinite."""
+    return jnp.where(count == 16, jnp.inf, 0.1)
+
+
+@pytest.mark.parametrize("case", [{"answers": {("step", 18): True}}, {"tx": gc.sgd(jumps)}, {}])
+def test_nothing_depends_on_how_many_records_come_of_one_call(case, monkeypatch):
+    class Timed(Callbacks):
+        def timed(self, launched):
+            parts.append(len(launched.parts))
+            return super().timed(launched)
+
+    def run(delay):
+        parts.clear()
+        monkeypatch.setattr("gradchain.training.callbacks.DELAY", delay)
+        heard = Heard(every=2, answers=case.get("answers", ()))
+        result = train([heard], case.get("tx"), remainder="drop", batch_size=3, epochs=3)
+        records = [(hook, vars(what) | {"examples_per_second": None}) for hook, what in heard.told if what is not None]
+        return jax.device_get((result._replace(history=vars(result.history)), records)), max(parts)
+
+    parts = []
+    monkeypatch.setattr("gradchain.training.loop.Callbacks", Timed)
+    (alone, most), (many, most_of_many) = run(0.0), run(1e9)
+    assert (most, most_of_many) == (1, 4)
+    assert jax.tree.structure(many) == jax.tree.structure(alone)
+    np.testing.assert_equal(jax.tree.leaves(many), jax.tree.leaves(alone))
+    assert (many[0].stopped, many[0].steps_done) == {"answers": ("callback", 18), "tx": ("diverged", 16)}.get(
+        next(iter(case), ""), ("epochs", 24)
+    )
+
+
 def test_windows_of_all_lengths_are_few_programs(caplog):
     def own_loss(params, batch):
         return loss_fn(params, batch)
