@@ -126,9 +126,10 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 class Callback:
     """What watches a run of :func:`fit`: a base class, whose hooks do nothing.
 
-    A hook may return True to stop training. The steps that are on their way then are still taken: hooks of steps are
-    called while the device computes the next ones, so that it needn't wait for them. Whatever a hook raises ends
-    training, and reaches the caller. Under ``jax.distributed`` hooks run in every process, and must return the same in
+    A hook may return True to stop training: the result is that of the record's step. Hooks of steps are called while
+    the device computes the next ones, so that it needn't wait for them; where steps are fast, several records come one
+    right after the other, about a tenth of a second late. Whatever a hook raises ends training, and reaches the caller.
+    Under ``jax.distributed`` hooks run in every process, and must return the same in
     each; what writes should do so only where ``jax.process_index()`` is 0.
 
     Args:
