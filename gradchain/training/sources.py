@@ -295,12 +295,12 @@ class Blocks:
     def launch(self, tip: Tip, limit: int | None, row: bool, stretches: Sequence[int]) -> Launched:
         """See :class:`Source`."""
         block = self._feed.take(min([*stretches[:1], *([] if limit is None else [limit])], default=None))
-        key = jax.random.fold_in(self._key, tip.position.epoch)
+        place = self._key, tip.position.epoch, tip.position.step
 
         def take(steps: int) -> tuple[Scanned, dict[str, Array]]:
             parts = block.batches, block.weights, block.sizes
             parts = parts if steps == block.count else jax.tree.map(lambda x: x[:steps], parts)
-            return _compiled_block(self._recipe, tip.variables, self._tx, tip.state, parts, key, tip.position.step)
+            return _compiled_block(self._recipe, tip.variables, self._tx, tip.state, parts, *place)
 
         def again(steps: int) -> tuple[Variables[Any], Any]:
             return take(steps)[0][:2] if steps else (tip.variables, tip.state)
@@ -313,12 +313,23 @@ class Blocks:
 
 def run_block(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
-    first: Any,
+    epoch: Any, first: Any,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure."""
+    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure.
+
+    Args:
+      recipe: what training is made of.
+      variables: the model.
+      tx: the transform.
+      state: its state.
+      block: batches, weights and sizes, see :class:`~gradchain.training.feeding.Block`.
+      key: the run's PRNG key.
+      epoch: the number of the epoch.
+      first: the number of the first of the steps in it.
+    """
     batches, weights, sizes = block
     objective = recipe.objective
-    _, loss_key = jax.random.split(key)
+    _, loss_key = jax.random.split(jax.random.fold_in(key, epoch))
 
     def take(carry: tuple[Variables[Any], Any], x: Any, watch: Any) -> tuple[tuple[Variables[Any], Any], Any]:
         batch, weights, number = x

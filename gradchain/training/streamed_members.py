@@ -106,8 +106,8 @@ def _block(
 
     def one(i: Array) -> tuple[Variables[Any], Any, dict[str, Array]]:
         member = members.at(i)
-        key = jax.random.fold_in(member.keys, epoch)
-        scanned, numbers = run_block(recipe, member.variables, member.tx, member.state, block, key, step)
+        inputs = member.variables, member.tx, member.state, block, member.keys
+        scanned, numbers = run_block(recipe, *inputs, epoch, step)
         return scanned.variables, scanned.state, numbers
 
     size = len(members.keys)
