@@ -11,6 +11,7 @@ from gradchain.compiled import Compiled
 from gradchain.training.chunks import even, map_in_chunks, member_of, transform_of
 from gradchain.training.epoch import evaluate_objective
 from gradchain.training.positions import Position
+from gradchain.training.progress import advance
 from gradchain.training.recipe import Recipe, validate
 from gradchain.training.sources import run_block
 from gradchain.training.streams import Stream
@@ -47,7 +48,7 @@ def start_losses(recipe: Recipe, begins: Variables[Any], keys: Array, stream: St
 
 def train_on_stream(
     recipe: Recipe, members: Batched, stream: Stream, validation: Tree | None, first: int, rounds: Sequence[int | None],
-    steps_per_call: int, chunk: int,
+    steps_per_call: int, chunk: int, bar: Any = None,
 ) -> tuple[Variables[Any], Any, dict[str, Array]]:  # fmt: skip
     """Train all members for some rounds: (variables, state, rows of shape (members, rounds)).
 
@@ -60,6 +61,7 @@ def train_on_stream(
       rounds: the number of steps of each; ``None`` for those to the end of the epoch.
       steps_per_call: how many batches are one compiled call.
       chunk: how many members are computed side by side.
+      bar: the number of a progress bar, which advances by the steps that are done.
     """
     plan = recipe, chunk
     rows, position = list[dict[str, Array]](), Position(first)
@@ -74,6 +76,9 @@ def train_on_stream(
                 members, position = members._replace(variables=variables, state=state), block.position
                 parts.append(numbers)
                 sizes.append(int(block.sizes.sum()))
+                if bar is not None:
+                    jax.block_until_ready(parts[-2:][0])  # the next block is computed meanwhile
+                    advance(bar, block.count)
                 left = None if left is None else left - block.count
                 more = not block.ends_epoch if left is None else left > 0
             row = _mean(parts, sizes)

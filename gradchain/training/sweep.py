@@ -131,7 +131,8 @@ def sweep(
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
-      progress: show a progress bar (needs tqdm); it advances with every chunk, at most a hundred times.
+      progress: show a progress bar (needs tqdm); it advances with every chunk, at most a hundred times, or with the
+        steps on a stream.
       mesh: devices to spread the runs over; each trains its share independently, on a copy of the data. Under
         ``jax.distributed`` the mesh may span all processes: each passes its share of ``data`` and ``validation`` (as
         many examples as the others, in the order of the processes) and otherwise the same arguments; each gets the
@@ -200,7 +201,7 @@ class _Task(NamedTuple):
     def run(self, tx: Transform, runs: int, title: str = "sweep") -> SweepResult[Any]:
         """Train with every transform of a batch of ``runs``, from every replica's start."""
         if isinstance(self.data, Stream):
-            return self._on_stream(self.data, tx, runs)
+            return self._on_stream(self.data, tx, runs, title)
         recipe, replicas = self.recipe, len(self.keys)
         field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
         if field is None:
@@ -224,7 +225,7 @@ class _Task(NamedTuple):
         best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
         return SweepResult(tx, best, self.goal.signed(costs), history, start_loss, *self.goal)
 
-    def _on_stream(self, stream: Stream, tx: Transform, runs: int) -> SweepResult[Any]:
+    def _on_stream(self, stream: Stream, tx: Transform, runs: int, title: str) -> SweepResult[Any]:
         """Do so on a stream: all runs and replicas are members that see each batch at the same time."""
         recipe, replicas = self.recipe, len(self.keys)
         run, replica = jnp.divmod(jnp.arange(runs * replicas), replicas)
@@ -233,9 +234,11 @@ class _Task(NamedTuple):
         chunk = fastest_chunk(runs * replicas, begins) if self.chunk is None else self.chunk
         start_loss = start_losses(recipe, self.begins, self.keys, stream)
         members = started(txs, begins, keys)
-        variables, state, rows = train_on_stream(
-            recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk
-        )
+        with Bar(self.progress, self.budget.steps(stream.per_epoch), title, "step") as bar:
+            variables, state, rows = train_on_stream(
+                recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk,
+                bar.number if self.progress else None,
+            )  # fmt: skip
         costs = last_cost(rows, self.goal, start_loss[replica]).reshape(runs, replicas)
         best = int(jnp.argmin(costs))
         winner = Batched(txs, variables, state, keys).at(best)
