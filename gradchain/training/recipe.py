@@ -126,7 +126,7 @@ def check_renews(recipe: Recipe, data: Tree | None) -> None:
     if data is None:
         raise ValueError(
             "renew_state=True needs data in arrays, which are passed over again; after a run on a stream, call "
-            "renew_state(loss_fn, result.eval_params, arrays, batch_size=...)"
+            "renew_state(loss_fn, result.eval_params, data)"
         )
 
 

@@ -122,7 +122,7 @@ def test_accuracy_on_new_images_is_that_of_statistics_that_move():
         decayed.append(accuracies(*with_statistics_as_parameters(net), seed))
     (trained, new), (trained_decayed, new_decayed) = np.mean(moving, 0), np.mean(decayed, 0)
     assert trained > 0.94
-    assert new > 0.91
+    assert new > 0.915
     assert trained_decayed > 0.95  # as if all were well
     assert new_decayed < 0.87
     for whole in (net, nnx.state(net)):
