@@ -75,7 +75,7 @@ def prepare(
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
     check_whole(f"{where}: epochs", epochs)
-    data = checked_data(where, recipe, data, validation, steps_per_call)
+    data, validation = checked_data(where, recipe, data, validation, steps_per_call)
     steps = steps_of(recipe, data)
     tx, key = one_transform(where, tx, None if steps is None else epochs * steps), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)

@@ -9,10 +9,8 @@ from jax import Array, lax
 
 from gradchain.compiled import Compiled
 from gradchain.signatures import public
-from gradchain.training.budget import Epochs
 from gradchain.training.epoch import as_key, check_batches
 from gradchain.training.objective import Objective
-from gradchain.training.positions import Position
 from gradchain.training.streams import Stream, as_stream
 from gradchain.training.variables import Adapter, Variables, checked
 from gradchain.tree import Tree
@@ -107,13 +105,10 @@ def renew(
 
 def _renew_on_stream(objective: Objective, variables: Variables[Any], stream: Stream, key: Array | None) -> Any:
     """Do what :func:`renew` does, on a pass over a stream."""
-    passed, seen, number, more = _Passed.start(variables.model_state), 0, 0, True
-    with stream.feed(Position(), 1, left=Epochs(1)) as feed:
-        while more:
-            block = feed.take()
-            batch, size = jax.tree.map(lambda x: x[0], block.batches), int(block.sizes[0])
-            passed = _compiled_follow(objective, variables, passed, batch, key, number, float(size))
-            seen, number, more = seen + size, number + 1, not block.ends_epoch
+    passed, seen = _Passed.start(variables.model_state), 0
+    for number, (batch, size) in enumerate(stream.once()):
+        passed = _compiled_follow(objective, variables, passed, batch, key, number, float(size))
+        seen += size
     return _finished(objective, variables, passed._replace(means=[x / seen for x in passed.means]))
 
 

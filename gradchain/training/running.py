@@ -4,23 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array
-from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Amount, Budget, Epochs, Moment, is_due, steps_until
+from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_until
 from gradchain.training.callbacks import Callbacks
 from gradchain.training.history import mean_row
-from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, Snapshot
 from gradchain.training.positions import Position
-from gradchain.training.recipe import Recipe, check_validation, validate
+from gradchain.training.recipe import Recipe, validate
 from gradchain.training.resuming import SavedRun
 from gradchain.training.sources import Launched, Part, Source, Tip
-from gradchain.training.streams import Stream, as_stream
+from gradchain.training.streams import Stream
 from gradchain.training.variables import Variables
-from gradchain.training.wording import are_batches
 from gradchain.tree import Tree
 
 
@@ -147,40 +143,10 @@ class Running:
 _compiled_validation = Compiled(validate)
 
 
-def held_out(recipe: Recipe, validation: Any, mesh: Mesh | None) -> Any:
-    """Return validation data as arrays, on the mesh if there is one, or as a stream, after checking them.
-
-    Raises:
-      TypeError: for a stream on a mesh, or anything that isn't data.
-      ValueError: for an iterator, which can be measured on only once, or data without examples.
-    """
-    if not are_batches(validation):
-        if mesh is not None:
-            validation = spread_data(mesh, validation, "validation data")
-        check_validation(recipe, validation)
-        return validation
-    if mesh is not None:
-        raise TypeError("fit: on a mesh the validation data must be arrays, but they are a stream of batches")
-    stream = as_stream(validation, recipe.validation_batch_size, "keep", "validation data")
-    assert stream is not None
-    if not stream.repeats:
-        raise ValueError(
-            "fit: an iterator gives its batches only once, but the validation data are needed for each row; hand in a "
-            "list, a data loader, or a function of the epoch's number that returns an iterator"
-        )
-    return stream
-
-
 def measured_on(stream: Stream, recipe: Recipe, variables: Variables[Any]) -> dict[str, float]:
     """Return the loss, aux and metrics by name: their means over all examples of a stream."""
     recipe = recipe._replace(validation_batch_size=None)
-    parts, more = list[tuple[dict[str, Array], int]](), True
-    with stream.feed(Position(), 1, None, None, Epochs(1)) as feed:
-        while more:
-            block = feed.take()
-            batch = jax.tree.map(lambda x: x[0], block.batches)
-            parts.append((_compiled_validation(recipe, variables, batch), int(block.sizes[0])))
-            more = not block.ends_epoch
+    parts = [(_compiled_validation(recipe, variables, batch), size) for batch, size in stream.once()]
     return mean_row(jax.device_get(parts))
 
 

@@ -56,7 +56,7 @@ def train_on_stream(
       recipe: what training is made of.
       members: as they are.
       stream: what gives the batches; all members see the same.
-      validation: held-out data in arrays.
+      validation: held-out data, in arrays or a stream.
       first: the first epoch's number, counted from 0.
       rounds: the number of steps of each; ``None`` for those to the end of the epoch.
       steps_per_call: how many batches are one compiled call.
@@ -83,10 +83,18 @@ def train_on_stream(
                 more = not block.ends_epoch if left is None else left > 0
             row = _mean(parts, sizes)
             if validation is not None:
-                row |= _compiled_validation(plan, members, validation)
+                row |= _validated(plan, members, validation)
             rows.append(row)
     stacked = {name: jnp.stack([row[name] for row in rows], axis=1) for name in rows[0]}
     return members.variables, members.state, stacked
+
+
+def _validated(plan: tuple[Recipe, int], members: Batched, validation: Any) -> dict[str, Array]:
+    if not isinstance(validation, Stream):
+        return _compiled_validation(plan, members, validation)
+    whole = plan[0]._replace(validation_batch_size=None), plan[1]
+    found = [(_compiled_validation(whole, members, batch), size) for batch, size in validation.once()]
+    return _mean([row for row, _ in found], [size for _, size in found])
 
 
 def _mean(parts: list[dict[str, Array]], sizes: list[int]) -> dict[str, Array]:

@@ -60,7 +60,7 @@ def scan_window(
         if watch is not None:
             now, watched = follow(end - 1, now, watch)
         found = watched, named_numbers(_within(now[1], begin, end - begin).mean())
-        return end, *now[:2], jax.tree.map(lambda xs, x: xs.at[k].set(x), told, found)
+        return end, now[0], now[1], jax.tree.map(lambda xs, x: xs.at[k].set(x), told, found)
 
     start = variables, state
     with hints_at_batches(data):
@@ -72,7 +72,7 @@ def scan_window(
         told = _room(len(stretches), (watched, means))
         run = jnp.zeros((), stretches.dtype), start, numbers, told
         _, carry, (metrics, sizes), told = lax.fori_loop(0, jnp.sum(stretches > 0), stretch, run)
-    return Scanned(*carry, metrics, sizes, told[0]), told[1]
+    return Scanned(carry[0], carry[1], metrics, sizes, told[0]), told[1]
 
 
 def _room(size: int, shapes: Any) -> Any:
@@ -89,7 +89,8 @@ def _within(numbers: tuple[Any, Array], begin: Any, size: Any) -> Scanned:
     def leaf(xs: Array) -> Array:
         return jnp.where(jnp.expand_dims(inside, range(1, xs.ndim)), jnp.roll(xs, -begin, axis=0), 0)
 
-    return Scanned(Variables(None), None, *jax.tree.map(leaf, numbers), {})
+    metrics, sizes = jax.tree.map(leaf, numbers)
+    return Scanned(Variables(None), None, metrics, sizes, {})
 
 
 def scan_rest(

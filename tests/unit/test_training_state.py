@@ -280,3 +280,8 @@ def test_validation_data_may_come_in_batches():
                 np.testing.assert_allclose(found.history[name], column, rtol=1e-6)
     with pytest.raises(ValueError, match="an iterator gives its batches only once"):
         fit(plain_loss, START, gc.sgd(0.1), DATA, validation=iter(ragged), **options)
+    rates = gc.sgd(jnp.array([0.1, 0.01]))
+    swept, on_arrays = (sweep(plain_loss, START, rates, BATCHES, epochs=2, validation=x) for x in (ragged, arrays))
+    np.testing.assert_allclose(swept.history["val_loss"], on_arrays.history["val_loss"], rtol=1e-6)
+    with pytest.raises(TypeError, match="validation data: got a list of 3, expected a tree of arrays"):
+        sweep(plain_loss, START, rates, DATA, epochs=2, batch_size=8, validation=ragged)
