@@ -129,8 +129,8 @@ class Callback:
     A hook may return True to stop training: the result is that of the record's step. Hooks of steps are called while
     the device computes the next ones, so that it needn't wait for them; where steps are fast, several records come one
     right after the other, about a tenth of a second late. Whatever a hook raises ends training, and reaches the caller.
-    Under ``jax.distributed`` hooks run in every process, and must return the same in
-    each; what writes should do so only where ``jax.process_index()`` is 0.
+    Under ``jax.distributed`` hooks run in every process, and must return the same in each; what writes should do so
+    only where ``jax.process_index()`` is 0.
 
     Args:
       every: how many steps there are between two calls of ``on_step``, at least 1; by default what the class says,
