@@ -56,6 +56,8 @@ class Pattern:
             check_whole("batch_size", size)
         self._what, self.size, self.example = what, size, known
         self._common: Any = None
+        self._last: tuple[Any, int] | None = None
+        """What the last batch was like, shapes included, and its size."""
 
     def read(self, batch: Tree) -> Batch:
         """Return a batch taken apart, with copies of its NumPy arrays: some sources use their memory again.
@@ -65,7 +67,14 @@ class Pattern:
           ValueError: for a batch that is larger than a full one, or differs from the first in more than its size.
         """
         leaves, structure = jax.tree.flatten(batch)
-        leaves = [_own(x) for x in leaves]
+        leaves = [*map(_own, leaves)]
+        whole = structure, [(getattr(x, "dtype", None), getattr(x, "shape", None)) for x in leaves]
+        if self._last is None or whole != self._last[0]:
+            self._last = whole, self._checked_size(structure, leaves)
+        return Batch(leaves, structure, self._last[1])
+
+    def _checked_size(self, structure: Any, leaves: list[Any]) -> int:
+        """Return how many examples a batch has, after comparing it with those before."""
         try:
             found = structure, [(x.dtype, x.shape[1:]) for x in leaves]
             sizes = {x.shape[0] for x in leaves}
@@ -82,7 +91,7 @@ class Pattern:
                 f"{self._what}: a batch has {size} examples, more than a full batch with {self.size}; all batches must "
                 "have the same size, but for a smaller last one"
             )
-        return Batch(leaves, structure, size)
+        return size
 
     def _check(self, batch: Tree) -> None:
         """Raise an error for what is no batch, or differs from those before."""
@@ -104,6 +113,8 @@ class Pattern:
 
 
 def _own(x: Any) -> Any:
+    if type(x) is np.ndarray:
+        return x.copy()
     if isinstance(x, Array) or not hasattr(x, "__array__"):
         return x
     return np.asarray(x).copy()

@@ -14,6 +14,10 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import plain_number
 from gradchain.training.measuring import COUNTS, measured
+from gradchain.training.sources import MOST_STRETCHES, Launched, Part
+
+DELAY = 0.1
+"""How many seconds a callback may hear of a step after the device has taken it, where steps are fast."""
 
 Event = Literal["step", "evaluation", "checkpoint", "end"]
 
@@ -122,10 +126,11 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 class Callback:
     """What watches a run of :func:`fit`: a base class, whose hooks do nothing.
 
-    A hook may return True to stop training. The steps that are on their way then are still taken: hooks of steps are
-    called while the device computes the next ones, so that it needn't wait for them. Whatever a hook raises ends
-    training, and reaches the caller. Under ``jax.distributed`` hooks run in every process, and must return the same in
-    each; what writes should do so only where ``jax.process_index()`` is 0.
+    A hook may return True to stop training: the result is that of the record's step. Hooks of steps are called while
+    the device computes the next ones, so that it needn't wait for them; where steps are fast, several records come one
+    right after the other, about a tenth of a second late. Whatever a hook raises ends training, and reaches the caller.
+    Under ``jax.distributed`` hooks run in every process, and must return the same in each; what writes should do so
+    only where ``jax.process_index()`` is 0.
 
     Args:
       every: how many steps there are between two calls of ``on_step``, at least 1; by default what the class says,
@@ -198,8 +203,8 @@ class Stretch(NamedTuple):
         """Return the sums with some more steps in them."""
         return Stretch(
             self.examples + examples,
-            {name: self.sums.get(name, 0.0) + float(x) * examples for name, x in numbers.items()},
-            {name: self.counts.get(name, 0) + int(x) for name, x in counts.items()},
+            {name: self.sums.get(name, 0.0) + x * examples for name, x in numbers.items()},
+            {name: self.counts.get(name, 0) + x for name, x in counts.items()},
             self.timed + (0 if seconds is None else examples),
             self.seconds + (seconds or 0.0),
         )
@@ -243,7 +248,9 @@ class Callbacks:
         """Whether a hook has asked for the end of training."""
         self._stretches: dict[Any, Stretch] = dict.fromkeys([*self.intervals, "evaluation"], Stretch())
         self._last: dict[str, Any] = {}
-        self._measured_at, self._lengths = time.perf_counter(), set[int]()
+        self._measured_at, self._programs = time.perf_counter(), set[Any]()
+        self._seconds: float | None = None
+        """How long a step took lately."""
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -261,6 +268,20 @@ class Callbacks:
     def next_after(self, step: int) -> int | None:
         """Return the next step that some callback is to be told of; ``None`` if there is none."""
         return min((step + every - step % every for every in self.intervals), default=None)
+
+    def stretches(self, step: int) -> list[int]:
+        """Return how many steps there are up to the next one that some callback is to be told of, and from there on.
+
+        These are as many as take :data:`DELAY` seconds, but at least one; of several processes all must do the same,
+        so there it is one. There are none if nobody is told of single steps.
+        """
+        found, now, alone = list[int](), step, jax.process_count() == 1
+        while (due := self.next_after(now)) is not None and len(found) < MOST_STRETCHES:
+            if found and (self._seconds is None or not alone or (due - step) * self._seconds > DELAY):
+                break
+            found.append(due - now)
+            now = due
+        return found
 
     def __enter__(self) -> "Callbacks":
         return self
@@ -280,31 +301,32 @@ class Callbacks:
         self._tell(self._all, "on_start", run)
         self._measured_at = time.perf_counter()
 
-    def steps(
-        self, step: int, epoch: int, numbers: Mapping[str, Any], count: int, examples: int, watched: Mapping[str, Any]
-    ) -> None:
-        """Tell of some steps, after waiting for them. They must end where :meth:`next_after` says, or before.
+    def timed(self, launched: Launched) -> float | None:
+        """Return how many seconds each step of a call took that has just ended; ``None`` if it was compiled for it."""
+        now = time.perf_counter()
+        known, seconds = launched.program in self._programs, (now - self._measured_at) / launched.steps
+        self._measured_at = now
+        self._programs.add(launched.program)
+        self._seconds = seconds if known else None
+        return self._seconds
+
+    def steps(self, step: int, epoch: int, part: Part, seconds: float | None) -> None:
+        """Tell of some steps. They must end where :meth:`next_after` says, or before.
 
         Args:
           step: the steps taken in all, these included.
           epoch: the epochs completed.
-          numbers: the mean loss and aux of these steps, by name; ``val_`` names are left out.
-          count: how many steps these are.
-          examples: how many examples they saw.
-          watched: what :attr:`watch` has measured of them; see :func:`summed`.
+          part: the steps.
+          seconds: how long each took, see :meth:`timed`.
         """
         if not self._all:
             return
-        numbers, found = jax.device_get((dict(numbers), dict(watched)))
-        now = time.perf_counter()
-        seconds = now - self._measured_at if count in self._lengths else None  # the first of a length was compiled
-        self._measured_at = now
-        self._lengths.add(count)
-        numbers = {name: float(x) for name, x in numbers.items() if not name.startswith("val_")}
-        counts = {name: int(found.pop(name)) for name in COUNTS if name in found}
-        self._last = jax.tree.map(plain_number, found)
+        numbers = {name: x for name, x in part.row.items() if not name.startswith("val_")}
+        counts = {name: int(part.watched[name]) for name in COUNTS if name in part.watched}
+        self._last = _plain({name: x for name, x in part.watched.items() if name not in COUNTS})
+        taken = None if seconds is None else seconds * part.steps
         for key, stretch in self._stretches.items():
-            self._stretches[key] = stretch.and_then(numbers, examples, counts, seconds)
+            self._stretches[key] = stretch.and_then(numbers, part.examples, counts, taken)
         for every in [every for every in self.intervals if step % every == 0]:
             listening = [callback for callback in self._all if callback.every == every]
             self._tell(listening, "on_step", self._record("step", every, step, epoch))
@@ -342,6 +364,10 @@ class Callbacks:
                 error.add_note(f"raised by the callback {name}")
                 raise
             self.stops |= _is_yes(name, answer)
+
+
+def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(x) if isinstance(x, dict) else plain_number(x) for name, x in numbers.items()}
 
 
 def _is_yes(name: str, answer: Any) -> bool:

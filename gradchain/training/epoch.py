@@ -196,16 +196,6 @@ class Batches(NamedTuple):
     """For the loss, where it takes keys."""
 
 
-class Window(NamedTuple):
-    """Some of an epoch's steps, one after another; their numbers may be traced."""
-
-    batches: Batches
-    first: Any
-    """The number of the first in its epoch."""
-    full: Any
-    """How many have a full batch."""
-
-
 class Scanned(NamedTuple):
     """What some steps by one scan return."""
 
@@ -242,7 +232,7 @@ def scan_objective(
     n = check_batches(data, order.batch_size)
     batches = divide(objective, order, n, key)
     data, numbers = jax.tree.map(jnp.asarray, data), jnp.arange(len(batches.full))
-    take = _taking(objective, tx, data, order, n, batches.loss_key)
+    take = taking(objective, tx, data, order, n, batches.loss_key)
     head, last = batches.full[:steps], batches.rest if steps is None or steps > len(numbers) else batches.rest[:0]
     if watch is not None and not last.size:
         head, last = head[:-1], head[-1]
@@ -259,51 +249,7 @@ def scan_objective(
     return Scanned(carry[0], carry[1], metrics, sizes, summed([x[2] for x in found]))
 
 
-def scan_window(
-    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, window: Window,
-    most: int, watch: Watch | None = None,
-) -> Scanned:  # fmt: skip
-    """Take some steps with full batches, whose number isn't known when this is compiled; see :func:`scan_objective`.
-
-    Metrics and sizes have room for ``most`` steps, and zeros behind those taken.
-    """
-    batches, first, full = window
-    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
-
-    def step(watch: Watch | None, i: Any, carry: tuple[Variables[Any], Any]) -> tuple[Any, Any]:
-        return take(watch, carry, batches.full[first + i], first + i)
-
-    def body(i: Any, run: tuple[Any, Any]) -> tuple[Any, Any]:
-        carry, taken = step(counting(watch), i, run[0])
-        return carry, jax.tree.map(lambda xs, x: xs.at[i].set(x), run[1], taken)
-
-    start = variables, state
-    with hints_at_batches(data):
-        shapes = jax.eval_shape(lambda: step(counting(watch), 0, start)[1])
-        room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
-        carry, (metrics, sizes, counts) = lax.fori_loop(0, full - (watch is not None), body, (start, room))
-        if watch is None:
-            return Scanned(carry[0], carry[1], metrics, sizes, {})
-        carry, (*last, watched) = step(watch, full - 1, carry)
-    metrics, sizes = jax.tree.map(lambda xs, x: xs.at[full - 1].set(x), (metrics, sizes), tuple(last))
-    return Scanned(
-        carry[0], carry[1], metrics, sizes, summed([counts, jax.tree.map(lambda x: jnp.asarray(x)[None], watched)])
-    )
-
-
-def scan_rest(
-    objective: Objective, variables: Variables[Any], tx: Any, state: Any, data: Tree, order: Order, batches: Batches,
-    watch: Watch | None = None,
-) -> Scanned:  # fmt: skip
-    """Take the step with the smaller last batch; see :func:`scan_objective`."""
-    take = _taking(objective, tx, data, order, count_examples(data), batches.loss_key)
-    with hints_at_batches(data):
-        carry, one = take(watch, (variables, state), batches.rest, len(batches.full))
-    metrics, sizes = jax.tree.map(lambda x: jnp.asarray(x)[None], one[:2])
-    return Scanned(carry[0], carry[1], metrics, sizes, one[2])
-
-
-def _taking(
+def taking(
     objective: Objective, tx: Any, data: Tree, order: Order, n: int, loss_key: Array | None
 ) -> Callable[..., tuple[Any, Any]]:
     """Return a function that takes one step of an epoch: (watch, carry, indices, number) to (carry, results)."""

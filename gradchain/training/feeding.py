@@ -183,7 +183,7 @@ class Feed:
 def _stack(xs: Sequence[Any]) -> Any:
     if isinstance(xs[0], Array):
         return jnp.stack(xs)
-    return np.stack(xs) if len(xs) > 1 else xs[0][None]
+    return np.concatenate(xs).reshape(len(xs), *xs[0].shape) if len(xs) > 1 else xs[0][None]
 
 
 def _placed(arrays: list[Any], mesh: Mesh | None, size: int) -> list[Array]:

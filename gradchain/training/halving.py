@@ -16,8 +16,7 @@ from gradchain.training.chunks import transform_of
 from gradchain.training.epoch import Remainder
 from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import in_order
-from gradchain.training.members import Plan, Task, begin, chunks_of, compiled, prepare, train, weights
-from gradchain.training.progress import Bar
+from gradchain.training.members import Plan, Task, bar_of, begin, compiled, prepare, train, weights
 from gradchain.training.ranking import Mode
 from gradchain.training.recipe import Recipe
 from gradchain.tree import Tree
@@ -263,8 +262,12 @@ Brackets = tuple[tuple[Rung, ...], ...]
 
 
 def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> HalvingResult[Any]:
-    ticks = sum(chunks_of(plan, rung.runs) for bracket in brackets for rung in bracket)
-    with Bar(plan.progress, ticks, title, "part") as bar:
+    rounds = [
+        (rung.runs, rung.until - done)
+        for bracket in brackets
+        for rung, done in zip(bracket, [0, *(rung.until for rung in bracket)], strict=False)
+    ]
+    with bar_of(plan, task, title, rounds) as bar:
         best, *numbers = compiled(_compiled_brackets, task)((plan, brackets), tx, task._replace(bar=bar.number))
         costs, epochs, history, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}

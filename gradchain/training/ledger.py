@@ -16,7 +16,7 @@ from gradchain.training.budget import Moment
 from gradchain.training.history import History, in_order, mean_row
 from gradchain.training.positions import Position
 from gradchain.training.ranking import goal_of
-from gradchain.training.sources import Launched
+from gradchain.training.sources import Launched, Part
 from gradchain.training.stopping import EarlyStopping, StoppingState
 from gradchain.training.variables import Variables, for_evaluation
 from gradchain.tree import Tree
@@ -83,25 +83,38 @@ class Ledger:
         now = Moment(0, 0, position.step == 0)
         return Snapshot(variables, state, position, now, (), (), (), (), self.rule.init(), 0, None, self._unit)
 
-    def after(self, run: Snapshot, launched: Launched) -> Snapshot:
-        """Return the run after some more steps; if they diverge, as it was when the loss was finite last."""
-        losses, numbers = jax.device_get((launched.scanned.metrics.loss, launched.row))
-        losses = losses[: launched.steps]  # behind them there may be room for more
-        part = {name: float(x) for name, x in numbers.items()}, launched.examples
-        run = run._replace(open=(*run.open, part), step_losses=(*run.step_losses, losses))
-        finite = np.isfinite(losses)
-        if self._goes_on or self._guarded or finite.all():
-            variables, state, position = launched.end
-            return run._replace(variables=variables, state=state, position=position, now=launched.moment(run.now))
-        kept = max(int(np.argmin(finite)) - 1, 0)
-        variables, state = launched.again(kept)
+    def after(self, before: Snapshot, run: Snapshot, launched: Launched, part: Part) -> Snapshot:
+        """Return the run after some more steps; if they diverge, as it was when the loss was finite last.
+
+        Its variables are those from before the call unless it is at the end of that, or has diverged.
+
+        Args:
+          before: the run before the call that these steps are a part of.
+          run: the run before these steps.
+          launched: the call.
+          part: the steps.
+        """
+        numbers = part.row, part.examples
+        run = run._replace(open=(*run.open, numbers), step_losses=(*run.step_losses, part.losses))
+        finite = np.isfinite(part.losses)
+        if not (self._goes_on or self._guarded or finite.all()):
+            kept = run.now.steps - before.now.steps + max(int(np.argmin(finite)) - 1, 0)
+            return self.back_to(kept, before, run, launched)._replace(stopped="diverged")
+        run = run._replace(now=run.now._replace(steps=run.now.steps + part.steps, between=False))
+        if run.now.steps - before.now.steps < launched.steps:
+            return run
+        variables, state, position = launched.end
+        return run._replace(variables=variables, state=state, position=position, now=launched.moment(before.now))
+
+    def back_to(self, steps: int, before: Snapshot, run: Snapshot, launched: Launched) -> Snapshot:
+        """Return the run at only the first steps of a call, with its losses as they are."""
+        variables, state = launched.again(steps)
         position = launched.start.position
         return run._replace(
             variables=variables,
             state=state,
-            position=position._replace(step=position.step + kept),
-            now=Moment(run.now.steps + kept, run.now.epochs, between=False),
-            stopped="diverged",
+            position=position._replace(step=position.step + steps),
+            now=Moment(before.now.steps + steps, before.now.epochs, between=False),
         )
 
     def with_row(
@@ -134,7 +147,7 @@ class Ledger:
             return new._replace(stopped="diverged")
         if not (self._warned or self._goes_on) and (problem := _problem(before, new, since, last)):
             self._warned = True
-            warnings.warn(f"fit: {self._unit[:-1]} {self._place(new)}: {problem}", stacklevel=7)
+            warnings.warn(f"fit: {self._unit[:-1]} {self._place(new)}: {problem}", stacklevel=8)
         return new._replace(stopped="early" if self.stopping and progress.should_stop else self._unit)
 
     def _place(self, run: Snapshot) -> int:

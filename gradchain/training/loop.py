@@ -17,9 +17,9 @@ from gradchain.training.history import History
 from gradchain.training.ledger import Ledger, history_of
 from gradchain.training.loggers import ProgressBar
 from gradchain.training.placement import check_divides, place
-from gradchain.training.recipe import Recipe, check_renews, compiled_renewal
+from gradchain.training.recipe import Recipe, check_renews, compiled_renewal, held_out
 from gradchain.training.resuming import SavedRun, configuration
-from gradchain.training.running import Running, begin_at, held_out
+from gradchain.training.running import Running, begin_at
 from gradchain.training.sources import source_of
 from gradchain.training.stopping import EarlyStopping
 from gradchain.training.streams import Stream
@@ -166,7 +166,7 @@ def fit(
     own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
     watching = Callbacks([*callbacks, *own])
     source = source_of(recipe, data, steps_per_call, mesh, device_memory)
-    validation = held_out(recipe, validation, mesh)
+    validation = held_out("fit", recipe, validation, mesh)
     arrays = None if isinstance(validation, Stream) else validation
     recipe, variables = recipe._replace(watch=watching.watch).enter(params)
     made, variables, key = transform_for("fit", tx, source.total(budget)), checked(variables), as_key(seed, "seed")

@@ -1,7 +1,7 @@
 """What halving, Hyperband and populations share: members of a batch, trained side by side for some epochs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,10 @@ from jax import Array
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
+from gradchain.training.budget import Budget, Epochs
 from gradchain.training.chunks import check_chunk, even, fastest_chunk, map_in_chunks, member_of, transform_of
 from gradchain.training.epoch import as_key
-from gradchain.training.progress import tick
+from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, goal_of
 from gradchain.training.recipe import Recipe, run_epochs
 from gradchain.training.streamed_members import Batched, start_losses, started, train_on_stream
@@ -74,7 +75,7 @@ def prepare(
 ) -> tuple[Any, int, Plan, Task]:  # fmt: skip
     """Check the arguments; return the batch of transforms, its length, the plan and the task."""
     check_whole(f"{where}: epochs", epochs)
-    data = checked_data(where, recipe, data, validation, steps_per_call)
+    data, validation = checked_data(where, recipe, data, validation, steps_per_call)
     steps = steps_of(recipe, data)
     tx, key = one_transform(where, tx, None if steps is None else epochs * steps), as_key(seed, f"{where}: seed")
     runs = count_runs(tx, 1, where)
@@ -124,7 +125,7 @@ def train(plan: Plan, members: Members, task: Task, first: Any, epochs: int) -> 
         batched = Batched(members.tx, members.variables, members.state, keys)
         variables, state, rows = train_on_stream(
             plan.recipe, batched, task.data, task.validation, int(first), [None] * epochs, plan.steps_per_call,
-            plan.chunk,
+            plan.chunk, task.bar if plan.progress else None,
         )  # fmt: skip
         costs = last_cost(rows, plan.goal, members.start_loss)
         return members._replace(variables=variables, state=state), costs, rows
@@ -147,9 +148,20 @@ def compiled(program: Compiled, task: Task) -> Callable[..., Any]:
     return program.function if isinstance(task.data, Stream) else program
 
 
-def chunks_of(plan: Plan, size: int) -> int:
-    """Return how many chunks ``size`` members are trained in: how often a progress bar moves meanwhile."""
-    return math.ceil(size / even(size, plan.chunk))
+def bar_of(plan: Plan, task: Task, title: str, rounds: Sequence[tuple[int, int]]) -> Bar:
+    """Return the progress bar of some rounds of training: it counts chunks of members, or a stream's steps.
+
+    Args:
+      plan: how members are trained.
+      task: on what.
+      title: what the bar says.
+      rounds: how many members each has, and how many epochs.
+    """
+    if isinstance(task.data, Stream):
+        total = Budget(Epochs(sum(epochs for _, epochs in rounds)), Epochs(1)).steps(task.data.per_epoch)
+        return Bar(plan.progress, total, title, "step")
+    chunks = sum(math.ceil(size / even(size, plan.chunk)) for size, _ in rounds)
+    return Bar(plan.progress, chunks, title, "part")
 
 
 def weights(members: Members, place: Any) -> Variables[Any]:

@@ -17,9 +17,8 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.epoch import Remainder
 from gradchain.training.history import in_order
-from gradchain.training.members import Members, Plan, Task, begin, chunks_of, compiled, prepare, train, weights
+from gradchain.training.members import Members, Plan, Task, bar_of, begin, compiled, prepare, train, weights
 from gradchain.training.population_result import PopulationResult
-from gradchain.training.progress import Bar
 from gradchain.training.ranking import Mode
 from gradchain.training.recipe import Recipe
 from gradchain.training.search_space import Choice, Space, Uniform, check_space, number_of
@@ -127,7 +126,7 @@ def population_based_training(
     tx, spans = _explored(tx, explore, runs)
     replaced = _check_evolution(runs, epochs, interval, truncation, factors, resample)
     evolution = Evolution(spans, epochs // interval, interval, replaced, (factors[0], factors[1]), resample)
-    with Bar(progress, evolution.rounds * chunks_of(plan, runs), "population", "part") as bar:
+    with bar_of(plan, task, "population", [(runs, interval)] * evolution.rounds) as bar:
         best, tx, *numbers = compiled(_compiled_evolution, task)((plan, evolution), tx, task._replace(bar=bar.number))
         costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}

@@ -22,7 +22,7 @@ class Bar:
     so that a new bar doesn't compile a new program.
     """
 
-    def __init__(self, show: bool, total: int, title: str, unit: str):
+    def __init__(self, show: bool, total: int | None, title: str, unit: str):
         self._bar: Any = load_tqdm()(total=total, desc=title, unit=unit) if show and jax.process_index() == 0 else None
         self._waiting, self._shown = 0, 0.0
         self.number = next(_numbers)
@@ -51,10 +51,11 @@ class Bar:
 
 def tick(number: Any, amount: int) -> None:
     """Advance the bar of that number, from inside a compiled program; not under ``vmap``, where each lane counts."""
-    jax.debug.callback(_advance, number, amount)
+    jax.debug.callback(advance, number, amount)
 
 
-def _advance(number: Any, amount: Any) -> None:
+def advance(number: Any, amount: Any) -> None:
+    """Advance the bar of that number, if it is open."""
     bar = _open.get(int(np.asarray(number)))
     if bar is not None:
         bar.advance(int(amount))

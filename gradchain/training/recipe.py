@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
@@ -19,10 +20,13 @@ from gradchain.training.epoch import (
     scan_objective,
 )
 from gradchain.training.history import named_numbers
+from gradchain.training.hosts import spread_data
 from gradchain.training.objective import Objective
 from gradchain.training.renewal import renew
 from gradchain.training.step import Metrics, Watch
+from gradchain.training.streams import as_stream
 from gradchain.training.variables import Variables, for_evaluation
+from gradchain.training.wording import are_batches
 from gradchain.tree import Tree
 
 MetricsFn = Callable[..., dict[str, Any]]
@@ -82,6 +86,30 @@ def check_validation(recipe: Recipe, validation: Tree | None) -> None:
         raise ValueError("metrics are measured on the validation data, but validation is None")
 
 
+def held_out(where: str, recipe: Recipe, validation: Any, mesh: Mesh | None = None) -> Any:
+    """Return validation data as arrays, on the mesh if there is one, or as a stream, after checking them.
+
+    Raises:
+      TypeError: for a stream on a mesh, or anything that isn't data.
+      ValueError: for an iterator, which can be measured on only once, or data without examples.
+    """
+    if not are_batches(validation):
+        if mesh is not None:
+            validation = spread_data(mesh, validation, "validation data")
+        check_validation(recipe, validation)
+        return validation
+    if mesh is not None:
+        raise TypeError(f"{where}: on a mesh the validation data must be arrays, but they are a stream of batches")
+    stream = as_stream(validation, recipe.validation_batch_size, "keep", "validation data")
+    assert stream is not None
+    if not stream.repeats:
+        raise ValueError(
+            f"{where}: an iterator gives its batches only once, but the validation data are needed for each row; hand "
+            "in a list, a data loader, or a function of the epoch's number that returns an iterator"
+        )
+    return stream
+
+
 def run_epoch(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, data: Tree, validation: Tree | None, key: Array,
     steps: int | None = None,
@@ -126,7 +154,7 @@ def check_renews(recipe: Recipe, data: Tree | None) -> None:
     if data is None:
         raise ValueError(
             "renew_state=True needs data in arrays, which are passed over again; after a run on a stream, call "
-            "renew_state(loss_fn, result.eval_params, arrays, batch_size=...)"
+            "renew_state(loss_fn, result.eval_params, data)"
         )
 
 

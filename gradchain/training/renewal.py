@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gradchain.compiled import Compiled
 from gradchain.signatures import public
 from gradchain.training.epoch import as_key, check_batches
 from gradchain.training.objective import Objective
+from gradchain.training.streams import Stream, as_stream
 from gradchain.training.variables import Adapter, Variables, checked
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
@@ -20,8 +22,8 @@ RAISED = 0.0, 1.0, 2.0
 
 @public
 def renew_state(
-    loss_fn: Callable[..., Any], params: T, data: Tree, *, batch_size: int, key: int | Array | None = None,
-    has_aux: bool = False, takes_key: bool = False,
+    loss_fn: Callable[..., Any], params: T, data: Tree, *, batch_size: int | None = None,
+    key: int | Array | None = None, has_aux: bool = False, takes_key: bool = False,
 ) -> T:  # fmt: skip
     r"""Return a model whose running statistics are those of its present weights, by one pass over the data.
 
@@ -37,9 +39,11 @@ def renew_state(
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.train_step`, of a model with state; it is
         called with ``training=True``.
       params: :class:`~gradchain.training.Variables`, or the model that an adapter takes.
-      data: a tree of arrays with the examples on the leading axis, taken in their order; those of the training.
+      data: those of the training: a tree of arrays with the examples on the leading axis, taken in their order; or a
+        stream of batches, see :func:`~gradchain.training.fit`: a list of batches, a data loader, an iterator, or a
+        function of the epoch's number, which is called with 0.
       batch_size: examples in a batch; the last one may be smaller. Use the one of the training: the mean of variances
-        within batches depends on it.
+        within batches depends on it. Needed for arrays.
       key: a PRNG key or seed for the loss, if it takes one.
       has_aux: whether ``loss_fn`` returns aux, which isn't used.
       takes_key: whether ``loss_fn`` takes a key.
@@ -48,7 +52,8 @@ def renew_state(
       What ``params`` was, with its state renewed.
 
     Raises:
-      TypeError: if ``params`` has no model state.
+      TypeError: if ``params`` has no model state, or data are neither arrays nor a stream of batches.
+      ValueError: for data or batch sizes that don't fit.
 
     Example:
       >>> def loss_fn(params, mean, batch):
@@ -68,6 +73,12 @@ def renew_state(
     if takes_key and key is None:
         raise ValueError("renew_state: takes_key=True needs a PRNG key: pass key=jax.random.key(0)")
     key = None if key is None else as_key(key, "key")
+    once: Any = (lambda epoch: data) if hasattr(data, "__next__") else data  # pyright: ignore[reportUnknownLambdaType]
+    stream = as_stream(once, batch_size, "keep", "renew_state: data", shuffle=False)
+    if stream is not None:
+        return objective.leave(_renew_on_stream(objective, checked(variables), stream, key))
+    if batch_size is None:
+        raise ValueError("renew_state: data in arrays need a batch_size")
     return objective.leave(renew(objective, checked(variables), data, batch_size, key))
 
 
@@ -80,12 +91,7 @@ def renew(
     full = jax.tree.map(lambda x: x[: steps * batch_size].reshape(steps, batch_size, *x.shape[1:]), data)
 
     def follow(passed: _Passed, batch: Tree, number: Any, size: int) -> _Passed:
-        batch_key = None if key is None else jax.random.fold_in(key, number)
-
-        def after(model_state: Tree) -> Tree:
-            return objective(variables._replace(model_state=model_state), batch, batch_key, training=True)[2]
-
-        return passed.follow(after, size / n)
+        return _follow(objective, variables, passed, batch, key, number, size / n)
 
     def body(passed: _Passed, x: tuple[Tree, Array]) -> tuple[_Passed, None]:
         return follow(passed, *x, batch_size), None
@@ -94,6 +100,34 @@ def renew(
     if n % batch_size:
         rest = jax.tree.map(lambda x: x[steps * batch_size :], data)
         passed = follow(passed, rest, steps, n % batch_size)
+    return _finished(objective, variables, passed)
+
+
+def _renew_on_stream(objective: Objective, variables: Variables[Any], stream: Stream, key: Array | None) -> Any:
+    """Do what :func:`renew` does, on a pass over a stream."""
+    passed, seen = _Passed.start(variables.model_state), 0
+    for number, (batch, size) in enumerate(stream.once()):
+        passed = _compiled_follow(objective, variables, passed, batch, key, number, float(size))
+        seen += size
+    return _finished(objective, variables, passed._replace(means=[x / seen for x in passed.means]))
+
+
+def _follow(
+    objective: Objective, variables: Variables[Any], passed: "_Passed", batch: Tree, key: Array | None, number: Any,
+    weight: Any,
+) -> "_Passed":  # fmt: skip
+    batch_key = None if key is None else jax.random.fold_in(key, number)
+
+    def after(model_state: Tree) -> Tree:
+        return objective(variables._replace(model_state=model_state), batch, batch_key, training=True)[2]
+
+    return passed.follow(after, weight)
+
+
+_compiled_follow = Compiled(_follow)
+
+
+def _finished(objective: Objective, variables: Variables[Any], passed: "_Passed") -> Variables[Any]:
     variables = variables._replace(model_state=passed.finish())
     return objective.loss_fn.settle(variables) if isinstance(objective.loss_fn, Adapter) else variables
 
@@ -113,7 +147,7 @@ class _Passed(NamedTuple):
         floating = _floating(model_state)
         return cls(model_state, [jnp.zeros_like(x) for x in floating], [jnp.asarray(True) for _ in floating])
 
-    def follow(self, after: Callable[[Tree], Tree], weight: float) -> "_Passed":
+    def follow(self, after: Callable[[Tree], Tree], weight: Any) -> "_Passed":
         """Return what it is after one more batch, with ``after(model_state) -> model_state``."""
         before = _floating(self.state)
         units = [1 + jnp.max(jnp.abs(x), initial=0) for x in before]

@@ -4,23 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array
-from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
-from gradchain.training.budget import Amount, Budget, Epochs, Moment, is_due, steps_until
+from gradchain.training.budget import Amount, Budget, Moment, is_due, steps_until
 from gradchain.training.callbacks import Callbacks
 from gradchain.training.history import mean_row
-from gradchain.training.hosts import spread_data
 from gradchain.training.ledger import Ledger, Snapshot
 from gradchain.training.positions import Position
-from gradchain.training.recipe import Recipe, check_validation, validate
+from gradchain.training.recipe import Recipe, validate
 from gradchain.training.resuming import SavedRun
-from gradchain.training.sources import Launched, Source, Tip
-from gradchain.training.streams import Stream, as_stream
+from gradchain.training.sources import Launched, Part, Source, Tip
+from gradchain.training.streams import Stream
 from gradchain.training.variables import Variables
-from gradchain.training.wording import are_batches
 from gradchain.tree import Tree
 
 
@@ -78,11 +74,9 @@ class Running:
     def _launch(self, tip: Tip, now: Moment) -> Launched:
         """Tell the device to go on until something is due."""
         limits = [self._budget.steps_left(now), *(steps_until(every, now) for every in self._events())]
-        step = self._steps_before + now.steps
-        due = self._callbacks.next_after(step)
-        limits.append(None if due is None else due - step)
         known = [limit for limit in limits if limit is not None]
-        return self._source.launch(tip, min(known, default=None), self._budget.rows_are_epochs)
+        stretches = self._callbacks.stretches(self._steps_before + now.steps)
+        return self._source.launch(tip, min(known, default=None), self._budget.rows_are_epochs, stretches)
 
     def _events(self) -> list[Amount]:
         return [self._budget.every, self._saved.every]
@@ -92,27 +86,36 @@ class Running:
 
     def _settle(self, launched: Launched) -> None:
         """Record what some steps did, and do what is due after them."""
-        before, mark = self._saved.run, launched.moment(self._saved.run.now)
-        run = self._ledger.after(before, launched)
-        if has_row := self._budget.has_row(run.now) or self._ended(run):
-            measured, last = self._measured(launched, run), self._budget.is_over(run.now)
-            run = self._ledger.with_row(self._row, run, measured, mark, last)
-            self._saved.run = self._row = run
-        else:
-            self._saved.run = run
-        if self._callbacks:
-            self._tell(run, launched, mark, has_row)
-        self._save(self._saved.save)
+        before = run = self._saved.run
+        parts = launched.read()
+        seconds = self._callbacks.timed(launched)
+        for part in parts[:-1]:
+            mark = run.now._replace(steps=run.now.steps + part.steps, between=False)
+            run = self._ledger.after(before, run, launched, part)
+            if self._ended(run):
+                return self._note(run, launched, part, mark, seconds)
+            self._callbacks.steps(self._steps_before + mark.steps, launched.start.position.epoch, part, seconds)
+            if self._callbacks.stops:
+                steps = mark.steps - before.now.steps
+                self._saved.run = self._ledger.back_to(steps, before, run, launched)._replace(stopped="callback")
+                return self._save(self._saved.save)
+        mark = launched.moment(before.now)
+        run = self._ledger.after(before, run, launched, parts[-1])
+        return self._note(run, launched, parts[-1], mark, seconds)
 
-    def _tell(self, run: Snapshot, launched: Launched, mark: Moment, has_row: bool) -> None:
-        """Tell callbacks of some steps, and of the row that they end."""
-        step, epoch = self._steps_before + mark.steps, launched.end.position.epoch
-        watched = launched.scanned.watched
-        self._callbacks.steps(step, epoch, launched.row, launched.steps, launched.examples, watched)
-        if has_row:
-            self._callbacks.evaluated(step, epoch, run.rows[-1], *self._model(run))
+    def _note(self, run: Snapshot, launched: Launched, part: Part, mark: Moment, seconds: float | None) -> None:
+        """Make the run the present one, with a row if one is due; tell callbacks of the last steps and of the row."""
+        if has_row := self._budget.has_row(run.now) or self._ended(run):
+            measured, last = self._measured(part, run), self._budget.is_over(run.now)
+            run = self._row = self._ledger.with_row(self._row, run, measured, mark, last)
+        self._saved.run = run
+        step, end = self._steps_before + mark.steps, launched.end if mark.between else launched.start
+        self._callbacks.steps(step, end.position.epoch, part, seconds)
+        if has_row and self._callbacks:
+            self._callbacks.evaluated(step, end.position.epoch, run.rows[-1], *self._model(run))
         if self._callbacks.stops and not self._ended(run):
             self._saved.run = run._replace(stopped="callback")
+        self._save(self._saved.save)
 
     def _save(self, write: Callable[[], bool]) -> None:
         """Save the run, if that is due, and tell callbacks."""
@@ -126,9 +129,9 @@ class Running:
     def _model(self, run: Snapshot) -> tuple[Any, Any]:
         return self._recipe.objective.leave(run.variables), run.state
 
-    def _measured(self, launched: Launched, run: Snapshot) -> dict[str, float]:
+    def _measured(self, part: Part, run: Snapshot) -> dict[str, float]:
         """Return what is measured on the validation data, unless it came with the steps."""
-        if self._validation is None or any(name.startswith("val_") for name in launched.row):
+        if self._validation is None or any(name.startswith("val_") for name in part.row):
             return {}
         weights = self._ledger.weights(run)
         if isinstance(self._validation, Stream):
@@ -140,40 +143,10 @@ class Running:
 _compiled_validation = Compiled(validate)
 
 
-def held_out(recipe: Recipe, validation: Any, mesh: Mesh | None) -> Any:
-    """Return validation data as arrays, on the mesh if there is one, or as a stream, after checking them.
-
-    Raises:
-      TypeError: for a stream on a mesh, or anything that isn't data.
-      ValueError: for an iterator, which can be measured on only once, or data without examples.
-    """
-    if not are_batches(validation):
-        if mesh is not None:
-            validation = spread_data(mesh, validation, "validation data")
-        check_validation(recipe, validation)
-        return validation
-    if mesh is not None:
-        raise TypeError("fit: on a mesh the validation data must be arrays, but they are a stream of batches")
-    stream = as_stream(validation, recipe.validation_batch_size, "keep", "validation data")
-    assert stream is not None
-    if not stream.repeats:
-        raise ValueError(
-            "fit: an iterator gives its batches only once, but the validation data are needed for each row; hand in a "
-            "list, a data loader, or a function of the epoch's number that returns an iterator"
-        )
-    return stream
-
-
 def measured_on(stream: Stream, recipe: Recipe, variables: Variables[Any]) -> dict[str, float]:
     """Return the loss, aux and metrics by name: their means over all examples of a stream."""
     recipe = recipe._replace(validation_batch_size=None)
-    parts, more = list[tuple[dict[str, Array], int]](), True
-    with stream.feed(Position(), 1, None, None, Epochs(1)) as feed:
-        while more:
-            block = feed.take()
-            batch = jax.tree.map(lambda x: x[0], block.batches)
-            parts.append((_compiled_validation(recipe, variables, batch), int(block.sizes[0])))
-            more = not block.ends_epoch
+    parts = [(_compiled_validation(recipe, variables, batch), size) for batch, size in stream.once()]
     return mean_row(jax.device_get(parts))
 
 

@@ -1,11 +1,13 @@
 """Where a run's batches come from: arrays on the device, or a stream; and the compiled steps on them."""
 
 import contextlib
-from collections.abc import Callable, Generator
+import itertools
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
@@ -16,12 +18,9 @@ from gradchain.training.epoch import (
     Batches,
     Order,
     Scanned,
-    Window,
     check_batches,
     count_examples,
     divide,
-    scan_rest,
-    scan_window,
 )
 from gradchain.training.history import named_numbers
 from gradchain.training.hosts import spread_data
@@ -31,7 +30,13 @@ from gradchain.training.recipe import Recipe, run_epoch
 from gradchain.training.step import take_step
 from gradchain.training.streams import Feed, Stream, as_stream
 from gradchain.training.variables import Variables
+from gradchain.training.windows import Window, scan_rest, scan_window
 from gradchain.tree import Tree
+
+MOST_STEPS = 1024
+"""How many steps one call on arrays takes if somebody is told of some of them; more only if nobody is meanwhile."""
+MOST_STRETCHES = 64
+"""Of how many of its steps somebody is told."""
 
 
 class Tip(NamedTuple):
@@ -42,19 +47,51 @@ class Tip(NamedTuple):
     position: Position
 
 
+class Part(NamedTuple):
+    """What is known of some steps, on the host."""
+
+    steps: int
+    examples: int
+    losses: np.ndarray[Any, Any]
+    """Of every step."""
+    row: dict[str, float]
+    """The history's numbers of these steps, and the validation's where it came with them."""
+    watched: dict[str, Any]
+    """See :class:`Scanned`."""
+
+
 class Launched(NamedTuple):
-    """Some steps that the device has been told to take."""
+    """Some steps that the device has been told to take by one call."""
 
     start: Tip
     end: Tip
     scanned: Scanned
     row: dict[str, Array]
-    """The history's numbers of these steps, and the validation's where it came with them."""
-    steps: int
-    examples: int
+    """As in a part; where there are several, with a leading axis of at least as many."""
+    parts: tuple[tuple[int, int], ...]
+    """How many steps and examples there are up to where somebody is told of them, and from there to the next."""
     ends_epoch: bool
+    program: Any
+    """What tells compiled programs apart."""
     again: Callable[[int], tuple[Variables[Any], Any]]
     """Takes only the first of the steps, and returns variables and state after them."""
+
+    @property
+    def steps(self) -> int:
+        """How many they are."""
+        return sum(steps for steps, _ in self.parts)
+
+    def read(self) -> list[Part]:
+        """Wait for the steps, and return what is known of them."""
+        losses, row, watched = jax.device_get((self.scanned.metrics.loss, self.row, self.scanned.watched))
+        parts, begin = list[Part](), 0
+        for k, (steps, examples) in enumerate(self.parts):
+            at: Any = k if np.ndim(row["loss"]) else ()
+            numbers = {name: float(x[at]) for name, x in row.items()}
+            found = jax.tree.map(lambda x, at=at: x[at], watched) if watched else {}
+            parts.append(Part(steps, examples, losses[begin : begin + steps], numbers, found))
+            begin += steps
+        return parts
 
     def moment(self, before: Moment) -> Moment:
         """Return how far the run is after these steps."""
@@ -64,13 +101,16 @@ class Launched(NamedTuple):
 class Source(Protocol):
     """Where the next steps of a run come from."""
 
-    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+    def launch(self, tip: Tip, limit: int | None, row: bool, stretches: Sequence[int]) -> Launched:
         """Tell the device to take the next steps, at most ``limit`` and to the end of the epoch.
 
         Args:
           tip: how far the run is.
           limit: the most steps; ``None`` for the rest of the epoch.
           row: whether the steps up to the limit make a row of the history.
+          stretches: how many steps there are up to where somebody is to be told of them, and from there to the next
+            such step, and so on; empty if nobody is. No more steps than these are taken, and as few of the stretches
+            as the source likes, at least one.
         """
         ...
 
@@ -105,37 +145,47 @@ class EpochsOfArrays:
         self._examples = count_examples(data)
         self.per_epoch = recipe.order.steps(self._examples)
         self._drawn: tuple[int, Batches] | None = None
-        self._most = min(128, 1 << (self.per_epoch - 1).bit_length())
+        self._most = min(MOST_STEPS, 1 << (self.per_epoch - 1).bit_length())
 
-    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+    def launch(self, tip: Tip, limit: int | None, row: bool, stretches: Sequence[int]) -> Launched:
         """See :class:`Source`."""
         first, order = tip.position.step, self._recipe.order
         full = self._examples // order.batch_size if order.remainder in ("drop", "keep") else self.per_epoch
-        steps = min(limit or self.per_epoch, self.per_epoch - first)
+        limit = min(limit or self.per_epoch, self.per_epoch - first)
+        stretches = _cut(stretches or [limit], limit)
         inputs = tip.variables, self._tx, tip.state, self._data
-        if row and steps == self.per_epoch:
+        if row and stretches == [self.per_epoch]:
             key = jax.random.fold_in(self._key, tip.position.epoch)
-            scanned, numbers = _compiled_epoch(self._recipe, *inputs, self._validation, key)
+            program, (scanned, numbers) = "epoch", _compiled_epoch(self._recipe, *inputs, self._validation, key)
         elif first == full:
-            scanned, numbers = _compiled_rest(self._recipe, *inputs, self._batches(tip.position.epoch))
+            stretches = [1]
+            batches = self._batches(tip.position.epoch)
+            program, (scanned, numbers) = "rest", _compiled_rest(self._recipe, *inputs, batches)
         else:
-            steps = min(steps, full - first)
-            scanned, numbers = self._take(inputs, tip.position, steps)
+            stretches = _cut(stretches[:MOST_STRETCHES], min(full - first, max(self._most, stretches[0])))
+            scanned, numbers = self._take(inputs, tip.position, stretches)
+            program = "window", self._most
 
         def again(steps: int) -> tuple[Variables[Any], Any]:
-            taken = self._take(inputs, tip.position, steps)[0] if steps else tip
+            taken = self._take(inputs, tip.position, [steps])[0] if steps else tip
             return taken.variables, taken.state
 
-        ends = first + steps == self.per_epoch
-        position = Position(tip.position.epoch + 1) if ends else tip.position._replace(step=first + steps)
-        examples = _examples_within(order, self._examples, first, steps)
+        begins = [first, *(first + x for x in itertools.accumulate(stretches))]
+        ends = begins[-1] == self.per_epoch
+        position = Position(tip.position.epoch + 1) if ends else tip.position._replace(step=begins[-1])
+        parts = tuple(
+            (steps, _examples_within(order, self._examples, begin, steps))
+            for begin, steps in zip(begins, stretches, strict=False)
+        )
         end = Tip(scanned.variables, scanned.state, position)
-        return Launched(tip, end, scanned, numbers, steps, examples, ends, again)
+        return Launched(tip, end, scanned, numbers, parts, ends, program, again)
 
-    def _take(self, inputs: Any, position: Position, steps: int) -> tuple[Scanned, dict[str, Array]]:
+    def _take(self, inputs: Any, position: Position, stretches: list[int]) -> tuple[Scanned, dict[str, Array]]:
         """Take steps with full batches; how many isn't compiled in, only a power of two that they stay below."""
-        self._most = max(self._most, 1 << (steps - 1).bit_length())
-        window = Window(self._batches(position.epoch), position.step, steps)
+        self._most = max(self._most, 1 << (sum(stretches) - 1).bit_length())
+        room = np.zeros(MOST_STRETCHES, np.int32)
+        room[: len(stretches)] = stretches
+        window = Window(self._batches(position.epoch), position.step, room)
         return _compiled_window((self._recipe, self._most), *inputs, window)
 
     def _batches(self, epoch: int) -> Batches:
@@ -144,6 +194,12 @@ class EpochsOfArrays:
             key = jax.random.fold_in(self._key, epoch)
             self._drawn = epoch, _compiled_batches((self._recipe, self._examples), key)
         return self._drawn[1]
+
+
+def _cut(stretches: Sequence[int], limit: int) -> list[int]:
+    """Return stretches up to a limit of steps in all, the last one perhaps in part."""
+    begins = [0, *itertools.accumulate(stretches)]
+    return [min(x, limit - begin) for begin, x in zip(begins, stretches, strict=False) if begin < limit]
 
 
 def _examples_within(order: Order, n: int, first: int, steps: int) -> int:
@@ -174,8 +230,9 @@ def _window(
     plan: tuple[Recipe, int], variables: Variables[Any], tx: Any, state: Any, data: Tree, window: Window
 ) -> tuple[Scanned, dict[str, Array]]:
     recipe, most = plan
-    scanned = scan_window(recipe.objective, variables, tx, state, data, recipe.order, window, most, recipe.watch)
-    return _kept(recipe, scanned, named_numbers(scanned.mean()))
+    return _kept(
+        recipe, *scan_window(recipe.objective, variables, tx, state, data, recipe.order, window, most, recipe.watch)
+    )
 
 
 _compiled_window = Compiled(_window)
@@ -235,32 +292,44 @@ class Blocks:
     def __init__(self, recipe: Recipe, tx: Any, feed: Feed, key: Array):
         self._recipe, self._tx, self._feed, self._key = recipe, tx, feed, key
 
-    def launch(self, tip: Tip, limit: int | None, row: bool) -> Launched:
+    def launch(self, tip: Tip, limit: int | None, row: bool, stretches: Sequence[int]) -> Launched:
         """See :class:`Source`."""
-        block = self._feed.take(limit)
-        key = jax.random.fold_in(self._key, tip.position.epoch)
+        block = self._feed.take(min([*stretches[:1], *([] if limit is None else [limit])], default=None))
+        place = self._key, tip.position.epoch, tip.position.step
 
         def take(steps: int) -> tuple[Scanned, dict[str, Array]]:
             parts = block.batches, block.weights, block.sizes
             parts = parts if steps == block.count else jax.tree.map(lambda x: x[:steps], parts)
-            return _compiled_block(self._recipe, tip.variables, self._tx, tip.state, parts, key, tip.position.step)
+            return _compiled_block(self._recipe, tip.variables, self._tx, tip.state, parts, *place)
 
         def again(steps: int) -> tuple[Variables[Any], Any]:
             return take(steps)[0][:2] if steps else (tip.variables, tip.state)
 
         scanned, numbers = take(block.count)
         end = Tip(scanned.variables, scanned.state, block.position)
-        return Launched(tip, end, scanned, numbers, block.count, int(block.sizes.sum()), block.ends_epoch, again)
+        parts = ((block.count, int(block.sizes.sum())),)
+        return Launched(tip, end, scanned, numbers, parts, block.ends_epoch, ("block", block.count), again)
 
 
 def run_block(
     recipe: Recipe, variables: Variables[Any], tx: Any, state: Any, block: tuple[Tree, Array | None, Array], key: Array,
-    first: Any,
+    epoch: Any, first: Any,
 ) -> tuple[Scanned, dict[str, Array]]:  # fmt: skip
-    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure."""
+    """Take a step on each batch of a block: what they return, and the history's numbers of them. Pure.
+
+    Args:
+      recipe: what training is made of.
+      variables: the model.
+      tx: the transform.
+      state: its state.
+      block: batches, weights and sizes, see :class:`~gradchain.training.feeding.Block`.
+      key: the run's PRNG key.
+      epoch: the number of the epoch.
+      first: the number of the first of the steps in it.
+    """
     batches, weights, sizes = block
     objective = recipe.objective
-    _, loss_key = jax.random.split(key)
+    _, loss_key = jax.random.split(jax.random.fold_in(key, epoch))
 
     def take(carry: tuple[Variables[Any], Any], x: Any, watch: Any) -> tuple[tuple[Variables[Any], Any], Any]:
         batch, weights, number = x

@@ -11,6 +11,7 @@ from gradchain.compiled import Compiled
 from gradchain.training.chunks import even, map_in_chunks, member_of, transform_of
 from gradchain.training.epoch import evaluate_objective
 from gradchain.training.positions import Position
+from gradchain.training.progress import advance
 from gradchain.training.recipe import Recipe, validate
 from gradchain.training.sources import run_block
 from gradchain.training.streams import Stream
@@ -47,7 +48,7 @@ def start_losses(recipe: Recipe, begins: Variables[Any], keys: Array, stream: St
 
 def train_on_stream(
     recipe: Recipe, members: Batched, stream: Stream, validation: Tree | None, first: int, rounds: Sequence[int | None],
-    steps_per_call: int, chunk: int,
+    steps_per_call: int, chunk: int, bar: Any = None,
 ) -> tuple[Variables[Any], Any, dict[str, Array]]:  # fmt: skip
     """Train all members for some rounds: (variables, state, rows of shape (members, rounds)).
 
@@ -55,11 +56,12 @@ def train_on_stream(
       recipe: what training is made of.
       members: as they are.
       stream: what gives the batches; all members see the same.
-      validation: held-out data in arrays.
+      validation: held-out data, in arrays or a stream.
       first: the first epoch's number, counted from 0.
       rounds: the number of steps of each; ``None`` for those to the end of the epoch.
       steps_per_call: how many batches are one compiled call.
       chunk: how many members are computed side by side.
+      bar: the number of a progress bar, which advances by the steps that are done.
     """
     plan = recipe, chunk
     rows, position = list[dict[str, Array]](), Position(first)
@@ -74,14 +76,25 @@ def train_on_stream(
                 members, position = members._replace(variables=variables, state=state), block.position
                 parts.append(numbers)
                 sizes.append(int(block.sizes.sum()))
+                if bar is not None:
+                    jax.block_until_ready(parts[-2:][0])  # the next block is computed meanwhile
+                    advance(bar, block.count)
                 left = None if left is None else left - block.count
                 more = not block.ends_epoch if left is None else left > 0
             row = _mean(parts, sizes)
             if validation is not None:
-                row |= _compiled_validation(plan, members, validation)
+                row |= _validated(plan, members, validation)
             rows.append(row)
     stacked = {name: jnp.stack([row[name] for row in rows], axis=1) for name in rows[0]}
     return members.variables, members.state, stacked
+
+
+def _validated(plan: tuple[Recipe, int], members: Batched, validation: Any) -> dict[str, Array]:
+    if not isinstance(validation, Stream):
+        return _compiled_validation(plan, members, validation)
+    whole = plan[0]._replace(validation_batch_size=None), plan[1]
+    found = [(_compiled_validation(whole, members, batch), size) for batch, size in validation.once()]
+    return _mean([row for row, _ in found], [size for _, size in found])
 
 
 def _mean(parts: list[dict[str, Array]], sizes: list[int]) -> dict[str, Array]:
@@ -106,8 +119,8 @@ def _block(
 
     def one(i: Array) -> tuple[Variables[Any], Any, dict[str, Array]]:
         member = members.at(i)
-        key = jax.random.fold_in(member.keys, epoch)
-        scanned, numbers = run_block(recipe, member.variables, member.tx, member.state, block, key, step)
+        inputs = member.variables, member.tx, member.state, block, member.keys
+        scanned, numbers = run_block(recipe, *inputs, epoch, step)
         return scanned.variables, scanned.state, numbers
 
     size = len(members.keys)

@@ -63,6 +63,15 @@ class Stream(NamedTuple):
             drawn = _first(left.number, drawn)
         return Feed(drawn, per_call, placement, self.remainder == "pad")
 
+    def once(self) -> Generator[tuple[Tree, int]]:
+        """Yield each batch of one pass, on the device, with the number of its examples."""
+        more = True
+        with self.feed(Position(), 1, left=Epochs(1)) as feed:
+            while more:
+                block = feed.take()
+                yield jax.tree.map(lambda x: x[0], block.batches), int(block.sizes[0])
+                more = not block.ends_epoch
+
     def _drawn(
         self, start: Position, placement: Placement | None, key: Array | None, end: int | None
     ) -> Generator[Drawn]:

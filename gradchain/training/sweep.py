@@ -38,7 +38,7 @@ from gradchain.training.hosts import gather_data
 from gradchain.training.placement import on_mesh
 from gradchain.training.progress import Bar, tick
 from gradchain.training.ranking import Goal, Mode, goal_of
-from gradchain.training.recipe import Recipe, check_validation, run_epoch, run_epochs
+from gradchain.training.recipe import Recipe, check_validation, held_out, run_epoch, run_epochs
 from gradchain.training.sources import stream_of
 from gradchain.training.streamed_members import Batched, start_losses, started, train_on_stream
 from gradchain.training.streams import Stream
@@ -118,7 +118,8 @@ def sweep(
       chunk: how many runs are computed side by side (on each device), which limits the memory. On a CPU the runs are
         shared among the cores, and each core computes its share as one batch. The default is the fastest: on a CPU 8
         per core up to :math:`2^{14}` parameters and 1 beyond; elsewhere all.
-      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
+      validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``: arrays, or for data
+        in a stream also a list of batches or a data loader.
       validation_batch_size: examples evaluated at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
       select: the history's column whose last value ranks the runs; by default ``val_loss`` where there are validation
@@ -131,7 +132,8 @@ def sweep(
       has_aux: whether ``loss_fn`` returns ``(loss, aux)``; the leaves of aux must be scalars, as in ``{"accuracy":
         ...}``.
       takes_key: whether ``loss_fn`` takes a PRNG key.
-      progress: show a progress bar (needs tqdm); it advances with every chunk, at most a hundred times.
+      progress: show a progress bar (needs tqdm); it advances with every chunk, at most a hundred times, or with the
+        steps on a stream.
       mesh: devices to spread the runs over; each trains its share independently, on a copy of the data. Under
         ``jax.distributed`` the mesh may span all processes: each passes its share of ``data`` and ``validation`` (as
         many examples as the others, in the order of the processes) and otherwise the same arguments; each gets the
@@ -156,7 +158,7 @@ def sweep(
     """
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     budget = budget_of(epochs, steps, None, "sweep")
-    data = checked_data("sweep", recipe, data, validation, steps_per_call)
+    data, validation = checked_data("sweep", recipe, data, validation, steps_per_call)
     if mesh is not None and isinstance(data, Stream):
         raise TypeError("sweep: a mesh spreads runs that have their data in arrays, but data are a stream")
     if mesh is not None:
@@ -200,7 +202,7 @@ class _Task(NamedTuple):
     def run(self, tx: Transform, runs: int, title: str = "sweep") -> SweepResult[Any]:
         """Train with every transform of a batch of ``runs``, from every replica's start."""
         if isinstance(self.data, Stream):
-            return self._on_stream(self.data, tx, runs)
+            return self._on_stream(self.data, tx, runs, title)
         recipe, replicas = self.recipe, len(self.keys)
         field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
         if field is None:
@@ -224,7 +226,7 @@ class _Task(NamedTuple):
         best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
         return SweepResult(tx, best, self.goal.signed(costs), history, start_loss, *self.goal)
 
-    def _on_stream(self, stream: Stream, tx: Transform, runs: int) -> SweepResult[Any]:
+    def _on_stream(self, stream: Stream, tx: Transform, runs: int, title: str) -> SweepResult[Any]:
         """Do so on a stream: all runs and replicas are members that see each batch at the same time."""
         recipe, replicas = self.recipe, len(self.keys)
         run, replica = jnp.divmod(jnp.arange(runs * replicas), replicas)
@@ -233,9 +235,11 @@ class _Task(NamedTuple):
         chunk = fastest_chunk(runs * replicas, begins) if self.chunk is None else self.chunk
         start_loss = start_losses(recipe, self.begins, self.keys, stream)
         members = started(txs, begins, keys)
-        variables, state, rows = train_on_stream(
-            recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk
-        )
+        with Bar(self.progress, self.budget.steps(stream.per_epoch), title, "step") as bar:
+            variables, state, rows = train_on_stream(
+                recipe, members, stream, self.validation, 0, self.budget.rounds(), self.steps_per_call, chunk,
+                bar.number if self.progress else None,
+            )  # fmt: skip
         costs = last_cost(rows, self.goal, start_loss[replica]).reshape(runs, replicas)
         best = int(jnp.argmin(costs))
         winner = Batched(txs, variables, state, keys).at(best)
@@ -246,19 +250,22 @@ class _Task(NamedTuple):
         return SweepResult(tx, found, self.goal.signed(costs), history, jax.device_get(start_loss), *self.goal)
 
 
-def checked_data(where: str, recipe: Recipe, data: Any, validation: Tree | None, steps_per_call: int) -> Any:
-    """Return data in arrays as they are, and others as a stream, after checking that they can be trained on.
+def checked_data(
+    where: str, recipe: Recipe, data: Any, validation: Any, steps_per_call: int
+) -> tuple[Any, Any]:  # fmt: skip
+    """Return data and validation data: arrays as they are, others as streams, after checking that they can be used.
 
     Raises:
       TypeError: for data that are neither arrays nor a stream of batches.
       ValueError: for data or batch sizes that don't fit.
     """
     check_whole(f"{where}: steps_per_call", steps_per_call)
-    check_validation(recipe, validation)
     stream = stream_of(where, recipe, data)
-    if stream is None:
-        check_batches(data, recipe.order.batch_size)
-    return data if stream is None else stream
+    if stream is not None:
+        return stream, held_out(where, recipe, validation)
+    check_validation(recipe, validation)
+    check_batches(data, recipe.order.batch_size)
+    return data, validation
 
 
 def steps_of(recipe: Recipe, data: Any) -> int | None:

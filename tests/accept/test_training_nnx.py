@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
+import gradchain as gc
 from gradchain import training
 from tests.accept import image_training
 from tests.accept.image_training import Case, accuracy_of, loss_and_accuracy
@@ -89,3 +91,40 @@ def test_the_mode_and_the_arrays_of_the_users_module_stay_as_they_are():
     assert trained is not net
     assert image_training.error(numbers(trained)["norm"]["mean"], before["norm"]["mean"]) > 0.01
     assert numbers(trained)["dropout"]["rngs"]["count"] == image_training.STEPS
+
+
+def accuracies(loss, model, seed):
+    """Return the accuracies in the last epoch's steps and on held-out images, after six epochs of AdamW."""
+    train, held_out = image_training.digits()
+    options = {"epochs": 6, "batch_size": 32, "validation": held_out, "has_aux": True, "seed": seed}
+    history = training.fit(loss, model, gc.adamw(0.01, weight_decay=0.01), train, **options).history
+    return history["accuracy"][-1], history["val_accuracy"][-1]
+
+
+def with_statistics_as_parameters(net):
+    """Return what people write without an adapter, and the parameters of it: the statistics are among them."""
+    graph, arrays, rest = nnx.split(net, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+
+    def loss(params, batch, training):
+        given = jax.tree.map(jnp.asarray, arrays)
+        nnx.replace_by_pure_dict(given, params)
+        whole = nnx.merge(graph, given, jax.tree.map(jnp.asarray, rest))
+        return loss_fn(nnx.view(whole, deterministic=not training, use_running_average=not training), batch)
+
+    return loss, nnx.to_pure_dict(arrays)
+
+
+def test_accuracy_on_new_images_is_that_of_statistics_that_move():
+    moving, decayed = [], []
+    for seed in range(3):
+        net = init(jax.random.key(seed))
+        moving.append(accuracies(CASE.adapter, net, seed))
+        decayed.append(accuracies(*with_statistics_as_parameters(net), seed))
+    (trained, new), (trained_decayed, new_decayed) = np.mean(moving, 0), np.mean(decayed, 0)
+    assert trained > 0.94
+    assert new > 0.915
+    assert trained_decayed > 0.95  # as if all were well
+    assert new_decayed < 0.87
+    for whole in (net, nnx.state(net)):
+        with pytest.raises(TypeError, match=r"training.nnx\(loss_fn\) in the place of loss_fn"):
+            accuracies(loss_fn, whole, 0)

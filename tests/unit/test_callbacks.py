@@ -15,6 +15,7 @@ import gradchain as gc
 from gradchain.training import Callback, CSVLogger, JSONLogger, ProgressBar, Run, TensorBoard
 from gradchain.training.callbacks import Callbacks, EpochFunction
 from gradchain.training.measuring import measured, summed, used_hyperparams
+from gradchain.training.sources import Part
 from tests import trees
 
 EPOCH = 10
@@ -67,6 +68,10 @@ def watched_at(step):
     }
 
 
+def part_of(steps, examples):
+    return Part(steps, examples, np.ones(steps), {"loss": 1.0}, {})
+
+
 def loop(callbacks, steps, first=0, validates=True, saves=(), tx=None):
     """Run as fit does: steps between events in one go, a row of the history after each epoch."""
     with Callbacks(callbacks) as told:
@@ -77,8 +82,9 @@ def loop(callbacks, steps, first=0, validates=True, saves=(), tx=None):
             between = range(step + 1, end + 1)
             losses = [loss_of(i) for i in between]
             watched = summed([jax.tree.map(lambda *xs: np.stack(xs), *map(watched_at, between))])
-            numbers = {"loss": np.float32(np.mean(losses)), "val_loss": 0.0}
-            told.steps(end, end // EPOCH, numbers, len(between), 32 * len(between), watched if told.watch else {})
+            numbers = {"loss": float(np.float32(np.mean(losses))), "val_loss": 0.0}
+            part = Part(len(between), 32 * len(between), np.array(losses), numbers, watched if told.watch else {})
+            told.steps(end, end // EPOCH, part, None)
             step = end
             if step % EPOCH == 0:
                 row = {"loss": float(np.mean([loss_of(i) for i in range(step - EPOCH + 1, step + 1)]))}
@@ -145,7 +151,8 @@ def test_the_speed_is_that_of_steps_that_were_not_compiled(monkeypatch):
     with Callbacks([heard]) as told:
         told.start(Run(tx=None))
         for step, count in ((4, 4), (8, 4), (12, 4), (15, 3), (16, 1), (18, 2), (20, 2)):
-            told.steps(step, 0, {"loss": 1.0}, count, 8 * count, {})
+            part = part_of(count, 8 * count)
+            told.steps(step, 0, part, told.timed(types.SimpleNamespace(program=count, steps=count)))
     speeds = [record.examples_per_second for record in heard.records("step")]
     assert speeds == [None, 32.0, 16.0, None, 16.0]
 
@@ -501,10 +508,10 @@ def test_a_bar_shows_the_time_left_without_that_of_compilation(capsys, monkeypat
     with Callbacks([bar]) as told:
         told.start(Run(tx=None, total_steps=100))
         bar._bar.start_t -= 1000  # compilation took so long
-        told.steps(52, 0, {"loss": 1.0}, 4, 4, {})
+        told.steps(52, 0, part_of(4, 4), None)
         bar._bar.start_t -= 1
         monkeypatch.setattr("gradchain.training.loggers.INTERVAL", 0)
-        told.steps(72, 0, {"loss": 1.0}, 20, 20, {})
+        told.steps(72, 0, part_of(20, 20), None)
     last = capsys.readouterr().err.split("\r")[-1]
     assert "72/100 [00:01<00:01" in last
 
@@ -602,6 +609,37 @@ def test_a_callback_ends_fit():
     assert 9 <= result.steps_done < 28
     rate_is_small = Heard(answers={("evaluation", 14): True})
     assert train([rate_is_small]).steps_done == 14
+
+
+def jumps(count):
+    """Return a learning rate that makes the loss of step 20 infinite."""
+    return jnp.where(count == 18, jnp.inf, 0.1)
+
+
+@pytest.mark.parametrize("case", [{"answers": {("step", 18): True}}, {"tx": gc.sgd(jumps)}, {}])
+def test_nothing_depends_on_how_many_records_come_of_one_call(case, monkeypatch):
+    class Timed(Callbacks):
+        def timed(self, launched):
+            parts.append(len(launched.parts))
+            return super().timed(launched)
+
+    def run(delay):
+        parts.clear()
+        monkeypatch.setattr("gradchain.training.callbacks.DELAY", delay)
+        heard = Heard(every=2, answers=case.get("answers", ()))
+        result = train([heard], case.get("tx"), remainder="drop", batch_size=3, epochs=3)
+        records = [(hook, vars(what) | {"examples_per_second": None}) for hook, what in heard.told if what is not None]
+        return jax.device_get((result._replace(history=vars(result.history)), records)), max(parts)
+
+    parts = []
+    monkeypatch.setattr("gradchain.training.loop.Callbacks", Timed)
+    (alone, most), (many, most_of_many) = run(0.0), run(1e9)
+    assert (most, most_of_many) == (1, 4)
+    assert jax.tree.structure(many) == jax.tree.structure(alone)
+    np.testing.assert_equal(jax.tree.leaves(many), jax.tree.leaves(alone))
+    assert (many[0].stopped, many[0].steps_done) == {"answers": ("callback", 18), "tx": ("diverged", 18)}.get(
+        next(iter(case), ""), ("epochs", 24)
+    )
 
 
 def test_windows_of_all_lengths_are_few_programs(caplog):

@@ -84,6 +84,26 @@ def test_all_else_is_as_after_the_last_batch():
     assert (jax.random.key_data(state["key"]) == jax.random.key_data(want["key"])).all()
 
 
+def test_data_may_come_in_batches():
+    def of_tuples(params, state, batch, key, training):
+        return loss_fn(params, state, batch[0], key, training)
+
+    batches = [X[i : i + 4] for i in range(0, 10, 4)]
+    whole, variables = renewed(4), Variables(jnp.ones(5), start())
+    memory_mapped = X.view(np.memmap)
+    for data, options in (
+        ([(x,) for x in batches], {}),
+        (lambda epoch: [[], [(x,) for x in batches]][epoch == 0], {}),
+        (iter([(x,) for x in batches]), {}),
+        ((memory_mapped,), {"batch_size": 4}),
+    ):
+        found = training.renew_state(of_tuples, variables, data, key=0, takes_key=True, **options)
+        trees.assert_close(found.params, variables.params, 0)
+        trees.assert_close({**found.model_state, "key": 0}, {**whole, "key": 0}, 1e-5)
+    with pytest.raises(ValueError, match="renew_state: data in arrays need a batch_size"):
+        training.renew_state(loss_fn, variables, X, key=0, takes_key=True)
+
+
 def test_what_has_no_state_or_no_key_is_refused():
     with pytest.raises(TypeError, match=r"no state to renew; hand in Variables\(params, model_state\)"):
         training.renew_state(loss_fn, jnp.ones(5), X, batch_size=4)

@@ -251,6 +251,21 @@ def test_sweeps_halvings_and_populations_on_streams_are_those_on_arrays():
             np.testing.assert_allclose(on_stream.history["loss"], on_arrays.history["loss"], rtol=1e-5)
 
 
+def test_progress_bars_of_sweeps_and_halvings_count_the_steps_of_a_stream(capsys, monkeypatch):
+    monkeypatch.setattr("gradchain.training.progress.INTERVAL", 0)
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    tx, few = gc.sgd(jnp.array([0.03, 0.1])), BATCHES[:4]
+    for function, data, options, shown in (
+        (sweep, few, {"steps": 6}, ("2/6", "4/6", "6/6")),
+        (sweep, lambda epoch: few, {"epochs": 2}, ("2step", "6step", "8step")),
+        (successive_halving, few, {"epochs": 2, "eta": 2}, ("2/8", "6/8", "8/8")),
+    ):
+        function(plain_loss, START, tx, data, steps_per_call=2, progress=True, **options)
+        printed = capsys.readouterr().err
+        for text in shown:
+            assert text in printed
+
+
 def test_validation_data_may_come_in_batches():
     ragged = [*BATCHES[:2], (X[16:21], Y[16:21])]
     arrays = X[:21], Y[:21]
@@ -265,3 +280,8 @@ def test_validation_data_may_come_in_batches():
                 np.testing.assert_allclose(found.history[name], column, rtol=1e-6)
     with pytest.raises(ValueError, match="an iterator gives its batches only once"):
         fit(plain_loss, START, gc.sgd(0.1), DATA, validation=iter(ragged), **options)
+    rates = gc.sgd(jnp.array([0.1, 0.01]))
+    swept, on_arrays = (sweep(plain_loss, START, rates, BATCHES, epochs=2, validation=x) for x in (ragged, arrays))
+    np.testing.assert_allclose(swept.history["val_loss"], on_arrays.history["val_loss"], rtol=1e-6)
+    with pytest.raises(TypeError, match="validation data: got a list of 3, expected a tree of arrays"):
+        sweep(plain_loss, START, rates, DATA, epochs=2, batch_size=8, validation=ragged)
