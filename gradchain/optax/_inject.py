@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gradchain.combinators.steering import NumbersByName, StaticArguments
 from gradchain.core.foreign import as_transform
@@ -74,7 +75,7 @@ class Injected(Around):
         """Return the transform that the factory makes of these numbers, but for those that have to stay."""
         fixed = self.static.values
         for name in fixed.keys() & numbers.keys():
-            if not isinstance(numbers[name], jax.core.Tracer) and numbers[name] != fixed[name]:
+            if not isinstance(numbers[name], Tracer) and numbers[name] != fixed[name]:
                 raise ValueError(
                     f"inject_hyperparams: {name} can't change from {fixed[name]} to {numbers[name]}: programs are "
                     "compiled for it; make the optimizer anew"
