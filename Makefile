@@ -40,6 +40,7 @@ accept: $(VENV)/.accept
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check pytorch_optimizer heavyball
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
 
 # Evaluations of minimisers and fits of many libraries; half an hour or more. A few: ARGS="--solvers 'gradchain minimize'".
