@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("GRADCHAIN_NATIVE", "0")  # what is built for users isn't there for tests that don't ask for it
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads of many small decompositions wait for each other
 
 import hypothesis
