@@ -12,7 +12,7 @@ from gradchain.native.adam import add_to_params, fits
 from gradchain.native.library import available
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import S, T, is_traced
+from gradchain.tree.alignment import S, T
 
 
 @public
@@ -50,7 +50,7 @@ def update_params(tx: Child, grads: Tree, state: S, params: T, **extra: Any) -> 
 
 def _fusable(tx: Transform, grads: Tree, params: Tree) -> Any:
     """Return the dtype of all gradients and parameters if one kernel can do everything, else ``None``."""
-    if not (isinstance(tx, Chain) and is_traced((grads, params)) and available()):
+    if not (isinstance(tx, Chain) and available()):
         return None
     leaves = jax.tree.leaves((grads, params), is_leaf=lambda x: x is None)
     dtypes = {getattr(x, "dtype", None) for x in leaves}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gradchain.core.hyper import DType
-from gradchain.core.lift import PROGRAMS, Inputs, Own, Stage
+from gradchain.core.lift import PROGRAMS, Inputs, Stage
 from gradchain.core.rule import Rule, elementwise
 from gradchain.core.spec import At, Slots
 from gradchain.core.transform import Transform
@@ -47,8 +47,9 @@ CHAINS = {(*clip, ADAM, *decay, RATE) for clip in ((), (CLIP,)) for decay in (()
 
 
 def fits(stages: list[Transform]) -> bool:
-    """Return whether the kernel knows a chain of these stages."""
-    return tuple(stage.unlayered.spec if isinstance(stage, Rule) else None for stage in stages) in CHAINS
+    """Return whether the kernel knows a chain of these stages, with nothing declared for single arrays."""
+    plain = (stage.spec if isinstance(stage, Rule) and stage.unlayered is stage else None for stage in stages)
+    return tuple(plain) in CHAINS
 
 
 def program_of(stages: tuple[Stage, ...], program: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,9 +67,7 @@ PROGRAMS[APPLY] = program_of
 
 
 def _operands(stages: tuple[Stage, ...], g: Array, param: Array, inputs: tuple[Inputs, ...]) -> Any:
-    """Return the kernel's operands, or ``None`` where it isn't what the stages declare."""
-    if tuple(stage.spec for stage in stages[:-1]) not in CHAINS or any(stage.own != Own() for stage in stages):
-        return None
+    """Return the kernel's operands, or ``None`` where a number asks for something else, or the array is small."""
     named = {stage.spec: (dict(stage.static) | x.shared.traced, x) for stage, x in zip(stages, inputs, strict=True)}
     (adam, at), (rate, _) = named[ADAM], named[RATE]
     slots = at.slots["mu"], at.slots["nu"]
