@@ -50,12 +50,11 @@ def update_params(tx: Child, grads: Tree, state: S, params: T, **extra: Any) -> 
 
 def _fusable(tx: Transform, grads: Tree, params: Tree) -> Any:
     """Return the dtype of all gradients and parameters if one kernel can do everything, else ``None``."""
-    if not (isinstance(tx, Chain) and available()):
+    if not (fits(_stages(tx)) and available()):
         return None
     leaves = jax.tree.leaves((grads, params), is_leaf=lambda x: x is None)
     dtypes = {getattr(x, "dtype", None) for x in leaves}
-    known = len(dtypes) == 1 and dtypes <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}
-    return dtypes.pop() if known and fits(_stages(tx)) else None
+    return dtypes.pop() if dtypes in ({jnp.dtype(jnp.float32)}, {jnp.dtype(jnp.bfloat16)}) else None
 
 
 def _stages(tx: Transform) -> list[Transform]:

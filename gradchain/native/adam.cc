@@ -72,7 +72,7 @@ FOR_EACH_PROCESSOR void step(const Numbers n, const Arrays<T> a, int64_t begin, 
     float p = widen(a.p[i]);
     float root = std::sqrt(nu / n.weight2 + n.eps_root) + n.eps;
     float u = root == 0 ? 0 : (mu / n.weight1) / root;
-    u = -n.rate * (u + n.decay * p);
+    u = -n.rate * (n.decay == 0 ? u : u + n.decay * p);  // without decay an infinite parameter isn't NaN
     T update;  // rounded to the parameter's dtype before it is added, as by update and apply_updates
     narrow(u, update);
     narrow(p + widen(update), a.new_p[i]);

@@ -25,12 +25,15 @@ SWITCH = "GRADCHAIN_NATIVE"
 
 def location() -> Path:
     """Return where the library of this version of jaxlib lies, or would."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradchain"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gradchain" / _name()
+
+
+@functools.cache
+def _name() -> str:
     source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    return (
-        cache
-        / f"adam-{source}-jaxlib-{importlib.metadata.version('jaxlib')}-{platform.system()}-{platform.machine()}.so"
-    )
+    jaxlib = importlib.metadata.version("jaxlib")
+    return f"adam-{source}-jaxlib-{jaxlib}-{platform.system()}-{platform.machine()}.so"
 
 
 def build() -> Path:

@@ -129,6 +129,13 @@ def test_huge_gradients_are_clipped_zeros_give_zero_and_nan_stays(dtype, rtol):
     np.testing.assert_allclose(of("nu", fast), of("nu", slow), rtol=1e-6)
 
 
+def test_without_decay_an_infinite_parameter_stays_infinite():
+    tx, (params, grads, _) = CHAINS["adam"], arrays()
+    params["w"] = params["w"].at[0, 0].set(jnp.inf)
+    for new, _ in both(step, tx, grads, tx.init(params), params):
+        assert new["w"][0, 0] == jnp.inf
+
+
 def test_steps_in_a_scan_are_steps_in_a_loop():
     tx, (params, *_) = CHAINS["adamw"], arrays()
     jitted = jax.jit(lambda p, s: step(tx, jax.tree.map(jnp.sin, p), s, p))
