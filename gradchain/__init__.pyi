@@ -13,6 +13,7 @@ from gradchain.codecs import Stored as Stored
 from gradchain.codecs import codec as codec
 from gradchain.combinators.accumulation import accumulate as accumulate
 from gradchain.combinators.accumulation import has_updated as has_updated
+from gradchain.combinators.applying import update_params as update_params
 from gradchain.combinators.averaging import average_params as average_params
 from gradchain.combinators.averaging import lookahead as lookahead
 from gradchain.combinators.averaging import outer_nesterov as outer_nesterov

@@ -4,11 +4,13 @@ import gc
 import itertools
 import os
 import random
+import shutil
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("GRADCHAIN_NATIVE", "0")  # what is built for users isn't there for tests that don't ask for it
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads of many small decompositions wait for each other
 
 import hypothesis
@@ -16,6 +18,9 @@ import jax
 import numpy as np
 
 from tests import quick
+
+collect_ignore = [] if shutil.which(os.environ.get("CXX") or "c++") else ["unit/test_native.py"]
+"""The kernels are compiled for their tests; without a compiler nobody has them."""
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("gradchain", deadline=None, derandomize=True, max_examples=25, database=None)

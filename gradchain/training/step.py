@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from gradchain import tree
 from gradchain.arguments import as_arrays, check_whole
+from gradchain.combinators.applying import update_params
 from gradchain.combinators.loss_scaling import current_loss_scale
 from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child, as_transform
@@ -80,9 +81,12 @@ def take_step(
     unscaled = grads if isinstance(scale, float) else tree.scale(1 / scale, grads)
     if tx.per_example:
         grads = _per_example(objective, variables, batch, key, scale)
-    extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: losses(p)[0]}
-    updates, new_state = tx.update(grads, state, params, **extra, **counted(batch, weights))
-    watched = watch(tx, unscaled, updates, state, new_state) if watch else {}
+    extra = {"value": loss, "grad": unscaled, "value_fn": lambda p: losses(p)[0], **counted(batch, weights)}
+    if watch is None:
+        params, state = update_params(tx, grads, state, params, **extra)
+        return Taken(Variables(params, model_state), state, Metrics(loss, aux), {})
+    updates, new_state = tx.update(grads, state, params, **extra)
+    watched = watch(tx, unscaled, updates, state, new_state)
     return Taken(Variables(apply_updates(params, updates), model_state), new_state, Metrics(loss, aux), watched)
 
 

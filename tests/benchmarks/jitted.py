@@ -17,10 +17,14 @@ class Jitted:
         self.state = jax.tree.map(jnp.copy, tx.init(self.params))  # optax's may share arrays, which can't be donated
 
         def step(params: Any, state: Any, grads: Any) -> Any:
-            updates, state = tx.update(grads, state, params, **extra)
-            return library.apply_updates(params, updates), state
+            return self.new(library, tx, grads, state, params, extra)
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
+
+    def new(self, library: Any, tx: Any, grads: Any, state: Any, params: Any, extra: Any) -> Any:
+        """Return the parameters and the state after a step."""
+        updates, state = tx.update(grads, state, params, **extra)
+        return library.apply_updates(params, updates), state
 
     def __call__(self) -> None:
         self.params, self.state = jax.block_until_ready(self.step(self.params, self.state, self.grads))

@@ -1,5 +1,10 @@
-"""The update itself: AdamW on 32 million float32 parameters in 8 arrays, alone and after clipping by global norm."""
+"""The update itself: AdamW on 32 million float32 parameters in 8 arrays, alone and after clipping by global norm.
 
+Where there is a compiler, gradchain takes its steps by ``update_params`` and the kernels in C++.
+"""
+
+import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,11 +14,13 @@ import optax
 import pytest
 
 import gradchain as gc
+from gradchain.native.library import build
 from tests.benchmarks.contest import SCALE, US, torch_or_none, wait_for_torch
 from tests.benchmarks.jitted import Jitted
 
 pytestmark = pytest.mark.bench
 
+CACHE = Path(__file__).parents[2] / ".cache" / "native"
 SHAPE = (max(int(2**19 * SCALE), 1), 8)
 OPTIONS = {"weight_decay": 0.01}
 MAX_NORM = 1.0
@@ -58,6 +65,26 @@ class Traffic:
         self.arrays = jax.block_until_ready(self.step(self.arrays))
 
 
+class Native(Jitted):
+    """Steps by ``update_params``, with the kernels in C++."""
+
+    def new(self, library: Any, tx: Any, grads: Any, state: Any, params: Any, extra: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(CACHE))
+            patch.setenv("GRADCHAIN_NATIVE", "1")
+            return library.update_params(tx, grads, state, params, **extra)
+
+
+def native_or_none(clips: bool) -> Native | None:
+    """Return steps with the kernels, ``None`` where there is no compiler or no CPU."""
+    if shutil.which("c++") is None or jax.default_backend() != "cpu":
+        return None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(CACHE))
+        build()
+    return Native(gc, transform(gc, clips), numbers(0), numbers(1))
+
+
 def transform(library: Any, clips: bool) -> Any:
     adamw = library.adamw(1e-3, **OPTIONS)
     return library.chain(library.clip_by_global_norm(MAX_NORM), adamw) if clips else adamw
@@ -66,8 +93,12 @@ def transform(library: Any, clips: bool) -> Any:
 @pytest.mark.parametrize("clips", [False, True], ids=["adamw", "clip_adamw"])
 def test_update(compete, clips):
     torch, words = torch_or_none(), WORDS[clips]
+    native = native_or_none(clips)
+    own = {US: Jitted(gc, transform(gc, clips), numbers(0), numbers(1))}
+    if native:
+        own |= {US: native, "gradchain without kernels": own[US]}
     steps = {
-        "gradchain": Jitted(gc, transform(gc, clips), numbers(0), numbers(1)),
+        **own,
         "optax": Jitted(optax, transform(optax, clips), numbers(0), numbers(1)),
         "PyTorch fused": torch and Torch(torch, clips),
     }

@@ -46,6 +46,7 @@ LAYERS = (
     "matrices",
     "losses",
     "transforms",
+    "native",
     "combinators",
     "optimizers",
     "linesearch",

@@ -1,0 +1,5 @@
+"""``python -m gradchain.native``: compile the kernels."""
+
+from gradchain.native.library import build
+
+print(build())

@@ -1,0 +1,230 @@
+"""AdamW's kernel in C++ against XLA's program, which it stands for."""
+
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradchain as gc
+from gradchain import training
+from gradchain.native import library
+from gradchain.native.adam import LEAST
+from tests.trees import assert_close
+
+CACHE = Path(__file__).parents[2] / ".cache" / "native"
+SHAPE = (3, LEAST // 2 + 7)
+"""More than the kernel asks for: some blocks and a rest."""
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
+    monkeypatch.setenv(library.SWITCH, "1")
+    if not library.location().exists():
+        library.build()
+    assert library.available()
+
+
+def arrays(dtype=jnp.float32, shape=SHAPE):
+    """Return parameters and two gradients, of a large array and a small one."""
+    params, *grads = (
+        {"small": jnp.ones(3, dtype), "w": scale * jax.random.normal(key, shape, dtype)}
+        for scale, key in zip((1, 10, 10), jax.random.split(jax.random.key(0), 3), strict=True)
+    )
+    return params, *grads
+
+
+def step(tx, grads, state, params):
+    return gc.update_params(tx, grads, state, params)
+
+
+def plain(tx, grads, state, params):
+    updates, state = tx.update(grads, state, params)
+    return gc.apply_updates(params, updates), state
+
+
+def uses_kernel(function, *arguments):
+    return "gradchain_adam_" in jax.jit(lambda *x: function(*x)).lower(*arguments).as_text()
+
+
+def both(function, *arguments):
+    """Return what a compiled function gives with the kernel, and without it."""
+    results = []
+    for switch in "10":
+        os.environ[library.SWITCH] = switch
+        results.append(jax.jit(lambda *x: function(*x))(*arguments))
+    os.environ[library.SWITCH] = "1"
+    return results
+
+
+def of(slot, state):
+    return np.asarray(gc.tree.get(state, slot)["w"], np.float64)
+
+
+CHAINS = {
+    "adamw": gc.adamw(1e-2, weight_decay=0.3),
+    "adam": gc.adam(gc.linear_schedule(1e-2, 1e-3, 10), b1=0.8, eps=0.1, eps_root=0.2),
+    "clip_adamw": gc.chain(gc.clip_by_global_norm(2.0), gc.adamw(1e-2, weight_decay=0.3)),
+    "traced": gc.adamw(jnp.float32(1e-2), b2=jnp.float32(0.99), weight_decay=jnp.float32(0.1)),
+    "no_eps": gc.adamw(1e-2, eps=0.0, weight_decay=0.3),
+    "masked": gc.adamw(1e-2, weight_decay=0.3, mask={"small": True, "w": False}),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("tx", CHAINS.values(), ids=CHAINS)
+def test_it_gives_what_xla_gives_up_to_one_rounding(tx, dtype):
+    params, first, grads = arrays(dtype)
+    _, state = jax.jit(tx.update)(first, tx.init(params), params)
+    assert uses_kernel(step, tx, grads, state, params)
+    (new, fast), (expected, slow) = both(step, tx, grads, state, params)
+    eps, old, g, got, wanted = 2.0**-23, *(np.asarray(x["w"], np.float64) for x in (params, grads, new, expected))
+    assert np.all(np.abs(of("mu", fast) - of("mu", slow)) <= eps * (np.abs(of("mu", state)) + np.abs(g)))
+    assert np.all(np.abs(of("nu", fast) - of("nu", slow)) <= 2 * eps * of("nu", slow))
+    if dtype == jnp.float32:
+        assert np.all(np.abs(got - wanted) <= eps * (np.abs(old) + 0.1))
+    else:
+        assert np.mean(got != wanted) < 1e-3
+        assert np.all(np.abs(got - wanted) <= 2.0**-7 * (np.abs(old) + 0.1))
+    assert np.median(np.abs(wanted - old)) > 1e-3
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), (new, fast)) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), (params, state)
+    )
+    assert jnp.array_equal(new["small"], expected["small"])
+
+
+def test_it_is_what_update_and_apply_updates_give():
+    tx, (params, grads, _) = CHAINS["adamw"], arrays(jnp.bfloat16)
+    params["middle"], grads["middle"] = (x["w"][0, :5000] for x in (params, grads))
+    new, fast = jax.jit(step)(tx, grads, tx.init(params), params)
+    expected, slow = jax.jit(plain)(tx, grads, tx.init(params), params)
+    assert np.mean(np.asarray(new["w"] != expected["w"])) < 1e-3
+    assert jnp.array_equal(new["middle"], expected["middle"])
+    assert_close(fast, slow, 1e-6)
+
+
+def test_it_reads_and_writes_seven_words_in_place():
+    tx, (params, grads, _) = CHAINS["adamw"], arrays()
+    state = tx.init(params)
+    compiled = jax.jit(lambda p, s, g: step(tx, g, s, p), donate_argnums=(0, 1)).lower(params, state, grads).compile()
+    shape = re.escape(f"f32[{SHAPE[0]},{SHAPE[1]}]")
+    (operands,) = re.findall(r"custom-call\(([^)]*)\), custom_call_target=\"gradchain_adam", compiled.as_text())
+    made = set(re.findall(rf"= {shape}\S* ([\w-]+)\(", compiled.as_text()))
+    assert len(operands.split(",")) == 5  # the numbers, and four arrays
+    assert made == {"parameter", "get-tuple-element"}  # three are results; nothing else is as large, and none is copied
+    assert compiled.memory_analysis().temp_size_in_bytes < params["w"].nbytes / 10
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2.0**-7)])
+def test_huge_gradients_are_clipped_zeros_give_zero_and_nan_stays(dtype, rtol):
+    tx, (params, grads, _) = CHAINS["no_eps"], arrays(dtype)
+    grads["w"] = grads["w"].at[0, :5].set(jnp.array([jnp.inf, -jnp.inf, jnp.nan, 3e38, 0], dtype))
+    (new, fast), (expected, slow) = both(step, tx, grads, tx.init(params), params)
+    assert jnp.isnan(new["w"][0]).tolist()[:5] == [False, False, True, False, False]
+    np.testing.assert_allclose(*(x["w"].astype(jnp.float32) for x in (new, expected)), rtol=rtol, atol=1e-8)
+    np.testing.assert_allclose(of("nu", fast), of("nu", slow), rtol=1e-6)
+
+
+def test_without_decay_an_infinite_parameter_stays_infinite():
+    tx, (params, grads, _) = CHAINS["adam"], arrays()
+    params["w"] = params["w"].at[0, 0].set(jnp.inf)
+    for new, _ in both(step, tx, grads, tx.init(params), params):
+        assert new["w"][0, 0] == jnp.inf
+
+
+def test_steps_in_a_scan_are_steps_in_a_loop():
+    tx, (params, *_) = CHAINS["adamw"], arrays()
+    jitted = jax.jit(lambda p, s: step(tx, jax.tree.map(jnp.sin, p), s, p))
+
+    @jax.jit
+    def scanned(p, s):
+        return jax.lax.scan(lambda carry, _: (jitted(*carry), None), (p, s), length=3)[0]
+
+    assert uses_kernel(scanned, params, tx.init(params))
+    looped = params, tx.init(params)
+    for _ in range(3):
+        looped = jitted(*looped)
+    assert_close(scanned(params, tx.init(params)), looped, 1e-6)
+
+
+def test_batches_and_derivatives_are_those_of_xlas_program():
+    params, grads, _ = arrays()
+
+    def after(rate, params):
+        tx = gc.adamw(rate, weight_decay=0.1)
+        return step(tx, grads, tx.init(params), params)[0]["w"]
+
+    def mapped(rates):
+        return jax.vmap(after, in_axes=(0, None))(rates, params)
+
+    def slope(rate):
+        return jax.grad(lambda rate: jnp.sum(jnp.square(after(rate, params))))(rate)
+
+    def tangent(params):
+        return jax.jvp(lambda params: after(0.5, params), (params,), (params,))[1]
+
+    rates = jnp.array([1e-3, 1e-1])
+    assert not uses_kernel(mapped, rates)
+    for function, argument in ((mapped, rates), (slope, rates[0]), (tangent, params)):
+        fast, slow = both(function, argument)
+        assert jnp.any(slow != 0)
+        assert_close(fast, slow, 1e-6)
+    np.testing.assert_allclose(tangent(params), 0.95 * params["w"], rtol=1e-5)
+
+
+OTHERS = {
+    "nesterov": gc.nadamw(1e-3),
+    "narrow_slot": gc.adam(1e-3, mu_dtype="bfloat16"),
+    "ascent": gc.chain(gc.scale_by_adam(), gc.scale_by_learning_rate(1e-3, flip_sign=False)),
+    "another_order": gc.chain(gc.add_decayed_weights(0.1), gc.scale_by_adam(), gc.scale_by_learning_rate(1e-3)),
+    "another_rule": gc.chain(gc.adam(1e-3), gc.clip(1e-4)),
+    "factors": gc.scale_hyperparams(gc.adam(1e-3), {"learning_rate": {"small": 1.0, "w": 0.5}}),
+    "layers": gc.chain(gc.per_layer(gc.clip_by_block_rms(1.0), {"small": None, "w": 0}), gc.adam(1e-3)),
+    "no_chain": gc.sgd(1e-3),
+}
+
+
+@pytest.mark.parametrize("tx", OTHERS.values(), ids=OTHERS)
+def test_what_the_kernel_doesnt_know_is_xlas(tx):
+    params, grads, _ = arrays(shape=(LEAST,))
+    assert not uses_kernel(step, tx, grads, tx.init(params), params)
+    assert_close(
+        jax.jit(step)(tx, grads, tx.init(params), params), jax.jit(plain)(tx, grads, tx.init(params), params), 1e-6
+    )
+
+
+def test_small_arrays_other_dtypes_several_devices_and_a_turned_off_switch_are_xlas(monkeypatch):
+    tx = CHAINS["adamw"]
+
+    def used(params, grads):
+        return uses_kernel(step, tx, grads, tx.init(params), params)
+
+    w, half = jnp.ones(LEAST), jnp.ones(LEAST, jnp.float16)
+    assert used(w, w)
+    assert not used(w[1:], w[1:])
+    assert not used(half, half)
+    assert not used(w, w.astype(jnp.bfloat16))
+    assert not used([w, None], [w, None])
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 2)
+        assert not used(w, w)
+    with monkeypatch.context() as patch:
+        patch.setenv(library.SWITCH, "0")
+        assert not used(w, w)
+    assert used(w, w)
+
+
+def test_train_step_uses_it():
+    tx, params = CHAINS["adamw"], jnp.ones(LEAST)
+
+    def train(params, state):
+        return training.train_step(lambda p, batch: jnp.sum(p * batch), params, tx, state, jnp.float32(2.0))
+
+    assert uses_kernel(train, params, tx.init(params))
+    fast, slow = both(train, params, tx.init(params))
+    assert_close(fast, slow, 1e-6)
+    assert jnp.all(slow[0] != params)
