@@ -88,8 +88,8 @@ class Record:
     reports: Mapping[str, float] = field(default_factory=dict)
     """What the transform itself reports after the last step: :func:`gradchain.metrics`, but for the learning rates."""
     params: Any = None
-    """The parameters, in an evaluation, at a checkpoint and at the end; ``None`` at a step, when the next steps have
-    taken their memory."""
+    """The parameters, in an evaluation, at a checkpoint and at the end; ``None`` at a step, when the device is
+    ahead."""
     state: Any = None
     """The optimizer's state, likewise."""
     checkpoint: str | None = None
