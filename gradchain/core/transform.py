@@ -177,13 +177,16 @@ class Transform(Value):
         weights, the very leaves of ``params`` come back. Combinators inherit this, unless their parts work side by side
         on the same leaves (see ``core.evaluation.side_by_side``) or they keep weights themselves.
         """
-        weights, relying, parts = params, "", self.parts(state, params)
+        weights, parts = params, self.parts(state, params)
         for index, part in enumerate(parts):
             if jax.tree.leaves(part.params):
-                share = self.parts(state, weights)[index].params
-                allowed = part.transform.constrained(share, part.state, part.params, relying)
-                weights = tree.overlay(part.transform.eval_params(part.state, allowed), weights)
-            relying = relying or relied(part.transform)
+                share = part.params if weights is params else self.parts(state, weights)[index].params
+                allowed = share
+                if not same_leaves(share, part.params):
+                    relying = next(filter(None, (relied(earlier.transform) for earlier in parts[:index])), "")
+                    allowed = part.transform.constrained(share, part.state, part.params, relying)
+                kept = part.transform.eval_params(part.state, allowed)
+                weights = weights if kept is share else tree.overlay(kept, weights)
         return weights
 
     def constrained(self, weights: Tree, state: Any, params: Tree, relying: str = "") -> Tree:
