@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.signatures import public
 
 
@@ -93,11 +93,6 @@ def _bound(dtype: DTypeLike, terms: int, power: int) -> float:
 def _exponent(dtype: DTypeLike) -> int:
     """Return the binary exponent of a dtype's largest number: 128 for float32."""
     return int(jnp.finfo(dtype).maxexp)
-
-
-def as_dtype(x: Array, dtype: DTypeLike) -> Array:
-    """Return ``x.astype(dtype)``, without that call where it does nothing: outside of ``jit`` it takes some 10 µs."""
-    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
 
 
 @public

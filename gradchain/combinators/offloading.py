@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child
 from gradchain.core.transform import Part, Transform
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.tree import Tree
 from gradchain.tree.shardings import move
 

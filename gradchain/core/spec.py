@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from jax import Array
 
-from gradchain.numerics import as_dtype
+from gradchain.eager import as_dtype
 from gradchain.signatures import did_you_mean, public
 
 

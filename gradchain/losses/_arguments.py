@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gradchain.core.hyper import Number
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.numerics import compute_dtype
 
 Axis = int | tuple[int, ...]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.losses._arguments import (
     ANY,
     FRACTION,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.losses._arguments import Axis, axes_of, mask_of, pair
 from gradchain.signatures import public
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.losses._arguments import NON_NEGATIVE, Axis, axes_of, floating, mask_of, number, pair
 from gradchain.numerics import compute_dtype, divide, into_range, safe_norm, sqrt
 from gradchain.signatures import public

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gradchain.core.value import Choice
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.linear_algebra import matrix_inverse_pth_root
 from gradchain.numerics import abs_sq, compute_dtype, divide, magnitude, real_dtype, sqrt
 from gradchain.signatures import public

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gradchain.derivatives import custom_jvp
+from gradchain.eager import custom_jvp
 from gradchain.numerics import abs_sq, bounded, compute_dtype, quotient, real_dtype, root_in_range
 from gradchain.signatures import public
 from gradchain.tree.alignment import T, Tree, is_float0, without_float0

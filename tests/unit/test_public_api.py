@@ -31,6 +31,7 @@ SHORT = ("gradchain.tree", "gradchain.numerics")
 
 LAYERS = (
     "signatures",
+    "eager",
     "numerics",
     "rounding",
     "codecs",

@@ -1,9 +1,11 @@
-"""Functions with derivatives of their own."""
+"""What costs little outside of compiled programs, where an update takes place operation by operation."""
 
 from typing import Any, TypeVar
 
 import jax
+from jax import Array
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 R = TypeVar("R")
 
@@ -18,3 +20,8 @@ class custom_jvp(jax.custom_jvp[R]):
         """Return the function's value."""
         traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
         return super().__call__(*args) if traced else self.fun(*args)
+
+
+def as_dtype(x: Array, dtype: DTypeLike) -> Array:
+    """Return ``x.astype(dtype)``, without that call where it does nothing, since it takes as long as a sum."""
+    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
