@@ -36,6 +36,7 @@ class Snapshot(NamedTuple):
     open: tuple[tuple[dict[str, float], int], ...]
     """Of steps after the last row: means, and the numbers of their examples."""
     step_losses: tuple[Any, ...]
+    """An array for each row, and one for each call since."""
     stopping: StoppingState
     best_row: int
     best: tuple[Variables[Any], Tree] | None
@@ -143,6 +144,7 @@ class Ledger:
         if new.stopped == "diverged":
             return new
         since = np.concatenate(new.step_losses[len(before.step_losses) :])
+        new = new._replace(step_losses=(*before.step_losses, since))
         if not self._goes_on and not math.isfinite(row["loss"]) and _is_lost(new, since):
             return new._replace(stopped="diverged")
         if not (self._warned or self._goes_on) and (problem := _problem(before, new, since, last)):
