@@ -75,7 +75,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tx", CHAINS.values(), ids=CHAINS)
 def test_it_gives_what_xla_gives_up_to_one_rounding(tx, dtype):
     params, first, grads = arrays(dtype)

@@ -290,6 +290,7 @@ class TestDerivatives:
             assert np.all(np.isfinite(leaf)), leaf
 
     @each_case
+    @pytest.mark.slow
     def test_equals_finite_differences(self, x64, name, kwargs, end):
         """At counts between whole steps, where no boundary lies; the one-cycle's own steps are whole."""
         leaves, treedef = jax.tree.flatten(make(name, kwargs))
