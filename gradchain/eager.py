@@ -16,10 +16,10 @@ class custom_jvp(jax.custom_jvp[R]):
     There is nothing to differentiate then, and JAX's bookkeeping would take as long as ten small operations.
     """
 
-    def __call__(self, *args: Any) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Return the function's value."""
-        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
-        return super().__call__(*args) if traced else self.fun(*args)
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
+        return super().__call__(*args, **kwargs) if traced else self.fun(*args, **kwargs)
 
 
 def as_dtype(x: Array, dtype: DTypeLike) -> Array:

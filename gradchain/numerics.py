@@ -448,8 +448,8 @@ def root_in_range(
         total = sums(elements, 1.0)
         if isinstance(total, Tracer):  # of constants in a program
             return None
-        host = np.asarray(total)
-        if np.all((host >= least) & (host <= float(info.max))):
+        sums_are = total if total.ndim else np.asarray(total)  # an array may be spread over several hosts
+        if ((sums_are >= least) & (sums_are <= float(info.max))).all():
             return jnp.sqrt(total / count)
         unit = units(total)
         return jnp.sqrt(sums(elements, unit) / count) * unit
