@@ -16,6 +16,7 @@ import numpy as np
 
 import gradchain as gc
 from gradchain.tree import Tree
+from tests import quick
 
 
 @functools.cache
@@ -69,7 +70,7 @@ def error(reference: str, name: str, tx: Any, *, extra: Callable[[Any], dict[str
         updates, state = tx.update(g, state, params, **extra(loss))
         return (gc.apply_updates(params, updates), state), None
 
-    @jax.jit
+    @quick.jit
     def run() -> Any:
         params = jax.tree.map(jnp.asarray, start)
         return jax.lax.scan(step, (params, tx.init(params)), (grads, losses))[0][0]

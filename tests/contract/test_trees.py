@@ -73,7 +73,7 @@ def test_all_kinds_of_nests_in_any_dtype_compiled(row, dtype):
     if dtype in row.excludes:
         return
     with jax.enable_x64(dtype == "float64"):
-        check(row, trees.nests(dtype), jax.jit, 3 * TOLERANCE[dtype])
+        check(row, trees.nests(dtype), quick.jit, 3 * TOLERANCE[dtype])
 
 
 @each(ANY_TREE, slow=secondary)

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
+from tests import quick
 
 SHAPES = {"bias": (8,), "kernel": (16, 8), "scale": ()}
 STEPS = 5
@@ -71,7 +72,7 @@ def run(row: Any, tx: Any, params: Any, state: Any, examples: Any) -> tuple[Any,
 def alone(row: Any) -> tuple[Any, Any]:
     """Return parameters and state after training on one device."""
     tx, params = row.build(), model()
-    return jax.jit(functools.partial(run, row, tx))(params, tx.init(params), gradients())
+    return quick.jit(functools.partial(run, row, tx))(params, tx.init(params), gradients())
 
 
 def spread(row: Any) -> dict[str, tuple[Any, Any]]:
@@ -84,7 +85,7 @@ def spread(row: Any) -> dict[str, tuple[Any, Any]]:
     ends = {name: (shardings(on, way.specs), layouts[name]) for name, way in WAYS.items()}
     examples = jax.device_put(gradients(), NamedSharding(on, P(None, "data")))
 
-    @functools.partial(jax.jit, out_shardings=ends)
+    @functools.partial(quick.jit, out_shardings=ends)
     def train(params: Any, examples: Any) -> Any:
         return {name: run(row, tx, params[name], _init(tx, params[name], layouts[name]), examples) for name in WAYS}
 

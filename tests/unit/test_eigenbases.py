@@ -7,7 +7,7 @@ import pytest
 
 import gradchain as gc
 from gradchain import matrices
-from tests import oracles, references, trees
+from tests import oracles, quick, references, trees
 
 AXES = {"update_interval": 3, "weight_dimension_numbers": "axes"}
 SHAPES = {"tall": (5, 3), "wide": (3, 5), "three": (2, 3, 2)}
@@ -39,7 +39,7 @@ def run(tx, params, grads):
         u, state = tx.update(g, state, params)
         return state, u
 
-    state, updates = jax.jit(lambda grads: jax.lax.scan(step, tx.init(params), grads))(grads)
+    state, updates = quick.jit(lambda grads: jax.lax.scan(step, tx.init(params), grads))(grads)
     return updates, state
 
 
@@ -97,7 +97,7 @@ def test_the_first_update_is_adams():
 def test_arrays_are_refreshed_in_turn():
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
     tx = gc.scale_by_soap(update_interval=2, stagger=True)
-    state, step, changed = tx.init(params), jax.jit(tx.update), []
+    state, step, changed = tx.init(params), quick.jit(tx.update), []
     for k in range(5):
         new = step(draw({"a": (2, 2), "b": (2, 2)}, "float32", k), state)[1]
         changed.append([bool(jnp.any(new.bases[n][0][0] != state.bases[n][0][0])) for n in "ab"])

@@ -10,7 +10,7 @@ import pytest
 import gradchain as gc
 from gradchain import matrices
 from gradchain.matrices.orthogonal import PRESETS
-from tests import oracles, trees
+from tests import oracles, quick, trees
 
 STEPS = 30
 ARRAYS = {
@@ -86,7 +86,7 @@ def test_each_matrix_has_the_updates_that_it_has_alone(name, x64):
     grads = {key: rng.standard_normal((STEPS, *shape)) for key, shape in ARRAYS.items()}
     tx, alone = shaped(rule), oracles.chain(oracle, SPECTRAL)
     params = {key: jnp.zeros(shape) for key, shape in ARRAYS.items()}
-    run = jax.jit(lambda grads: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(params), grads)[1])
+    run = quick.jit(lambda grads: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(params), grads)[1])
     updates = run(grads)
     zeros = apart(params)
     state = alone.init(zeros)
@@ -112,7 +112,7 @@ def odd(dtype):
 def test_degenerate_gradients_give_finite_updates(name, dtype):
     tx, gradient = RULES[name][0](), odd(dtype)
     state = tx.init(gradient)
-    update = jax.jit(tx.update)
+    update = quick.jit(tx.update)
     for _ in range(3):
         updates, state = update(gradient, state)
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((updates, state)))
@@ -233,7 +233,7 @@ def test_second_moments_are_few_numbers():
 def test_balls_of_matrices(norm, x64):
     g = {name: np.random.default_rng(1).standard_normal(shape) for name, shape in ARRAYS.items()}
     tx = gc.scale_by_lmo(norm, 2.0, weight_dimension_numbers=dims_of(ARRAYS))
-    got, _ = jax.jit(tx.update)(g, tx.init(g))
+    got, _ = quick.jit(tx.update)(g, tx.init(g))
     expected = {name: 2 * oracles.furthest(norm, x) for name, x in apart(g).items()}
     trees.assert_close(apart(got), expected, 1e-12)
 
@@ -244,7 +244,7 @@ def test_each_array_has_the_norm_that_goes_with_its_axes(x64):
     g = {name: jnp.asarray(rng.standard_normal(shape)) for name, shape in shapes.items()}
     dims = dict.fromkeys(shapes) | {"stack": gc.MuonDimensionNumbers(1, 2)}
     tx = gc.scale_by_lmo(weight_dimension_numbers=dims)
-    got, _ = jax.jit(tx.update)(g, tx.init(g))
+    got, _ = quick.jit(tx.update)(g, tx.init(g))
     kinds = {"dense": "spectral", "conv": "conv", "line": "conv", "bias": "rms", "gain": "rms"}
     expected = {name: oracles.furthest(kind, np.asarray(g[name])) for name, kind in kinds.items()}
     expected["stack"] = np.stack([oracles.furthest("spectral", np.asarray(x)) for x in g["stack"]])
@@ -292,7 +292,7 @@ def test_scion_starts_and_stays_in_its_balls():
         params = gc.apply_updates(carry[0], updates)
         return (params, state), norms(params)
 
-    (end, _), seen = jax.jit(lambda grads: jax.lax.scan(step, (start, tx.init(start)), grads))(grads)
+    (end, _), seen = quick.jit(lambda grads: jax.lax.scan(step, (start, tx.init(start)), grads))(grads)
     assert all(np.max(x) < 1 + 1e-3 for x in seen.values())
     assert all(np.all(end[name] != x) for name, x in start.items() if name != "embed")
     assert np.mean(np.sign(end["embed"]) == np.sign(start["embed"])) < 0.9
