@@ -30,10 +30,10 @@ examples: $(VENV)/.examples
 	$(BIN)/python examples/image_network.py $(if $(wildcard /usr/share/datasets/fashion-mnist),,--mnist) --out demo/image_network
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' tests
+	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 100 -m 'not slow' tests
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow tests
+	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 100 -m slow tests
 
 accept: $(VENV)/.accept
 	$(BIN)/python -m pytest -n $(WORKERS) -m accept tests/accept
