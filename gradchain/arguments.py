@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradchain.eager import is_traced
 from gradchain.tree import Tree, show_path
-from gradchain.tree.alignment import is_traced
 
 
 def is_numeric(x: Any) -> bool:

@@ -10,6 +10,11 @@ from jax.typing import DTypeLike
 R = TypeVar("R")
 
 
+def is_traced(values: Any) -> bool:
+    """Return whether any leaf is being traced."""
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(values))
+
+
 class custom_jvp(jax.custom_jvp[R]):
     """JAX's ``custom_jvp``, but that a call on arrays that nobody traces is a plain call.
 
@@ -18,8 +23,7 @@ class custom_jvp(jax.custom_jvp[R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Return the function's value."""
-        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
-        return super().__call__(*args, **kwargs) if traced else self.fun(*args, **kwargs)
+        return super().__call__(*args, **kwargs) if is_traced((args, kwargs)) else self.fun(*args, **kwargs)
 
 
 def as_dtype(x: Array, dtype: DTypeLike) -> Array:

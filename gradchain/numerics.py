@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.eager import custom_jvp
+from gradchain.eager import custom_jvp, is_traced
 from gradchain.signatures import public
 
 
@@ -454,8 +454,7 @@ def root_in_range(
         unit = units(total)
         return jnp.sqrt(sums(elements, unit) / count) * unit
 
-    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(elements))
-    root = None if traced else known()
+    root = None if is_traced(elements) else known()
     if root is not None:
         return root
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1

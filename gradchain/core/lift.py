@@ -14,10 +14,9 @@ from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_numb
 from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
 from gradchain.core.spec import At, Slot, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
-from gradchain.eager import as_dtype
+from gradchain.eager import as_dtype, is_traced
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
-from gradchain.tree.alignment import is_traced
 
 if TYPE_CHECKING:
     from gradchain.core.rule import Rule

@@ -10,12 +10,12 @@ from gradchain.combinators._weights import zeros
 from gradchain.core.combinator import combinator
 from gradchain.core.hyper import Count, NonNegative, Number, Positive
 from gradchain.core.transform import apply_updates, scalar_dtype
+from gradchain.eager import is_traced
 from gradchain.linesearch.base import (
     LineSearch,
     Progress,
     Search,
     is_over,
-    is_traced,
     next_guess,
     number,
     repeat,

@@ -12,8 +12,9 @@ from gradchain.combinators._reports import Reports
 from gradchain.combinators._weights import widened_inexact
 from gradchain.core.extra import demand_all, demand_function, one_number, with_named_arguments
 from gradchain.core.transform import apply_updates, check_state, lacks_params
+from gradchain.eager import is_traced
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_traced, without_float0
+from gradchain.tree.alignment import without_float0
 
 C = TypeVar("C")
 EXTRA = ("value", "grad", "value_fn")

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradchain import tree
+from gradchain.eager import is_traced
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import is_traced
 
 
 @public

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradchain.eager import is_traced
 from gradchain.signatures import public
-from gradchain.tree.alignment import T, is_traced
+from gradchain.tree.alignment import T
 
 
 @public

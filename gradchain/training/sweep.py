@@ -250,9 +250,7 @@ class _Task(NamedTuple):
         return SweepResult(tx, found, self.goal.signed(costs), history, jax.device_get(start_loss), *self.goal)
 
 
-def checked_data(
-    where: str, recipe: Recipe, data: Any, validation: Any, steps_per_call: int
-) -> tuple[Any, Any]:  # fmt: skip
+def checked_data(where: str, recipe: Recipe, data: Any, validation: Any, steps_per_call: int) -> tuple[Any, Any]:
     """Return data and validation data: arrays as they are, others as streams, after checking that they can be used.
 
     Raises:

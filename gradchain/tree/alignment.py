@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from gradchain.signatures import public
 
@@ -28,11 +27,6 @@ Tree = Any
 def show_path(path: Any) -> str:
     """Return a leaf's path as ``['block']['kernel']``; "(the whole tree)" for an empty one."""
     return jax.tree_util.keystr(path) or "(the whole tree)"
-
-
-def is_traced(values: Any) -> bool:
-    """Return whether any leaf is being traced."""
-    return any(isinstance(x, Tracer) for x in jax.tree.leaves(values))
 
 
 def is_array(x: Any) -> bool:
