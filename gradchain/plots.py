@@ -16,15 +16,15 @@ import numpy as np
 from gradchain.core.hyper import Schedule
 from gradchain.signatures import public
 from gradchain.solvers.solution import Solution
-from gradchain.training.comparison import OPTIMIZER
-from gradchain.training.coordinates import CoordinateCheck
-from gradchain.training.halving_result import HalvingResult
 from gradchain.training.history import History, plain_number, show_cell
-from gradchain.training.population_result import PopulationResult
-from gradchain.training.range_test import TENTH, RangeTest
-from gradchain.training.rate_transfer import RateTransfer
-from gradchain.training.step import Path
-from gradchain.training.sweep_result import SweepResult
+from gradchain.training.search.comparison import OPTIMIZER
+from gradchain.training.search.halving_result import HalvingResult
+from gradchain.training.search.population_result import PopulationResult
+from gradchain.training.search.range_test import TENTH, RangeTest
+from gradchain.training.search.sweep_result import SweepResult
+from gradchain.training.steps.step import Path
+from gradchain.training.widths.coordinates import CoordinateCheck
+from gradchain.training.widths.rate_transfer import RateTransfer
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito, without its yellow, which white paper swallows."""

@@ -10,14 +10,14 @@ A loss function is ``loss_fn(params, batch) -> loss``, the mean over the batch. 
 ``loss_fn(params, batch, key)``, and ``has_aux=True`` that it returns ``(loss, aux)``.
 """
 
-from gradchain.training.adapters import equinox, haiku, linen, nnx
 from gradchain.training.budget import Epochs, Steps
-from gradchain.training.callbacks import Callback, Record, Run
-from gradchain.training.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
-from gradchain.training.comparison import SweepComparison
-from gradchain.training.coordinates import CoordinateCheck, coordinate_check, update_check
-from gradchain.training.epoch import Epoch, evaluate, scan_epoch
-from gradchain.training.halving import (
+from gradchain.training.fitting.loop import FitResult, fit
+from gradchain.training.fitting.stopping import EarlyStopping, StoppingState
+from gradchain.training.history import History
+from gradchain.training.metrics import Metrics
+from gradchain.training.saving.checkpoints import Checkpoint, Checkpoints, load_checkpoint, save_checkpoint
+from gradchain.training.search.comparison import SweepComparison
+from gradchain.training.search.halving import (
     Rung,
     halving_rungs,
     hyperband,
@@ -25,23 +25,24 @@ from gradchain.training.halving import (
     hyperband_runs,
     successive_halving,
 )
-from gradchain.training.halving_result import HalvingResult
-from gradchain.training.history import History
-from gradchain.training.loggers import CSVLogger, JSONLogger, ProgressBar, TensorBoard
-from gradchain.training.loop import FitResult, fit
-from gradchain.training.microbatch import microbatch
-from gradchain.training.population import population_based_training
-from gradchain.training.population_result import PopulationResult
-from gradchain.training.precision import mixed_precision
-from gradchain.training.range_test import RangeTest, learning_rate_range_test
-from gradchain.training.rate_transfer import BestRate, RateTransfer, learning_rate_transfer
-from gradchain.training.renewal import renew_state
-from gradchain.training.search_space import Choice, LogUniform, Uniform, sample
-from gradchain.training.step import Metrics, Path, make_step, trace_path, train_step
-from gradchain.training.stopping import EarlyStopping, StoppingState
-from gradchain.training.sweep import grid, sweep
-from gradchain.training.sweep_result import SweepResult, has_diverged
+from gradchain.training.search.halving_result import HalvingResult
+from gradchain.training.search.population import population_based_training
+from gradchain.training.search.population_result import PopulationResult
+from gradchain.training.search.range_test import RangeTest, learning_rate_range_test
+from gradchain.training.search.search_space import Choice, LogUniform, Uniform, sample
+from gradchain.training.search.sweep import grid, sweep
+from gradchain.training.search.sweep_result import SweepResult, has_diverged
+from gradchain.training.steps.adapters import equinox, haiku, linen, nnx
+from gradchain.training.steps.epoch import Epoch, evaluate, scan_epoch
+from gradchain.training.steps.microbatch import microbatch
+from gradchain.training.steps.precision import mixed_precision
+from gradchain.training.steps.renewal import renew_state
+from gradchain.training.steps.step import Path, make_step, trace_path, train_step
 from gradchain.training.variables import Variables
+from gradchain.training.watching.callbacks import Callback, Record, Run
+from gradchain.training.watching.loggers import CSVLogger, JSONLogger, ProgressBar, TensorBoard
+from gradchain.training.widths.coordinates import CoordinateCheck, coordinate_check, update_check
+from gradchain.training.widths.rate_transfer import BestRate, RateTransfer, learning_rate_transfer
 
 __all__ = [
     "BestRate",

@@ -19,7 +19,7 @@ import pytest
 
 import gradchain as gc
 from gradchain.training import Checkpoints, EarlyStopping, fit, load_checkpoint, save_checkpoint
-from gradchain.training.checksums import checksums
+from gradchain.training.saving.checksums import checksums
 from tests.registry import ROWS
 
 pytestmark = pytest.mark.accept

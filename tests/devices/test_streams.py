@@ -7,9 +7,9 @@ import pytest
 
 import gradchain as gc
 from gradchain.training import Variables, fit
-from gradchain.training.placement import place
-from gradchain.training.positions import Position
-from gradchain.training.streams import as_stream
+from gradchain.training.data.placement import place
+from gradchain.training.data.positions import Position
+from gradchain.training.data.streams import as_stream
 
 N = 61
 PARAMS, TX = {"w": jnp.zeros((8, 4))}, gc.adamw(0.05)

@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
 from gradchain.training import fit, grid, make_step, sweep
-from gradchain.training.field import field_of
-from gradchain.training.hosts import check_shares, spread_data
-from gradchain.training.placement import place
-from gradchain.training.recipe import Recipe, run_epoch
+from gradchain.training.data.hosts import check_shares, spread_data
+from gradchain.training.data.placement import place
+from gradchain.training.search.field import field_of
+from gradchain.training.steps.recipe import Recipe, run_epoch
 from gradchain.training.variables import Variables
 from tests.devices.layouts import mesh
 

@@ -13,9 +13,9 @@ import pytest
 
 import gradchain as gc
 from gradchain.training import Callback, CSVLogger, JSONLogger, ProgressBar, Run, TensorBoard
-from gradchain.training.callbacks import Callbacks, EpochFunction
-from gradchain.training.measuring import measured, summed, used_hyperparams
-from gradchain.training.sources import Part
+from gradchain.training.steps.measuring import measured, summed, used_hyperparams
+from gradchain.training.steps.sources import Part
+from gradchain.training.watching.callbacks import Callbacks, EpochFunction
 from tests import trees
 
 EPOCH = 10
@@ -146,7 +146,7 @@ def test_a_row_names_what_is_known_shortly_but_clearly():
 def test_the_speed_is_that_of_steps_that_were_not_compiled(monkeypatch):
     now = iter([0.0, 0.0, 100.0, 101.0, 103.0, 203.0, 303.0, 403.0, 404.0])
     clock = types.SimpleNamespace(perf_counter=lambda: next(now))
-    monkeypatch.setattr("gradchain.training.callbacks.time", clock)
+    monkeypatch.setattr("gradchain.training.watching.callbacks.time", clock)
     heard = Heard(every=4)
     with Callbacks([heard]) as told:
         told.start(Run(tx=None))
@@ -510,7 +510,7 @@ def test_a_bar_shows_the_time_left_without_that_of_compilation(capsys, monkeypat
         bar._bar.start_t -= 1000  # compilation took so long
         told.steps(52, 0, part_of(4, 4), None)
         bar._bar.start_t -= 1
-        monkeypatch.setattr("gradchain.training.loggers.INTERVAL", 0)
+        monkeypatch.setattr("gradchain.training.watching.loggers.INTERVAL", 0)
         told.steps(72, 0, part_of(20, 20), None)
     last = capsys.readouterr().err.split("\r")[-1]
     assert "72/100 [00:01<00:01" in last
@@ -625,14 +625,14 @@ def test_nothing_depends_on_how_many_records_come_of_one_call(case, monkeypatch)
 
     def run(delay):
         parts.clear()
-        monkeypatch.setattr("gradchain.training.callbacks.DELAY", delay)
+        monkeypatch.setattr("gradchain.training.watching.callbacks.DELAY", delay)
         heard = Heard(every=2, answers=case.get("answers", ()))
         result = train([heard], case.get("tx"), remainder="drop", batch_size=3, epochs=3)
         records = [(hook, vars(what) | {"examples_per_second": None}) for hook, what in heard.told if what is not None]
         return jax.device_get((result._replace(history=vars(result.history)), records)), max(parts)
 
     parts = []
-    monkeypatch.setattr("gradchain.training.loop.Callbacks", Timed)
+    monkeypatch.setattr("gradchain.training.fitting.loop.Callbacks", Timed)
     (alone, most), (many, most_of_many) = run(0.0), run(1e9)
     assert (most, most_of_many) == (1, 4)
     assert jax.tree.structure(many) == jax.tree.structure(alone)

@@ -10,7 +10,7 @@ import pytest
 
 import gradchain as gc
 from gradchain.training import Choice, LogUniform, Uniform, fit, population_based_training, sample
-from gradchain.training.population import EVOLUTION, exploit, vary
+from gradchain.training.search.population import EVOLUTION, exploit, vary
 from tests.unit.test_sweep import PARAMS, TRAIN, loss_fn
 
 SPACE = {"learning_rate": LogUniform(1e-3, 1.0), "trace.decay": Choice((0.0, 0.5, 0.9))}

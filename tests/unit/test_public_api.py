@@ -61,6 +61,8 @@ LAYERS = (
     "plots",
     "optax",
 )
+FOLDERS = {"training": ("data", "steps", "watching", "saving", "fitting", "search", "widths")}
+"""The order of a layer's folders; a file beside them is before them all."""
 OPTIONAL = {
     "matplotlib",
     "tqdm",
@@ -273,8 +275,10 @@ def imports(path):
 
 
 def layer(module):
-    """Return the place of a module of gradchain in the order of layers."""
-    return LAYERS.index(module.split(".")[1])
+    """Return the place of a module of gradchain in the order of layers, and in that of its layer's folders."""
+    _, top, *inner = module.split(".")
+    folders = (*FOLDERS.get(top, ()), "__init__")
+    return LAYERS.index(top), folders.index(inner[0]) if inner and inner[0] in folders else -1
 
 
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

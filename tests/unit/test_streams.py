@@ -16,8 +16,8 @@ import pytest
 import gradchain as gc
 from gradchain.training import fit, scan_epoch
 from gradchain.training.budget import Epochs, Steps
-from gradchain.training.positions import Position, from_plain, plain
-from gradchain.training.streams import as_stream
+from gradchain.training.data.positions import Position, from_plain, plain
+from gradchain.training.data.streams import as_stream
 
 
 def batch(number, size=4):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import chunks, fit, grid, has_diverged, sweep
+from gradchain.training import fit, grid, has_diverged, sweep
+from gradchain.training.search import chunks
 
 
 def loss_fn(params, batch):

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import gradchain as gc
-from gradchain.training import EarlyStopping, budget, fit, ledger, loop, progress, resuming, running, sources, stopping
+from gradchain.training import EarlyStopping, budget, fit
+from gradchain.training.fitting import ledger, loop, resuming, running, stopping
+from gradchain.training.steps import sources
+from gradchain.training.watching import progress
 
 DATA = np.arange(8, dtype=np.float32)
 STOPPING = EarlyStopping(patience=50)

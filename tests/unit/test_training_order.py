@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from gradchain.training.order import random_order
+from gradchain.training.data.order import random_order
 
 CHANCE = 1e-4
 """How improbable a deviation must be to count as one; the keys are fixed."""

@@ -11,14 +11,14 @@ import gradchain as gc
 from gradchain.training import (
     EarlyStopping,
     LogUniform,
-    chunks,
     fit,
     hyperband,
     population_based_training,
     successive_halving,
     sweep,
 )
-from gradchain.training.ranking import Goal
+from gradchain.training.fitting.ranking import Goal
+from gradchain.training.search import chunks
 from tests.unit.test_sweep import HELD_OUT, PARAMS, TRAIN, loss_fn
 
 RATES = np.array([0.01, 1e3, 0.2, 0.001, 0.3], np.float32)

@@ -254,7 +254,7 @@ def test_sweeps_halvings_and_populations_on_streams_are_those_on_arrays():
 
 
 def test_progress_bars_of_sweeps_and_halvings_count_the_steps_of_a_stream(capsys, monkeypatch):
-    monkeypatch.setattr("gradchain.training.progress.INTERVAL", 0)
+    monkeypatch.setattr("gradchain.training.watching.progress.INTERVAL", 0)
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     tx, few = gc.sgd(jnp.array([0.03, 0.1])), BATCHES[:4]
     for function, data, options, number, total in (

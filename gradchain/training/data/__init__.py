@@ -1,0 +1,1 @@
+"""Where batches come from: arrays, streams, hosts; their order, and where they lie on devices."""

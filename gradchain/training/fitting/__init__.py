@@ -1,0 +1,1 @@
+"""``fit``: one run with validation, early stopping, checkpoints and a history."""

@@ -1,0 +1,1 @@
+"""Many runs at once: sweeps, halvings, populations, range tests, and their results."""
