@@ -12,9 +12,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
-from gradchain.training import fit, grid, make_step, sweep
+from gradchain.training import fit, grid, make_step, successive_halving, sweep
 from gradchain.training.data.hosts import check_shares, spread_data
 from gradchain.training.data.placement import place
+from gradchain.training.search import chunks
 from gradchain.training.search.field import field_of
 from gradchain.training.steps.recipe import Recipe, run_epoch
 from gradchain.training.variables import Variables
@@ -87,6 +88,24 @@ def test_fit_takes_data_that_are_spread_already():
     expected = fit(loss_fn, PARAMS, TX, data, **run)
     np.testing.assert_allclose(result.params["w"], expected.params["w"], atol=1e-6)
     assert result.state[1][0].mu["w"].sharding.memory_kind == "pinned_host"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", [sweep, successive_halving], ids=lambda f: f.__name__)
+def test_searches_take_data_that_are_spread_already(search, monkeypatch):
+    """In one thread: two programs of several devices would wait for each other's devices."""
+    monkeypatch.setattr(chunks, "cores", lambda: 3)
+    monkeypatch.setattr(chunks, "ThreadPoolExecutor", None)
+    data = jax.tree.map(lambda x: x[:56], examples())
+    spread = jax.device_put(data, NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), P("data")))
+    run = functools.partial(
+        search, loss_fn, PARAMS, gc.adam(jnp.array([0.1, 0.01, 0.03, 0.001])), epochs=3, batch_size=8
+    )
+    result = run(spread)
+    monkeypatch.undo()
+    expected = run(data)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(result.params["w"], expected.params["w"], atol=1e-6)
 
 
 def test_each_device_computes_on_its_part_of_a_batch():

@@ -20,6 +20,7 @@ from gradchain.training import (
     sample,
     successive_halving,
 )
+from gradchain.training.search import chunks
 from tests.unit.test_sweep import HELD_OUT, PARAMS, TRAIN, loss_fn
 
 RATES = [0.1, 500.0, 0.001, 0.3, 0.03, 0.01, 0.2]
@@ -65,6 +66,26 @@ def test_halving_is_what_plain_python_does():
         assert np.isnan(result.history["val_loss"][i, 0, len(history[i]) :]).all()
     assert result.best == best
     np.testing.assert_allclose(result.params["w"], params["w"], rtol=1e-4)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("cores", "chunk"), [(3, None), slow(1, None), slow(1, 3), slow(3, 5)])
+def test_any_number_of_cores_gives_the_same_halving(cores, chunk, monkeypatch, capsys):
+    expected = halved()
+    monkeypatch.setattr(chunks, "cores", lambda: cores)
+    result = successive_halving(
+        loss_fn, PARAMS, gc.adam(jnp.array(RATES)), TRAIN, epochs=5, batch_size=4, eta=2, seed=5, validation=HELD_OUT,
+        chunk=chunk, progress=True,
+    )  # fmt: skip
+    chunks_of_rungs = {(3, None): 3 + 3 + 1, (1, None): 1 + 3 + 1, (1, 3): 3 + 1 + 1, (3, 5): 7 + 3 + 1}
+    assert "{0}/{0}".format(chunks_of_rungs[cores, chunk]) in capsys.readouterr().err
+    assert result.best == expected.best
+    np.testing.assert_array_equal(result.epochs, expected.epochs)
+    np.testing.assert_allclose(result.history["val_loss"], expected.history["val_loss"], rtol=1e-4)
+    np.testing.assert_allclose(result.params["w"], expected.params["w"], rtol=1e-4)
 
 
 def test_what_a_halving_says():

@@ -46,9 +46,10 @@ def test_every_run_is_what_fit_does(chunk):
     [
         pytest.param(gc.adam(jnp.array(RATES)), 5, marks=pytest.mark.slow),
         pytest.param(gc.adam(0.1), [1, 2, 3, 4, 5], marks=pytest.mark.slow),
-        (gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2]),
+        pytest.param(gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2], marks=pytest.mark.slow),
+        (gc.sgd(jnp.array([1e9, 0.1])), [1, 2, 3, 4]),
     ],
-    ids=["runs", "replicas of one run", "both"],
+    ids=["runs", "replicas of one run", "both", "fewer runs than cores"],
 )
 def test_any_number_of_cores_gives_the_same(tx, seeds, monkeypatch):
     results = []

@@ -1,9 +1,8 @@
 """How many runs are trained at once: side by side in one batch, and one batch on each core of a CPU."""
 
 import math
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gradchain.arguments import check_whole
+from gradchain.training.search.cores import cores
 from gradchain.tree import Tree
 
 CPU_CHUNK = 8
@@ -28,24 +28,53 @@ class Layout(NamedTuple):
     """How a sweep's runs are computed: in threads that each take a share of them, in chunks side by side."""
 
     share: tuple[int, int]
-    """How many transforms, and how many replicas of each, one thread (or device) has to train."""
-    firsts: tuple[tuple[int, int], ...]
-    """The first transform and the first replica of each thread's share."""
+    """How many transforms, and how many replicas of each, are a share."""
+    grid: tuple[int, int]
+    """How many shares there are, along the transforms and along the replicas; the last ones may reach past the end."""
     chunks: tuple[int, int]
     """How many of both are computed side by side."""
+    threads: int
+    """How many shares are computed at once."""
+
+    @property
+    def firsts(self) -> list[tuple[int, int]]:
+        """The first transform and the first replica of each share."""
+        return [(i * self.share[0], k * self.share[1]) for i in range(self.grid[0]) for k in range(self.grid[1])]
 
 
-def on_threads(runs: int, replicas: int, chunk: int | None, begins: Tree) -> Layout:
-    """Share transforms, or the replicas of a single one, among a CPU's cores; elsewhere all is one share."""
-    threads = cores() if chunk is None else min(cores(), chunk)
-    if runs > 1:
-        share = math.ceil(runs / threads), replicas
-        firsts = tuple((i, 0) for i in range(0, runs, share[0]))
-    else:
-        share = 1, math.ceil(replicas / threads)
-        firsts = tuple((0, i) for i in range(0, replicas, share[1]))
+def on_threads(runs: int, replicas: int, chunk: int | None, begins: Tree, inputs: Tree = None) -> Layout:
+    """Share transforms, or the replicas of each where they are fewer, among a CPU's cores; elsewhere all is one share.
+
+    Args:
+      runs: how many transforms there are.
+      replicas: how many replicas of each.
+      chunk: how many runs side by side at most, in all threads together; ``None`` for what is fastest.
+      begins: parameters with a leading axis.
+      inputs: what the runs share; if it lies on several devices, a program is theirs, and all is one share.
+    """
+    threads = threads_for(chunk, (begins, inputs))
+    parts = 1 if runs >= threads else min(range(1, min(threads, replicas) + 1), key=_time_in(threads, runs, replicas))
+    share = (math.ceil(runs / threads), replicas) if parts == 1 else (1, math.ceil(replicas / parts))
     chunk = None if chunk is None else chunk // threads
-    return Layout(share, firsts, chunk_sizes(*share, chunk, begins))
+    grid = math.ceil(runs / share[0]), math.ceil(replicas / share[1])
+    return Layout(share, grid, chunk_sizes(*share, chunk, begins), threads)
+
+
+def _time_in(threads: int, runs: int, replicas: int) -> Callable[[int], int]:
+    """Return what says how long it takes if each transform's replicas are divided into so many shares."""
+    return lambda parts: math.ceil(runs * parts / threads) * math.ceil(replicas / parts)
+
+
+def threads_for(chunk: int | None, inputs: Tree) -> int:
+    """Return how many threads a program of these inputs runs in; in one if they are on several devices.
+
+    Args:
+      chunk: how many runs are computed side by side at most, in all threads together; ``None`` for any number.
+      inputs: a tree of arrays.
+    """
+    if any(isinstance(x, Array) and len(x.sharding.device_set) > 1 for x in jax.tree.leaves(inputs)):
+        return 1
+    return cores() if chunk is None else min(cores(), chunk)
 
 
 def chunk_sizes(runs: int, replicas: int, chunk: int | None, begins: Tree) -> tuple[int, int]:
@@ -80,28 +109,39 @@ def fastest_chunk(size: int, begins: Tree) -> int:
     return CPU_CHUNK if numbers <= SMALL else 1
 
 
-def cores() -> int:
-    """Return how many threads can compute at once: a CPU's cores, and 1 elsewhere, where the device is the limit."""
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_threads(program: Callable[..., Any], firsts: Sequence[tuple[int, int]], text: Callable[[], str]) -> list[Any]:
-    """Call a compiled program with each share's first transform and replica, each in a thread of its own.
+def in_threads(
+    program: Callable[..., Any], calls: Sequence[tuple[Any, ...]], threads: int, text: Callable[[], str],
+    done: Callable[[], None] | None = None,
+) -> list[Any]:  # fmt: skip
+    """Call a compiled program with the arguments of each call, so many calls at a time, and return all results.
 
     Programs that decompose batches of matrices are called one after another. Several such operations in a program may
     be computed at the same time in XLA's pool of threads, and those of two programs can wait for each other for ever.
 
     Args:
       program: the compiled program.
-      firsts: the first transform and the first replica of each share.
+      calls: the arguments of each call.
+      threads: how many threads there are.
       text: returns the program's text.
+      done: called after each call, in this thread.
     """
-    if len(firsts) == 1 or BATCHED_DECOMPOSITION.search(text()):
-        return [jax.block_until_ready(program(*first)) for first in firsts]
-    with ThreadPoolExecutor(len(firsts)) as pool:
-        return list(pool.map(lambda first: jax.block_until_ready(program(*first)), firsts))
+
+    def call(arguments: tuple[Any, ...]) -> Any:
+        return jax.block_until_ready(program(*arguments))
+
+    if min(threads, len(calls)) == 1 or BATCHED_DECOMPOSITION.search(text()):
+        return _collected(map(call, calls), done)
+    with ThreadPoolExecutor(threads) as pool:
+        return _collected(pool.map(call, calls), done)
+
+
+def _collected(results: Iterable[Any], done: Callable[[], None] | None) -> list[Any]:
+    found = list[Any]()
+    for result in results:
+        found.append(result)
+        if done is not None:
+            done()
+    return found
 
 
 def fold_in_chunks(

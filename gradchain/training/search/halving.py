@@ -1,4 +1,4 @@
-"""Successive halving and Hyperband: many runs start, the better ones continue, all in one compiled call."""
+"""Successive halving and Hyperband: many runs start, and the better ones continue."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ import numpy as np
 from jax import Array
 
 from gradchain.arguments import check_whole
-from gradchain.compiled import Compiled
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.fitting.ranking import Mode
 from gradchain.training.metrics import in_order
-from gradchain.training.search.chunks import transform_of
 from gradchain.training.search.halving_result import HalvingResult
-from gradchain.training.search.members import Plan, Task, bar_of, begin, compiled, prepare, train, weights
+from gradchain.training.search.members import Members, Plan, Task, Trainer, bar_of, prepare, weights
+from gradchain.training.search.sweep_result import Numbers
 from gradchain.training.steps.epoch import Remainder
 from gradchain.training.steps.recipe import Recipe
+from gradchain.training.variables import Variables
 from gradchain.tree import Tree
 from gradchain.tree.alignment import T
 
@@ -105,9 +105,9 @@ def successive_halving(
 ) -> HalvingResult[T]:  # fmt: skip
     """Train every transform of a batch briefly, continue the best third for three times as long, and so on.
 
-    All rungs are one compiled call. Surviving runs keep their parameters and state, and only they are computed: each
-    rung trains as many runs as survive (see :func:`halving_rungs`). Each run does what :func:`~gradchain.training.fit`
-    does with its transform, up to the rung where it is dropped.
+    Surviving runs keep their parameters and state, and only they are computed: each rung trains as many runs as survive
+    (see :func:`halving_rungs`), on all cores of a CPU. The rungs share their compiled programs. Each run does what
+    :func:`~gradchain.training.fit` does with its transform, up to the rung where it is dropped.
 
     Args:
       loss_fn: the mean loss over a batch, see :func:`~gradchain.training.fit`.
@@ -123,8 +123,8 @@ def successive_halving(
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
         run.
       init: ``init(key) -> params`` makes separate initial parameters for each run.
-      chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
-        parameters and 1 beyond, and all elsewhere.
+      chunk: how many runs are computed at once, which limits the memory. On a CPU they are shared among the cores. The
+        default is the fastest: on a CPU 8 per core up to :math:`2^{14}` parameters and 1 beyond; elsewhere all.
       validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples evaluated at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
@@ -173,7 +173,7 @@ def hyperband(
     shuffle: bool = True, remainder: Remainder = "drop", has_aux: bool = False, takes_key: bool = False,
     progress: bool = False, steps_per_call: int = 1,
 ) -> HalvingResult[T]:  # fmt: skip
-    """Run several successive halvings in one compiled call, from many short runs to a few long ones.
+    """Run several successive halvings, from many short runs to a few long ones.
 
     Successive halving drops runs that are slow at first, even if they would be best in the end. Hyperband hedges: each
     of its brackets (see :func:`hyperband_brackets`) is a halving that starts with fewer runs and gives each more time.
@@ -191,8 +191,8 @@ def hyperband(
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets, the same for every
         run.
       init: ``init(key) -> params`` makes separate initial parameters for each run.
-      chunk: how many runs are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
-        parameters and 1 beyond, and all elsewhere.
+      chunk: how many runs are computed at once, which limits the memory. On a CPU they are shared among the cores. The
+        default is the fastest: on a CPU 8 per core up to :math:`2^{14}` parameters and 1 beyond; elsewhere all.
       validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples evaluated at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
@@ -268,8 +268,16 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
         for rung, done in zip(bracket, [0, *(rung.until for rung in bracket)], strict=False)
     ]
     with bar_of(plan, task, title, rounds) as bar:
-        best, *numbers = compiled(_compiled_brackets, task)((plan, brackets), tx, task._replace(bar=bar.number))
-        costs, epochs, history, start_loss = jax.device_get(numbers)
+        trainer = Trainer(plan, task._replace(bar=bar.number), rounds)
+        members, ends, first = trainer.begin(tx), list[_End](), 0
+        for rungs in brackets:
+            members, end = _one_bracket(trainer, rungs, members, np.arange(first, first + rungs[0].runs))
+            ends.append(end)
+            first += rungs[0].runs
+    start_loss = np.asarray(members.start_loss)
+    best = min(ends, key=lambda end: end.cost).weights
+    costs, epochs = (np.concatenate(xs) for xs in zip(*((end.costs, end.epochs) for end in ends), strict=True))
+    history = jax.tree.map(lambda *xs: np.concatenate(xs), *(end.history for end in ends))
     history = {name: history[name][:, None] for name in in_order(history)}
     leave = plan.recipe.objective.leave
     found = bool(np.isfinite(costs[epochs == epochs.max()]).any())
@@ -287,49 +295,30 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
     )
 
 
-def _all_brackets(
-    recipe: tuple[Plan, Brackets], tx: Any, task: Task
-) -> tuple[Tree, Array, Array, dict[str, Array], Array]:
-    """Return the winner's weights, and for each run its cost, its epochs, its history and its loss at the start."""
-    plan, brackets = recipe
-    results, first = [], 0
-    for rungs in brackets:
-        places = jnp.arange(first, first + rungs[0].runs)
-        results.append(_one_bracket(plan, rungs, transform_of(tx, places), task, places))
-        first += rungs[0].runs
-    ends = jnp.stack([end for _, end, *_ in results])
-    params = jax.tree.map(lambda *xs: jnp.stack(xs)[jnp.argmin(ends)], *(best for best, *_ in results))
-    numbers = [numbers for _, _, *numbers in results]
-    costs, epochs, history, start_loss = jax.tree.map(lambda *xs: jnp.concatenate(xs), *numbers)
-    return params, costs, epochs, history, start_loss
+class _End(NamedTuple):
+    """What came of a bracket: its winner, and each run's numbers."""
+
+    weights: Variables[Any]
+    cost: float
+    costs: Numbers
+    epochs: Numbers
+    history: dict[str, Numbers]
 
 
-_compiled_brackets = Compiled(_all_brackets)
-
-
-def _one_bracket(plan: Plan, rungs: tuple[Rung, ...], tx: Any, task: Task, places: Array) -> tuple[Any, ...]:
-    """Return the winner's weights and cost, and each run's cost, epochs, history and loss at the start."""
-    members = begin(plan, tx, task._replace(begins=jax.tree.map(lambda x: x[places], task.begins)))
-    start_loss, alive, done = members.start_loss, jnp.arange(rungs[0].runs), 0
-    costs, epochs = jnp.full(len(alive), jnp.inf), jnp.zeros(len(alive), int)
-    history: dict[str, Array] = {}
-    now = costs
+def _one_bracket(
+    trainer: Trainer, rungs: tuple[Rung, ...], members: Members, places: Numbers
+) -> tuple[Members, _End]:  # fmt: skip
+    """Return all members after a bracket of some, and what came of it."""
+    costs, epochs = np.full(len(places), np.inf, jnp.result_type(float)), np.zeros(len(places), int)
+    history: dict[str, Numbers] = {}
+    alive, now, done = np.arange(len(places)), costs, 0
     for rung in rungs:
-        if len(alive) > rung.runs:
-            on = jnp.argsort(now)[: rung.runs]
-            members, alive = members.take(on), alive[on]
-        members, now, rows = train(plan, members, task, done, rung.until - done)
-        costs, epochs = costs.at[alive].set(now), epochs.at[alive].set(rung.until)
-        history = _written(history, rows, alive, len(costs), done, rungs[-1].until)
+        alive = alive[np.argsort(now, kind="stable")[: rung.runs]] if len(alive) > rung.runs else alive
+        members, now, rows = trainer.train(members, places[alive], done, rung.until - done)
+        costs[alive], epochs[alive] = now, rung.until
+        for name, x in rows.items():
+            blank = np.full((len(places), rungs[-1].until), np.nan, x.dtype)
+            history.setdefault(name, blank)[alive, done : rung.until] = x
         done = rung.until
-    best = jnp.argmin(now)
-    return weights(members, best), now[best], costs, epochs, history, start_loss
-
-
-def _written(
-    history: dict[str, Array], rows: dict[str, Array], alive: Array, runs: int, done: int, epochs: int
-) -> dict[str, Array]:
-    """Return the history with a rung's rows written in; NaN stands where a run wasn't trained."""
-    blank = {name: jnp.full((runs, epochs), jnp.nan, x.dtype) for name, x in rows.items()}
-    until = done + next(iter(rows.values())).shape[1]
-    return {name: (history or blank)[name].at[alive, done:until].set(x) for name, x in rows.items()}
+    best = int(np.argmin(now))
+    return members, _End(weights(members, places[alive[best]]), float(now[best]), costs, epochs, history)

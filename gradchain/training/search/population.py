@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from gradchain.arguments import check_whole
 from gradchain.compiled import Compiled
@@ -15,10 +15,9 @@ from gradchain.core.hyper import Schedule
 from gradchain.core.hyperparams import hyperparams, set_hyperparams
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
-from gradchain.training.data.streams import Stream
 from gradchain.training.fitting.ranking import Mode
 from gradchain.training.metrics import in_order
-from gradchain.training.search.members import Members, Plan, Task, bar_of, begin, compiled, prepare, train, weights
+from gradchain.training.search.members import Members, Trainer, bar_of, prepare, weights
 from gradchain.training.search.population_result import PopulationResult
 from gradchain.training.search.search_space import Choice, Space, Uniform, check_space, number_of
 from gradchain.training.steps.epoch import Remainder
@@ -31,7 +30,7 @@ EVOLUTION = 2**32 - 1
 
 
 class Evolution(NamedTuple):
-    """How a population evolves: the part of a compiled program's recipe that isn't training."""
+    """How a population evolves between two rounds of training."""
 
     spans: tuple[tuple[str, Uniform | Choice], ...]
     """What is explored, by its full name, and where."""
@@ -58,8 +57,8 @@ def population_based_training(
 
     Between two rounds of training the worst members each copy one of the best, drawn at random: its parameters, its
     optimizer's state and its hyperparameters (*exploit*, by truncation selection). Each of the explored
-    hyperparameters of a copy is then multiplied by one of two factors, or resampled (*explore*). Everything is one
-    compiled call.
+    hyperparameters of a copy is then multiplied by one of two factors, or resampled (*explore*). On a CPU the
+    members are shared among the cores.
 
     Two things differ from the paper. A member that diverged copies a better one even if it isn't among the worst; and a
     member isn't replaced if all better ones diverged. The seed determines the order of the data, which is the same for
@@ -85,8 +84,8 @@ def population_based_training(
       seed: an integer seed or a PRNG key, for the order of the data, the keys that the loss gets, and the evolution's
         random draws.
       init: ``init(key) -> params`` makes separate initial parameters for each member.
-      chunk: how many members are computed side by side; by default, on a CPU, 8 up to :math:`2^{14}`
-        parameters and 1 beyond, and all elsewhere.
+      chunk: how many members are computed at once, which limits the memory. On a CPU they are shared among the cores.
+        The default is the fastest: on a CPU 8 per core up to :math:`2^{14}` parameters and 1 beyond; elsewhere all.
       validation: held-out data, evaluated after each epoch, at ``eval_params(tx, state, params)``.
       validation_batch_size: examples evaluated at once; all by default.
       metrics: ``metrics(params, batch) -> {name: number}``, also evaluated on the validation data.
@@ -126,8 +125,9 @@ def population_based_training(
     tx, spans = _explored(tx, explore, runs)
     replaced = _check_evolution(runs, epochs, interval, truncation, factors, resample)
     evolution = Evolution(spans, epochs // interval, interval, replaced, (factors[0], factors[1]), resample)
-    with bar_of(plan, task, "population", [(runs, interval)] * evolution.rounds) as bar:
-        best, tx, *numbers = compiled(_compiled_evolution, task)((plan, evolution), tx, task._replace(bar=bar.number))
+    rounds = [(runs, interval)] * evolution.rounds
+    with bar_of(plan, task, "population", rounds) as bar:
+        best, tx, *numbers = _evolve(Trainer(plan, task._replace(bar=bar.number), rounds), evolution, tx)
         costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
     values = {name: values[name] for name, _ in spans}
@@ -172,41 +172,37 @@ def _check_evolution(
     return max(1, int(runs * truncation))
 
 
-def _evolve(recipe: tuple[Plan, Evolution], tx: Any, task: Task) -> tuple[Any, ...]:
+def _evolve(trainer: Trainer, evolution: Evolution, tx: Any) -> tuple[Any, ...]:
     """Return the winner's weights, the last transforms, costs, history, parents, explored values, start losses."""
-    plan, evolution = recipe
-    members = begin(plan, tx, task)
-    start_loss, size = members.start_loss, len(members.start_loss)
-    key = jax.random.fold_in(task.key, EVOLUTION)
-
-    def body(carry: tuple[Members, Array], number: Array) -> tuple[tuple[Members, Array], Any]:
-        members, costs = carry
-        exploit_key, explore_key = jax.random.split(jax.random.fold_in(key, number))
-        parents = jnp.where(number > 0, exploit(costs, evolution.replaced, exploit_key), jnp.arange(size))
-        members = members.take(parents)
-        copied = parents != jnp.arange(size)
-        members = members._replace(tx=_vary(evolution, members.tx, copied, explore_key))
-        values = {name: x for name, x in hyperparams(members.tx).items() if name in dict(evolution.spans)}
-        members, costs, rows = train(plan, members, task, number * evolution.interval, evolution.interval)
-        return (members, costs), (rows, parents, values)
-
-    rounds = jnp.arange(evolution.rounds)
-    over = _one_by_one if isinstance(task.data, Stream) else lax.scan
-    (members, costs), (rows, parents, values) = over(body, (members, jnp.zeros_like(start_loss)), rounds)
-    history = {name: jnp.moveaxis(x, 0, 1).reshape(size, -1) for name, x in rows.items()}
-    return weights(members, jnp.argmin(costs)), members.tx, costs, history, parents, values, start_loss
-
-
-_compiled_evolution = Compiled(_evolve)
-
-
-def _one_by_one(body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, numbers: Array) -> tuple[Any, Any]:
-    """Do what ``lax.scan`` does, in Python."""
+    members = trainer.begin(tx)
+    start_loss = members.start_loss
+    everyone, costs = np.arange(len(start_loss)), np.zeros(len(start_loss), start_loss.dtype)
+    key = jax.random.fold_in(trainer.task.key, EVOLUTION)
     found = list[Any]()
-    for number in numbers:
-        carry, one = body(carry, number)
-        found.append(one)
-    return carry, jax.tree.map(lambda *xs: jnp.stack(xs), *found)
+    for number in range(evolution.rounds):
+        members, parents, values = _compiled_turn((evolution,), members, costs, key, np.int32(number))
+        members, costs, rows = trainer.train(members, everyone, number * evolution.interval, evolution.interval)
+        found.append((rows, parents, values))
+    rows, parents, values = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(found))
+    history = {name: np.moveaxis(x, 0, 1).reshape(len(costs), -1) for name, x in rows.items()}
+    best = int(np.argmin(costs))
+    return weights(members, best), members.tx, costs, history, parents, values, start_loss
+
+
+def _turn(
+    recipe: tuple[Evolution], members: Members, costs: Array, key: Array, number: Array
+) -> tuple[Members, Array, dict[str, Array]]:
+    """Return the members of the next round, whom each copied, and the explored values."""
+    (evolution,), size = recipe, len(costs)
+    exploit_key, explore_key = jax.random.split(jax.random.fold_in(key, number))
+    parents = jnp.where(number > 0, exploit(costs, evolution.replaced, exploit_key), jnp.arange(size))
+    members = members.take(parents)
+    members = members._replace(tx=_vary(evolution, members.tx, parents != jnp.arange(size), explore_key))
+    values = {name: x for name, x in hyperparams(members.tx).items() if name in dict(evolution.spans)}
+    return members, parents, values
+
+
+_compiled_turn = Compiled(_turn)
 
 
 def exploit(costs: Array, replaced: int, key: Array) -> Array:

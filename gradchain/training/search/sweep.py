@@ -208,10 +208,10 @@ class _Task(NamedTuple):
         recipe, replicas = self.recipe, len(self.keys)
         field = None if self.mesh is None else field_of(self.mesh, runs, replicas)
         if field is None:
-            layout = on_threads(runs, replicas, self.chunk, self.begins)
+            layout = on_threads(runs, replicas, self.chunk, self.begins, (tx, self.data, self.validation))
         else:
             share = shares(field, runs, replicas)
-            layout = Layout(share, ((0, 0),), chunk_sizes(*share, self.chunk, self.begins))
+            layout = Layout(share, (1, 1), chunk_sizes(*share, self.chunk, self.begins), 1)
         epochs, rest = self.budget.split(recipe.order.steps(count_examples(self.data)))
         plan = _Plan(recipe, epochs, rest, runs, layout.share, layout.chunks, self.goal, self.progress, field)
         inputs = tx, self.begins, self.keys, self.data, self.validation
@@ -220,9 +220,11 @@ class _Task(NamedTuple):
         with Bar(self.progress, plan.ticks, title, "part") as bar:
             inputs = *inputs, start_loss, bar.number
             compiled = _compiled_sweep.executable(plan, *inputs, 0, 0)
-            found = in_threads(functools.partial(compiled, *inputs), layout.firsts, compiled.as_text)
+            found = in_threads(
+                compiled, [(*inputs, *first) for first in layout.firsts], layout.threads, compiled.as_text
+            )
         start_loss = jax.device_get(start_loss)
-        best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan)
+        best, costs, history = found[0] if len(found) == 1 else _put_together(found, start_loss, plan, layout)
         costs, history = jax.device_get((costs, history))
         history = {name: history[name] for name in in_order(history)}
         best = recipe.objective.leave(best) if np.isfinite(costs).any() else None
@@ -426,22 +428,27 @@ def _share(plan: _Plan, inputs: tuple[Any, ...], first_run: Any, first_replica: 
 
 
 def _put_together(
-    found: list[tuple[Tree, Array, dict[str, Array]]], start_loss: np.ndarray[Any, Any], plan: _Plan
+    found: list[tuple[Tree, Array, dict[str, Array]]], start_loss: np.ndarray[Any, Any], plan: _Plan, layout: Layout
 ) -> tuple[Tree, np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
-    """Return the winner's parameters, costs and history from those of several threads.
+    """Return the winner's parameters, costs and history from those of several shares.
 
     A last share that reaches past the end repeats runs from the beginning; repetitions are left out.
     """
     bests, costs, rows = zip(*((best, *jax.device_get(numbers)) for best, *numbers in found), strict=True)
-    axis = 0 if plan.runs > 1 else 1  # threads share the transforms, or the replicas of a single one
-    size = (plan.runs, len(start_loss))[axis]
-    history = jax.tree.map(lambda *parts: np.concatenate(parts, axis).take(range(size), axis), *rows)
-    if axis == 0:
-        each = costs = np.concatenate(costs)[:size]
-    else:
-        each = last_cost({name: x[0] for name, x in history.items()}, plan.goal, start_loss, np)
-        costs = each.mean(keepdims=True)
-    return bests[int(np.argmin(each)) // plan.share[axis]], costs, history
+    parts, replicas = layout.grid[1], len(start_loss)
+
+    def whole(*columns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        lines = [np.concatenate(columns[i : i + parts], 1)[:, :replicas] for i in range(0, len(columns), parts)]
+        return np.concatenate(lines)[: plan.runs]
+
+    history = jax.tree.map(whole, *rows)
+    if parts == 1:
+        costs = np.concatenate(costs)[: plan.runs]
+        return bests[int(np.argmin(costs)) // layout.share[0]], costs, history
+    each = last_cost(history, plan.goal, start_loss, np)  # a share has one transform, and some of its replicas
+    costs = each.mean(1)
+    run = int(np.argmin(costs))
+    return bests[run * parts + int(np.argmin(each[run])) // layout.share[1]], costs, history
 
 
 def _train(
