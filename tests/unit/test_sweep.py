@@ -47,7 +47,7 @@ def test_every_run_is_what_fit_does(chunk):
         pytest.param(gc.adam(jnp.array(RATES)), 5, marks=pytest.mark.slow),
         pytest.param(gc.adam(0.1), [1, 2, 3, 4, 5], marks=pytest.mark.slow),
         pytest.param(gc.sgd(jnp.array([0.1, 0.2, 1e9])), [1, 2], marks=pytest.mark.slow),
-        (gc.sgd(jnp.array([1e9, 0.1])), [1, 2, 3, 4]),
+        (gc.sgd(jnp.array([1e9, 0.1])), [1, 2, 3]),
     ],
     ids=["runs", "replicas of one run", "both", "fewer runs than cores"],
 )
