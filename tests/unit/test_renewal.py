@@ -111,13 +111,14 @@ def test_what_has_no_state_or_no_key_is_refused():
         training.renew_state(loss_fn, Variables(jnp.ones(5), start()), X, batch_size=4, takes_key=True)
 
 
+def normed_loss(params, state, batch, training):
+    mean = jnp.mean(batch["x"], 0) if training else state
+    loss = jnp.mean((batch["y"] - (batch["x"] - mean[None]) @ params) ** 2)
+    return loss, 0.99 * state + 0.01 * mean
+
+
 def test_fit_renews_the_state_of_evaluation_weights_and_validates_with_it():
     data = {"x": jnp.asarray(X), "y": jnp.asarray(X[:, 0])}
-
-    def normed_loss(params, state, batch, training):
-        mean = jnp.mean(batch["x"], 0) if training else state
-        loss = jnp.mean((batch["y"] - (batch["x"] - mean[None]) @ params) ** 2)
-        return loss, 0.99 * state + 0.01 * mean
 
     def fit(**options):
         variables = Variables(jnp.zeros(5), jnp.zeros(5))
@@ -135,7 +136,24 @@ def test_fit_renews_the_state_of_evaluation_weights_and_validates_with_it():
         assert abs(plain.history["val_loss"][-1] - loss) > 0.1
     with pytest.raises(TypeError, match="no state to renew"):
         training.fit(lambda w, x: jnp.sum(w), 1.0, gc.sgd(0.1), data, epochs=1, batch_size=5, renew_state=True)
-    with pytest.raises(ValueError, match=r"needs data in arrays.*renew_state\(loss_fn, result.eval_params"):
-        training.fit(
-            normed_loss, Variables(jnp.zeros(5), jnp.zeros(5)), gc.sgd(0.1), [data], epochs=1, renew_state=True
+
+
+def test_fit_renews_the_state_on_streams_too():
+    data = {"x": jnp.asarray(X), "y": jnp.asarray(X[:, 0])}
+    batches = [{"x": x, "y": x[:, 0]} for x in jnp.asarray(X).reshape(-1, 5, 5)]
+
+    def fit(data, **options):
+        variables, tx = Variables(jnp.zeros(5), jnp.zeros(5)), gc.average_params(gc.sgd(0.01))
+        return training.fit(
+            normed_loss, variables, tx, data, steps=6, validate_every=3, renew_state=True, validation=batches, **options
         )
+
+    expected = fit(data, batch_size=5, shuffle=False)
+    for stream in (batches, lambda epoch: iter(batches)):
+        result = fit(stream, steps_per_call=2)
+        trees.assert_close(result.params, expected.params, 1e-6)
+        trees.assert_close(result.eval_params.params, expected.eval_params.params, 1e-6)
+        trees.assert_close(result.eval_params.model_state, jnp.asarray(X.mean(0)), 1e-4)
+        np.testing.assert_allclose(result.history["val_loss"], expected.history["val_loss"], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"renew_state=True passes over the data again.*hand in a list"):
+        fit(iter(batches))

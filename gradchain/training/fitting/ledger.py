@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from gradchain.training.fitting.ranking import goal_of
 from gradchain.training.fitting.stopping import EarlyStopping, StoppingState
 from gradchain.training.history import History
 from gradchain.training.metrics import in_order, mean_row
-from gradchain.training.steps.sources import Launched, Part
+from gradchain.training.steps.sources import Launched, Part, Renewal
 from gradchain.training.variables import Variables, for_evaluation
 from gradchain.tree import Tree
 
@@ -63,7 +62,7 @@ class Ledger:
 
     def __init__(
         self, stopping: EarlyStopping | None, validates: bool, tx: Transform, unit: str, goes_on: bool,
-        renew: Callable[[Variables[Any]], Variables[Any]] = lambda variables: variables,
+        renew: Renewal = lambda variables: variables,
     ):  # fmt: skip
         if stopping is not None:
             if not isinstance(stopping, EarlyStopping):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -20,9 +20,9 @@ from gradchain.training.fitting.stopping import EarlyStopping
 from gradchain.training.history import History
 from gradchain.training.keys import as_key
 from gradchain.training.steps.epoch import Remainder
-from gradchain.training.steps.recipe import Recipe, check_renews, compiled_renewal, held_out
-from gradchain.training.steps.sources import source_of
-from gradchain.training.variables import Variables, checked
+from gradchain.training.steps.recipe import Recipe, held_out
+from gradchain.training.steps.sources import Renewal, source_of
+from gradchain.training.variables import checked
 from gradchain.training.watching.callbacks import Callback, Callbacks, EpochFunction, Run
 from gradchain.training.watching.loggers import ProgressBar
 from gradchain.tree import Tree
@@ -149,7 +149,7 @@ def fit(
       checkpoint_keep: how many of the latest checkpoints to keep.
       renew_state: give the evaluation weights a model state of their own, by a pass over the data before each
         validation and at the end, see :func:`~gradchain.training.renew_state`: for averaged weights in a model with
-        BatchNorm. The state in ``params`` stays that of the training. Needs data in arrays.
+        BatchNorm. The state in ``params`` stays that of the training. Not for an iterator, which has but one pass.
 
     Raises:
       TypeError: for parameters or data that aren't arrays (naming the paths), or for an ``early_stopping`` of another
@@ -176,15 +176,11 @@ def fit(
             check_divides(mesh, source.batch_size)
         placement, made, variables, state = place(mesh, made, variables, state)
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
-    if renew_state:
-        check_renews(recipe, source.arrays)
-        recipe = recipe._replace(renews=True)
-
-    def renew(variables: Variables[Any]) -> Variables[Any]:
-        return compiled_renewal(recipe, variables, source.arrays, key) if renew_state else variables
-
-    goes_on = on_divergence == "continue"
-    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renew)
+    if renew_state and not recipe.objective.has_state:
+        raise TypeError("renew_state: params has no state to renew; hand in Variables(params, model_state)")
+    recipe, goes_on = recipe._replace(renews=renew_state), on_divergence == "continue"
+    renewal: Renewal = source.renewal(recipe, key) if renew_state else lambda variables: variables
+    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renewal)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
     start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, "epochs_done": epochs_done}

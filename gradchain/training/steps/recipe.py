@@ -9,7 +9,6 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from gradchain.arguments import check_whole
-from gradchain.compiled import Compiled
 from gradchain.training.data.examples import count_all
 from gradchain.training.data.hosts import spread_data
 from gradchain.training.data.streams import as_stream
@@ -135,20 +134,6 @@ def renewed(recipe: Recipe, variables: Variables[Any], data: Tree, key: Array) -
     """Return variables with their state renewed by a pass over the data. Pure."""
     key_of_loss = key if recipe.objective.takes_key else None
     return renew(recipe.objective, variables, data, recipe.order.batch_size, key_of_loss)
-
-
-compiled_renewal = Compiled(renewed)
-
-
-def check_renews(recipe: Recipe, data: Tree | None) -> None:
-    """Raise an error if a model's state can't be renewed."""
-    if not recipe.objective.has_state:
-        raise TypeError("renew_state: params has no state to renew; hand in Variables(params, model_state)")
-    if data is None:
-        raise ValueError(
-            "renew_state=True needs data in arrays, which are passed over again; after a run on a stream, call "
-            "renew_state(loss_fn, result.eval_params, data)"
-        )
 
 
 def validate(recipe: Recipe, variables: Variables[Any], validation: Tree) -> dict[str, Array]:

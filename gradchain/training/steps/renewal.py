@@ -77,7 +77,7 @@ def renew_state(
     once: Any = (lambda epoch: data) if hasattr(data, "__next__") else data  # pyright: ignore[reportUnknownLambdaType]
     stream = as_stream(once, batch_size, "keep", "renew_state: data", shuffle=False)
     if stream is not None:
-        return objective.leave(_renew_on_stream(objective, checked(variables), stream, key))
+        return objective.leave(renew_on_stream(objective, checked(variables), stream, key))
     if batch_size is None:
         raise ValueError("renew_state: data in arrays need a batch_size")
     return objective.leave(renew(objective, checked(variables), data, batch_size, key))
@@ -104,7 +104,9 @@ def renew(
     return _finished(objective, variables, passed)
 
 
-def _renew_on_stream(objective: Objective, variables: Variables[Any], stream: Stream, key: Array | None) -> Any:
+def renew_on_stream(
+    objective: Objective, variables: Variables[Any], stream: Stream, key: Array | None
+) -> Variables[Any]:  # fmt: skip
     """Do what :func:`renew` does, on a pass over a stream."""
     passed, seen = _Passed.start(variables.model_state), 0
     for number, (batch, size) in enumerate(stream.once()):

@@ -21,7 +21,8 @@ from gradchain.training.data.streams import Feed, Stream, as_stream
 from gradchain.training.metrics import named_numbers
 from gradchain.training.steps.epoch import Batches, Order, Scanned, divide
 from gradchain.training.steps.measuring import counting, summed
-from gradchain.training.steps.recipe import Recipe, run_epoch
+from gradchain.training.steps.recipe import Recipe, renewed, run_epoch
+from gradchain.training.steps.renewal import renew_on_stream
 from gradchain.training.steps.step import take_step
 from gradchain.training.steps.windows import Window, scan_rest, scan_window
 from gradchain.training.variables import Variables
@@ -31,6 +32,9 @@ MOST_STEPS = 1024
 """How many steps one call on arrays takes if somebody is told of some of them; more only if nobody is meanwhile."""
 MOST_STRETCHES = 64
 """Of how many of its steps somebody is told."""
+
+Renewal = Callable[[Variables[Any]], Variables[Any]]
+"""What gives variables the model state that belongs to their weights."""
 
 
 class Tip(NamedTuple):
@@ -121,6 +125,10 @@ class Arrays:
         """Return how many steps a run has."""
         return budget.steps(self.per_epoch)
 
+    def renewal(self, recipe: Recipe, key: Array) -> Renewal:
+        """Return what renews the model state of variables by a pass over the data."""
+        return lambda variables: _compiled_renewal(recipe, variables, self.arrays, key)
+
     @contextlib.contextmanager
     def opened(
         self, recipe: Recipe, tx: Any, key: Array, validation: Tree | None, position: Position,
@@ -188,6 +196,9 @@ class EpochsOfArrays:
             key = jax.random.fold_in(self._key, epoch)
             self._drawn = epoch, _compiled_batches((self._recipe, self._examples), key)
         return self._drawn[1]
+
+
+_compiled_renewal = Compiled(renewed)
 
 
 def _cut(stretches: Sequence[int], limit: int) -> list[int]:
@@ -269,6 +280,20 @@ class Streamed:
         if budget.unit == "epoch":
             self._stream.check_repeats()
         return budget.steps(self.per_epoch)
+
+    def renewal(self, recipe: Recipe, key: Array) -> Renewal:
+        """Return what renews the model state of variables by a pass over the data.
+
+        Raises:
+          ValueError: for data that can't be passed over more than once.
+        """
+        if not self._stream.repeats:
+            raise ValueError(
+                "renew_state=True passes over the data again, but an iterator gives its batches only once; hand in a "
+                "list, a data loader, or a function of the epoch's number that returns an iterator"
+            )
+        stream, key_of_loss = self._stream._replace(remainder="keep"), key if recipe.objective.takes_key else None
+        return lambda variables: renew_on_stream(recipe.objective, variables, stream, key_of_loss)
 
     @contextlib.contextmanager
     def opened(
