@@ -2,6 +2,7 @@
 
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import optax
 import pytest
 
 import gradchain as gc
-from gradchain.training import fit, scan_epoch, sweep
+from gradchain.training import LogUniform, fit, hyperband, hyperband_runs, sample, scan_epoch, sweep
+from gradchain.training.search import chunks
 from tests.benchmarks.contest import SCALE, torch_or_none, wait_for_torch
 from tests.benchmarks.digits import BATCH, STEPS, digits, loss_fn, start
 
@@ -162,3 +164,19 @@ def test_sweep(compete):
     np.testing.assert_allclose(single[small, :50], optax_single[small, :50], rtol=1e-3)  # later, roundings have grown
     np.testing.assert_allclose(single[small].mean(1), optax_single[small].mean(1), rtol=1e-3)
     np.testing.assert_allclose(ours.losses[small, 0, 0], single[small].mean(1), rtol=0.2)
+
+
+def test_searches(compete):
+    """Hyperband in as many threads as there are cores, and in one."""
+    data, params = jax.device_put(digits()), jax.tree.map(jnp.asarray, start())
+    tx = sample(gc.adam(RATE), {"learning_rate": LogUniform(1e-4, 1e-2)}, hyperband_runs(9))
+
+    def search() -> Any:
+        return hyperband(loss_fn, params, tx, data, epochs=9, batch_size=BATCH)
+
+    def alone() -> Any:
+        with mock.patch.object(chunks, "cores", return_value=1):
+            return search()
+
+    compete(f"hyperband, {hyperband_runs(9)} runs", {"gradchain": search, "gradchain, on one core": alone}, rounds=7)
+    np.testing.assert_allclose(search().scores, alone().scores, rtol=0.3)
