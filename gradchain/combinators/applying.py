@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gradchain.combinators.chain import Chain
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform, apply_updates
-from gradchain.native.steps import add_to_params, fits
 from gradchain.native.library import available
+from gradchain.native.steps import add_to_params, fits
 from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import S, T

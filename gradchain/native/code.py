@@ -1,7 +1,7 @@
 """From elementwise programs of JAX to loops in C++."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 from jax import Array
@@ -129,7 +129,9 @@ class _Code:
         if any(isinstance(x, _Variable) for x in operands):
             form = _form(primitive.name, params, len(operands))
             return [self.value(form.format(*map(self.operand, operands)))]
-        if any(jnp.shape(x) != var.aval.shape for x, var in zip(operands, equation.invars, strict=True)):
+        shapes = [cast(Any, var.aval).shape for var in equation.invars]
+        whole = all(jnp.shape(x) == shape for x, shape in zip(operands, shapes, strict=True))
+        if not (whole or primitive.name in OPERATIONS or primitive.name in FORMS):
             raise Unknown(primitive.name)
         results = primitive.bind(*operands, **params)
         return results if primitive.multiple_results else [results]

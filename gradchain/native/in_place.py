@@ -10,8 +10,8 @@ from jax.interpreters import ad, batching, mlir
 from gradchain.native.code import STORED, loop_of
 from gradchain.native.library import TARGET, loaded
 
-# The first operands, as many as ``size`` says, are the loop's, and the others the program's. Whatever isn't lowered for a
-# CPU, every batch and every derivative is the program's, so the primitive has no rules of its own.
+# The first operands, as many as ``size`` says, are the loop's, and the others the program's. Whatever isn't lowered for
+# a CPU, every batch and every derivative is the program's, so the primitive has no rules of its own.
 _in_place: Any = Primitive("gradchain_in_place")
 _in_place.multiple_results = True
 

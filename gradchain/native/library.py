@@ -53,8 +53,8 @@ def compiler() -> list[str]:
     if not name and importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]  # loops choose for the processor themselves
     raise RuntimeError(
-        f"gradchain.native: there is no C++ compiler {name or 'c++'}; install one (pip install 'gradchain[native]' does), "
-        "or set CXX to its name"
+        f"gradchain.native: there is no C++ compiler {name or 'c++'}; install one, as pip install 'gradchain[native]' "
+        "does, or set CXX to its name"
     )
 
 
@@ -70,13 +70,14 @@ def build() -> Path:
 
 
 def _compiled(text: str, target: Path) -> Path:
-    """Compile a library, and return where it lies."""
-    command = [*compiler(), *FLAGS, f"-I{FOLDER}", f"-I{jax.ffi.include_dir()}"]
+    """Compile a library, and return ``target``, where it lies."""
+    headers = [f"-I{FOLDER}", f"-I{jax.ffi.include_dir()}"]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         source, made = Path(folder) / f"{target.stem}.cc", Path(folder) / target.name
         source.write_text(text)
-        result = subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, text=True)
+        command = [*compiler(), *FLAGS, *headers, str(source), "-o", str(made)]
+        result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise RuntimeError(f"gradchain.native: {' '.join(command)} failed:\n{result.stderr}")
         made.replace(target)  # in one step, so that another process finds all of it or none
@@ -84,8 +85,8 @@ def _compiled(text: str, target: Path) -> Path:
 
 
 def available() -> bool:
-    """Return whether programs that are traced now may call kernels: the handler is built, not turned off, and there is
-    one CPU device."""
+    """Return whether programs that are traced now may call kernels: these are built, not turned off, and there is one
+    CPU device."""
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     return alone and os.environ.get(SWITCH) != "0" and _handler(location()) is not None
 
@@ -103,9 +104,9 @@ def _handler(path: Path) -> Any:
 
 @functools.cache
 def loaded(text: str) -> str | None:
-    """Compile a loop, unless that has been done, make it known to the handler, and return its name there.
+    """Make a loop known to the handler, and return its name there. It is compiled unless that has been done before.
 
-    Returns ``None``, with a warning, if it can't be compiled.
+    If it can't be compiled, there is a warning, and ``None`` is returned.
     """
     path = _named("loop", text, (FOLDER / "loop.h").read_text())
     try:

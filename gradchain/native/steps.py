@@ -34,9 +34,8 @@ def fits(stages: list[Transform]) -> bool:
 
     XLA makes one kernel for each result. Where there is only one, the new parameters, nothing is gained.
     """
-    rules = [stage for stage in stages if isinstance(stage, Rule) and stage.unlayered is stage]
-    plain = len(rules) == len(stages) and all(rule.spec.kind == "elementwise" for rule in rules)
-    return plain and any(rule.spec.slots for rule in rules)
+    specs = [stage.unlayered.spec if isinstance(stage, Rule) else None for stage in stages]
+    return all(spec and spec.kind == "elementwise" for spec in specs) and any(spec and spec.slots for spec in specs)
 
 
 def program_of(stages: tuple[Stage, ...], program: Callable[..., Any]) -> Callable[..., Any]:

@@ -79,8 +79,8 @@ CHAINS = {
     "no_eps": gc.adamw(1e-2, eps=0.0, weight_decay=0.3),
     "masked": gc.adamw(1e-2, weight_decay=0.3, mask={"small": True, "w": False}),
     "sgd": gc.sgd(1e-3, momentum=0.9),
-    "nesterov": gc.sgd(1e-3, momentum=0.9, nesterov=True, weight_decay=0.3),
-    "clip_sgd": gc.chain(gc.clip_by_global_norm(50.0), gc.sgd(1.0, momentum=0.9)),
+    "nesterov": gc.sgd(1e-3, momentum=0.9, nesterov=True),
+    "clip_sgd": gc.chain(gc.clip_by_global_norm(50.0), gc.sgd(0.05, momentum=0.9)),
     "lion": gc.lion(1e-2, weight_decay=0.3),
     "clip_lion": gc.chain(gc.clip_by_global_norm(2.0), gc.lion(1e-2, b1=0.8)),
 }
@@ -209,12 +209,12 @@ ELEMENTWISE = {
     "another_order": gc.chain(gc.add_decayed_weights(0.1), gc.scale_by_adam(), gc.scale_by_learning_rate(1e-2)),
     "another_rule": gc.chain(gc.adam(1e-2), gc.clip(1e-4)),
     "ascent": gc.chain(gc.scale_by_adam(), gc.scale_by_learning_rate(1e-2, flip_sign=False)),
-    "factors": gc.scale_hyperparams(gc.adam(1e-2), {"learning_rate": 0.5}),
     "nadamw": gc.nadamw(1e-2),
     "narrow_slot": gc.adam(1e-2, mu_dtype="bfloat16"),
     "one's own": gc.chain(scale_by_peak(), gc.scale_by_learning_rate(1e-2)),
-    "radam": gc.radam(1e-2),
+    "radam": gc.radam(1e-3),
     "rmsprop": gc.rmsprop(1e-2),
+    "sgd_with_decay": gc.sgd(1e-3, momentum=0.9, weight_decay=0.3),
     "yogi": gc.yogi(1e-2),
 }
 
@@ -236,6 +236,8 @@ def test_every_elementwise_optimizer_has_a_kernel_in_one_program():
 
 
 OTHERS = {
+    "clip_behind": gc.chain(gc.scale_by_adam(), gc.clip_by_global_norm(1.0), gc.scale_by_learning_rate(0.1)),
+    "factors": gc.scale_hyperparams(gc.adam(1e-3), {"learning_rate": {"small": 1.0, "w": 0.5}}),
     "hyperbolic_tangent": gc.chain(gc.scale_by_lion(mode="smooth"), gc.scale_by_learning_rate(1e-2)),
     "layers": gc.chain(gc.per_layer(gc.clip_by_block_rms(1.0), {"small": None, "w": 0}), gc.adam(1e-3)),
     "narrower_slot": gc.adam(1e-3, mu_dtype="float16"),
@@ -292,7 +294,7 @@ def test_a_step_that_can_be_compiled_no_more_is_xlas(monkeypatch):
     tx, (params, grads, _) = CHAINS["lion"], arrays()
     state = tx.init(params)
     expected = jax.jit(plain)(tx, grads, state, params)
-    with pytest.warns(UserWarning, match="XLA computes a step.*'no loop' does not name a type|no loop"):
+    with pytest.warns(UserWarning, match="(?s)XLA computes a step.*failed:.*error"):
         assert library.loaded("no loop") is None
     monkeypatch.setattr(in_place, "loaded", lambda text: None)
     assert not uses_kernel(step, tx, grads, state, params)
@@ -301,20 +303,16 @@ def test_a_step_that_can_be_compiled_no_more_is_xlas(monkeypatch):
 
 def test_exported_programs_have_no_kernel():
     tx, (params, grads, _) = CHAINS["lion"], arrays()
-    leaves, treedef = jax.tree.flatten((grads, tx.init(params), params))
-
-    @jax.jit
-    def flat(*leaves):
-        return jax.tree.leaves(step(tx, *treedef.unflatten(leaves)))
-
-    assert uses_kernel(flat, *leaves)
-    exported = jax.export.deserialize(jax.export.export(flat)(*leaves).serialize())
+    arguments = grads, tx.init(params), params
+    jitted = jax.jit(lambda *x: step(tx, *x))
+    assert uses_kernel(jitted, *arguments)
+    exported = jax.export.export(jitted)(*arguments)
     assert library.TARGET not in exported.mlir_module()
-    assert_close(exported.call(*leaves), flat(*leaves), 1e-6)
+    assert_close(exported.call(*arguments), jitted(*arguments), 1e-6)
 
 
 def test_a_program_of_another_process_says_what_is_missing():
     w = jnp.ones(3)
     call = jax.ffi.ffi_call(library.TARGET, jax.ShapeDtypeStruct(w.shape, w.dtype))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="traced by another process.*GRADCHAIN_NATIVE=0"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"traced by another process.*GRADCHAIN_NATIVE=0"):
         jax.block_until_ready(call(w, w, loop="unknown"))
