@@ -102,12 +102,17 @@ def _handler(path: Path) -> Any:
     return library
 
 
-@functools.cache
 def loaded(text: str) -> str | None:
     """Make a loop known to the handler, and return its name there. It is compiled unless that has been done before.
 
     If it can't be compiled, there is a warning, and ``None`` is returned.
     """
+    handler = _handler(location())
+    return handler and _loaded(handler, text)
+
+
+@functools.cache
+def _loaded(handler: Any, text: str) -> str | None:
     path = _named("loop", text, (FOLDER / "loop.h").read_text())
     try:
         if not path.exists():
@@ -116,5 +121,5 @@ def loaded(text: str) -> str | None:
     except (OSError, RuntimeError) as error:
         warnings.warn(f"XLA computes a step for which there is no kernel: {error}", stacklevel=2)
         return None
-    _handler(location()).add_loop(path.stem.encode(), loop)
+    handler.add_loop(path.stem.encode(), loop)
     return path.stem
