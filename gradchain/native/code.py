@@ -127,7 +127,7 @@ class _Code:
         if primitive.name == "broadcast_in_dim" and params["shape"] == self.shape and not jnp.ndim(operands[0]):
             return operands[:1]  # a number stands for an array of it
         if any(isinstance(x, _Variable) for x in operands):
-            form = _form(primitive.name, params, len(operands))
+            form = _form(primitive.name, params)
             return [self.value(form.format(*map(self.operand, operands)))]
         shapes = [cast(Any, var.aval).shape for var in equation.invars]
         whole = all(jnp.shape(x) == shape for x, shape in zip(operands, shapes, strict=True))
@@ -149,10 +149,10 @@ class _Code:
         return jnp.stack([jnp.asarray(x, jnp.float32) for x in self.numbers] or [jnp.float32(0)])
 
 
-def _form(name: str, params: dict[str, Any], operands: int) -> str:
+def _form(name: str, params: dict[str, Any]) -> str:
     """Return the expression for a primitive, with braces in the places of its operands."""
     form = FORMS[name](params) if name in FORMS else OPERATIONS.get(name)
-    if form is None or (name == "select_n" and operands != 3):
+    if form is None:
         raise Unknown(name)
     return form
 

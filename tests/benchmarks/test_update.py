@@ -142,7 +142,7 @@ def test_update(compete, monkeypatch, case):
     }
     millions, traffic = 8 * np.prod(SHAPE) / 1e6, f"memory traffic of {case.words} words"
     title = f"{case.title}, {millions:.3g} M parameters"
-    result = compete(title, {**steps, traffic: Traffic(case.words)}, rounds=30)
+    result = compete(title, {**steps, traffic: Traffic(case.words)}, rounds=20)
     reached, bandwidth = (4e-3 * case.words * millions / result.median(name) for name in (US, traffic))
     print(
         f"{jax.devices()[0].device_kind}: {reached:.3g} GB/s of the least traffic possible, "

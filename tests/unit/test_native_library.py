@@ -44,6 +44,9 @@ def test_where_no_compiler_is_found_that_of_ziglang_is_used_if_it_is_installed(m
     if installed:
         (tmp_path / "ziglang.py").touch()
         assert library.compiler()[:4] == [sys.executable, "-m", "ziglang", "c++"]
+        monkeypatch.setenv("CXX", "another-one")
+        with pytest.raises(RuntimeError, match=r"no C\+\+ compiler another-one"):
+            library.compiler()
     else:
         with pytest.raises(RuntimeError, match=r"no C\+\+ compiler c\+\+; install one"):
             library.compiler()

@@ -14,10 +14,10 @@ from tests.unit.test_native import kernels, uses_kernel
 
 __all__ = ["kernels"]
 
-SPECIAL = (0.0, -0.0, 1.0, -2.5, 1e-3, -3e38, 3e38, np.inf, -np.inf, np.nan)
+SPECIAL = (0.0, -0.0, 1.0, 1.00390625, -1.01171875, 1e-3, -3e38, 3e38, np.inf, -np.inf, np.nan)
 PAIRS = np.array(list(itertools.product(SPECIAL, SPECIAL)), np.float32)
 X, Y = np.concatenate([PAIRS, np.random.default_rng(0).standard_normal((500, 2), np.float32)]).T
-"""A special case for each pair of numbers, and some hundred ordinary ones: no whole number of vectors."""
+"""Each pair of special numbers, two of them halfway between neighbours in bfloat16, and some hundred ordinary ones."""
 
 
 def narrow(x):
@@ -115,3 +115,13 @@ def test_what_a_loop_cant_compute_is_xlas(name):
     jitted = jax.jit(lambda *arrays: in_place(program, *arrays))
     assert not uses_kernel(jitted, x, y)
     np.testing.assert_array_equal(jitted(x, y), jax.jit(program)(x, y))
+
+
+def test_arrays_of_other_shapes_are_xlas():
+    def program(kept, factor):
+        return jax.tree.map(lambda x: factor * x, kept)
+
+    kept, factor = (jnp.ones(6), jnp.ones(1)), jnp.float32(2.0)
+    jitted = jax.jit(lambda *arrays: in_place(program, *arrays))
+    assert not uses_kernel(jitted, kept, factor)
+    np.testing.assert_array_equal(jitted(kept, factor)[1], [2.0])
