@@ -38,6 +38,8 @@ OPERATIONS = {
 }
 """Primitives whose results a loop can compute. Conditions are the numbers 0 and 1."""
 
+ROUNDED = "rounded({})"
+
 
 class Unknown(Exception):
     """A program has something that a loop can't compute."""
@@ -79,13 +81,16 @@ def loop_of(program: ClosedJaxpr, operands: Sequence[Any], arrays: Sequence[int]
 
 def _text(code: "_Code", size: int, results: list[str], types: list[str]) -> str:
     names = [f"a{k}" if k < size else f"r{k - size}" for k in range(len(types))]
-    kept = ["narrow({})" if kind == "uint16_t" else "{}" for kind in types[size:]]
+    stored = [
+        f"narrow({code.wide.get(x, x)})" if kind == "uint16_t" else x
+        for x, kind in zip(results, types[size:], strict=True)
+    ]
     lines = [
         *(f"  auto {x} = ({kind}*)arrays[{k}];" for k, (x, kind) in enumerate(zip(names, types, strict=True))),
         *(f"  float n{k} = numbers[{k}];" for k in range(len(code.numbers))),
         *("  INDEPENDENT", "  for (int64_t i = begin; i < end; ++i) {"),
         *(f"    {line}" for line in code.lines),
-        *(f"    r{k}[i] = {form.format(x)};" for k, (form, x) in enumerate(zip(kept, results, strict=True))),
+        *(f"    r{k}[i] = {x};" for k, x in enumerate(stored)),
     ]
     head = "void loop(void** arrays, const float* numbers, int64_t begin, int64_t end)"
     return "\n".join(['#include "loop.h"\n', f'extern "C" FOR_EACH_PROCESSOR {head} {{', *lines, "  }", "}", ""])
@@ -102,6 +107,8 @@ class _Code:
         self.shape = shape
         self.lines: list[str] = []
         self.numbers: list[Any] = []
+        self.wide: dict[str, _Variable] = {}
+        """What is rounded to bfloat16, by the name of the result: stored as that, it needs no rounding before."""
 
     def value(self, expression: str) -> _Variable:
         self.lines.append(f"float v{len(self.lines)} = {expression};")
@@ -128,7 +135,10 @@ class _Code:
             return operands[:1]  # a number stands for an array of it
         if any(isinstance(x, _Variable) for x in operands):
             form = _form(primitive.name, params)
-            return [self.value(form.format(*map(self.operand, operands)))]
+            result = self.value(form.format(*map(self.operand, operands)))
+            if form == ROUNDED:
+                self.wide[result] = operands[0]
+            return [result]
         shapes = [cast(Any, var.aval).shape for var in equation.invars]
         whole = all(jnp.shape(x) == shape for x, shape in zip(operands, shapes, strict=True))
         if not (whole or primitive.name in OPERATIONS or primitive.name in FORMS):
@@ -158,11 +168,11 @@ def _form(name: str, params: dict[str, Any]) -> str:
 
 
 def _converted(params: dict[str, Any]) -> str | None:
-    return {"float32": "{}", "bfloat16": "rounded({})"}.get(jnp.dtype(params["new_dtype"]).name)
+    return {"float32": "{}", "bfloat16": ROUNDED}.get(jnp.dtype(params["new_dtype"]).name)
 
 
 def _reduced(params: dict[str, Any]) -> str | None:
-    return {(8, 23): "{}", (8, 7): "rounded({})"}.get((params["exponent_bits"], params["mantissa_bits"]))
+    return {(8, 23): "{}", (8, 7): ROUNDED}.get((params["exponent_bits"], params["mantissa_bits"]))
 
 
 def _power(params: dict[str, Any]) -> str | None:

@@ -31,14 +31,22 @@ SWITCH = "GRADCHAIN_NATIVE"
 
 def location() -> Path:
     """Return where the handler for this version of jaxlib lies, or would."""
-    return _named("handler", HANDLER.read_text(), f"jaxlib-{importlib.metadata.version('jaxlib')}")
+    return _folder() / _handler_name()
 
 
-def _named(kind: str, *contents: str) -> Path:
-    """Return where a library lies that is made of these contents; other ones lie elsewhere."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradchain"
+
+
+@functools.cache
+def _handler_name() -> str:  # which every step outside of jit asks for
+    return _name("handler", HANDLER.read_text(), importlib.metadata.version("jaxlib"))
+
+
+def _name(kind: str, *contents: str) -> str:
+    """Return what a library is called that is made of these contents."""
     digest = hashlib.sha256("\0".join((*contents, *FLAGS)).encode()).hexdigest()[:16]
-    return cache / "gradchain" / f"{kind}-{digest}-{platform.system()}-{platform.machine()}.so"
+    return f"{kind}-{digest}-{platform.system()}-{platform.machine()}.so"
 
 
 def compiler() -> list[str]:
@@ -113,7 +121,7 @@ def loaded(text: str) -> str | None:
 
 @functools.cache
 def _loaded(handler: Any, text: str) -> str | None:
-    path = _named("loop", text, (FOLDER / "loop.h").read_text())
+    path = _folder() / _name("loop", text, (FOLDER / "loop.h").read_text())
     try:
         if not path.exists():
             _compiled(text, path)
