@@ -19,7 +19,9 @@ import numpy as np
 
 from tests import quick
 
-collect_ignore = [] if shutil.which(os.environ.get("CXX") or "c++") else ["unit/test_native.py"]
+collect_ignore = (
+    [] if shutil.which(os.environ.get("CXX") or "c++") else ["unit/test_native.py", "unit/test_native_loops.py"]
+)
 """The kernels are compiled for their tests; without a compiler nobody has them."""
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from gradchain.combinators.chain import Chain
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform, apply_updates
-from gradchain.native.adam import add_to_params, fits
 from gradchain.native.library import available
+from gradchain.native.steps import add_to_params, fits
 from gradchain.signatures import public
 from gradchain.tree import Tree
 from gradchain.tree.alignment import S, T
@@ -19,10 +19,10 @@ from gradchain.tree.alignment import S, T
 def update_params(tx: Child, grads: Tree, state: S, params: T, **extra: Any) -> tuple[T, S]:
     """Return the parameters after an update, and the next state.
 
-    It is ``update`` and :func:`apply_updates` in one. Where the kernel in C++ has been compiled (see
-    :doc:`/performance`), a compiled step of Adam or AdamW on a CPU, with or without :func:`clip_by_global_norm` in
-    front, never writes the update to memory: it takes seven words for each parameter in place of ten. Its results
-    differ from those of ``update`` by one rounding at most.
+    It is ``update`` and :func:`apply_updates` in one. Where kernels in C++ can be compiled (see :doc:`/performance`), a
+    compiled step of elementwise rules on a CPU (Adam's family, SGD with momentum, Lion, with or without
+    :func:`clip_by_global_norm` in front) never writes the update to memory: AdamW takes seven words for each parameter
+    in place of ten. Its parameters differ from those of ``update`` by one rounding at most.
 
     Args:
       tx: the transform.
@@ -49,7 +49,7 @@ def update_params(tx: Child, grads: Tree, state: S, params: T, **extra: Any) -> 
 
 
 def _fusable(tx: Transform, grads: Tree, params: Tree) -> Any:
-    """Return the dtype of all gradients and parameters if one kernel can do everything, else ``None``."""
+    """Return the dtype of all gradients and parameters if kernels can be of use, else ``None``."""
     if not (fits(_stages(tx)) and available()):
         return None
     leaves = jax.tree.leaves((grads, params), is_leaf=lambda x: x is None)

@@ -1,4 +1,4 @@
-"""``python -m gradchain.native``: compile the kernels."""
+"""``python -m gradchain.native``: let steps on a CPU be compiled as kernels in C++."""
 
 from gradchain.native.library import build
 

@@ -1,11 +1,12 @@
-"""The update itself: AdamW on 32 million float32 parameters in 8 arrays, alone and after clipping by global norm.
+"""The update itself, of AdamW, clipping and AdamW, SGD and Lion: 32 million float32 parameters in 8 arrays.
 
 Where there is a compiler, gradchain takes its steps by ``update_params`` and the kernels in C++.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,50 @@ from tests.benchmarks.jitted import Jitted
 pytestmark = pytest.mark.bench
 
 CACHE = Path(__file__).parents[2] / ".cache" / "native"
-SHAPE = (max(int(2**19 * SCALE), 1), 8)
-OPTIONS = {"weight_decay": 0.01}
 MAX_NORM = 1.0
-WORDS = {False: 7, True: 8}
-"""Words to read and write for each parameter at least: gradient, parameter and two moments, and all but the gradient
-again; a norm needs the gradient once more."""
+SHAPE = (max(int(2**19 * SCALE), 1), 8)
+
+
+class Case(NamedTuple):
+    """An optimizer in each library."""
+
+    title: str
+    transform: Callable[[Any], Any]
+    """Made of gradchain or Optax."""
+    torch: str
+    """The name of PyTorch's contestant."""
+    optimizer: Callable[[Any, list[Any]], Any]
+    """PyTorch's, made of it and of parameters; raises ``ImportError`` if it isn't installed."""
+    words: int
+    """Words to read and write for each parameter at least: gradient, parameter and slots, and all but the gradient
+    again; a norm needs the gradient once more."""
+    clips: bool = False
+
+
+def adamw(torch: Any, params: list[Any]) -> Any:
+    return torch.optim.AdamW(params, lr=1e-3, fused=True, weight_decay=0.01)
+
+
+def sgd(torch: Any, params: list[Any]) -> Any:
+    return torch.optim.SGD(params, lr=1e-3, momentum=0.9, fused=True)
+
+
+def lion(torch: Any, params: list[Any]) -> Any:
+    from pytorch_optimizer import Lion
+
+    return Lion(params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01)
+
+
+def clipped(library: Any) -> Any:
+    return library.chain(library.clip_by_global_norm(MAX_NORM), library.adamw(1e-3, weight_decay=0.01))
+
+
+CASES = {
+    "adamw": Case("AdamW", lambda lib: lib.adamw(1e-3, weight_decay=0.01), "PyTorch fused", adamw, 7),
+    "clip_adamw": Case("clip + AdamW", clipped, "PyTorch fused", adamw, 8, clips=True),
+    "sgd": Case("SGD with momentum", lambda lib: lib.sgd(1e-3, momentum=0.9), "PyTorch fused", sgd, 5),
+    "lion": Case("Lion", lambda lib: lib.lion(1e-4, weight_decay=0.01), "pytorch_optimizer", lion, 5),
+}
 
 
 def numbers(seed: int) -> dict[str, np.ndarray]:
@@ -35,14 +74,14 @@ def numbers(seed: int) -> dict[str, np.ndarray]:
 
 
 class Torch:
-    """Steps of PyTorch's fused AdamW."""
+    """Steps of PyTorch's optimizer."""
 
-    def __init__(self, torch: Any, clips: bool):
-        self.torch, self.clips = torch, clips
+    def __init__(self, torch: Any, case: Case):
+        self.torch, self.clips = torch, case.clips
         self.params = [torch.nn.Parameter(torch.tensor(x)) for x in numbers(0).values()]
         for param, grad in zip(self.params, numbers(1).values(), strict=True):
             param.grad = torch.tensor(grad)
-        self.optimizer = torch.optim.AdamW(self.params, lr=1e-3, fused=True, **OPTIONS)
+        self.optimizer = case.optimizer(torch, self.params)
 
     def __call__(self) -> None:
         if self.clips:
@@ -70,43 +109,41 @@ class Native(Jitted):
 
     def new(self, library: Any, tx: Any, grads: Any, state: Any, params: Any, extra: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_CACHE_HOME", str(CACHE))
             patch.setenv("GRADCHAIN_NATIVE", "1")
             return library.update_params(tx, grads, state, params, **extra)
 
 
-def native_or_none(clips: bool) -> Native | None:
+def native_or_none(case: Case) -> Native | None:
     """Return steps with the kernels, ``None`` where there is no compiler or no CPU."""
     if shutil.which("c++") is None or jax.default_backend() != "cpu":
         return None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(CACHE))
-        build()
-    return Native(gc, transform(gc, clips), numbers(0), numbers(1))
+    build()
+    return Native(gc, case.transform(gc), numbers(0), numbers(1))
 
 
-def transform(library: Any, clips: bool) -> Any:
-    adamw = library.adamw(1e-3, **OPTIONS)
-    return library.chain(library.clip_by_global_norm(MAX_NORM), adamw) if clips else adamw
+def torchs_or_none(case: Case) -> Torch | None:
+    try:
+        torch = torch_or_none()
+        return torch and Torch(torch, case)
+    except ImportError:
+        return None
 
 
-@pytest.mark.parametrize("clips", [False, True], ids=["adamw", "clip_adamw"])
-def test_update(compete, clips):
-    torch, words = torch_or_none(), WORDS[clips]
-    native = native_or_none(clips)
-    own = {US: Jitted(gc, transform(gc, clips), numbers(0), numbers(1))}
-    if native:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_update(compete, monkeypatch, case):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
+    own = {US: Jitted(gc, case.transform(gc), numbers(0), numbers(1))}
+    if native := native_or_none(case):
         own |= {US: native, "gradchain without kernels": own[US]}
     steps = {
         **own,
-        "optax": Jitted(optax, transform(optax, clips), numbers(0), numbers(1)),
-        "PyTorch fused": torch and Torch(torch, clips),
+        "optax": Jitted(optax, case.transform(optax), numbers(0), numbers(1)),
+        case.torch: torchs_or_none(case),
     }
-    millions, traffic = 8 * np.prod(SHAPE) / 1e6, f"memory traffic of {words} words"
-    result = compete(
-        f"{'clip + ' * clips}AdamW, {millions:.3g} M parameters", {**steps, traffic: Traffic(words)}, rounds=30
-    )
-    reached, bandwidth = (4e-3 * words * millions / result.median(name) for name in (US, traffic))
+    millions, traffic = 8 * np.prod(SHAPE) / 1e6, f"memory traffic of {case.words} words"
+    title = f"{case.title}, {millions:.3g} M parameters"
+    result = compete(title, {**steps, traffic: Traffic(case.words)}, rounds=20)
+    reached, bandwidth = (4e-3 * case.words * millions / result.median(name) for name in (US, traffic))
     print(
         f"{jax.devices()[0].device_kind}: {reached:.3g} GB/s of the least traffic possible, "
         f"{reached / bandwidth:.0%} of the memory bandwidth that the traffic alone reaches"

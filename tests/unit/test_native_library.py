@@ -1,6 +1,7 @@
-"""Building, finding and switching off the kernels; none of it needs a compiler."""
+"""Building, finding and switching off kernels; none of it needs a compiler."""
 
 import stat
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +32,29 @@ def test_nothing_is_there_before_it_is_built():
 
 def test_without_a_compiler_building_says_what_is_missing(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler no-such-compiler"):
+    with pytest.raises(RuntimeError, match=r"no C\+\+ compiler no-such-compiler.*pip install 'gradchain\[native\]'"):
         library.build()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_where_no_compiler_is_found_that_of_ziglang_is_used_if_it_is_installed(monkeypatch, tmp_path, installed):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if installed:
+        (tmp_path / "ziglang.py").touch()
+        assert library.compiler()[:4] == [sys.executable, "-m", "ziglang", "c++"]
+        monkeypatch.setenv("CXX", "another-one")
+        with pytest.raises(RuntimeError, match=r"no C\+\+ compiler another-one"):
+            library.compiler()
+    else:
+        with pytest.raises(RuntimeError, match=r"no C\+\+ compiler c\+\+; install one"):
+            library.compiler()
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", compiler(tmp_path, "echo no such header >&2; exit 1"))
-    with pytest.raises(RuntimeError, match=r"adam\.cc.*failed:\nno such header"):
+    with pytest.raises(RuntimeError, match=r"handler.*\.cc.*failed:\nno such header"):
         library.build()
     assert not library.location().exists()
 
