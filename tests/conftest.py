@@ -36,8 +36,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
-    if config.option.markexpr == "not slow" and not hasattr(config, "workerinput"):
-        quick.set_flag()
+    if config.option.markexpr in ("not slow", "slow") and not hasattr(config, "workerinput"):
+        quick.set_flags()
 
 
 def pytest_collection_finish():

@@ -23,7 +23,8 @@ def free_port():
 
 
 def start(task, size, rank, port, path):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // size}"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    environment = os.environ | {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={4 // size}"}
     command = [sys.executable, "-m", "tests.hosts", str(port), str(size), str(rank), str(path), task]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)

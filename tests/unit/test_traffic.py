@@ -8,7 +8,7 @@ from optax import contrib
 
 import gradchain as gc
 from gradchain import losses
-from tests import public
+from tests import public, quick
 from tests.benchmarks.test_optimizers import CASES, EXTRA
 
 SHAPES = {"kernel": (64, 64), "wide": (32, 128), "bias": (512,)}
@@ -36,7 +36,7 @@ def words(library, tx, extra):
         return library.apply_updates(params, updates), state
 
     arguments = (params, jax.eval_shape(tx.init, params), params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
+    compiled = quick.fused(step, donate_argnums=(0, 1)).lower(*arguments).compile()
     return compiled.cost_analysis()["bytes accessed"] / sum(4 * jnp.zeros(s).size for s in SHAPES.values())
 
 
@@ -91,7 +91,7 @@ def loss_words(library, call, dtype):
     def mean(x, others):
         return jnp.mean(eval(call, vars(library) | others | {"x": x}))
 
-    compiled = jax.jit(jax.value_and_grad(mean)).lower(names.pop("x"), names).compile()
+    compiled = quick.fused(jax.value_and_grad(mean)).lower(names.pop("x"), names).compile()
     return compiled.cost_analysis()["bytes accessed"] / (256 * 1024 * jnp.dtype(dtype).itemsize)
 
 
