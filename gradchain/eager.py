@@ -1,5 +1,7 @@
 """What costs little outside of compiled programs, where an update takes place operation by operation."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +15,21 @@ R = TypeVar("R")
 def is_traced(values: Any) -> bool:
     """Return whether any leaf is being traced."""
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(values))
+
+
+def fused(function: Callable[..., R], static_argnums: tuple[int, ...] = ()) -> Callable[..., R]:
+    """Make a few operations on arrays and numbers one operation, where nobody traces them.
+
+    If arrays are small, starting an operation takes longer than computing it. Python numbers are arguments of the
+    program, so that new ones don't compile. Under a trace it is the function itself.
+    """
+    program = jax.jit(function, static_argnums=static_argnums)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> R:
+        return function(*args) if any(isinstance(x, Tracer) for x in args) else program(*args)
+
+    return call
 
 
 class custom_jvp(jax.custom_jvp[R]):

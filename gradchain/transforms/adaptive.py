@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, root_plus, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SUMMED = 2**24
@@ -185,7 +185,7 @@ def scale_by_adam(
     nu = ema(slot.nu, abs_sq(g), b2)
     weight = at.weight_sum("b1")
     mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
-    return divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)
+    return divide(mu_hat, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
@@ -224,5 +224,5 @@ def scale_by_laprop(
     """
     g = bounded(g)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mu = ema(slot.mu, divide(g, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), b1)
+    mu = ema(slot.mu, divide(g, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0), b1)
     return mu / at.weight_sum("b1"), slot(mu=mu, nu=nu)

@@ -46,6 +46,8 @@ def is_float0(x: Any) -> bool:
 
 def without_float0(tree: Tree) -> Tree:
     """Return a tree of updates with ``None`` for derivatives that don't exist, ``float0`` to JAX."""
+    if not any(map(is_float0, jax.tree.leaves(tree))):
+        return tree
     return jax.tree.map(lambda x: None if is_float0(x) else x, tree)
 
 

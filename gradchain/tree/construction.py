@@ -122,10 +122,18 @@ def cast_like(tree: T, other_tree: Tree) -> T:
       TypeError: where a complex leaf would lose its imaginary part, or a floating-point one would become integer.
     """
 
+    leaves, treedef = jax.tree.flatten(tree)
+    if all(map(_is_of_dtype, leaves, treedef.flatten_up_to(other_tree))):
+        return tree  # without paths, which take longer than that
+
     def leaf(path: Any, x: Any, like: Any) -> Any:
         return converted(path, x, jnp.result_type(like))
 
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
+
+
+def _is_of_dtype(x: Any, like: Any) -> bool:
+    return isinstance(x, Array) and x.dtype == getattr(like, "dtype", None) and not getattr(x, "weak_type", False)
 
 
 def converted(path: Any, x: Any, dtype: Any) -> Any:
