@@ -9,13 +9,14 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, root_plus, sqrt
+from gradchain.eager import full_like
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, real_dtype, root_plus, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SUMMED = 2**24
 """For how many gradients too large to be squared there is room in a sum over all updates."""
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
-    init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_scale),
+    init=lambda p, hyper: full_like(p, hyper.initial_scale, real_dtype(p.dtype)),
 )
 
 
@@ -26,7 +27,7 @@ def _root(nu: Array, eps: NonNegative, eps_in_sqrt: bool) -> Array:
 @elementwise(
     slots={
         "sum_of_squares": SECOND_MOMENT._replace(
-            init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_accumulator_value)
+            init=lambda p, hyper: full_like(p, hyper.initial_accumulator_value, real_dtype(p.dtype))
         )
     }
 )

@@ -11,6 +11,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain import eager
+from gradchain.eager import once
 from gradchain.signatures import public
 from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 
@@ -18,7 +20,15 @@ from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 @public
 def zeros_like(tree: T, dtype: DTypeLike | None = None) -> T:
     """Return zeros of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
-    return full_like(tree, 0, dtype)
+    zeros = once(eager.zeros_like)
+
+    def leaf(x: Any) -> Any:
+        if is_float0(x):
+            return x  # as zero as it can be
+        own = jnp.dtype(dtype) if dtype is not None else jnp.result_type(x)
+        return zeros(x, own) if isinstance(x, Array) else jnp.zeros_like(x, dtype=own)
+
+    return jax.tree.map(leaf, tree)
 
 
 @public
