@@ -163,15 +163,29 @@ def _weighted(x: Array, y: Array, share: Any, rest: Any) -> Array:
     return share * x + rest * y
 
 
+@public
 @fused
 def plus_multiple(x: Array, factor: Any, y: Array) -> Array:
-    """Return ``x + factor * y``."""
+    r"""Return :math:`x + a y`, where nothing is compiled as one operation and not two.
+
+    Args:
+      x: an array.
+      factor: :math:`a`, a number or an array.
+      y: an array.
+    """
     return x + factor * y
 
 
+@public
 @fused
 def root_plus(x: Array, eps_root: Any, eps: Any) -> Array:
-    r"""Return :math:`\sqrt{x + \bar\epsilon} + \epsilon`, the denominator of Adam's step."""
+    r"""Return :math:`\sqrt{x + \bar\epsilon} + \epsilon`, the denominator of Adam's step, as one operation.
+
+    Args:
+      x: a second moment, real and at least 0; at 0 the root's derivative is 0.
+      eps_root: :math:`\bar\epsilon \ge 0`.
+      eps: :math:`\epsilon \ge 0`.
+    """
     return sqrt(x + eps_root) + eps
 
 

@@ -336,7 +336,8 @@ def lacks_params(where: str, why: str = "") -> ValueError:
 
 def scalar_dtype(params: Tree) -> Any:
     """Return the real dtype in which numbers of the whole transform are computed and stored."""
-    return real_dtype(compute_dtype(jnp.float32, *{jnp.result_type(x) for x in jax.tree.leaves(inexact(params))}))
+    found = {x.dtype if isinstance(x, jax.Array) else jnp.result_type(x) for x in jax.tree.leaves(inexact(params))}
+    return real_dtype(compute_dtype(jnp.float32, *found))
 
 
 @public
