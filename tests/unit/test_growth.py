@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradchain as gc
+from gradchain import eager
 
 KERNELS = gc.by_path([("*kernel*", "kernels")], default="rest")
 REPRESENTATIVE = {
@@ -94,3 +95,41 @@ def test_the_work_grows_with_the_number_of_stages_and_of_labels():
         for name in few:
             ratio = calls(many[name]) / calls(few[name])
             assert ratio < most, f"{name} of {make.__name__}: {ratio:.1f} times the calls for ten times as many"
+
+
+def equal_stages(number):
+    return gc.chain(*[gc.scale(0.5)] * number)
+
+
+def test_the_work_for_names_grows_with_the_number_of_stages_of_one_name():
+    few, many = equal_stages(20), equal_stages(200)
+    assert list(gc.hyperparams(many))[-1] == "scale_200.step_size"
+    ratio = calls(lambda: gc.hyperparams(many)) / calls(lambda: gc.hyperparams(few))
+    assert ratio < 11, f"{ratio:.1f} times the calls for ten times as many stages"
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_first_values_are_traced_once_for_arrays_that_are_alike(name):
+    tx = (REPRESENTATIVE | OTHERS)[name]
+    params = {f"layer{i}": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)} for i in range(8)}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    few = calls(lambda: tx.init({"layer0": shapes["layer0"]}))
+    assert calls(lambda: tx.init(shapes)) < 3.5 * few, "eight times the arrays, of the same two shapes"
+    state = jax.jit(tx.init)(params)
+    places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
+    assert len({*places}) == len(places), "values that a trace shares have memory of their own"
+
+
+def test_operations_that_are_fused_outside_of_programs_compile_once_for_all_numbers():
+    traces = []
+
+    def multiple(x, factor):
+        traces.append(factor)
+        return factor * x
+
+    fused = eager.fused(multiple)
+    results = [fused(jnp.arange(3.0), factor) for factor in (2.0, 0.5)]
+    assert [x.tolist() for x in results] == [[0, 2, 4], [0, 0.5, 1]]
+    assert len(traces) == 1
+    jaxpr = jax.make_jaxpr(lambda x: fused(x, 2.0))(jnp.arange(3.0))
+    assert [eqn.primitive.name for eqn in jaxpr.eqns] == ["mul"], "a program has the operations themselves"
