@@ -83,7 +83,7 @@ def nest(library, number):
 
 
 def labelled(library, number):
-    """Return a partition of momentum with as many labels, by layers' numbers; every label has arrays if there are enough."""
+    """Return a partition of momentum with as many labels, by layers' numbers; as far as there are layers."""
     names = [f"layer{i:04d}" for i in range(number)]
     transforms = {name: library.sgd(0.1, momentum=0.9) for name in [*names, "rest"]}
     if library is gc:

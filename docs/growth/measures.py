@@ -153,11 +153,54 @@ def sweep_costs(numbers):
     return {"gradchain": {"run": found}}
 
 
+def call_costs(rounds=60, calls=30):
+    """Return the seconds of a call of a compiled step, a transform of many numbers being passed or closed over."""
+    params = {
+        name: {"kernel": jnp.ones((64, 64)), "bias": jnp.ones(64)}
+        for name in ("first", "second")
+    }
+    rate = gc.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 1000)
+    parts = {
+        "first": gc.adamw(rate),
+        "kernels": gc.sgd(1e-2, momentum=0.9),
+        "rest": gc.lion(rate),
+    }
+    labels = gc.by_path([("first", "first"), ("kernel", "kernels")], default="rest")
+    tx = gc.chain(gc.clip_by_global_norm(1.0), gc.partition(parts, labels))
+    state, on_device = tx.init(params), jax.device_put(tx)
+
+    def step(tx, params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return gc.apply_updates(params, updates), state
+
+    passed, closed = jax.jit(step), jax.jit(lambda *arguments: step(tx, *arguments))
+    functions = {
+        "closed over": lambda: closed(params, state, params),
+        "on the device": lambda: passed(on_device, params, state, params),
+        "Python numbers": lambda: passed(tx, params, state, params),
+    }
+    found = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                jax.block_until_ready(function())
+            found[name].append((time.perf_counter() - start) / calls)
+    return {"numbers": len(jax.tree.leaves(tx))} | {
+        name: float(np.median(times)) for name, times in found.items()
+    }
+
+
 def everything(quick, limit):
     """Yield all that the page and the pictures show, as it becomes complete; ``limit`` is the longest compilation."""
     sizes = SIZES[:3] if quick else SIZES
     short = SHORT[:4] if quick else SHORT
-    found = {"runs of a sweep": sweep_costs(short), "host": {}, "arrays": {}}
+    found = {
+        "runs of a sweep": sweep_costs(short),
+        "calls": call_costs(),
+        "host": {},
+        "arrays": {},
+    }
     for name, (ours, theirs) in OPTIMIZERS.items():
         found["host"][name] = host_costs(ours(), theirs(), sizes[-1] if quick else HOST)
         yield found, f"{name}, outside of compiled programs"

@@ -88,30 +88,39 @@ def page(found):
             continue
         parts.append(
             f"- **{verb}** takes {span(factors[OURS])} times as long for ten times as many arrays "
-            f"(Optax: {span(factors[THEIRS])}), and {spread(ratios)} of Optax's time at the largest number of arrays that "
-            "both reach."
+            f"(Optax: {span(factors[THEIRS])}), and {spread(ratios)} of Optax's time at the largest number of arrays "
+            "that both reach."
         )
-    slow = slower_on_the_host(found)
-    most = max(
-        costs[name][OURS]
-        for costs in found["host"].values()
-        for name in costs
+    host = found["host"]
+    others = [
+        cost[OURS]
+        for costs in host.values()
+        for name, cost in costs.items()
         if name != "update"
-    )
-    updates = [
-        costs["update"][OURS] / costs["update"][THEIRS]
-        for costs in found["host"].values()
     ]
-    parts.append(
-        f"- **Outside of compiled programs**, `init`, `describe`, `to_state_dict`, `from_state_dict`, `state_shardings`, "
-        f"`hyperparams` and `eval_params` take at most {most:.2g} s for a model of as many arrays as the tables say, and "
-        f"`update` {spread(updates)} of Optax's time."
-    )
-    if slow:
+    updates = [
+        costs["update"][OURS] / costs["update"][THEIRS] for costs in host.values()
+    ]
+    calls = found["calls"]
+    parts += [
+        f"- **Outside of compiled programs**, on {host_arrays(found)} arrays, `init`, `describe`, `to_state_dict`, "
+        "`from_state_dict`, `state_shardings`, `hyperparams` and `eval_params` of these optimizers take "
+        f"{duration(max(others))} at most, and `update` {spread(updates)} of Optax's time.",
+        f"- **A call** of a compiled step on four small arrays takes {duration(calls['closed over'])} if a transform "
+        f"of {calls['numbers']:.0f} numbers is closed over, and {duration(calls['on the device'])} if it is passed "
+        f"after `tx = jax.device_put(tx)`. With Python's numbers, each copied to the device in every call, it "
+        f"takes {duration(calls['Python numbers'])}.",
+    ]
+    if slow := slower_on_the_host(found):
         parts.append(
             f"- Slower than Optax's counterpart, and longer than a second: {', '.join(slow)}."
         )
     return "\n".join([*parts, "", table(arrays)]) + "\n"
+
+
+def host_arrays(found):
+    """Return for how many arrays the host's work was measured: as many as the curves go on to."""
+    return f"{max(int(n) for both in found['arrays'].values() for n in both[OURS]['lower']):,}"
 
 
 def spread(ratios):

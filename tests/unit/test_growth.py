@@ -1,6 +1,8 @@
 """What ten times as many parameters cost: ten times the work, and not more. Calls of functions are counted."""
 
 import cProfile
+import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -133,3 +135,32 @@ def test_operations_that_are_fused_outside_of_programs_compile_once_for_all_numb
     assert len(traces) == 1
     jaxpr = jax.make_jaxpr(lambda x: fused(x, 2.0))(jnp.arange(3.0))
     assert [eqn.primitive.name for eqn in jaxpr.eqns] == ["mul"], "a program has the operations themselves"
+
+
+@pytest.fixture(scope="module")
+def report():
+    """The script that says what the results of ``make growth`` are."""
+    path = Path(__file__).parents[2] / "docs" / "growth" / "report.py"
+    spec = importlib.util.spec_from_file_location("growth_report", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_and_its_pictures_say_what_was_measured(report):
+    for name, text in report.files(report.read()).items():
+        assert (report.FOLDER / name).read_text() == text, f"{name}: run docs/growth --report"
+
+
+def test_exponents_are_those_of_power_laws(report):
+    curve = {str(n): 2.0 * n**1.5 for n in (100, 300, 1000)}
+    assert report.exponent(curve | {"10": 1e6}) == pytest.approx(1.5)
+    assert np.isnan(report.exponent({"10": 1.0, "100": 2.0}))
+
+
+def test_what_is_slower_than_its_counterpart_is_named(report):
+    host = {
+        "AdamW": {"init": {"gradchain": 2.0, "optax": 1.0}, "update": {"gradchain": 2.0, "optax": 3.0}},
+        "LAMB": {"describe": {"gradchain": 1.5}, "init": {"gradchain": 0.5, "optax": 0.1}},
+    }
+    assert report.slower_on_the_host({"host": host}) == ["`init` of AdamW", "`describe` of LAMB"]
