@@ -56,7 +56,7 @@ def zeros_like(x: Array, dtype: DTypeLike) -> Array:
 
 def full_like(x: Array, value: Any, dtype: DTypeLike) -> Array:
     """Return ``jnp.full_like(x, value, dtype)``, outside of compiled programs in a tenth of its time."""
-    if any(isinstance(y, Tracer) for y in (x, value)) or not isinstance(x, Array) or x.committed:
+    if is_traced((x, value)) or x.committed:
         return jnp.full_like(x, value, dtype=dtype)
     return _full(x.shape, dtype, value)
 

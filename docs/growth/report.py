@@ -99,7 +99,9 @@ def page(found):
         if name != "update"
     ]
     updates = [
-        costs["update"][OURS] / costs["update"][THEIRS] for costs in host.values()
+        cost[OURS] / cost[THEIRS]
+        for costs in host.values()
+        if THEIRS in (cost := costs["update"])
     ]
     calls = found["calls"]
     parts += [

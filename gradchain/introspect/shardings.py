@@ -143,8 +143,8 @@ def _whole_arrays(tx: Transform, layout: Layout) -> tuple[list[frozenset[int] | 
       such a rule's, by its number, 1; 2 where it isn't known which parameters it is of.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(layout.arrays)]
-    first, whole = kinds(layout.arrays)
-    state = jax.eval_shape(lambda first: tx.init(overlay(whole(first), layout.tree)), first)
+    first, all_of = kinds(layout.arrays)
+    state = jax.eval_shape(lambda first: tx.init(overlay(all_of(first), layout.tree)), first)
     numbers = {id(x): i for i, x in enumerate(jax.tree.leaves(state))}
     whole: dict[str, frozenset[int]] = {}
     kept: dict[int, int] = {}
