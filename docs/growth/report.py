@@ -105,7 +105,7 @@ def page(found):
     ]
     calls = found["calls"]
     parts += [
-        f"- **Outside of compiled programs**, on {host_arrays(found)} arrays, `init`, `describe`, `to_state_dict`, "
+        f"- **Outside of compiled programs**, on {found['host arrays']:,.0f} arrays, `init`, `describe`, `to_state_dict`, "
         "`from_state_dict`, `state_shardings`, `hyperparams` and `eval_params` of these optimizers take "
         f"{duration(max(others))} at most, and `update` {spread(updates)} of Optax's time.",
         f"- **A call** of a compiled step on four small arrays takes {duration(calls['closed over'])} if a transform "
@@ -118,11 +118,6 @@ def page(found):
             f"- Slower than Optax's counterpart, and longer than a second: {', '.join(slow)}."
         )
     return "\n".join([*parts, "", table(arrays)]) + "\n"
-
-
-def host_arrays(found):
-    """Return for how many arrays the host's work was measured: as many as the curves go on to."""
-    return f"{max(int(n) for both in found['arrays'].values() for n in both[OURS]['lower']):,}"
 
 
 def spread(ratios):
