@@ -105,8 +105,8 @@ def page(found):
     ]
     calls = found["calls"]
     parts += [
-        f"- **Outside of compiled programs**, on {found['host arrays']:,.0f} arrays, `init`, `describe`, `to_state_dict`, "
-        "`from_state_dict`, `state_shardings`, `hyperparams` and `eval_params` of these optimizers take "
+        f"- **Outside of compiled programs**, for {found['host arrays']:,.0f} arrays, `init`, `describe`, "
+        "`to_state_dict`, `from_state_dict`, `state_shardings`, `hyperparams` and `eval_params` take "
         f"{duration(max(others))} at most, and `update` {spread(updates)} of Optax's time.",
         f"- **A call** of a compiled step on four small arrays takes {duration(calls['closed over'])} if a transform "
         f"of {calls['numbers']:.0f} numbers is closed over, and {duration(calls['on the device'])} if it is passed "
@@ -345,15 +345,21 @@ def ends(numbers):
 
 
 def powers(low, high):
-    """Return the powers of ten between two numbers."""
-    return [
-        10.0**k
-        for k in range(
-            math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1
-        )
-    ]
+    """Return the powers of ten between two numbers, and three times these where they are few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    tens, all_of = (
+        [m * 10.0**k for k in exponents for m in factors] for factors in ((1,), (1, 3))
+    )
+    ticks, more = (
+        [x for x in each if low * 0.999 <= x <= high * 1.001] for each in (tens, all_of)
+    )
+    return ticks if len(ticks) > 2 else more
 
 
 def short(x):
-    """Return a power of ten as an axis shows it."""
-    return f"{x:g}" if 1e-3 <= x < 1e4 else f"1e{round(math.log10(x))}"
+    """Return a round number as an axis shows it."""
+    return (
+        f"{x:g}"
+        if 1e-3 <= x < 1e4
+        else f"{x:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    )
