@@ -115,7 +115,7 @@ def page(found):
     ]
     if slow := slower_on_the_host(found):
         parts.append(
-            f"- Slower than Optax's counterpart, and longer than a second: {', '.join(slow)}."
+            f"- Longer than a second, and than Optax's counterpart where it has one: {', '.join(slow)}."
         )
     return "\n".join([*parts, "", table(arrays)]) + "\n"
 
