@@ -10,7 +10,7 @@ lint test test-slow accept mutants: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 lint test test-slow accept mutants: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery contest contest-quick notebooks docs check-explore clean
+.PHONY: demo demo-fashion examples test test-slow accept bench minimisers mutants lint format gallery contest contest-quick growth notebooks docs check-explore clean
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -33,7 +33,8 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 100 -m 'not slow' tests
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 100 -m slow tests
+	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 100 -m 'slow and not as_users' tests
+	$(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 1 -m 'slow and as_users' tests
 
 accept: $(VENV)/.accept
 	$(BIN)/python -m pytest -n $(WORKERS) -m accept tests/accept
@@ -72,6 +73,10 @@ contest: $(VENV)/.contest
 
 contest-quick: $(VENV)/.contest
 	$(BIN)/python docs/contest --quick
+
+# How costs grow with the number of arrays, stages, labels and runs, beside Optax; twelve minutes. ARGS=--quick: two.
+growth: $(VENV)/.test
+	$(BIN)/python docs/growth $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -22,7 +22,13 @@ extensions = [
     "optimizers",
     "search_words",
 ]
-exclude_patterns = ["_build", "_ext", "gallery/results", "contest/results"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "gallery/results",
+    "contest/results",
+    "growth/results",
+]
 nitpicky = True
 
 html_theme = "furo"

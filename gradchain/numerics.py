@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from gradchain.eager import custom_jvp, is_traced
+from gradchain.eager import custom_jvp, fused, is_traced
 from gradchain.signatures import public
 
 
@@ -25,6 +25,11 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
 
     All floating-point dtypes below 32 bits become ``float32``; ``float64`` and complex dtypes stay what they are.
     """
+    return _compute_dtype(*dtypes)
+
+
+@functools.lru_cache(maxsize=256)  # it is asked for every array, where nothing is compiled in every step
+def _compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     named = [jnp.dtype(d) for d in dtypes]
     wide = [d for d in named if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
     return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
@@ -33,6 +38,11 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
 @public
 def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Return the dtype of the real part: ``complex64`` gives ``float32``, a real dtype itself."""
+    return _real_dtype(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.dtype(jnp.finfo(dtype).dtype)
 
 
@@ -86,6 +96,7 @@ def bounded_square(norm: Array, square: Array, terms: int = 1) -> tuple[Array, A
     return shrink_factor(norm, bound), jnp.where(norm > bound, bound * bound, square)
 
 
+@functools.lru_cache(maxsize=256)
 def _bound(dtype: DTypeLike, terms: int, power: int) -> float:
     return 2.0 ** ((_exponent(dtype) - 4 - math.ceil(math.log2(max(terms, 1)))) // power)
 
@@ -144,7 +155,38 @@ def ema(average: Array, value: Array, decay: Any) -> Array:
       value: the new value :math:`x`, of the same shape.
       decay: :math:`\beta` in [0, 1]; a Python number's complement is taken in double precision.
     """
-    return decay * average + (1 - decay) * value
+    return _weighted(average, value, decay, 1 - decay)
+
+
+@fused
+def _weighted(x: Array, y: Array, share: Any, rest: Any) -> Array:
+    return share * x + rest * y
+
+
+@public
+@fused
+def plus_multiple(x: Array, factor: Any, y: Array) -> Array:
+    r"""Return :math:`x + a y`, where nothing is compiled as one operation and not two.
+
+    Args:
+      x: an array.
+      factor: :math:`a`, a number or an array.
+      y: an array.
+    """
+    return x + factor * y
+
+
+@public
+@fused
+def root_plus(x: Array, eps_root: Any, eps: Any) -> Array:
+    r"""Return :math:`\sqrt{x + \bar\epsilon} + \epsilon`, the denominator of Adam's step, as one operation.
+
+    Args:
+      x: a second moment, real and at least 0; at 0 the root's derivative is 0.
+      eps_root: :math:`\bar\epsilon \ge 0`.
+      eps: :math:`\epsilon \ge 0`.
+    """
+    return sqrt(x + eps_root) + eps
 
 
 @public
@@ -366,13 +408,19 @@ def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
     """Return the root of the sum of squares over some axes, divided by ``count``."""
 
     def sums(x: Array, unit: Array | float) -> Array:
-        scale = 1 / unit
-        y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
-        return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
+        return _sum_of_squares(x, unit, axis, keepdims)
 
     summed = {*_axes(axis, x.ndim)}
     shape = tuple(1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed)
     return root_in_range(sums, x, jax.ShapeDtypeStruct(shape, real_dtype(x.dtype)), x.size, x.dtype, count)
+
+
+@functools.partial(fused, static_argnums=(2, 3))
+def _sum_of_squares(x: Array, unit: Array | float, axis: Any, keepdims: bool) -> Array:
+    """Return the sum over some axes of the squares of ``x / unit``."""
+    scale = 1 / unit
+    y = x * jnp.expand_dims(scale, _axes(axis, x.ndim)) if jnp.ndim(scale) and not keepdims else x * scale
+    return jnp.sum(abs_sq(y), axis=axis, keepdims=keepdims)
 
 
 def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -450,7 +498,7 @@ def root_in_range(
             return None
         sums_are = total if total.ndim else np.asarray(total)  # an array may be spread over several hosts
         if ((sums_are >= least) & (sums_are <= float(info.max))).all():
-            return jnp.sqrt(total / count)
+            return jnp.sqrt(total if count == 1 else total / count)
         unit = units(total)
         return jnp.sqrt(sums(elements, unit) / count) * unit
 

@@ -29,15 +29,20 @@ hypothesis.settings.register_profile("gradchain", deadline=None, derandomize=Tru
 hypothesis.settings.load_profile("gradchain")
 
 
+COMPILED = {"not slow": quick.SIMPLE, "slow and not as_users": quick.QUICK}
+"""How XLA compiles in some runs; in others as it does for users."""
+
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     # Several processes share the cache: one may read what another hasn't finished writing. JAX then compiles anew.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry")
     config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
+    config.addinivalue_line("markers", "as_users: what users run; its slow tests compile as users do")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
-    if config.option.markexpr in ("not slow", "slow") and not hasattr(config, "workerinput"):
-        quick.set_flags()
+    if config.option.markexpr in COMPILED and not hasattr(config, "workerinput"):
+        quick.set_flags(COMPILED[config.option.markexpr])
 
 
 def pytest_collection_finish():

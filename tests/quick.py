@@ -1,8 +1,9 @@
 """Less of XLA's work for programs that run a few times.
 
 Most of the time of the suites is XLA's, and most of that goes into kernels that are used for three steps. So in
-``make test`` and ``make test-slow`` XLA compiles without LLVM's optimisations and by its simpler emitters: the same
-operations in nearly the same fusions, in a third of the time. ``make accept`` compiles as users do.
+``make test`` and ``make test-slow`` XLA compiles by its simpler emitters, and in the latter without LLVM's
+optimisations: the same operations in nearly the same fusions, in a third of the time. ``make accept`` compiles as users
+do, and so do tests with the mark ``as_users``: pages, examples and the gallery, which users run.
 """
 
 import functools
@@ -13,17 +14,18 @@ from typing import Any
 
 import jax
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+SIMPLE = {"xla_cpu_use_fusion_emitters": False}
+QUICK = SIMPLE | {"xla_backend_optimization_level": 0}
 FUSED = {"xla_cpu_use_fusion_emitters": True}
 
 
-def set_flags() -> None:
-    """Compile quickly in this process, if it hasn't computed anything, and in those that it starts, such as workers.
+def set_flags(options: dict[str, Any]) -> None:
+    """Set options of XLA for this process, if it hasn't computed anything, and those that it starts, such as workers.
 
     Another process tries the flags first, because one that this version of XLA doesn't know is fatal.
     """
     before = os.environ.get("XLA_FLAGS", "")
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
     if flags in before:
         return
     environment = os.environ | {"XLA_FLAGS": f"{before} {flags}"}

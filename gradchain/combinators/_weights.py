@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradchain import tree
 from gradchain.core.lift import inexact_leaves
 from gradchain.core.transform import Transform, lacks_params
+from gradchain.eager import copy, once, zeros_like
 from gradchain.numerics import compute_dtype
 from gradchain.tree import Tree
 from gradchain.tree.alignment import inexact, is_array_like
@@ -27,9 +28,9 @@ def copies(where: str, params: Tree, dtype: Any = None) -> Tree:
         target = jnp.dtype(dtype or compute_dtype(jnp.result_type(x)))
         if jnp.iscomplexobj(x) and not jnp.issubdtype(target, jnp.complexfloating):
             raise TypeError(f"{where}: {target.name} can't hold the slot of a {x.dtype} parameter")
-        return jnp.array(x, target, copy=True)
+        return copy(x, target)
 
-    return jax.tree.map(leaf, inexact(params))
+    return jax.tree.map(once(leaf, key=id), inexact(params))
 
 
 def check_arrays(where: str, params: Tree) -> None:
@@ -75,7 +76,8 @@ def zeros(where: str, params: Tree) -> Tree:
       TypeError: for parameters that aren't floating-point or complex arrays.
     """
     leaves, treedef = inexact_leaves(f"{where}.init", params, "parameter")
-    return treedef.unflatten([x if x is None else jnp.zeros_like(x, compute_dtype(x.dtype)) for x in leaves])
+    like = once(zeros_like)
+    return treedef.unflatten([x if x is None else like(x, compute_dtype(x.dtype)) for x in leaves])
 
 
 def stored(new: Tree, old: Tree) -> Tree:

@@ -12,7 +12,7 @@ from gradchain.core.transform import Part, Transform, count_of
 from gradchain.core.value import Value
 from gradchain.signatures import did_you_mean, public
 from gradchain.tree import Tree
-from gradchain.tree.state import numbered
+from gradchain.tree.state import Names
 
 LEAF = jax.tree.structure(0)
 
@@ -32,11 +32,10 @@ def named_parts(
       label: what all names begin with.
       taken: names that are not to be given again.
     """
-    seen = [*taken]
+    names = Names(taken)
 
     def visit(label: str, part: Part) -> Iterator[Part]:
-        seen.append(numbered(f"{label}{part.transform.name}", seen))
-        yield part._replace(name=seen[-1])
+        yield part._replace(name=names.add(f"{label}{part.transform.name}"))
         for child in part.transform.parts(part.state, part.params):
             yield from visit(f"{label}{child.name}." if child.name else label, child)
 

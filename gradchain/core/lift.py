@@ -97,8 +97,8 @@ def step_leaves(
         on = [plan for plan in plans if plan.active[i]]
         if g is not None and on:
             param = param_leaves[i] if any(plan.rule.spec.param for plan in on) else None
-            stages = tuple(plan.stage._replace(own=plan.own[i]) for plan in on)
-            results[i], slots = call(stages, g, param, tuple(plan.inputs(i) for plan in on))
+            stages = tuple([plan.stages[i] for plan in on])
+            results[i], slots = call(stages, g, param, tuple([plan.inputs(i) for plan in on]))
             for plan, new in zip(on, slots, strict=True):
                 plan.results[i] = new
     return treedef.unflatten(results), [plan.state() for plan in plans]
@@ -175,6 +175,8 @@ class _Plan:
         self.count: Array | None = count_of(state)
         self.stage, self.traced = rule.stage(self.count)
         self.own, self.factors = self._with_factors(self.own)
+        with_own = {id(own): self.stage._replace(own=own) for own in self.own}
+        self.stages = [with_own[id(own)] for own in self.own]
         self.extra = {name: extra[name] for name in spec.extra}
         self.whole = spec.whole(treedef.unflatten(leaves)) if spec.whole else None
         self.sums = self._sums()
@@ -222,11 +224,12 @@ class _Plan:
                 stored = jax.tree.map(lambda _: 0.0, stored, is_leaf=lambda x: type(x) is tuple)
             raise self._differ(leaves, name, stored) from None
         if spec.kind == "elementwise" or declared.init is None:
+            where = f"{spec.name}: the state's {name}"
             for i, (g, slot) in enumerate(zip(leaves, slots, strict=True)):
-                if g is not None and self.active[i]:
+                if g is not None and self.active[i] and not _is_like(slot, g):
                     if not (declared.each or hasattr(slot, "shape")):
                         raise self._differ(leaves, name, stored)
-                    self._check_slot(f"{spec.name}: the state's {name}", declared, i, g, slot)
+                    self._check_slot(where, declared, i, g, slot)
         return slots
 
     def _differ(self, leaves: list[Any], name: str, stored: Any) -> ValueError:
@@ -317,7 +320,7 @@ def _param_leaves(rules: list["Rule"], treedef: Any, params: Tree | None, size: 
         if strict:
             raise lacks_params(strict[0].name)
         return [None] * size
-    return [None if p is None else jnp.asarray(p) for p in treedef.flatten_up_to(params)]
+    return [p if p is None or isinstance(p, Array) else jnp.asarray(p) for p in treedef.flatten_up_to(params)]
 
 
 def _call_rules(
@@ -325,7 +328,7 @@ def _call_rules(
 ) -> tuple[Array, list[dict[str, Any]]]:
     """Run ``stages`` on one leaf."""
     dtype = real_dtype(compute_dtype(g.dtype))
-    g, param = _widen(g), _widen(param)
+    g, param = _wide(g), None if param is None else _wide(param)
     results: list[dict[str, Any]] = []
     for stage, x in zip(stages, inputs, strict=True):
         g, new = _call(stage, stage.own.axes, g, param if stage.spec.param else None, x, dtype)
@@ -362,10 +365,13 @@ def _call(
         return _call_layers(stage, axes, g, param, x, dtype)
     shared = x.shared
     at = At(shared.updates_so_far, param, shared.whole, x.key, shared.extra, dtype, shared.sums, x.turn)
-    fields = dict((*stage.static, *stage.own.fields)) | jax.tree.map(lambda v: as_dtype(v, dtype), shared.traced)
+    fields = dict((*stage.static, *stage.own.fields))
+    if shared.traced:
+        fields |= jax.tree.map(lambda v: as_dtype(v, dtype), shared.traced)
     for name, factor in (*stage.own.factors, *((k, as_dtype(v, dtype)) for k, v in x.factors.items())):
         fields[name] = fields[name] * factor
-    out, new = stage.spec.call(g, _widen(x.slots), at, fields)
+    slots = {name: _wide(x) if isinstance(x, Array) else _widen(x) for name, x in x.slots.items()}
+    out, new = stage.spec.call(g, slots, at, fields)
     if jnp.shape(out) != g.shape:
         raise TypeError(f"{stage.spec.name}: the rule turned an update of shape {g.shape} into {jnp.shape(out)}")
     return out, _restore(stage.spec.name, new, x.slots)
@@ -393,24 +399,34 @@ def over_layers(init: Callable[[Array], Any], axes: tuple[int, ...]) -> Callable
 
 def _widen(tree: Tree) -> Tree:
     """Cast half-precision leaves to float32."""
-
-    def leaf(x: Array) -> Array:
-        narrow = x.dtype.itemsize < 4 and jnp.issubdtype(x.dtype, jnp.inexact)
-        return x.astype(compute_dtype(x.dtype)) if narrow else x
-
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(_wide, tree)
 
 
-def _restore(where: str, new: Tree, stored: Tree) -> Tree:
+def _wide(x: Array) -> Array:
+    narrow = x.dtype.itemsize < 4 and jnp.issubdtype(x.dtype, jnp.inexact)
+    return x.astype(compute_dtype(x.dtype)) if narrow else x
+
+
+def _is_like(x: Any, y: Array) -> bool:
+    """Return whether ``x`` is an array of the shape and dtype of ``y``."""
+    return isinstance(x, Array) and x.shape == y.shape and x.dtype == y.dtype and not x.weak_type
+
+
+def _restore(where: str, new: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Cast ``new`` to the dtypes it is stored in, after checking that shapes haven't changed."""
 
     def leaf(x: Any, old: Array) -> Array:
+        if _is_like(x, old):
+            return x
         if jnp.shape(x) != old.shape:
             raise TypeError(f"{where}: the rule turned a slot of shape {old.shape} into {jnp.shape(x)}")
-        if isinstance(x, jax.Array) and x.dtype == old.dtype and not x.weak_type:
-            return x
         return jnp.asarray(x).astype(old.dtype)
 
-    if jax.tree.structure(new) != jax.tree.structure(stored):
-        raise TypeError(f"{where}: the rule changed the structure of its slots")
-    return jax.tree.map(leaf, new, stored)
+    def part(x: Any, old: Any) -> Any:
+        if isinstance(old, Array) and isinstance(x, Array):
+            return leaf(x, old)
+        if jax.tree.structure(x) != jax.tree.structure(old):
+            raise TypeError(f"{where}: the rule changed the structure of its slots")
+        return jax.tree.map(leaf, x, old)
+
+    return {name: part(x, stored[name]) for name, x in new.items()}

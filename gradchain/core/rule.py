@@ -15,6 +15,7 @@ from gradchain.core.lift import Own, Stage, exact, inexact_leaves, over_layers, 
 from gradchain.core.spec import At, Slot, Spec
 from gradchain.core.transform import Transform, lacks_params, scalar_dtype
 from gradchain.core.value import Kind, define, misses_given
+from gradchain.eager import as_dtype, copy, once, zeros_like
 from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.signatures import brief, public
 from gradchain.tree import Placeholder, Tree, flatten_optional, show_path
@@ -51,7 +52,8 @@ class Rule(Transform):
             active = [on and is_array_like(x) for on, x in zip(active, flatten_optional(params)[0], strict=True)]
         leaves, treedef = inexact_leaves(f"{self.name}.init", params, "parameter", active)
         self._check_shapes(params, own, active)
-        hyper = Hypers(self, Own())
+        count = jnp.zeros((), jnp.int32)
+        hyper, hypers = Hypers(self, Own(), count), {id(mine): Hypers(self, mine, count) for mine in own}
         state: dict[str, Any] = {}
         if self.has_count:
             state["count"] = jnp.zeros((), jnp.int32)
@@ -62,9 +64,11 @@ class Rule(Transform):
             state["weight_sums"] = {name: jnp.array(0, dtype, copy=True) for name in self.spec.debiased}
         for name, initial in self.spec.scalars.items():
             state[name] = jnp.array(initial(hyper) if callable(initial) else initial, dtype, copy=True)
+        start = once(self._start, key=id)
         for name, slot in self.spec.slots.items():
             values = [
-                self._slot(slot, p, mine) if on else None for p, on, mine in zip(leaves, active, own, strict=True)
+                start(p, slot, hypers[id(mine)], mine.axes) if on else None
+                for p, on, mine in zip(leaves, active, own, strict=True)
             ]
             state[name] = treedef.unflatten(values)
         return self.State(**state)
@@ -82,7 +86,8 @@ class Rule(Transform):
             for name, kind, value in shaped:
                 kind.check(f"{self.name}: {show_path(path)}", tuple(shape), dict(mine.fields).get(name, value))
 
-    def _slot(self, slot: Slot, param: Array, own: Own) -> Any:
+    def _start(self, param: Array, slot: Slot, hyper: "Hypers", axes: tuple[int, ...]) -> Any:
+        """Return the first value of a slot; ``axes`` are the parameter's layer axes."""
         dtype = compute_dtype(param.dtype)
         dtype = real_dtype(dtype) if slot.real else dtype
         dtype = (slot.dtype and getattr(self, slot.dtype)) or dtype
@@ -90,17 +95,17 @@ class Rule(Transform):
             raise TypeError(f"{self.name}: {slot.dtype}={dtype!r} can't hold the slot of a {param.dtype} parameter")
         initial = slot.init
         if initial is None:
-            zeros = [jnp.zeros_like(param, dtype=dtype) for _ in (getattr(self, slot.each) if slot.each else [None])]
+            zeros = [zeros_like(param, dtype) for _ in (getattr(self, slot.each) if slot.each else [None])]
             return tuple(zeros) if slot.each else zeros[0]
 
         def leaf(x: Any) -> Array:
             inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-            return jnp.array(x, dtype if inexact else None, copy=True)
+            return copy(x, dtype if inexact else None)
 
         def init(layer: Array) -> Any:
-            return jax.tree.map(leaf, initial(layer, Hypers(self, own)))
+            return jax.tree.map(leaf, initial(layer, hyper))
 
-        return over_layers(init, own.axes)(param.astype(compute_dtype(param.dtype)))
+        return over_layers(init, axes)(as_dtype(param, compute_dtype(param.dtype)))
 
     def step(self, updates: Tree, state: Any, params: Tree | None, extra: dict[str, Any]) -> tuple[Tree, Any]:
         if not self.by_leaf:
@@ -151,7 +156,8 @@ class Rule(Transform):
         ]
         if not columns:
             return [Own()] * len(flatten_optional(tree)[0])
-        return [Own(fields) for fields in zip(*columns, strict=True)]
+        known: dict[Any, Own] = {}
+        return [known.setdefault(fields, Own(fields)) for fields in zip(*columns, strict=True)]
 
     @property
     def per_example(self) -> bool:
@@ -170,8 +176,9 @@ class Rule(Transform):
 class Hypers:
     """A rule's fields at count 0 (those of one leaf), by attribute: what ``Slot.init`` sees."""
 
-    def __init__(self, rule: Rule, own: Own):
+    def __init__(self, rule: Rule, own: Own, count: Array):
         self._rule = rule
+        self._count = count
         self._own = dict(own.fields)
         self._factors = own.factors
 
@@ -186,7 +193,7 @@ class Hypers:
 
     def _at_start(self, name: str, value: Any) -> Any:
         rule = self._rule
-        return of_kind_at(f"{rule.name}: {name}", rule.kinds[name], value, jnp.zeros((), jnp.int32))
+        return of_kind_at(f"{rule.name}: {name}", rule.kinds[name], value, self._count)
 
 
 class Constructor(Protocol[P]):

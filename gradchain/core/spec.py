@@ -124,10 +124,9 @@ class At:
 
     def restrict(self, spec: "Spec") -> "At":
         """Take away what the rule doesn't declare, so that reading it is an error and not ``None``."""
-        declared = {"param": spec.param, "whole": spec.whole, "key": spec.random, "turn": spec.turn}
-        for name, there in (declared | {"count": self.count is not None}).items():
-            if not there:
-                vars(self).pop(name, None)
+        own = vars(self)
+        for name in spec.undeclared if self.count is not None else (*spec.undeclared, "count"):
+            own.pop(name, None)
         return self
 
 
@@ -165,6 +164,11 @@ class Spec(NamedTuple):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.function is other.function
 
+    @property
+    def undeclared(self) -> tuple[str, ...]:
+        """What of ``At`` the rule doesn't ask for."""
+        return _undeclared(self)
+
     def call(self, g: Any, slots: Mapping[str, Any], at: At, fields: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Call the rule and return (update, next slots and scalars), checking what it returns."""
         result = self.function(g, Slots(slots), at.restrict(self), **fields)
@@ -173,3 +177,9 @@ class Spec(NamedTuple):
         if not (isinstance(result, tuple) and len(cast(Any, result)) == 2 and isinstance(result[1], Slots)):
             raise TypeError(f"{self.name}: a rule with slots returns (update, slot(...))")
         return cast(Any, result[0]), result[1].values
+
+
+@functools.lru_cache(maxsize=1024)  # asked for each array
+def _undeclared(spec: Spec) -> tuple[str, ...]:
+    declared = {"param": spec.param, "whole": spec.whole, "key": spec.random, "turn": spec.turn}
+    return tuple(name for name, there in declared.items() if not there)

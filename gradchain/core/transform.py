@@ -18,7 +18,7 @@ from gradchain.numerics import compute_dtype, real_dtype
 from gradchain.rounding import is_half, round_at, seeds, uniform
 from gradchain.signatures import public
 from gradchain.tree import Tree
-from gradchain.tree.alignment import S, T, inexact, is_array, is_float0, is_key, same_leaves, without_float0
+from gradchain.tree.alignment import S, T, inexact, is_array, is_float0, is_key, kinds, same_leaves, without_float0
 from gradchain.tree.construction import can_hold
 
 
@@ -266,10 +266,13 @@ def _for_shapes_too(init: Callable[[Any, Tree], Any]) -> Any:
         leaves, treedef = jax.tree.flatten(params)
         if not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
             return init(self, params)
-        arrays = {i: x for i, x in enumerate(leaves) if is_array(x)}
-        return jax.eval_shape(
-            lambda arrays: init(self, treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])), arrays
-        )
+        first, whole = kinds({i: x for i, x in enumerate(leaves) if is_array(x)})
+
+        def init_all(first: list[Any]) -> Any:
+            arrays = whole(first)
+            return init(self, treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)]))
+
+        return jax.eval_shape(init_all, first)
 
     return init_of
 
@@ -333,7 +336,8 @@ def lacks_params(where: str, why: str = "") -> ValueError:
 
 def scalar_dtype(params: Tree) -> Any:
     """Return the real dtype in which numbers of the whole transform are computed and stored."""
-    return real_dtype(compute_dtype(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(inexact(params)))))
+    found = {x.dtype if isinstance(x, jax.Array) else jnp.result_type(x) for x in jax.tree.leaves(inexact(params))}
+    return real_dtype(compute_dtype(jnp.float32, *found))
 
 
 @public

@@ -11,7 +11,7 @@ import numpy as np
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.transform import Transform
 from gradchain.introspect.paths import abstract_state, places
-from gradchain.introspect.stages import HyperparameterRow, SlotRow, StageRow, shardings_of, stage_rows
+from gradchain.introspect.stages import HyperparameterRow, Kept, SlotRow, StageRow, shardings_of, stage_rows
 from gradchain.introspect.survey import ParameterRow, Survey
 from gradchain.introspect.tables import KEPT, html_table, path_table, text_table
 from gradchain.signatures import public
@@ -163,13 +163,14 @@ def describe(
     survey = Survey(params)
     abstract = abstract_state(tx, params)
     survey.visit(tx, abstract, params, "")
-    local = _shardings(tx, abstract, params, state, shardings)
-    stages = stage_rows(tx, abstract, params, state, steps, local)
+    leaves, found = jax.tree.leaves(abstract), places("describe", tx, abstract)
+    local = _shardings(tx, abstract, state, shardings) or shardings_of(found, leaves, survey)
+    stages = stage_rows(tx, abstract, survey, params, state, steps, map(Kept, found, leaves, local))
     return Description(tuple(stages), tuple(survey.rows()), survey.shared_bytes)
 
 
-def _shardings(tx: Transform, abstract: Any, params: Tree, state: Any, shardings: Any) -> list[Any]:
-    """Return the shardings of the state's leaves, ``None`` where there is none."""
+def _shardings(tx: Transform, abstract: Any, state: Any, shardings: Any) -> list[Any]:
+    """Return the shardings of the state's leaves, ``None`` where there is none; nothing where they aren't given."""
     structure = jax.tree.structure(abstract)
     for name, tree in (("shardings", shardings), ("state", state)):
         if tree is not None and jax.tree.structure(tree) != structure:
@@ -180,7 +181,7 @@ def _shardings(tx: Transform, abstract: Any, params: Tree, state: Any, shardings
         return jax.tree.leaves(shardings)
     if state is not None:
         return [getattr(x, "sharding", None) for x in jax.tree.leaves(state)]
-    return shardings_of(places("describe", tx, abstract), jax.tree.leaves(abstract), params)
+    return []
 
 
 def _stage_dict(stage: StageRow) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, check_state
 from gradchain.signatures import public
 from gradchain.tree import Tree, overlay
-from gradchain.tree.alignment import is_array
+from gradchain.tree.alignment import is_array, kinds
 from gradchain.tree.shardings import HOST, in_host_memory
-from gradchain.tree.state import NamedTupleKey, Node, Path, nodes, numbered
+from gradchain.tree.state import NamedTupleKey, Names, Node, Path, nodes
 
 
 class Place(NamedTuple):
@@ -58,12 +58,14 @@ def abstract_state(tx: Transform, params: Tree) -> Any:
     arrays = jax.tree.map(lambda x: x if is_array(x) else None, params)
     spaces: list[Any] = []
 
-    def init(arrays: Tree) -> Any:
-        state = tx.init(overlay(arrays, params))
+    first, whole = kinds(arrays)
+
+    def init(first: list[Any]) -> Any:
+        state = tx.init(overlay(whole(first), params))
         spaces.extend(map(in_host_memory, jax.tree.leaves(state)))
         return state
 
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(init, arrays))
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(init, first))
     return treedef.unflatten(_in_host(x) if host else x for x, host in zip(leaves, spaces, strict=True))
 
 
@@ -109,13 +111,12 @@ def places(where: str, tx: Transform, state: Any) -> list[Place]:
         owners = dict(_owners(tx, cells))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: the state isn't one of {tx.name}: {error}") from error
-    seen: set[str] = set()
+    names = Names()
     result: list[Place] = []
     for index in range(len(leaves)):
         owner = owners[index]
         steps = [_step(key) for key in owner.path]
-        address = numbered(_written("/".join([owner.stage, *steps])), seen)
-        seen.add(address)
+        address = names.add(_written("/".join([owner.stage, *steps])))
         result.append(Place(address, owner.stage, owner.transform, "".join(steps[:1]), "/".join(steps[1:])))
     return result
 

@@ -14,6 +14,7 @@ from gradchain.core.transform import Transform
 from gradchain.matrices.views import MuonDimensionNumbers, view
 from gradchain.signatures import public
 from gradchain.tree import Tree, overlay
+from gradchain.tree.alignment import kinds
 from gradchain.tree.shardings import Layout, bytes_per_device, layout_of
 
 __all__ = ["bytes_per_device", "state_shardings", "zero_shardings"]
@@ -142,7 +143,8 @@ def _whole_arrays(tx: Transform, layout: Layout) -> tuple[list[frozenset[int] | 
       such a rule's, by its number, 1; 2 where it isn't known which parameters it is of.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(layout.arrays)]
-    state = jax.eval_shape(lambda arrays: tx.init(overlay(arrays, layout.tree)), layout.arrays)
+    first, all_of = kinds(layout.arrays)
+    state = jax.eval_shape(lambda first: tx.init(overlay(all_of(first), layout.tree)), first)
     numbers = {id(x): i for i, x in enumerate(jax.tree.leaves(state))}
     whole: dict[str, frozenset[int]] = {}
     kept: dict[int, int] = {}

@@ -1,6 +1,6 @@
 """What each stage of a transform is and keeps: its hyperparameters now and at the end, its slots, their bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -11,8 +11,8 @@ from gradchain.core.foreign import Foreign
 from gradchain.core.hyper import Schedule, value_at
 from gradchain.core.transform import Part, Transform, count_of
 from gradchain.introspect.courses import ends_at, extremes
-from gradchain.introspect.paths import Place, places, state_parts
-from gradchain.introspect.survey import Survey, active, arrays_by_path
+from gradchain.introspect.paths import Place, state_parts
+from gradchain.introspect.survey import Survey, active
 from gradchain.tree import Tree
 from gradchain.tree.alignment import bytes_of, is_array
 
@@ -65,45 +65,45 @@ class StageRow(NamedTuple):
         return sum(slot.bytes_per_device for slot in self.slots)
 
 
-def stage_rows(
-    tx: Transform, abstract: Any, params: Tree, state: Any, steps: int | None, shardings: list[Any]
-) -> Iterator[StageRow]:
-    """Yield a row for each stage with numbers, state or a rule of its own.
-
-    Args:
-      tx: the transform.
-      abstract: shapes and dtypes of its state.
-      params: the parameters, or their shapes.
-      state: its state, or ``None`` for the numbers at the start.
-      steps: the number of updates at the end; ``None`` for where schedules end.
-      shardings: of each leaf of the state, or ``None``.
-    """
-    present = {part.name: part for part in state_parts(tx, state)}
-    kept = dict[str, list[Kept]]()
-    found = places("describe", tx, abstract)
-    for place, x, sharding in zip(found, jax.tree.leaves(abstract), shardings, strict=True):
-        kept.setdefault(place.stage, []).append(Kept(place, x, sharding))
-    survey = Survey(params)
-    for part in state_parts(tx, abstract, params):
-        own, leaf = kept.pop(part.name, []), not part.transform.parts(part.state, part.params)
-        is_hidden = not leaf or (isinstance(part.transform, Foreign) and bool(jax.tree.leaves(part.state)))
-        if own or part.transform.settings() or not is_hidden:
-            arrays = active(part.transform, part.params) if leaf else (path for path, _ in arrays_by_path(part.params))
-            numbers = _numbers(present[part.name], steps)
-            yield StageRow(
-                part.name, tuple(numbers), tuple(_slots(own)), tuple(dict.fromkeys(map(survey.owner, arrays)))
-            )
-    for name, own in kept.items():  # what lies in another library's state
-        paths = dict.fromkeys(item.place.path for item in own if item.place.path in survey.params)
-        yield StageRow(name, (), tuple(_slots(own)), tuple(paths))
-
-
 class Kept(NamedTuple):
     """One array of a state."""
 
     place: Place
     shape: Any
     sharding: Any
+
+
+def stage_rows(
+    tx: Transform, abstract: Any, survey: Survey, params: Tree, state: Any, steps: int | None, arrays: Iterable[Kept]
+) -> Iterator[StageRow]:
+    """Yield a row for each stage with numbers, state or a rule of its own.
+
+    Args:
+      tx: the transform.
+      abstract: shapes and dtypes of its state.
+      survey: of these parameters.
+      params: the parameters, or their shapes.
+      state: its state, or ``None`` for the numbers at the start.
+      steps: the number of updates at the end; ``None`` for where schedules end.
+      arrays: those of the state.
+    """
+    present = {part.name: part for part in state_parts(tx, state)}
+    kept = dict[str, list[Kept]]()
+    for item in arrays:
+        kept.setdefault(item.place.stage, []).append(item)
+    for part in state_parts(tx, abstract, params):
+        own, leaf = kept.pop(part.name, []), not part.transform.parts()
+        is_hidden = not leaf or (isinstance(part.transform, Foreign) and bool(jax.tree.leaves(part.state)))
+        if own or part.transform.settings() or not is_hidden:
+            found = survey.paths.arrays(part.params)
+            names = active(part.transform, part.params, survey.paths) if leaf else [path for path, _ in found]
+            numbers = _numbers(present[part.name], steps)
+            yield StageRow(
+                part.name, tuple(numbers), tuple(_slots(own)), tuple(dict.fromkeys(map(survey.owner, names)))
+            )
+    for name, own in kept.items():  # what lies in another library's state
+        paths = dict.fromkeys(item.place.path for item in own if item.place.path in survey.params)
+        yield StageRow(name, (), tuple(_slots(own)), tuple(paths))
 
 
 def _slots(own: list[Kept]) -> Iterator[SlotRow]:
@@ -122,9 +122,9 @@ def _local_shape(item: Kept) -> tuple[int, ...]:
     return item.shape.shape if item.sharding is None else item.sharding.shard_shape(item.shape.shape)
 
 
-def shardings_of(found: list[Place], abstract: list[Any], params: Tree) -> list[Any]:
+def shardings_of(found: list[Place], abstract: list[Any], survey: Survey) -> list[Any]:
     """Return shardings for the leaves of a state: those of the parameters for what is as large, else ``None``."""
-    arrays = {path: x for path, x in arrays_by_path(params) if getattr(x, "sharding", None) is not None}
+    arrays = {path: x for path, x in survey.params.items() if getattr(x, "sharding", None) is not None}
     return [
         arrays[place.path].sharding if place.path in arrays and arrays[place.path].shape == x.shape else None
         for place, x in zip(found, abstract, strict=True)

@@ -38,7 +38,8 @@ class Survey:
     """Goes through a transform's parts, and notes for each parameter what applies to it."""
 
     def __init__(self, params: Tree):
-        self.params = dict(arrays_by_path(params))
+        self.paths = Paths()
+        self.params = dict(self.paths.arrays(params))
         self.labels: dict[str, list[str]] = {path: [] for path in self.params}
         self.transforms: dict[str, list[str]] = {path: [] for path in self.params}
         self.views = dict.fromkeys(self.params, "")
@@ -67,7 +68,7 @@ class Survey:
         if isinstance(tx, partition.Value) and isinstance(tx.param_labels, HiddenMatrices):
             self.reasons |= {self.owner(path): x.why for path, x in tx.param_labels.readings(params)}
         if not children:
-            for path in dict.fromkeys(map(self.owner, active(tx, params))):
+            for path in dict.fromkeys(map(self.owner, active(tx, params, self.paths))):
                 self.transforms[path].append(tx.name)
         for child in children:
             below = label
@@ -84,12 +85,12 @@ class Survey:
 
     def relabel(self, params: Tree, old: str, new: str) -> None:
         """Replace a partition's label by that of a partition inside it."""
-        for path in dict.fromkeys(self.owner(path) for path, _ in arrays_by_path(params)):
+        for path in dict.fromkeys(self.owner(path) for path, _ in self.paths.arrays(params)):
             self.labels[path] = [label for label in self.labels[path] if label != old] + [new]
 
     def note_views(self, tx: Transform, params: Tree) -> None:
         """Note how a transform sees arrays as matrices, if it does."""
-        for path, x, (axes, dims) in seen_by(tx, params):
+        for path, x, (axes, dims) in seen_by(tx, params, self.paths):
             if not self.views[self.owner(path)]:  # a rule that per_layer is around sees less than it did
                 shape = list(x.shape)
                 layers = [shape.pop(axis) for axis in axes]
@@ -97,12 +98,12 @@ class Survey:
 
     def note_rule(self, rule: Rule, state: Any, params: Tree) -> None:
         """Count a rule's slots to their parameters, and the rest of its state to none."""
-        pairs, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)
+        pairs, treedef = self.paths(params), flatten_optional(params)[1]
         total = size_of(state)
         for name in rule.spec.slots:
             for (path, _), slot in zip(pairs, treedef.flatten_up_to(getattr(state, name)), strict=True):
                 if size := size_of(slot):
-                    self.bytes[self.owner(path_name(path))] += size
+                    self.bytes[self.owner(path)] += size
                     total -= size
         self.shared_bytes += total
 
@@ -114,7 +115,7 @@ class Survey:
         leaves = jax.tree.leaves(state)
         alike = jax.tree.structure(state) == jax.tree.structure(params)
         if alike and (treedef.num_nodes > 1 or [x.shape for x in leaves] == [x.shape for x in own]):
-            for (path, _), x in zip(arrays_by_path(params), leaves, strict=True):
+            for (path, _), x in zip(self.paths.arrays(params), leaves, strict=True):
                 self.bytes[self.owner(path)] += size_of(x)
         elif leaves:
             inner = jax.tree.leaves(state, is_leaf=lambda x: x is not state)
@@ -125,7 +126,28 @@ class Survey:
                     self.note_state(node, params, children)
 
 
-def seen_by(tx: Transform, params: Tree) -> Iterator[tuple[str, Any, tuple[Any, Any]]]:
+class Paths:
+    """Leaves with their paths; ``None`` counts as one. Trees of one structure share them."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, list[str]]] = []
+
+    def __call__(self, tree: Tree) -> list[tuple[str, Any]]:
+        """Return pairs of a path and a leaf."""
+        leaves, treedef = flatten_optional(tree)
+        names = next((names for known, names in self._known if known == treedef), None)
+        if names is None:
+            pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
+            names = [path_name(path) for path, _ in pairs]
+            self._known.append((treedef, names))
+        return [*zip(names, leaves, strict=True)]
+
+    def arrays(self, tree: Tree) -> Iterator[tuple[str, Any]]:
+        """Return those of arrays."""
+        return ((path, x) for path, x in self(tree) if is_array(x))
+
+
+def seen_by(tx: Transform, params: Tree, paths: Paths) -> Iterator[tuple[str, Any, tuple[Any, Any]]]:
     """Yield the path of each array that a transform sees as matrices, the array, its layer axes and dimensions."""
     rule = tx.unlayered if isinstance(tx, Rule) else tx
     fields = ((name, kind, value) for name, kind, value in rule.fields() if isinstance(kind, DimensionsKind))
@@ -136,10 +158,9 @@ def seen_by(tx: Transform, params: Tree) -> Iterator[tuple[str, Any, tuple[Any, 
         found = [(own.axes, dict(own.fields)[field]) for own in tx.declarations(params)]
     else:
         found = [((), dims) for dims in kind.resolve(f"{tx.name}: {field}", value, params)]
-    pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
-    for (path, x), one in zip(pairs, found, strict=True):
+    for (path, x), one in zip(paths(params), found, strict=True):
         if is_array(x) and (one[1] is not None or (isinstance(tx, Rule) and x.ndim - len(one[0]) == 2)):
-            yield path_name(path), x, one
+            yield path, x, one
 
 
 def shown(shape: tuple[int, ...], dims: Any, layers: int) -> str:
@@ -155,21 +176,13 @@ def shown(shape: tuple[int, ...], dims: Any, layers: int) -> str:
     return f"{f'{count} of ' if count != 1 else ''}{size}{parts}"
 
 
-def active(tx: Transform, params: Tree) -> Iterator[str]:
-    """Yield the paths of the arrays that a transform applies to."""
-    arrays = dict(arrays_by_path(params))
-    if isinstance(tx, Rule) and arrays:
-        pairs = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: x is None)[0]
-        chosen = tx.active(params, len(pairs))
-        arrays = {path_name(path): x for (path, x), on in zip(pairs, chosen, strict=True) if on}
-    yield from arrays
-
-
-def arrays_by_path(params: Tree) -> Iterator[tuple[str, Any]]:
-    """Yield (path, array) for the arrays in a tree."""
-    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if is_array(x):
-            yield path_name(path), x
+def active(tx: Transform, params: Tree, paths: Paths) -> list[str]:
+    """Return the paths of the arrays that a transform applies to."""
+    arrays = [path for path, _ in paths.arrays(params)]
+    if not (isinstance(tx, Rule) and arrays):
+        return arrays
+    pairs = paths(params)
+    return [path for (path, _), on in zip(pairs, tx.active(params, len(pairs)), strict=True) if on]
 
 
 def size_of(state: Any) -> int:

@@ -13,7 +13,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded, debias_nesterov, decaying_max, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, decaying_max, divide, ema, root_plus, sqrt
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 
@@ -78,7 +78,7 @@ def scale_by_amsgrad(
     nu = ema(slot.nu, abs_sq(g), b2)
     nu_max = jnp.maximum(slot.nu_max, nu / at.weight_sum("b2") if bias_correction_nu else nu)
     mu_hat = mu / at.weight_sum("b1") if bias_correction_mu else mu
-    return divide(mu_hat, sqrt(nu_max + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu, nu_max=nu_max)
+    return divide(mu_hat, root_plus(nu_max, eps_root, eps), eps == 0), slot(mu=mu, nu=nu, nu_max=nu_max)
 
 
 @elementwise(slots={"mu": Slot(), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
@@ -242,7 +242,7 @@ def scale_by_radam(
     weight = at.weight_sum("b1")
     mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     tractable, factor = _rectification(b2, at.t, threshold)
-    adapted = factor * divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0)
+    adapted = factor * divide(mu_hat, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0)
     return jnp.where(tractable, adapted, mu_hat), slot(mu=mu, nu=nu)
 
 
@@ -284,6 +284,6 @@ def scale_by_adan(
     v = ema(slot.v, difference, b2)
     n = ema(slot.n, abs_sq(g + (1 - b2) * difference), b3)
     ahead = m / at.weight_sum("b1") + (1 - b2) * (v / at.weight_sum("b2"))
-    return divide(ahead, sqrt(n / at.weight_sum("b3") + eps_root) + eps, eps == 0), slot(
+    return divide(ahead, root_plus(n / at.weight_sum("b3"), eps_root, eps), eps == 0), slot(
         m=m, v=v, n=n, g=jnp.array(g, copy=True)
     )

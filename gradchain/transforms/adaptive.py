@@ -9,13 +9,14 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, sqrt
+from gradchain.eager import full_like
+from gradchain.numerics import abs_sq, bounded, debias_nesterov, divide, ema, real_dtype, root_plus, sqrt
 
 SECOND_MOMENT = Slot(real=True, nonnegative=True)
 SUMMED = 2**24
 """For how many gradients too large to be squared there is room in a sum over all updates."""
 SCALED_SECOND_MOMENT = SECOND_MOMENT._replace(
-    init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_scale),
+    init=lambda p, hyper: full_like(p, hyper.initial_scale, real_dtype(p.dtype)),
 )
 
 
@@ -26,7 +27,7 @@ def _root(nu: Array, eps: NonNegative, eps_in_sqrt: bool) -> Array:
 @elementwise(
     slots={
         "sum_of_squares": SECOND_MOMENT._replace(
-            init=lambda p, hyper: jnp.full_like(jnp.real(p), hyper.initial_accumulator_value)
+            init=lambda p, hyper: full_like(p, hyper.initial_accumulator_value, real_dtype(p.dtype))
         )
     }
 )
@@ -185,7 +186,7 @@ def scale_by_adam(
     nu = ema(slot.nu, abs_sq(g), b2)
     weight = at.weight_sum("b1")
     mu_hat = debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
-    return divide(mu_hat, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(mu=mu, nu=nu)
+    return divide(mu_hat, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0), slot(mu=mu, nu=nu)
 
 
 @elementwise(slots={"mu": Slot(dtype="mu_dtype"), "nu": SECOND_MOMENT}, debiased=("b1", "b2"))
@@ -224,5 +225,5 @@ def scale_by_laprop(
     """
     g = bounded(g)
     nu = ema(slot.nu, abs_sq(g), b2)
-    mu = ema(slot.mu, divide(g, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), b1)
+    mu = ema(slot.mu, divide(g, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0), b1)
     return mu / at.weight_sum("b1"), slot(mu=mu, nu=nu)

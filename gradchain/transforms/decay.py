@@ -9,11 +9,12 @@ from gradchain.core.hyper import Mask, NonNegative, Positive, TermMask
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slots
 from gradchain.core.transform import Transform
+from gradchain.numerics import plus_multiple
 
 
 def _plus(g: Array, strength: Any, gradient: Array) -> Array:
     """Return ``g + strength * gradient``; a constant 0 moves no memory, which XLA may not leave out on its own."""
-    return g if isinstance(strength, float) and not strength else g + strength * gradient
+    return g if isinstance(strength, float) and not strength else plus_multiple(g, strength, gradient)
 
 
 @elementwise(param=True)

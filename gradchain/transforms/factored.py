@@ -11,7 +11,8 @@ from gradchain.core.hyper import Decay, Fraction, NonNegative, Positive
 from gradchain.core.rule import leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Integer
-from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
+from gradchain.eager import zeros_like
+from gradchain.numerics import abs_sq, bounded, divide, ema, real_dtype, sqrt
 from gradchain.schedules.curves import since
 from gradchain.transforms.adaptive import SUMMED
 
@@ -72,12 +73,11 @@ def _moment_slot(name: str) -> Slot:
     """Return one of the slots ``v_row``, ``v_col`` and ``v``; each array has either the first two or the last."""
 
     def init(p: Array, hyper: Any) -> Array | None:
-        zeros = jnp.zeros_like(jnp.real(p))
         axes = _factored_axes(p.shape, hyper.factored, hyper.min_dim_size_to_factor)
-        if axes is None:
-            return zeros if name == "v" else None
-        second, longest = axes
-        return None if name == "v" else jnp.sum(zeros, axis=longest if name == "v_row" else second)
+        if (name == "v") != (axes is None):
+            return None
+        zeros = zeros_like(p, real_dtype(p.dtype))
+        return zeros if axes is None else jnp.sum(zeros, axis=axes[name == "v_row"])
 
     return Slot(init, real=True, nonnegative=True, counted=True)
 

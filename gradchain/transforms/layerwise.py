@@ -10,9 +10,19 @@ from gradchain.core.hyper import Decay, DType, Fraction, Mask, NonNegative, Term
 from gradchain.core.rule import elementwise, leafwise
 from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Choice, Integer
+from gradchain.eager import fused
 from gradchain.matrices.factors import gathered, spectral_norm, spread_like
 from gradchain.matrices.views import DimensionNumbersOrVectors, MatrixView, MuonDimensionNumbers, view
-from gradchain.numerics import abs_sq, bounded_square, divide, ema, quotient, safe_norm, safe_root_mean_squares, sqrt
+from gradchain.numerics import (
+    abs_sq,
+    bounded_square,
+    divide,
+    ema,
+    quotient,
+    root_plus,
+    safe_norm,
+    safe_root_mean_squares,
+)
 
 
 @leafwise(param=True)
@@ -61,7 +71,11 @@ def scale_by_trust_ratio(
 
     Reference: You et al., *Large Batch Training of Convolutional Networks*, 2017, equation 6.
     """
-    param_norm, update_norm = safe_norm(at.param, min_norm), safe_norm(g, min_norm)
+    return _trusted(g, safe_norm(at.param, min_norm), safe_norm(g, min_norm), trust_coefficient, eps)
+
+
+@fused
+def _trusted(g: Array, param_norm: Array, update_norm: Array, trust_coefficient: Any, eps: Any) -> Array:
     zero = (param_norm == 0) | (update_norm == 0)
     ratio = quotient(trust_coefficient * param_norm, jnp.where(zero, 1, update_norm + eps))
     return g * jnp.where(zero, 1, ratio)
@@ -128,7 +142,7 @@ def scale_by_novograd(
     factor, size = bounded_square(safe_norm(g), jnp.sum(abs_sq(g)))
     g = g * factor
     nu = jnp.where(at.t == 1, size, ema(slot.nu, size, b2))
-    mu = b1 * slot.mu + divide(g, sqrt(nu + eps_root) + eps, eps == 0)
+    mu = b1 * slot.mu + divide(g, root_plus(nu, eps_root, eps), eps == 0)
     mu = mu + weight_decay * at.param if weight_decay_mask else mu
     return mu, slot(mu=mu, nu=nu)
 

@@ -9,7 +9,7 @@ from jax import Array
 from gradchain.core.hyper import Decay, DType, Hyper, NonNegative
 from gradchain.core.rule import elementwise
 from gradchain.core.spec import At, Slot, Slots
-from gradchain.numerics import abs_sq, bounded, divide, ema, sqrt
+from gradchain.numerics import abs_sq, bounded, divide, ema, root_plus
 from gradchain.transforms.adaptive import SECOND_MOMENT
 
 FIRST_MOMENT = Slot(dtype="mu_dtype")
@@ -58,7 +58,7 @@ def scale_by_ademamix(
     m2 = ema(slot.m2, g, b3)
     nu = ema(slot.nu, abs_sq(g), b2)
     mixed = m1 / at.weight_sum("b1") + alpha * m2
-    return divide(mixed, sqrt(nu / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(m1=m1, m2=m2, nu=nu)
+    return divide(mixed, root_plus(nu / at.weight_sum("b2"), eps_root, eps), eps == 0), slot(m1=m1, m2=m2, nu=nu)
 
 
 @elementwise(slots={"m": Slot(), "n": SECOND_MOMENT}, debiased=("b2",))
@@ -96,4 +96,4 @@ def scale_by_simplified_ademamix(
     g = bounded(g)
     m = b1 * slot.m + g
     n = ema(slot.n, abs_sq(g), b2)
-    return divide(m + alpha * g, sqrt(n / at.weight_sum("b2") + eps_root) + eps, eps == 0), slot(m=m, n=n)
+    return divide(m + alpha * g, root_plus(n / at.weight_sum("b2"), eps_root, eps), eps == 0), slot(m=m, n=n)

@@ -46,6 +46,8 @@ def is_float0(x: Any) -> bool:
 
 def without_float0(tree: Tree) -> Tree:
     """Return a tree of updates with ``None`` for derivatives that don't exist, ``float0`` to JAX."""
+    if not any(map(is_float0, jax.tree.leaves(tree))):
+        return tree
     return jax.tree.map(lambda x: None if is_float0(x) else x, tree)
 
 
@@ -53,7 +55,9 @@ def inexact(tree: Tree) -> Tree:
     """Return a tree with ``None`` for whole numbers, bools and keys, which have no gradient."""
 
     def leaf(x: Any) -> Any:
-        return x if not is_array_like(x) or jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None
+        if not is_array_like(x):
+            return x
+        return x if jnp.issubdtype(x.dtype if is_array(x) else jnp.result_type(x), jnp.inexact) else None
 
     return jax.tree.map(leaf, tree)
 
@@ -77,6 +81,24 @@ def bytes_of(x: Any, shape: tuple[int, ...] | None = None) -> int:
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), x.dtype))
         item = math.prod(data.shape) * data.dtype.itemsize
     return math.prod(x.shape if shape is None else shape) * item
+
+
+def kinds(arrays: Tree) -> tuple[list[Any], Callable[[Sequence[Any]], Tree]]:
+    """Return the different ones among arrays by shape, dtype and layout, and what makes a tree of a value for each.
+
+    What is only asked for shapes is so computed once for all arrays of one kind.
+    """
+    leaves, treedef = jax.tree.flatten(arrays)
+    found: dict[Any, int] = {}
+    first: list[Any] = []
+    numbers: list[int] = []
+    for x in leaves:
+        kind = jnp.shape(x), x.dtype, getattr(x, "weak_type", False), getattr(x, "sharding", None)
+        if kind not in found:
+            found[kind] = len(first)
+            first.append(x)
+        numbers.append(found[kind])
+    return first, lambda values: treedef.unflatten([values[i] for i in numbers])
 
 
 def same_leaves(tree_x: Tree, tree_y: Tree) -> bool:

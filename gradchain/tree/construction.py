@@ -11,6 +11,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from gradchain import eager
+from gradchain.eager import once
 from gradchain.signatures import public
 from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 
@@ -18,7 +20,15 @@ from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 @public
 def zeros_like(tree: T, dtype: DTypeLike | None = None) -> T:
     """Return zeros of the same shapes, in ``dtype`` or in the leaves' own dtypes."""
-    return full_like(tree, 0, dtype)
+    zeros = once(eager.zeros_like)
+
+    def leaf(x: Any) -> Any:
+        if is_float0(x):
+            return x  # as zero as it can be
+        own = jnp.dtype(dtype) if dtype is not None else jnp.result_type(x)
+        return zeros(x, own) if isinstance(x, Array) else jnp.zeros_like(x, dtype=own)
+
+    return jax.tree.map(leaf, tree)
 
 
 @public
@@ -122,10 +132,18 @@ def cast_like(tree: T, other_tree: Tree) -> T:
       TypeError: where a complex leaf would lose its imaginary part, or a floating-point one would become integer.
     """
 
+    leaves, treedef = jax.tree.flatten(tree)
+    if all(map(_is_of_dtype, leaves, treedef.flatten_up_to(other_tree))):
+        return tree  # without paths, which take longer than that
+
     def leaf(path: Any, x: Any, like: Any) -> Any:
         return converted(path, x, jnp.result_type(like))
 
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
+
+
+def _is_of_dtype(x: Any, like: Any) -> bool:
+    return isinstance(x, Array) and x.dtype == getattr(like, "dtype", None) and not getattr(x, "weak_type", False)
 
 
 def converted(path: Any, x: Any, dtype: Any) -> Any:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gradchain.signatures import public
-from gradchain.tree.alignment import Tree, bytes_of, flatten_optional, is_array, overlay, show_path, spread
+from gradchain.tree.alignment import Tree, bytes_of, flatten_optional, is_array, kinds, overlay, show_path, spread
 
 HOST = "pinned_host"
 """The kind of memory that JAX calls ``Host``."""
@@ -55,8 +55,9 @@ class Layout(NamedTuple):
         ]
         try:
             with jax.sharding.use_abstract_mesh(abstract):
-                program = jax.make_jaxpr(lambda arrays: function(overlay(arrays, self.tree)), return_shape=True)
-                jaxpr, shapes = program(treedef.unflatten(leaves))
+                first, whole = kinds(treedef.unflatten(leaves))
+                program = jax.make_jaxpr(lambda first: function(overlay(whole(first), self.tree)), return_shape=True)
+                jaxpr, shapes = program(first)
         except Exception as error:
             if type(error).__name__ != "ShardingTypeError":  # which JAX doesn't export
                 raise

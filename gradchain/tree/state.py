@@ -88,6 +88,24 @@ def numbered(name: str, taken: Container[str]) -> str:
     return next(full for full in names if full not in taken)
 
 
+class Names:
+    """Names that differ: the second of one is called as :func:`numbered` says, in constant time."""
+
+    def __init__(self, taken: Iterable[str] = ()):
+        self._taken = builtins.set(taken)
+        self._last: dict[str, int] = {}
+
+    def add(self, name: str) -> str:
+        """Return the name, numbered if it is taken, and take it."""
+        for number in itertools.count(self._last.get(name, 0) + 1):
+            full = f"{name}_{number}" if number > 1 else name
+            if full not in self._taken:
+                self._last[name] = number
+                self._taken.add(full)
+                return full
+        raise AssertionError("unreachable: there is always one more number")
+
+
 def nodes(tree: Tree, label: str = "", taken: Iterable[str] = ()) -> list[Node]:
     """Return all nodes of a state, each with an address such as ``scale_by_adam.mu['layer']['kernel']``.
 
@@ -100,14 +118,13 @@ def nodes(tree: Tree, label: str = "", taken: Iterable[str] = ()) -> list[Node]:
       label: what the transforms' names begin with.
       taken: names that are not to be given again.
     """
-    seen = builtins.set(taken)
+    names = Names(taken)
 
     def visit(path: Path, node: Any, address: str, around: _Around) -> Iterator[Node]:
         name = None if around.in_rule else transform_name(node)
         if name is not None:
-            address = numbered(f"{around.labels}{name}", seen)
+            address = names.add(f"{around.labels}{name}")
             around = around._replace(stage=address, start=len(path))
-            seen.add(address)
         children, treedef = _children(node, path)
         is_leaf = jax.tree_util.treedef_is_leaf(treedef)
         is_field = around.in_state and name is None

@@ -10,7 +10,7 @@ from gradchain.combinators.labels import check_pattern, listed, matches
 from gradchain.core.hyperparams import named_parts
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Transform
-from gradchain.introspect.survey import active
+from gradchain.introspect.survey import Paths, active
 from gradchain.signatures import did_you_mean, public
 from gradchain.training.history import text_table
 from gradchain.width.multipliers import Width, Widths
@@ -156,10 +156,11 @@ def _of_transform(widths: Widths, tx: Transform) -> dict[str, str]:
     """Return the names of the families by what a transform's rules do with each array."""
     shapes = jax.tree.map(lambda width: jax.ShapeDtypeStruct(width.shape, jnp.float32), widths.tree)
     rules: dict[str, list[Rule]] = {path: [] for path in widths}
+    paths = Paths()
     for part in named_parts(tx, None, shapes):
         leaf = part.transform
         if isinstance(leaf, Rule) and not leaf.parts() and part.params is not None:
-            for path in active(leaf, part.params):
+            for path in active(leaf, part.params, paths):
                 rules[path].append(leaf)
     return {path: _family(path, own) for path, own in rules.items()}
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import pytest
 
+pytestmark = pytest.mark.as_users
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [

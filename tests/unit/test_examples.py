@@ -11,6 +11,8 @@ import pytest
 import gradchain as gc
 from gradchain import training
 
+pytestmark = pytest.mark.as_users
+
 FOLDER = Path(__file__).parents[2] / "examples"
 
 

@@ -14,6 +14,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.as_users
+
 FOLDER = Path(__file__).parents[2] / "docs" / "gallery"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "common"))
 QUICK = ("learning_rate",)

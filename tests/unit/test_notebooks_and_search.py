@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
+pytestmark = pytest.mark.as_users
+
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = runpy.run_path(str(DOCS / "make_notebooks.py"))
 SEARCH = runpy.run_path(str(DOCS / "check_search.py"))
