@@ -55,6 +55,18 @@ def test_another_learning_rate_does_not_trace_again():
     assert len(traces) == 1
 
 
+def test_numbers_are_copied_to_the_device_once():
+    params, batch = problem()
+    step, state, batch = make_step(squared, gc.adam(0.1)), gc.adam(0.1).init(params), jax.device_put(batch)
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            params, state, _ = step(params, state, batch)
+            with jax.transfer_guard("disallow"):
+                params, state, _ = step(params, state, batch)
+    with jax.transfer_guard("disallow"), pytest.raises(jax.errors.JaxRuntimeError, match="transfer"):
+        step(params, state, batch, tx=gc.adam(0.2))
+
+
 def test_the_given_transform_is_used():
     params, batch = problem()
     step = make_step(squared, gc.sgd(0.1))

@@ -23,7 +23,7 @@ from gradchain.training.steps.epoch import Batches, Order, Scanned, divide
 from gradchain.training.steps.measuring import counting, summed
 from gradchain.training.steps.recipe import Recipe, renewed, run_epoch
 from gradchain.training.steps.renewal import renew_on_stream
-from gradchain.training.steps.step import take_step
+from gradchain.training.steps.step import on_device, take_step
 from gradchain.training.steps.windows import Window, scan_rest, scan_window
 from gradchain.training.variables import Variables
 from gradchain.tree import Tree
@@ -309,7 +309,7 @@ class Blocks:
     """Steps on blocks of a stream's batches, each block one compiled call."""
 
     def __init__(self, recipe: Recipe, tx: Any, feed: Feed, key: Array):
-        self._recipe, self._tx, self._feed, self._key = recipe, tx, feed, key
+        self._recipe, self._tx, self._feed, self._key = recipe, on_device(tx), feed, key
 
     def launch(self, tip: Tip, limit: int | None, row: bool, stretches: Sequence[int]) -> Launched:
         """See :class:`Source`."""

@@ -1,5 +1,6 @@
 """One step of training: the loss, its gradient, the transform, the new parameters."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol
 
@@ -179,12 +180,20 @@ def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, 
     """
     every = Objective.of(loss_fn, has_aux, takes_key)
     default = as_transform(tx)
+    ready = functools.cache(lambda x64: on_device(default))
 
     def step(params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = default) -> tuple[T, S, Metrics]:
         objective, variables = every.enter(params)
-        return _left(objective, _compiled_step(objective, variables, as_transform(tx), state, batch, key))
+        used = ready(jax.config.jax_enable_x64) if tx is default else as_transform(tx)
+        return _left(objective, _compiled_step(objective, variables, used, state, batch, key))
 
     return step
+
+
+def on_device(tx: S) -> S:
+    """Return a transform whose Python numbers are arrays: a call of a program would copy each of them to the device."""
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, (int, float, complex)) else x, tx)
 
 
 @public
