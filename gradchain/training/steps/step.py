@@ -180,11 +180,11 @@ def make_step(loss_fn: Callable[..., Any], tx: Child, *, has_aux: bool = False, 
     """
     every = Objective.of(loss_fn, has_aux, takes_key)
     default = as_transform(tx)
-    ready = functools.cache(lambda x64: on_device(default))
+    ready = functools.cache(lambda real: on_device(default))  # for each dtype of real numbers
 
     def step(params: T, state: S, batch: Tree, key: Array | None = None, tx: Child = default) -> tuple[T, S, Metrics]:
         objective, variables = every.enter(params)
-        used = ready(jax.config.jax_enable_x64) if tx is default else as_transform(tx)
+        used = ready(jnp.result_type(float)) if tx is default else as_transform(tx)
         return _left(objective, _compiled_step(objective, variables, used, state, batch, key))
 
     return step
