@@ -44,6 +44,7 @@ def stream(steps, seed):
     return [trees.at(stacked, k) for k in range(steps)]
 
 
+@pytest.mark.slow
 @given(ANY, SEEDS)
 def test_accumulating_one_gradient_is_the_transform_itself(row, seed):
     params, tx = trees.standard(seed=seed), row.build()

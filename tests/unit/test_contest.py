@@ -241,6 +241,7 @@ def test_trials_near_the_best_are_counted(contest):
     assert contest.measures.within([[1.0, 1.0], [1.03, 1.0], [1.05, 1.0], [math.inf, 1.0]]) == 2
 
 
+@pytest.mark.slow
 def test_search_then_fresh_seeds(contest, small, tmp_path):
     runs = contest.runs
     plan = runs.Plan(trials=4, seeds=(5, 6), control=(7,), length=2, horizons=(1, 2))

@@ -93,6 +93,7 @@ def test_a_check_is_the_training_that_it_says():
             np.testing.assert_allclose(check.changes[1, 1, step, i], moved, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_adam_passes_with_mup_and_fails_without():
     options = {"data": batch(16), "steps": 3, "seeds": 4}
     plain = training.coordinate_check(make, [32, 256], tx=gc.adam(0.01), **options)
@@ -138,6 +139,7 @@ def test_best_rates_at_the_edge_and_beside_divergence():
     assert found.best[1].loss == np.inf
 
 
+@pytest.mark.slow
 def test_a_transfer_is_a_sweep_at_each_width():
     rates, data = [0.01, 0.1, 1.0], batch(32)
     options = {"batch_size": 8, "epochs": 1, "validation": data}

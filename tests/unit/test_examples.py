@@ -52,6 +52,7 @@ def test_equinox():
     assert run("06_equinox", steps=100)["loss"] < 0.05
 
 
+@pytest.mark.slow
 def test_vmapped_learning_rates():
     result = run("07_vmapped_learning_rates", steps=20, rates=16)
     assert result["losses"].shape == (16,)

@@ -36,6 +36,7 @@ def test_a_bad_gradient_leaves_state_and_counts_alone():
     assert np.all(updates[1] == 0)
 
 
+@pytest.mark.slow
 def test_guards_under_vmap_equal_single_runs():
     """Some of the runs skip where others don't."""
     gradients = jnp.stack([jnp.stack(BAD), jnp.stack(BAD[::-1]), jnp.stack([2 * ONES] * len(BAD))])

@@ -58,6 +58,7 @@ def check(tx, use, steps=30, shapes=SHAPES, dtype="float64", **options):
     trees.assert_close(ours, theirs, 1e-10)
 
 
+@pytest.mark.slow
 def test_it_is_its_oracle(with_noise, x64):
     check(on_all_axes(), with_noise, steps=3, shapes={"tall": (6, 3), "vector": (3,)})
 

@@ -71,6 +71,7 @@ class TestAgainstOthers:
         theirs = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(X), LABELS)
         assert error(with_integers(X, LABELS), np.asarray(theirs)) < 1e-12
 
+    @pytest.mark.slow
     def test_derivatives_of_integer_labels_forwards_and_again(self, x64):
         x, label = jnp.asarray(X[0]), LABELS[0]
         p = jax.nn.softmax(x)
@@ -242,6 +243,7 @@ class TestAxes:
             )
         np.testing.assert_allclose(with_integers(X.T, LABELS, axis=0), with_integers(X, LABELS), rtol=1e-6)
 
+    @pytest.mark.slow
     def test_several_axes(self, x64):
         x, y = X.reshape(6, 2, 2), Y.reshape(6, 2, 2)
         expected = losses.softmax_cross_entropy(X, Y)

@@ -26,6 +26,7 @@ def total(x, *arguments, **options):
     return jnp.sum(ctc_loss(x, *arguments, **options))
 
 
+@pytest.mark.slow
 def test_all_alignments_and_optax(x64):
     x = jnp.asarray(X)
     np.testing.assert_allclose(ctc_loss(X, *ARGUMENTS), expected(X), rtol=1e-12)
@@ -60,6 +61,7 @@ def test_another_blank(x64, blank):
     np.testing.assert_allclose(ctc_loss(X, *padded, blank_id=blank), expected(X, *padded, blank), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e4, 1e15])
 def test_extreme_logits(size):
     """The likeliest alignment has all the probability, or the sequence nearly none."""

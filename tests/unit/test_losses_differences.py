@@ -28,6 +28,7 @@ class TestMargins:
         assert np.isnan(loss(s, labels)).tolist() == [False, True]
         assert np.all(jax.grad(lambda s: loss(s, labels).sum())(s)[1] == 0)
 
+    @pytest.mark.slow
     @each_score
     def test_impossible_classes(self, name):
         loss = getattr(losses, name)
@@ -141,6 +142,7 @@ class TestFocalAndPoly:
 
 
 class TestVectors:
+    @pytest.mark.slow
     def test_cosines_of_zero_vectors(self):
         p, t = jnp.zeros((1, 3)), jnp.ones((1, 3))
         for args in ((p, t), (t, p), (p, p)):
@@ -197,6 +199,7 @@ class TestVectors:
         assert np.all(slope == 0)
         assert np.isnan(jax.jit(theirs.ntxent)(z, labels)) == (labels[0] != labels[1])
 
+    @pytest.mark.slow
     def test_ntxent_at_a_low_temperature(self):
         z = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
         value, slope = jax.value_and_grad(losses.ntxent)(z, jnp.array([0, 0, 1]), 1e-4)
@@ -289,6 +292,7 @@ class TestSmoothing:
         np.testing.assert_allclose(smooth, (1 - amounts) * np.eye(3) + amounts / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_values_keep_their_range_and_slopes_at_its_ends():
     x = jax.random.normal(jax.random.key(0), (2000, 8))
     assert losses.cosine_similarity(x, 3 * x).max() <= 1

@@ -100,6 +100,7 @@ def test_several_axes_are_one():
     trees.assert_close(got.reshape(4, 6), flat, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_layers_of_muon_are_batches_of_matrices_and_matrices_by_themselves(adaptive):
     x = matrix(3, 4, 5, dtype="float32")

@@ -229,6 +229,7 @@ def test_callbacks_see_each_step_of_each_member_once():
     assert sorted(step for step, _ in seen) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+@pytest.mark.slow
 def test_complex_parameters_go_the_way_of_their_parts():
     fun = lambda z: jnp.sum(jnp.abs(z - (1 + 2j)) ** 1.5 * jnp.arange(1, 4))  # noqa: E731
     start = jnp.asarray([0.3 + 1j, 2 - 1j, -1j])
@@ -255,6 +256,7 @@ def test_derivatives_of_the_solution_are_those_of_the_closed_form(x64):
     assert_close(mapped, exact, 1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_reach_what_the_function_closes_over(x64):
     def closed_over(penalty):
         return minimize(lambda w: ridge(w, penalty, TARGET), jnp.zeros(4), implicit=True, gtol=1e-10).params
@@ -271,6 +273,7 @@ def test_reverse_mode_through_the_steps_is_an_error_that_names_the_cure(x64):
     assert_close(jax.jvp(value, (0.7,), (1.0,))[1], exact, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_function_is_evaluated_inside_the_set_only(x64):
     def nan_outside(w):
         return ridge(w, 0.0, TARGET) + jnp.where(jnp.all(w >= 0), 0.0, jnp.nan)

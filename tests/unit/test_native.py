@@ -219,6 +219,7 @@ ELEMENTWISE = {
 }
 
 
+@pytest.mark.slow
 def test_every_elementwise_optimizer_has_a_kernel_in_one_program():
     w, g = arrays(shape=(LEAST,))[:2]
     w, g = w["w"], g["w"]

@@ -79,6 +79,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "longer" else [pytest.mark.slow]) for n in RULES])
 def test_each_matrix_has_the_updates_that_it_has_alone(name, x64):
     rule, oracle = RULES[name]
@@ -275,6 +276,7 @@ def norms(params):
     }
 
 
+@pytest.mark.slow
 def test_scion_starts_and_stays_in_its_balls():
     rng = np.random.default_rng(0)
     shapes = {"embed": (64, 8), "hidden": (8, 4), "conv": (3, 3, 4, 6), "bias": (4,)}
@@ -298,6 +300,7 @@ def test_scion_starts_and_stays_in_its_balls():
     assert np.mean(np.sign(end["embed"]) == np.sign(start["embed"])) < 0.9
 
 
+@pytest.mark.slow
 def test_dion2_moves_a_fraction_and_keeps_the_rest():
     g = jnp.asarray([[1.0, -5.0, 2.0, 0.5], [1.0, 1.0, -3.0, 0.0], [0.0, 2.0, 0.0, 0.5], [1.0, 0.0, 0.0, 0.0]])
     tx = gc.scale_by_dion2(0.5, 0.25)

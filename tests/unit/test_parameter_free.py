@@ -80,6 +80,7 @@ def of_optax(name):
     return getattr(optax, name, None) or getattr(optax.contrib, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [quadratic, rosenbrock])
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-12), pytest.param(False, 1e-4, marks=pytest.mark.slow)])

@@ -79,6 +79,7 @@ def test_each_arrays_share_of_the_bound_is_that_of_the_paper(uniform):
         assert numbers[name] == number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", EVERY)
 def test_zero_gradients_give_zero_with_finite_derivatives(dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -169,6 +170,7 @@ def test_without_bound_and_noise_it_is_the_mean():
     trees.assert_close(updates, jax.tree.map(lambda g: g.mean(0), grads), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_the_noise_has_the_deviation_of_the_paper_and_in_complex_numbers_each_part_has_it(dtype):
     like = jnp.zeros((100, 100), dtype)
@@ -205,6 +207,7 @@ def test_an_empty_batch_gives_the_noise_alone():
     assert abs(float(jnp.std(updates)) / 2 - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_its_numbers_are_traced_scheduled_and_batched():
     grads, like = batch_of(), trees.standard()
     traces = []

@@ -89,6 +89,7 @@ def test_the_derivative_with_respect_to_sigma_is_unbiased():
     assert abs(mean - expected) > ERRORS * error
 
 
+@pytest.mark.slow
 def test_the_baseline_reduces_the_variance():
     def estimate(use_baseline):
         def one(key, size):
@@ -121,6 +122,7 @@ def test_trees_dtypes_and_transformations():
     np.testing.assert_allclose(batched["n"], np.full(4, out["n"]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Normal", "Gumbel"])
 @pytest.mark.parametrize("use_baseline", [True, False])
 def test_same_as_optax(name, use_baseline):

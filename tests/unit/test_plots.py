@@ -66,6 +66,7 @@ def test_losses_down_to_0_and_below_are_drawn(losses):
     assert plots.plot_losses([np.nan, 1.0]).get_yscale() == "log"
 
 
+@pytest.mark.slow
 def test_minimisations_are_drawn_against_their_evaluations():
     fun = lambda w: jnp.sum(w**4 + w**2)  # noqa: E731
     found = gc.minimize(fun, jnp.ones(2), history=True, max_steps=20)

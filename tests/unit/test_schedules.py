@@ -629,6 +629,7 @@ def test_a_piece_of_no_steps_is_a_jump():
         np.testing.assert_array_equal(schedule(jnp.arange(6.0)), [1, 1, 1, 0.25, 0.25, 0.25])
 
 
+@pytest.mark.slow
 def test_no_value_lies_beyond_the_ends_by_rounding():
     values = gc.warmup_cosine_decay_schedule(0.3, 0.7, 0, 1000, 0.7)(jnp.arange(1000))
     assert np.all(values == np.float32(0.7))

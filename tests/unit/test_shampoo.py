@@ -49,6 +49,7 @@ def check(gradients, options, given):
     trees.assert_close(updates_of(tx, gradients), of_oracle(oracles.shampoo(**given), gradients), 1e-10)
 
 
+@pytest.mark.slow
 def test_it_is_its_oracle_in_ragged_blocks(x64):
     check(gradients_of(30, {"w": (5, 3)}), SINGULAR | {"block_size": 2}, {"ridge": 0.01, "every": 3, "block": 2})
 
@@ -90,6 +91,7 @@ def test_gradients_of_rank_one(x64):
     check(gradients_of(30, rank_one=True), SINGULAR, {"ridge": 0.01, "every": 3})
 
 
+@pytest.mark.slow
 def test_stacked_layers_are_matrices_of_their_own():
     stack = gradients_of(4, {"w": (3, 4, 2)})
     kernel = [{"w": g["w"].transpose(1, 0, 2)} for g in stack]
@@ -123,6 +125,7 @@ def test_where_there_was_no_gradient_yet_the_root_is_the_identity():
     assert np.all(second > 0.1)
 
 
+@pytest.mark.slow
 def test_roots_are_computed_when_they_are_due_and_in_turn_if_asked():
     g = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
 

@@ -118,6 +118,7 @@ def test_eight_bit_adam_takes_two_bytes_a_parameter_computed_and_measured():
     assert saved == pytest.approx(2 * (4 * size - size - 4 * size // 256) - key, abs=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float8", "int8"])
 def test_an_average_fades_with_stochastic_rounding_and_stands_still_without(name):
     steps, decay = 2000, 0.999
@@ -143,6 +144,7 @@ def test_decoded_state_is_that_of_the_transform_inside():
     trees.assert_close(plain, tx.update(PARAMS, tx.init(PARAMS), PARAMS)[1], 0.01)
 
 
+@pytest.mark.slow
 def test_a_batch_of_models_equals_single_ones():
     tx = gc.store(gc.adam(0.1), "int4", min_size=0)
     batch = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, 32)), "float32")

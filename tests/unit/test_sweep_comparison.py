@@ -146,6 +146,7 @@ def test_if_all_diverged_there_is_no_winner():
         _ = compared.winner
 
 
+@pytest.mark.slow
 def test_batches_of_a_stream_are_the_same_for_all():
     batches = [{name: x[i : i + 4] for name, x in DATA.items()} for i in (0, 4)]
     txs = {"a": gc.sgd(jnp.array([0.01, 0.1])), "b": gc.sgd(0.1)}

@@ -23,6 +23,7 @@ def assert_equally_often(codes, cells):
     assert scipy.stats.chisquare(np.bincount(codes, minlength=cells)).pvalue > CHANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 16, 17, 100, 257, 1000, 8960, 60000])
 def test_every_number_comes_once(n):
     order = random_order(jax.random.key(n), n)
@@ -30,6 +31,7 @@ def test_every_number_comes_once(n):
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_all_orders_are_equally_likely(n):
     drawn = orders(1, n, 200 * math.factorial(n))

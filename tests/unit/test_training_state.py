@@ -215,6 +215,7 @@ def test_a_transform_may_be_made_for_the_number_of_steps():
         fit(plain_loss, START, make, lambda epoch: BATCHES, epochs=2)
 
 
+@pytest.mark.slow
 def test_sweeps_and_halvings_make_their_transforms_for_the_number_of_steps():
     rates, seen = jnp.array([0.03, 0.1]), []
 
@@ -269,6 +270,7 @@ def test_progress_bars_of_sweeps_and_halvings_count_the_steps_of_a_stream(capsys
         assert any(0 < x < number for x in shown)  # which of these are shown is a matter of time
 
 
+@pytest.mark.slow
 def test_validation_data_may_come_in_batches():
     ragged = [*BATCHES[:2], (X[16:21], Y[16:21])]
     arrays = X[:21], Y[:21]

@@ -103,6 +103,7 @@ def test_adopt_takes_its_bound_from_the_state_when_it_is_injected():
     np.testing.assert_allclose(updates, [-0.1 * 0.1 * 0.25], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_madgrad_is_optaxs_and_keeps_double_precision_where_that_does_not(x64):
     for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-7)):
         params, stream = trees.standard(dtype), trees.stream(50, dtype)
