@@ -51,6 +51,7 @@ def test_it_is_optax_s_step_by_step(x64):
     assert_is_optax_s(function, start("rosenbrock"))
 
 
+@pytest.mark.as_users  # near the end of a run, roundings decide
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_it_is_optax_s_on_every_problem(name, x64):
@@ -94,6 +95,7 @@ def of_parts(parts):
     return of_complex(jax.lax.complex(*parts))
 
 
+@pytest.mark.as_users  # near the end of a run, roundings decide
 @pytest.mark.slow
 @pytest.mark.parametrize("tx", [OURS, BACKTRACKING], ids=["zoom", "backtracking"])
 def test_complex_numbers_run_like_their_parts(tx, x64):
