@@ -3,8 +3,8 @@
 Most of the time of the suites is XLA's, and most of that goes into kernels that are used for three steps. So in
 ``make test`` and ``make test-slow`` XLA compiles by its simpler emitters, and in the latter without LLVM's
 optimisations: the same operations in nearly the same fusions, in a third of the time. ``make accept`` compiles as users
-do, and so do tests with the mark ``as_users``: pages, examples and the gallery, which users
-run, and runs compared to where roundings decide.
+do, and so do slow tests with the mark ``as_users``: pages, examples and the gallery, which users run, and runs that are
+compared to where roundings decide.
 """
 
 import functools
