@@ -74,7 +74,7 @@ contest: $(VENV)/.contest
 contest-quick: $(VENV)/.contest
 	$(BIN)/python docs/contest --quick
 
-# How costs grow with the number of arrays, stages, labels and runs, beside Optax; twelve minutes. ARGS=--quick: two.
+# How costs grow with the number of arrays, stages, labels and runs, beside Optax; twenty minutes or more. ARGS=--quick: two.
 growth: $(VENV)/.test
 	$(BIN)/python docs/growth $(ARGS)
 

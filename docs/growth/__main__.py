@@ -1,6 +1,6 @@
 """How the cost of compiling, stepping and of the host's own work grows: ``python docs/growth``.
 
-Measures gradchain beside Optax, about twelve minutes on two quiet cores, then writes what was found, the part of the
+Measures gradchain beside Optax, twenty minutes or more on two quiet cores, then writes what was found, the part of the
 page that is made of it, and its pictures. With ``--quick``: small sizes, and another folder. With ``--report``: only
 page and pictures anew.
 """
