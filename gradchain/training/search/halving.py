@@ -14,7 +14,7 @@ from gradchain.signatures import public
 from gradchain.training.fitting.ranking import Mode
 from gradchain.training.metrics import in_order
 from gradchain.training.search.halving_result import HalvingResult
-from gradchain.training.search.members import Members, Plan, Task, Trainer, bar_of, prepare, weights
+from gradchain.training.search.members import Members, Plan, Task, Trainer, prepare, weights
 from gradchain.training.search.sweep_result import Numbers
 from gradchain.training.steps.epoch import Remainder
 from gradchain.training.steps.recipe import Recipe
@@ -267,8 +267,8 @@ def _run(plan: Plan, brackets: Brackets, tx: Any, task: Task, title: str) -> Hal
         for bracket in brackets
         for rung, done in zip(bracket, [0, *(rung.until for rung in bracket)], strict=False)
     ]
-    with bar_of(plan, task, title, rounds) as bar:
-        trainer = Trainer(plan, task._replace(bar=bar.number), rounds)
+    trainer = Trainer(plan, task, rounds, title)
+    with trainer.bar:
         members, ends, first = trainer.begin(tx), list[_End](), 0
         for rungs in brackets:
             members, end = _one_bracket(trainer, rungs, members, np.arange(first, first + rungs[0].runs))

@@ -38,7 +38,7 @@ from gradchain.training.search.sweep import (
 from gradchain.training.search.sweep_result import Numbers
 from gradchain.training.steps.recipe import Recipe, run_epochs
 from gradchain.training.variables import Variables, checked, for_evaluation
-from gradchain.training.watching.progress import Bar, advance
+from gradchain.training.watching.progress import Bar
 from gradchain.tree import Tree
 
 Rows = dict[str, Numbers]
@@ -54,8 +54,6 @@ class Task(NamedTuple):
     data: Any
     """Arrays, or a stream."""
     validation: Tree | None
-    bar: Any
-    """The progress bar's number."""
 
 
 class Plan(NamedTuple):
@@ -105,7 +103,7 @@ def prepare(
         begins = checked(jax.vmap(start)(jax.random.split(key, runs)), "init(key)")
     goal = goal_of(where, "select", select, mode, validation is not None)
     check_chunk(where, chunk)
-    return tx, runs, Plan(recipe, chunk, goal, progress, steps_per_call), Task(begins, key, data, validation, 0)
+    return tx, runs, Plan(recipe, chunk, goal, progress, steps_per_call), Task(begins, key, data, validation)
 
 
 class Trainer:
@@ -114,16 +112,27 @@ class Trainer:
     Args:
       plan: how.
       task: on what.
-      rounds: how many members are trained at a time, and for how many epochs; each pair once or more often.
+      rounds: how many members are trained at a time, and for how many epochs.
+      title: what the progress bar says.
     """
 
-    def __init__(self, plan: Plan, task: Task, rounds: Sequence[tuple[int, int]]):
+    def __init__(self, plan: Plan, task: Task, rounds: Sequence[tuple[int, int]], title: str):
         self.plan, self.task = plan, task
         self._most = max(epochs for _, epochs in rounds)
         self._threads = threads_for(plan.chunk, task)
         share = math.ceil(max(size for size, _ in rounds) / self._threads)
         limit = fastest_chunk(share, task.begins) if plan.chunk is None else plan.chunk // self._threads
         self._chunk = even(share, limit)
+        self.bar = self._bar(rounds, title)
+        """To be opened while members are trained."""
+
+    def _bar(self, rounds: Sequence[tuple[int, int]], title: str) -> Bar:
+        """Return a bar that counts chunks of members, or a stream's steps."""
+        if isinstance(self.task.data, Stream):
+            total = Budget(Epochs(sum(epochs for _, epochs in rounds)), Epochs(1)).steps(self.task.data.per_epoch)
+            return Bar(self.plan.progress, total, title, "step")
+        chunks = sum(math.ceil(size / self.chunk(size)) for size, _ in rounds)
+        return Bar(self.plan.progress, chunks, title, "part")
 
     def begin(self, tx: Any) -> Members:
         """Return all members before their first step."""
@@ -174,7 +183,7 @@ class Trainer:
         return members._replace(variables=variables, state=state), rows
 
     def _calls(self, recipe: Any, inputs: tuple[Any, ...], parts: Sequence[Numbers]) -> list[Any]:
-        done = functools.partial(advance, self.task.bar, 1) if self.plan.progress else None
+        done = functools.partial(self.bar.advance, 1)
         calls = [(*inputs, part) for part in parts]
         if self._threads == 1:
             return in_threads(functools.partial(_compiled_chunk, recipe), calls, 1, str, done)
@@ -186,7 +195,7 @@ class Trainer:
         variables, state, rows = train_on_stream(
             self.plan.recipe, Batched(some.tx, some.variables, some.state, keys), self.task.data, self.task.validation,
             first, [None] * epochs, self.plan.steps_per_call, self.chunk(len(places)),
-            self.task.bar if self.plan.progress else None,
+            self.bar.number if self.plan.progress else None,
         )  # fmt: skip
         trained = _compiled_written((), (members.variables, members.state), places, (variables, state))
         return members._replace(variables=trained[0], state=trained[1]), jax.device_get(rows)
@@ -196,9 +205,7 @@ def _size(begins: Tree) -> int:
     return len(jax.tree.leaves(begins)[0])
 
 
-def _begin(
-    plan: tuple[Recipe, int], tx: Any, begins: Variables[Any], data: Tree, key: Array
-) -> tuple[Any, Array]:  # fmt: skip
+def _begin(plan: tuple[Recipe, int], tx: Any, begins: Variables[Any], data: Tree, key: Array) -> tuple[Any, Array]:
     recipe, chunk = plan
 
     def one(i: Array) -> tuple[Any, Array]:
@@ -256,23 +263,6 @@ def _taken(_: tuple[()], members: Members, places: Array) -> Members:
 
 
 _compiled_taken = Compiled(_taken)
-
-
-def bar_of(plan: Plan, task: Task, title: str, rounds: Sequence[tuple[int, int]]) -> Bar:
-    """Return the progress bar of some rounds of training: it counts chunks of members, or a stream's steps.
-
-    Args:
-      plan: how members are trained.
-      task: on what.
-      title: what the bar says.
-      rounds: how many members each has, and how many epochs.
-    """
-    if isinstance(task.data, Stream):
-        total = Budget(Epochs(sum(epochs for _, epochs in rounds)), Epochs(1)).steps(task.data.per_epoch)
-        return Bar(plan.progress, total, title, "step")
-    trainer = Trainer(plan, task, rounds)
-    chunks = sum(math.ceil(size / trainer.chunk(size)) for size, _ in rounds)
-    return Bar(plan.progress, chunks, title, "part")
 
 
 def weights(members: Members, place: Any) -> Variables[Any]:

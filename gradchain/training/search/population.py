@@ -17,7 +17,7 @@ from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.fitting.ranking import Mode
 from gradchain.training.metrics import in_order
-from gradchain.training.search.members import Members, Trainer, bar_of, prepare, weights
+from gradchain.training.search.members import Members, Trainer, prepare, weights
 from gradchain.training.search.population_result import PopulationResult
 from gradchain.training.search.search_space import Choice, Space, Uniform, check_space, number_of
 from gradchain.training.steps.epoch import Remainder
@@ -126,8 +126,9 @@ def population_based_training(
     replaced = _check_evolution(runs, epochs, interval, truncation, factors, resample)
     evolution = Evolution(spans, epochs // interval, interval, replaced, (factors[0], factors[1]), resample)
     rounds = [(runs, interval)] * evolution.rounds
-    with bar_of(plan, task, "population", rounds) as bar:
-        best, tx, *numbers = _evolve(Trainer(plan, task._replace(bar=bar.number), rounds), evolution, tx)
+    trainer = Trainer(plan, task, rounds, "population")
+    with trainer.bar:
+        best, tx, *numbers = _evolve(trainer, evolution, tx)
         costs, history, parents, values, start_loss = jax.device_get(numbers)
     history = {name: history[name][:, None] for name in in_order(history)}
     values = {name: values[name] for name, _ in spans}
