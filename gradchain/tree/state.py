@@ -84,12 +84,17 @@ def transform_name(node: Any) -> str | None:
 
 def numbered(name: str, taken: Container[str]) -> str:
     """Return ``name``, or ``name_2``, ``name_3`` and so on: the first that isn't taken."""
-    names = (f"{name}_{i}" if i > 1 else name for i in itertools.count(1))
-    return next(full for full in names if full not in taken)
+    return _first_free(name, taken, 1)[1]
+
+
+def _first_free(name: str, taken: Container[str], start: int) -> tuple[int, str]:
+    """Return the first number from ``start`` on whose name isn't taken, and that name."""
+    names = ((i, f"{name}_{i}" if i > 1 else name) for i in itertools.count(start))
+    return next((i, full) for i, full in names if full not in taken)
 
 
 class Names:
-    """Names that differ: the second of one is called as :func:`numbered` says, in constant time."""
+    """Names that differ, each as :func:`numbered` says; no number is tried again."""
 
     def __init__(self, taken: Iterable[str] = ()):
         self._taken = builtins.set(taken)
@@ -97,13 +102,9 @@ class Names:
 
     def add(self, name: str) -> str:
         """Return the name, numbered if it is taken, and take it."""
-        for number in itertools.count(self._last.get(name, 0) + 1):
-            full = f"{name}_{number}" if number > 1 else name
-            if full not in self._taken:
-                self._last[name] = number
-                self._taken.add(full)
-                return full
-        raise AssertionError("unreachable: there is always one more number")
+        self._last[name], full = _first_free(name, self._taken, self._last.get(name, 0) + 1)
+        self._taken.add(full)
+        return full
 
 
 def nodes(tree: Tree, label: str = "", taken: Iterable[str] = ()) -> list[Node]:
