@@ -14,7 +14,7 @@ from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_numb
 from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
 from gradchain.core.spec import At, Slot, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
-from gradchain.eager import as_dtype, is_traced
+from gradchain.eager import as_dtype, is_of_dtype, is_traced
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
@@ -409,7 +409,7 @@ def _wide(x: Array) -> Array:
 
 def _is_like(x: Any, y: Array) -> bool:
     """Return whether ``x`` is an array of the shape and dtype of ``y``."""
-    return isinstance(x, Array) and x.shape == y.shape and x.dtype == y.dtype and not x.weak_type
+    return is_of_dtype(x, y.dtype) and x.shape == y.shape
 
 
 def _restore(where: str, new: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
