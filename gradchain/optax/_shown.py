@@ -62,8 +62,8 @@ ANY_NUMBER, ANY_DTYPE = AnyNumber("Hyper"), AnyDType()
 
 
 def loose(constructor: Any, /, **values: Any) -> Transform:
-    """Return what ``constructor`` makes, but with numbers out of the ranges that it checks."""
-    cls: Any = constructor.Value
+    """Return what a class or its constructor makes, but with numbers out of the ranges that it checks."""
+    cls: Any = constructor if isinstance(constructor, type) else constructor.Value
     stored = dict[str, Any]()
     for name, value in values.items():
         kind = cls.kinds[name]
