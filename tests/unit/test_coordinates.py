@@ -71,6 +71,9 @@ def test_what_never_moves_is_still_and_what_is_not_finite_fails():
     check.changes[1, 0, -1, 2] = np.nan
     assert list(check.verdicts().values()) == ["ok", "still", "not finite"]
     assert not check.ok()
+    line = str(check).splitlines()[2].split()
+    assert line[-3:] == ["zero", "zero", "still"]
+    assert "b zero, c +nan" in repr(check)
     check.changes[1, 0, -1, 2] = 0.0  # of one width and seed alone
     assert check.verdicts()["c"] == "not finite"
 
@@ -131,6 +134,7 @@ def test_best_rates_at_the_edge_and_beside_divergence():
     assert found.best[0][:2] == (16, 2.0**-6)
     assert found.best[0].at_edge
     assert "0.0156 (edge)" in found.table()
+    assert "nan" not in transfer([2.0**-9, 0.1], seeds=(0.0,)).table()
     found.losses[1, 4:] = np.inf  # 2^-2 and beyond, beside the best, 2^-3
     np.testing.assert_allclose(found.best[1].rate, 0.125, rtol=1e-12)
     assert not found.best[1].at_edge

@@ -50,7 +50,7 @@ class CoordinateCheck:
 
     @property
     def initial_slopes(self) -> dict[str, float]:
-        """The slope of each size before training."""
+        """The slope of each size before training; NaN for what is zero, or isn't finite."""
         return _slopes(self.widths, self.names, self.initial)
 
     def verdicts(self, tolerance: float = 0.2) -> dict[str, Verdict]:
@@ -74,25 +74,28 @@ class CoordinateCheck:
         return not {"grows", "not finite"} & {*self.verdicts(tolerance).values()}
 
     def table(self) -> str:
-        """Return a text table with a line for each name: its change at each width, its slopes, the verdict."""
+        """Return a text table with a line for each name: its change at each width, its slopes, the verdict.
+
+        In the place of a slope, ``zero`` says that there is nothing to measure, at any width.
+        """
         sizes = _centre(self.changes[:, :, -1])
         header = ["", *(f"width {width}" for width in self.widths), "slope", "at start", "verdict"]
-        lines = zip(
-            self.names, self.slopes.values(), self.initial_slopes.values(), self.verdicts().values(), strict=True
-        )
-        return text_table(
-            header,
-            [
-                [name, *sizes[:, i], f"{slope:+.2f}", f"{start:+.2f}", said]
-                for i, (name, slope, start, said) in enumerate(lines)
-            ],
-        )
+        slopes, starts = self.shown_slopes(self.changes[:, :, -1]), self.shown_slopes(self.initial)
+        lines = zip(self.names, sizes.T, slopes, starts, self.verdicts().values(), strict=True)
+        return text_table(header, [[name, *each, slope, start, said] for name, each, slope, start, said in lines])
+
+    def shown_slopes(self, sizes: Numbers) -> list[str]:
+        """Return slopes as text; what is zero at every width, as logits of a head that starts at zero are, has none."""
+        slopes = _slopes(self.widths, self.names, sizes).values()
+        there = sizes.any(axis=(0, 1))
+        return [f"{slope:+.2f}" if on else "zero" for slope, on in zip(slopes, there, strict=True)]
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
-        slopes = ", ".join(f"{name} {slope:+.2f}" for name, slope in self.slopes.items())
+        shown = zip(self.names, self.shown_slopes(self.changes[:, :, -1]), strict=True)
+        slopes = ", ".join(f"{name} {slope}" for name, slope in shown)
         return f"CoordinateCheck(widths={list(self.widths)}, slopes: {slopes})"
 
     def plot(self, ax: Any = None) -> Any:

@@ -24,7 +24,7 @@ class BestRate(NamedTuple):
     rate: float
     """Where a parabola through the three best neighbours, over the logarithm of the rate, is lowest."""
     error: float
-    """The factor by which it is uncertain, from the spread of the seeds' own parabolas; NaN for one seed."""
+    """The factor by which it is uncertain, from the spread of the seeds' own parabolas; NaN for one seed, and at an edge."""
     loss: float
     """The lowest mean loss among the rates that were tried."""
     at_edge: bool
@@ -57,7 +57,7 @@ class RateTransfer:
         """Return a text table with a line for each width: its best rate and loss, and the mean loss at each rate."""
         header = ["width", "best rate", "error", "loss", *(f"{rate:.3g}" for rate in self.rates)]
         lines = [
-            [best.width, _shown(best), f"x{best.error:.2f}", best.loss, *losses.mean(-1)]
+            [best.width, *_shown(best), best.loss, *losses.mean(-1)]
             for best, losses in zip(self.best, self.losses, strict=True)
         ]
         return text_table(header, lines)
@@ -76,8 +76,10 @@ class RateTransfer:
         return plot_rate_transfer(self, ax=ax)
 
 
-def _shown(best: BestRate) -> str:
-    return f"{best.rate:.3g}{' (edge)' if best.at_edge else ''}"
+def _shown(best: BestRate) -> tuple[str, str]:
+    """Return a rate and its error as text; at the edge, and of a single seed, there is no error."""
+    edge = " (edge)" if best.at_edge else ""
+    return f"{best.rate:.3g}{edge}", "" if math.isnan(best.error) else f"x{best.error:.2f}"
 
 
 def _best(width: int, rates: Numbers, losses: Numbers) -> BestRate:
