@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradchain.combinators.names import EMBEDDINGS, HEADS, VECTORS
 from gradchain.core.foreign import NamedChildrenKind
 from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
@@ -192,21 +193,7 @@ def by_leaf(function: Callable[[str, Any], Any]) -> ByLeaf:
     return ByLeaf(function)
 
 
-NOT_HIDDEN = (
-    "*embed*",
-    "emb",
-    "*_emb",
-    "wte",
-    "wpe",
-    "head",
-    "*_head",
-    "output",
-    "output_layer",
-    "logits*",
-    "classifier",
-    "bias",
-    "scale",
-)
+NOT_HIDDEN = (*EMBEDDINGS, *HEADS, *VECTORS)
 """Usual names of embeddings and output layers, and of vectors, which scanned layers stack to matrices."""
 
 

@@ -24,7 +24,9 @@ class BestRate(NamedTuple):
     rate: float
     """Where a parabola through the three best neighbours, over the logarithm of the rate, is lowest."""
     error: float
-    """The factor by which it is uncertain, from the spread of the seeds' own parabolas; NaN for one seed, and at an edge."""
+    """The factor by which it is uncertain, from the spread of the seeds' own parabolas.
+
+    NaN for a single seed, and at an edge."""
     loss: float
     """The lowest mean loss among the rates that were tried."""
     at_edge: bool
