@@ -66,7 +66,7 @@ class HiddenMatrices(Labels):
         found = [self._reading(*each) for each in zip(paths, places, arrays, strict=True)]
         for i in _outputs(places, found):
             if self._pattern(paths[i]) is None:
-                found[i] = Reading(None, "an output layer: as many columns as embeddings", outer=True)
+                found[i] = Reading(None, "an output layer: as many columns as embeddings", "output")
         by_names = [
             place if self._by_names(*each) else None for place, *each in zip(places, paths, arrays, strict=True)
         ]
@@ -177,11 +177,13 @@ def hidden_matrices(
     optimizers for matrices, such as :func:`muon`. Parameters of Flax (linen and NNX), Haiku and Equinox are recognised
     by their paths, their shapes and, for Equinox, the modules themselves:
 
-    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape. An
-      output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix outside of
-      blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
+    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape;
+      what is called ``b`` is a bias only beside weights with more axes. An output layer is recognised by its name
+      (``head``, ``lm_head``, ``logits``), or as the only matrix outside of blocks with as many columns as there are
+      embeddings. A head that is tied to an embedding is that array;
     * a kernel is (inputs, outputs). A ``weight`` is (outputs, inputs), as Equinox and PyTorch store it;
-    * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``;
+    * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``. Flax's
+      names are known (``query``, ``out``), and in single layers others, too (``q_proj``, ``wo``);
     * query, key and value in one array (``qkv``), or gate and input (``gate_up``), are a matrix each;
     * convolutions are matrices (height · width · inputs, outputs). Those with one input channel, depthwise ones among
       them, belong to the rest;

@@ -230,8 +230,8 @@ def matrices_and_rest(
     Args:
       not_hidden: patterns, as for :func:`by_path` but compared in lower case, of parameters that belong to the rest
         whatever their shape: by default the usual names of embeddings (``*embed*``, ``wte``), output layers (``head``,
-        ``lm_head``, ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``). Names given here
-        replace these.
+        ``lm_head``, ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``, ``gamma``), as
+        :func:`hidden_matrices` knows them. Names given here replace these.
       ndims: how many axes a matrix may have; ``(2, 3)`` to include layers stacked along a first axis.
       matrices: label of the first group.
       rest: label of the second.

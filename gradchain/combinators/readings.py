@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -24,8 +24,13 @@ class Reading(NamedTuple):
     dims: MuonDimensionNumbers | str | None
     """``None`` for what isn't a hidden matrix."""
     why: str
-    outer: bool = False
-    """Whether it is an embedding or an output layer."""
+    role: Literal["vector", "embedding", "output"] | None = None
+    """What it is instead of a hidden matrix, if that is known."""
+
+    @property
+    def outer(self) -> bool:
+        """Whether it is an embedding or an output layer."""
+        return self.role in ("embedding", "output")
 
     def after(self, axes: int, why: str) -> "Reading":
         """Return the reading of an array that has further axes before this one's."""
@@ -86,7 +91,7 @@ class Place:
 def read(place: Place, stacked: bool | None) -> Reading:
     """Return how an array is seen; ``stacked`` says whether its first axis is one of layers, if that is known."""
     if len(place.shape) < 2 + bool(stacked):
-        return Reading(None, "a number" if not place.shape else "a vector")
+        return Reading(None, "a number" if not place.shape else "a vector", "vector")
     if place.modules:
         return _read_equinox(place)
     if outside := _outside(place):
@@ -107,12 +112,12 @@ def _may_be_a_filter(place: Place) -> bool:
 def _outside(place: Place) -> Reading | None:
     """Return the reading of an array that isn't inside the network, ``None`` if its names don't say so."""
     if names.is_vector(place.leaf, len(place.shape), place.axes_beside):
-        return Reading(None, "a bias or a scale")
+        return Reading(None, "a bias or a scale", "vector")
     if place.leaf != "kernel" and match([place.layer, *place.near[-2:-1]], names.NORMS):
-        return Reading(None, "of a normalisation")
+        return Reading(None, "of a normalisation", "vector")
     if match(place.near, names.EMBEDDINGS):
-        return Reading(None, "an embedding", outer=True)
-    return Reading(None, "an output layer", outer=True) if _is_output(place) else None
+        return Reading(None, "an embedding", "embedding")
+    return Reading(None, "an output layer", "output") if _is_output(place) else None
 
 
 def _is_output(place: Place) -> bool:
@@ -164,7 +169,7 @@ def beside(places: Sequence[Place]) -> list[Place]:
 def _layout(place: Place) -> Reading:
     """Return how an array inside the network is seen."""
     if len(place.shape) < 2:
-        return Reading(None, "a vector for each layer")
+        return Reading(None, "a vector for each layer", "vector")
     if match(place.names, names.EXPERTS) and len(place.shape) == 3:
         return _matrix(place, 1, "experts")
     for look in (_convolution, _fused, _filter, _gates, _projection):
@@ -269,8 +274,8 @@ def _read_equinox(place: Place) -> Reading:
     kind, spatial, groups, _ = place.modules[-1]
     if not (kind == "Linear" or spatial is not None or kind in GATES) or not place.by_outputs:
         if kind == "Embedding":
-            return Reading(None, "an embedding", outer=True)
-        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}")
+            return Reading(None, "an embedding", "embedding")
+        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}", "vector")
     batch = len(place.shape) - 2 - (spatial or 0)
     own = dataclasses.replace(place, shape=place.shape[batch:])
     if outside := _outside(own):
