@@ -76,7 +76,7 @@ DIRECTIONS: dict[str, str] = {
             *("sign", "lion", "soap", "kl_soap", "splus"),
         )
     },
-    **dict.fromkeys(("scale_by_muon", "orthogonalize_updates"), "orthogonal"),
+    **dict.fromkeys(("scale_by_muon", "orthogonalize_updates", "orthogonalize_in_metric"), "orthogonal"),
     "scale_by_lmo": "scion",
     "scale_by_spectral_norm": "spectral",
 }

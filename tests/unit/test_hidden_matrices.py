@@ -627,6 +627,7 @@ RULES_FOR_MATRICES = {
     "whiten_momentum": (gc.whiten_momentum, {"mu", "nu"}),
     "shampoo": (gc.scale_by_shampoo, {"mu", "nu"}),
     "kron": (gc.scale_by_kron, {"mu"}),
+    "orthogonalize_in_metric": (gc.orthogonalize_in_metric, {"energies"}),
 }
 """What may be stored in fewer bits: averages of gradients and of their squares, element by element or by row."""
 

@@ -246,6 +246,7 @@ def test_updates_move_outputs_equally_at_every_width(name):
     ("direction", "family"),
     [
         (lambda: gc.scale_by_muon(), "orthogonal"),
+        (lambda: gc.chain(gc.ema(0.9), gc.orthogonalize_in_metric()), "orthogonal"),
         (lambda: gc.chain(gc.scale_by_normuon(), gc.scale_by_shape(scale="spectral")), "muon_spectral"),
         (lambda: gc.chain(gc.scale_by_muon(), gc.scale_by_shape(consistent_rms=0.2)), "muon_rms"),
         (lambda: gc.chain(gc.trace(0.9), gc.scale_by_lmo()), "scion"),
