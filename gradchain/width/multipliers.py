@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from gradchain.combinators.hidden_matrices import hidden_matrices
 from gradchain.combinators.labels import check_pattern, listed, matches, path_name
 from gradchain.combinators.readings import Reading
 from gradchain.matrices.views import MuonDimensionNumbers, axes_of
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.tree import Tree, mismatch
 from gradchain.tree.alignment import is_array
 
@@ -145,6 +145,12 @@ def width_multipliers(
     return Widths(treedef.unflatten(found))
 
 
+def check_widths(where: str, widths: Any) -> None:
+    """Raise ``TypeError`` for what :func:`width_multipliers` didn't return, such as parameters."""
+    if not isinstance(widths, Widths):
+        raise TypeError(f"{where}: widths are what width_multipliers(params, base_params) returns, got {brief(widths)}")
+
+
 class Given(NamedTuple):
     """What the caller says of axes and kinds."""
 
@@ -156,6 +162,13 @@ class Given(NamedTuple):
     def of(
         cls, dims: DimensionsByPath, layout: Layout | None, roles: Mapping[str, WidthKind], paths: list[str]
     ) -> "Given":
+        if not all(
+            isinstance(x, tuple | list) and isinstance(x[-1], MuonDimensionNumbers) and len(x) == 2 for x in dims
+        ):
+            raise TypeError(
+                "width_multipliers: weight_dimension_numbers are pairs of a pattern and MuonDimensionNumbers, got "
+                f"{brief(dims)}"
+            )
         for what, patterns in (("weight_dimension_numbers", [pattern for pattern, _ in dims]), ("roles", list(roles))):
             for pattern in patterns:
                 check_pattern(f"width_multipliers: {what}", pattern)

@@ -187,6 +187,21 @@ def test_errors(call, error):
         call()
 
 
+@pytest.mark.parametrize("run", [training.coordinate_check, training.learning_rate_transfer])
+def test_models_of_another_form_are_told(run):
+    rates = () if run is training.coordinate_check else ([0.1, 0.2, 0.4],)
+    options = {"tx": gc.sgd(0.1) if not rates else lambda width, rate: gc.sgd(rate), "data": batch(4)}
+    options |= {"batch_size": 4, "epochs": 1} if rates else {}
+    init, apply = make(4)
+    with pytest.raises(TypeError, match=r"make\(width\) must return \(init, apply\)"):
+        run(lambda width: init, [4, 8], *rates, **options)
+    with pytest.raises(TypeError, match=r"apply must return \(loss, a dict of activations\), got"):
+        run(lambda width: (init, lambda *args: apply(*args)[0]), [4, 8], *rates, **options)
+    if rates:
+        with pytest.raises(TypeError, match=r"tx\(width, rates\) returns the transform"):
+            run(make, [4, 8], *rates, **options | {"tx": gc.sgd(0.1)})
+
+
 def test_models_that_name_other_activations():
     def named(width):
         init, apply = make(width)

@@ -173,6 +173,22 @@ def test_errors_where_nothing_would_be_scaled(base, options, error):
         gc.width_multipliers(mlp(8), base, **options)
 
 
+def test_what_is_no_widths_and_no_pairs_is_told():
+    widths = gc.width_multipliers(mlp(8), mlp(4))
+    for use in (
+        lambda x: gc.mup(gc.adam(0.1), x),
+        lambda x: gc.mup_init(ones(8), x),
+        lambda x: gc.scale_by_width(x, "adam"),
+    ):
+        with pytest.raises(TypeError, match=r"widths are what width_multipliers\(params, base_params\) returns"):
+            use(mlp(8))
+    with pytest.raises(TypeError, match="weight_dimension_numbers are pairs of a pattern"):
+        gc.width_multipliers(mlp(8), mlp(4), weight_dimension_numbers={"w1": gc.MuonDimensionNumbers()})
+    with pytest.raises(ValueError, match="scale_by_adam acts on other arrays than the parameters"):
+        gc.mup(gc.galore(0.1, 2), widths)
+    assert gc.describe_widths(widths, gc.dion2(0.1)).splitlines()[4].split()[-5] == "muon_spectral"
+
+
 def test_the_base_model_itself_stays_as_it_is():
     widths = gc.width_multipliers(mlp(8), mlp(8), allow_same=True)
     params = ones(8)

@@ -13,7 +13,7 @@ from jax import Array
 from gradchain.arguments import check_whole
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform, apply_updates
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.training.history import text_table
 from gradchain.tree import Tree
 
@@ -173,7 +173,10 @@ def coordinate_check(
     batches = cast("list[Any]", data) if isinstance(data, list) else [data]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(batches[i % len(batches)] for i in range(steps)))
     keys = jax.random.split(jax.random.key(0), seeds)
-    found = [_measured(*make(width), _of_width(tx, width), batches[0], stacked, keys) for width in widths]
+    found = [
+        _measured(*model_of("coordinate_check", make, width), _of_width(tx, width), batches[0], stacked, keys)
+        for width in widths
+    ]
     names = list(found[0][0])
     for width, (initial, _) in zip(widths, found, strict=True):
         if list(initial) != names:
@@ -185,6 +188,22 @@ def coordinate_check(
         [np.stack([np.asarray(x[n]) for n in names], -1) for x in each] for each in zip(*found, strict=True)
     )
     return CoordinateCheck(widths, tuple(names), np.stack(initial), np.stack(changes))
+
+
+def model_of(where: str, make: Callable[[int], Model], width: int) -> Model:
+    """Return a model, whose two functions are checked."""
+    found: Any = make(width)
+    if not (isinstance(found, tuple | list) and len(cast(Any, found)) == 2 and all(map(callable, cast(Any, found)))):
+        raise TypeError(f"{where}: make(width) must return (init, apply), two functions, got {brief(found)}")
+    init, apply = cast("list[Any]", found)
+
+    def checked(params: Any, batch: Any) -> Any:
+        result = apply(params, batch)
+        if not (isinstance(result, tuple) and len(cast(Any, result)) == 2 and isinstance(result[1], Mapping)):
+            raise TypeError(f"{where}: apply must return (loss, a dict of activations), got {brief(result)}")
+        return cast(Any, result)
+
+    return init, checked
 
 
 def _measured(

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.training.history import text_table
 from gradchain.training.search.sweep import sweep
-from gradchain.training.widths.coordinates import Model
+from gradchain.training.widths.coordinates import Model, model_of
 from gradchain.tree import Tree
 
 Numbers = np.ndarray[Any, Any]
@@ -155,10 +155,15 @@ def learning_rate_transfer(
     tried = np.asarray(rates, float)
     if tried.ndim != 1 or len(tried) < 3 or not (np.diff(tried) > 0).all() or not tried[0] > 0:
         raise ValueError(f"learning_rate_transfer: rates must be three or more rising numbers above 0, got {rates}")
+    if not callable(tx):
+        raise TypeError(
+            f"learning_rate_transfer: tx(width, rates) returns the transform for a width, got {brief(tx)}; write "
+            "lambda width, rates: adam(rates)"
+        )
     keys = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     losses: list[Numbers] = []
     for width in widths:
-        init, apply = make(width)
+        init, apply = model_of("learning_rate_transfer", make, width)
         result = sweep(_loss(apply), None, tx(width, tried), data, init=init, seeds=keys, **options)
         losses.append(result.final)
     return RateTransfer(tuple(map(int, widths)), tried, np.stack(losses))
