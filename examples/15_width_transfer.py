@@ -175,7 +175,8 @@ def compare(name, make, multipliers, data, validation, *, widths, rates, steps, 
         losses = []
         for width in widths:
             transfer = functools.partial(training.learning_rate_transfer, made, [width], rates, tx=tx, **options)
-            run = f"{name}, {title}, width {width}, {steps} steps, {seeds} seeds, {len(rates)} rates from {rates[0]:g}"
+            tried = " ".join(f"{rate:g}" for rate in rates)
+            run = f"{name}, {title}, width {width}, {steps} steps, {seeds} seeds, rates {tried}"
             losses.append(kept(keep and Path(keep) / f"{run}.npy", lambda transfer=transfer: transfer().losses[0]))
             print(f"width {width}: lowest loss {losses[-1].mean(-1).min():.4g}", flush=True)
         transfer = training.RateTransfer(tuple(widths), np.array(rates), np.stack(losses))
