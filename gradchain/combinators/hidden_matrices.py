@@ -132,11 +132,11 @@ def _outputs(places: Sequence[Place], found: Sequence[Reading]) -> list[int]:
 
 def _of_no_stack(places: Sequence[Place | None], found: Sequence[Reading]) -> list[int]:
     """Return which matrices are in something that isn't a stack along the first axis, whose sizes differ."""
-    stacks: dict[tuple[str, ...], list[int]] = {}
+    stacks: dict[tuple[str, ...], dict[int, int]] = {}
     for i, (place, reading) in enumerate(zip(places, found, strict=True)):
         if place is not None and not place.modules and reading.dims is not None and (path := stack_of(place)):
-            stacks.setdefault(path, []).append(i)
-    return [i for alike in stacks.values() if len({places[k].shape[0] for k in alike}) > 1 for i in alike]
+            stacks.setdefault(path, {})[i] = place.shape[0]
+    return [i for sizes in stacks.values() if len({*sizes.values()}) > 1 for i in sizes]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,8 +162,9 @@ class Given(NamedTuple):
     def of(
         cls, dims: DimensionsByPath, layout: Layout | None, roles: Mapping[str, WidthKind], paths: list[str]
     ) -> "Given":
+        pairs: list[Any] = [*dims]
         if not all(
-            isinstance(x, tuple | list) and isinstance(x[-1], MuonDimensionNumbers) and len(x) == 2 for x in dims
+            isinstance(x, tuple | list) and len(x) == 2 and isinstance(x[1], MuonDimensionNumbers) for x in pairs
         ):
             raise TypeError(
                 "width_multipliers: weight_dimension_numbers are pairs of a pattern and MuonDimensionNumbers, got "

@@ -87,7 +87,7 @@ class CoordinateCheck:
     def shown_slopes(self, sizes: Numbers) -> list[str]:
         """Return slopes as text; what is zero at every width, as logits of a head that starts at zero are, has none."""
         slopes = _slopes(self.widths, self.names, sizes).values()
-        there = sizes.any(axis=(0, 1))
+        there = np.any(sizes, axis=(0, 1)).tolist()
         return [f"{slope:+.2f}" if on else "zero" for slope, on in zip(slopes, there, strict=True)]
 
     def __str__(self) -> str:
