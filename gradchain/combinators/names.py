@@ -47,6 +47,14 @@ OUT_OF_HEADS = ("out",)
 ALSO_INTO_HEADS = ("q", "k", "v", "wq", "wk", "wv", "[qkv]_proj", "to_[qkv]", "*_query", "*_key", "*_value")
 """The same elsewhere. With three axes they may also be stacks of layers."""
 ALSO_OUT_OF_HEADS = ("o", "wo", "o_proj", "to_out", "out_proj", "proj", "c_proj")
+EINSUMS = {
+    "q_einsum": ((1,), (0, 2), 0),
+    "kv_einsum": ((2,), (1, 3), 1),
+    "qkv_einsum": ((2,), (1, 3), 1),
+    "attn_vec_einsum": ((0, 1), (2,), 0),
+    "gating_einsum": ((1,), (2,), None),
+}
+"""Gemma's projections: their axes of inputs, of outputs, and of heads. Others are of query, key and value, or of gates."""
 
 
 def match(names: Iterable[str], patterns: Iterable[str]) -> bool:

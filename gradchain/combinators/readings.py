@@ -14,6 +14,7 @@ from gradchain.matrices.views import MuonDimensionNumbers, axes_of
 from gradchain.tree import Tree
 
 GATES = {"LSTMCell": 4, "GRUCell": 3}
+EACH_HEAD, HEADS_TOGETHER = "attention, each head by itself", "attention, heads together"
 LARGEST_KERNEL = 16
 """The largest side of a square filter, where only shapes tell a convolution."""
 
@@ -172,12 +173,24 @@ def _layout(place: Place) -> Reading:
         return Reading(None, "a vector for each layer", "vector")
     if match(place.names, names.EXPERTS) and len(place.shape) == 3:
         return _matrix(place, 1, "experts")
-    for look in (_convolution, _fused, _filter, _gates, _projection):
+    for look in (_einsum, _convolution, _fused, _filter, _gates, _projection):
         if found := look(place):
             return found
     if len(place.shape) == 2:
         return _matrix(place, 0, "two axes")
     return Reading(None, f"unclear: {len(place.shape)} axes may be layers, heads or a filter")
+
+
+def _einsum(place: Place) -> Reading | None:
+    """Return how Gemma's projections are seen, whose names say what their axes are."""
+    inputs, outputs, heads = names.EINSUMS.get(place.layer, ((), (), None))
+    if not inputs or len(place.shape) != 1 + max(outputs):
+        return None
+    if place.per_head:
+        inputs, outputs = (tuple(axis for axis in axes if axis != heads) for axes in (inputs, outputs))
+    if heads is None:
+        return Reading(_dims(inputs, outputs), "gate and input along an axis")
+    return Reading(_dims(inputs, outputs), EACH_HEAD if place.per_head else HEADS_TOGETHER)
 
 
 def _convolution(place: Place) -> Reading | None:
@@ -259,7 +272,7 @@ def _projection(place: Place) -> Reading | None:
         axes = ((1,) if place.per_head else (0, 1)), (2,)
     else:
         return None
-    found = Reading(_dims(*axes), "attention, each head by itself" if place.per_head else "attention, heads together")
+    found = Reading(_dims(*axes), EACH_HEAD if place.per_head else HEADS_TOGETHER)
     return found if len(place.shape) == 3 else found.after(1, "stacked")
 
 
@@ -297,7 +310,7 @@ def _heads_of(place: Place) -> Reading | None:
     if heads == 1 or not place.per_head:
         return None
     blocks = (heads, 1) if place.layer == "output_proj" else (1, heads)
-    return Reading(_dims((1,), (0,), *blocks), "attention, each head by itself")
+    return Reading(_dims((1,), (0,), *blocks), EACH_HEAD)
 
 
 def _matrix(place: Place, batch: int, why: str, blocks: int = 1) -> Reading:

@@ -343,6 +343,10 @@ NAMES = [
     ("layers/qkv/kernel", (7, 8, 3, 2, 5), "21 of (8, 10): query, key and value along an axis, stacked"),
     ("block/moe/w1", (7, 4, 6), "7 of (4, 6): experts"),
     ("block/experts_wi", (7, 4, 6), "7 of (4, 6): experts"),
+    ("layer_0/attn/q_einsum/w", (3, 4, 5), "(4, 15): attention, heads together"),
+    ("layer_0/attn/kv_einsum/w", (2, 3, 4, 5), "2 of (4, 15): attention, heads together"),
+    ("layer_0/attn/attn_vec_einsum/w", (3, 5, 4), "(15, 4): attention, heads together"),
+    ("layers/mlp/gating_einsum", (7, 2, 4, 6), "14 of (4, 6): gate and input along an axis, stacked"),
     ("gru/dense_h/kernel", (4, 12), "3 of (4, 4): gates side by side"),
     ("conv_local/kernel", (5, 24, 4), "filters that differ from place to place"),
     ("relative_position_bias_table", (49, 2), "an embedding"),
@@ -467,6 +471,13 @@ def test_what_differs_along_the_first_axis_is_no_stack():
     assert {row.why for row in rows} == {"unclear: a stack whose first axes differ"}
     rows = gc.describe(gc.muon(0.1, muon_weight_dimension_numbers=hidden), {"layers": wide}).rows
     assert [row.why for row in rows] == ["two axes, stacked", "as 'layers/wo' says"]  # one array alone can't differ
+
+
+def test_gemmas_heads_may_be_matrices_of_their_own():
+    params = {"attn": {"q_einsum": {"w": jnp.ones((3, 4, 5))}, "attn_vec_einsum": {"w": jnp.ones((3, 5, 4))}}}
+    dims = gc.hidden_matrices(per_head=True).dimension_numbers(params)["attn"]
+    assert dims["q_einsum"]["w"][:2] == (1, 2)
+    assert dims["attn_vec_einsum"]["w"][:2] == (1, 2)
 
 
 def test_patterns_override_what_names_say():
