@@ -54,7 +54,7 @@ EINSUMS = {
     "attn_vec_einsum": ((0, 1), (2,), 0),
     "gating_einsum": ((1,), (2,), None),
 }
-"""Gemma's projections: their axes of inputs, of outputs, and of heads. Others are of query, key and value, or of gates."""
+"""Gemma's projections: axes of inputs, outputs and heads. Others are of query, key and value, or of gates."""
 
 
 def match(names: Iterable[str], patterns: Iterable[str]) -> bool:
