@@ -134,6 +134,7 @@ def test_best_rates_at_the_edge_and_beside_divergence():
     assert found.best[0][:2] == (16, 2.0**-6)
     assert found.best[0].at_edge
     assert "0.0156 (edge)" in found.table()
+    assert str(found).endswith("but the best may lie beyond those that were tried at width 16")
     assert "nan" not in transfer([2.0**-9, 0.1], seeds=(0.0,)).table()
     found.losses[1, 4:] = np.inf  # 2^-2 and beyond, beside the best, 2^-3
     np.testing.assert_allclose(found.best[1].rate, 0.125, rtol=1e-12)
@@ -141,6 +142,9 @@ def test_best_rates_at_the_edge_and_beside_divergence():
     found.losses[1] = np.inf
     assert found.best[1].at_edge
     assert found.best[1].loss == np.inf
+    assert found.table().splitlines()[2].split()[:2] == ["32", "none"]
+    assert np.isnan(found.shift)
+    assert str(found).endswith("every rate diverged at width 32")
 
 
 @pytest.mark.slow

@@ -51,9 +51,12 @@ class RateTransfer:
 
     @property
     def shift(self) -> float:
-        """The largest best rate divided by the smallest: 1 where the rate transfers perfectly."""
+        """The largest best rate divided by the smallest: 1 where the rate transfers perfectly.
+
+        NaN if at some width every rate diverged.
+        """
         rates = [best.rate for best in self.best]
-        return max(rates) / min(rates)
+        return max(rates) / min(rates) if all(math.isfinite(best.loss) for best in self.best) else math.nan
 
     def table(self) -> str:
         """Return a text table with a line for each width: its best rate and loss, and the mean loss at each rate."""
@@ -65,7 +68,15 @@ class RateTransfer:
         return text_table(header, lines)
 
     def __str__(self) -> str:
-        return f"{self.table()}\nbest rates differ by a factor of {self.shift:.2f}"
+        return f"{self.table()}\n{self._said()}"
+
+    def _said(self) -> str:
+        """Return the line below the table."""
+        if diverged := [str(best.width) for best in self.best if not math.isfinite(best.loss)]:
+            return f"every rate diverged at width {', '.join(diverged)}"
+        said = f"best rates differ by a factor of {self.shift:.2f}"
+        edges = ", ".join(str(best.width) for best in self.best if best.at_edge)
+        return f"{said}, but the best may lie beyond those that were tried at width {edges}" if edges else said
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{best.width}: {best.rate:.3g}" for best in self.best)
@@ -80,6 +91,8 @@ class RateTransfer:
 
 def _shown(best: BestRate) -> tuple[str, str]:
     """Return a rate and its error as text; at the edge, and of a single seed, there is no error."""
+    if not math.isfinite(best.loss):
+        return "none", ""
     edge = " (edge)" if best.at_edge else ""
     return f"{best.rate:.3g}{edge}", "" if math.isnan(best.error) else f"x{best.error:.2f}"
 
