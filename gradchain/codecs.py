@@ -117,7 +117,7 @@ class Codec:
         """Return codes of numbers up to ``WHOLE``: their place on the map, and a bit for the sign if there is one.
 
         The code of a negative zero stands for what isn't a finite number; without a sign that is stored as the largest.
-        A place is the first bits after the point of a float32 in [1, 2). Rounding adds random bits to those behind them.
+        A place is the first bits after the point of a float32 in [1, 2). Rounding adds random bits to the others.
         """
         places, values = self._places()
         bits = self._spec.bits - bool(self.signed)
