@@ -214,7 +214,7 @@ def _euclidean(arrays: list[Array]) -> Array:
 
     def sums(arrays: list[Array], unit: Array | float) -> Array:
         scale = jnp.asarray(1 / unit, like.dtype)
-        return _total(_scaled_abs_sq, [(x,) for x in arrays], scale).astype(like.dtype)
+        return _total(_scaled_abs_sq, [(x,) for x in arrays], scale)
 
     return root_in_range(sums, arrays, like, size(arrays), narrowest)
 
