@@ -35,7 +35,8 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
 def _compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     named = [jnp.dtype(d) for d in dtypes]
     wide = [d for d in named if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
-    return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
+    with jax.numpy_dtype_promotion("standard"):  # "strict" refuses to tell
+        return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
 
 
 @public
@@ -455,9 +456,9 @@ def root_in_range(
 
     Such a sum is taken once more, of the elements divided by a power of two. On a CPU that is a loop, of no turn where
     all sums are in range: ``vmap`` leaves it a loop where it would make a condition compute both its sides. But a loop
-    takes XLA as long to compile as twenty kernels, so the squares of few float32 numbers are added up in float64, whose
-    range is wide enough. Elsewhere the host, and each of several devices, would wait for each loop, so that the sums
-    for large, small and ordinary elements are computed together, in one pass over them.
+    takes XLA as long to compile as a dozen kernels, so the squares of few float32 numbers are added up in float64,
+    which has the range. Elsewhere the host, and each of several devices, would wait for each loop, so that the sums for
+    large, small and ordinary elements are computed together, in one pass over them.
 
     Args:
       sums: returns the sum of squares of the elements, divided by a given number, or the sums by an array of them, in
@@ -505,7 +506,7 @@ def root_in_range(
 
     def in_double() -> Array:
         with jax.enable_x64(True):
-            wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float64)), elements)
+            wide = jax.tree.map(lambda x: x.astype(complex if jnp.iscomplexobj(x) else float), elements)
             return jnp.sqrt(sums(wide, 1.0) / count).astype(like.dtype)
 
     root = None if is_traced(elements) else known()

@@ -265,3 +265,11 @@ def test_only_norms_of_many_numbers_are_loops(dtype, way, loops):
         program = jax.jit(lambda x: numerics.safe_norm(x)).lower(x)
         assert program.as_text().count("stablehlo.while") == loops
         assert jnp.array_equal(program.compile()(x), jnp.array(5.0, dtype))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.usefixtures("way")
+def test_norms_need_no_implicit_promotion(norm):
+    x = jnp.array([3.0, 0.0, 4.0, 0.0])
+    with jax.numpy_dtype_promotion("strict"):
+        assert jax.jit(lambda x: norm(x))(x) == norm(x) == 5
