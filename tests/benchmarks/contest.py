@@ -117,7 +117,8 @@ def environment() -> str:
             versions.append(f"{name} not installed")
     scale = "" if SCALE == 1 else f", sizes times {SCALE:g}"
     device = "" if jax.default_backend() == "cpu" else f"{jax.devices()[0].device_kind}, "
-    return f"{device}{os.cpu_count()} cores ({processor()}), Python {platform.python_version()}, {', '.join(versions)}{scale}"
+    machine = f"{device}{os.cpu_count()} cores ({processor()})"
+    return f"{machine}, Python {platform.python_version()}, {', '.join(versions)}{scale}"
 
 
 def processor() -> str:
