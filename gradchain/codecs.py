@@ -104,8 +104,7 @@ class Codec:
 
     def _cast(self, x: Array, seed: Array | None) -> Array:
         dtype = jnp.dtype(self._spec.dtype)
-        plain = seed is None or not is_half(dtype)
-        return x.astype(dtype) if plain else round_at(x, dtype, uniform(x.shape, seed))
+        return x.astype(dtype) if seed is None or not is_half(dtype) else round_at(x, dtype, uniform(x.shape, seed))
 
     def _floats(self, y: Array, seed: Array | None) -> Array:
         info = jnp.finfo(self._spec.dtype)
