@@ -196,6 +196,16 @@ def test_an_exception_ends_training_names_the_callback_and_closes_all():
     assert [name for name, _ in after.told] == ["start", "close"]
 
 
+class KerasLike(Callback):
+    def on_epoch_end(self, epoch, logs):
+        pass
+
+
+class Unasked(Callback):
+    def on_step(self, record):
+        pass
+
+
 def test_a_failure_to_close_keeps_no_other_from_closing_and_hides_no_error():
     class Unclosable(Callback):
         def close(self):
@@ -217,11 +227,30 @@ def test_a_failure_to_close_keeps_no_other_from_closing_and_hides_no_error():
         ([CSVLogger], TypeError, r"got <class .*>; write CSVLogger\(...\)"),
         ([Heard(every=0)], ValueError, "Heard: every must be a whole number, at least 1, got 0"),
         ([CSVLogger("x", every=2.5)], ValueError, "CSVLogger: every must be a whole number, at least 1, got 2.5"),
+        ([KerasLike()], TypeError, r"KerasLike.on_epoch_end is never called: the hooks are on_start, .*on_evaluation"),
+        (
+            [Unasked()],
+            ValueError,
+            r"Unasked.on_step is never called.* write every = 100 in the class, or Unasked\(every=",
+        ),
     ],
 )
 def test_what_is_no_callback_is_an_error(given, error, message):
     with pytest.raises(error, match=message):
-        Callbacks(given)
+        gc.training.fit(None, PARAMS, gc.sgd(0.1), jnp.ones(4), epochs=1, batch_size=2, callbacks=given)
+
+
+def test_whoever_says_that_steps_are_not_to_be_told_of_is_not_told():
+    told = Unasked()
+    told.every, told.on_gpu = None, False
+    assert Callbacks([told, CSVLogger("x")]).intervals == []
+
+
+def test_on_epoch_takes_four_arguments():
+    with pytest.raises(
+        TypeError, match=r"on_epoch is called as on_epoch\(epoch, row, params, state\), but takes \(record"
+    ):
+        EpochFunction(lambda record: None)
 
 
 def test_a_function_of_the_epoch_is_told_what_it_was_always_told():
@@ -369,7 +398,7 @@ def places(path, logger):
 
 @each_logger
 def test_a_log_has_a_line_for_each_record(logger, tmp_path):
-    path = tmp_path / "run.log"
+    path = tmp_path / "new" / "run.log"
     loop([logger(path, every=4)], 12)
     assert places(path, logger) == [("step", 4), ("step", 8), ("evaluation", 10), ("step", 12)]
     rows = READERS[logger](path)

@@ -242,7 +242,9 @@ def _count(data: Any, remainder: str) -> int | None:
         return count
     if isinstance(data, list):
         return count - (examples_of(data[-1]) < examples_of(data[0]))
-    size = getattr(data, "batch_size", None)  # PyTorch's DataLoader, whose last batch may be smaller
-    if getattr(data, "drop_last", True) or not isinstance(size, int) or not hasattr(data, "dataset"):
+    sampler = getattr(data, "batch_sampler", None) or data  # of PyTorch's DataLoader, whose last batch may be smaller
+    examples = getattr(sampler, "sampler", None) or getattr(data, "dataset", ())
+    size = getattr(sampler, "batch_size", None)
+    if getattr(sampler, "drop_last", True) or not isinstance(size, int) or not hasattr(examples, "__len__"):
         return count
-    return count - (len(data.dataset) % size > 0)
+    return count - (len(examples) % size > 0)

@@ -18,6 +18,7 @@ from gradchain.training.data.examples import check_batches, count_examples
 from gradchain.training.data.hosts import spread_data
 from gradchain.training.data.positions import Position
 from gradchain.training.data.streams import Feed, Stream, as_stream
+from gradchain.training.data.wording import may_be_batches
 from gradchain.training.metrics import named_numbers
 from gradchain.training.steps.epoch import Batches, Order, Scanned, divide
 from gradchain.training.steps.measuring import counting, summed
@@ -382,7 +383,8 @@ def stream_of(where: str, recipe: Recipe, data: Any, device_memory: int | None =
     batch_size, shuffle, remainder = recipe.order
     stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
     if stream is None and batch_size is None:
-        raise ValueError(f"{where}: data in arrays need a batch_size")
+        hint = "; batches are handed in as a list: [*data]" if may_be_batches(data) else ""
+        raise ValueError(f"{where}: data in arrays need a batch_size{hint}")
     return stream
 
 
