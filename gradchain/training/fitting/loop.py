@@ -101,8 +101,8 @@ def fit(
         loader, a function of the epoch's number that returns an iterator, or with ``steps=`` any iterator.
       epochs: the number of passes over the data, at least 1; give this or ``steps``.
       steps: the number of steps, at least 1.
-      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch, by default that of the
-        first.
+      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch (of this process's share,
+        if there are several), by default that of the first.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets.
       state: the optimizer state to continue from; ``tx.init(params)`` by default.
       epochs_done: how many epochs were trained before. The order and keys of an epoch depend on the seed and the
@@ -139,8 +139,8 @@ def fit(
         layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
         parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
         one device, up to rounding. Under ``jax.distributed`` the mesh spans all processes: each passes its share of
-        ``data`` and ``validation`` (as many examples as the others, in the order of the processes) and otherwise the
-        same arguments, and gets the same result.
+        ``data`` and ``validation`` (as many examples as the others, in the order of the processes; of a stream, its
+        share of every batch) and otherwise the same arguments, and gets the same result.
       checkpoint: a folder to save the run in, and to resume it from (needs Orbax). If the process is killed at any
         moment, repeating the call gives bit for bit the result of an uninterrupted run. Repeating it after the end
         returns the finished result; with a larger budget training continues. If there is a checkpoint, ``params``

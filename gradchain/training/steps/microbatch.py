@@ -57,8 +57,8 @@ def microbatch(
     check_whole("microbatch: size", size)
     if isinstance(function, Adapter):
         raise TypeError(
-            "microbatch: the state of an adapter's model, such as BatchNorm's statistics, has no mean over slices; hand "
-            "the adapter itself to the loop, with smaller batches and accumulate(tx, k) as the transform"
+            "microbatch: the state of an adapter's model, such as BatchNorm's statistics, has no mean over slices; "
+            "hand the adapter itself to the loop, with smaller batches and accumulate(tx, k) as the transform"
         )
     call: Callable[..., Any] = function
     argnums = (batch_argnums,) if isinstance(batch_argnums, int) else batch_argnums

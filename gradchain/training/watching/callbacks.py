@@ -383,8 +383,8 @@ def _check_hooks(callback: Callback) -> None:
     says_when = any("every" in vars(x) for x in (callback, *type(callback).__mro__) if x not in (Callback, object))
     if type(callback).on_step is not Callback.on_step and not says_when:
         raise ValueError(
-            f"callbacks: {name}.on_step is never called, because nothing says after how many steps; write every = 100 in "
-            f"the class, or {name}(every=100)"
+            f"callbacks: {name}.on_step is never called, because nothing says after how many steps; write every "
+            f"= 100 in the class, or {name}(every=100)"
         )
 
 
