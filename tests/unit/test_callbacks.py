@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -554,6 +555,30 @@ def test_a_bar_counts_epochs_where_nobody_knows_the_steps(capsys):
     shown = capsys.readouterr().err
     assert "1/3" in shown
     assert "val_loss 0.25" in shown
+
+
+def test_the_recipe_for_weights_and_biases_logs_records_and_numbers(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "watch_training.md").read_text()
+    recipe = page.split("## Weights & Biases")[1].split("```text\n")[1].split("```")[0]
+    seen = []
+    wandb = types.SimpleNamespace(
+        init=lambda config, **options: seen.append((config, options)),
+        log=lambda row, step: seen.append((step, row)),
+        finish=lambda: seen.append("finish"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    names = {"gc": gc, "jax": jax, "training": gc.training}
+    exec(recipe, names)
+    tx = gc.adam(gc.cosine_decay_schedule(0.1, jnp.array(20.0)), b1=0.8)
+    loop([names["WandB"](every=5, project="digits")], 10, tx=tx)
+    (config, options), *logged, last = seen
+    assert config["scale_by_adam.b1"] == 0.8
+    assert config["scale_by_learning_rate.learning_rate.decay_steps"] == 20
+    assert options == {"resume": "allow", "project": "digits"}
+    assert [step for step, _ in logged] == [5, 10, 10]
+    assert logged[0][1]["step/loss"] == np.mean([loss_of(i) for i in range(1, 6)], dtype=np.float32)
+    assert "evaluation/val_loss" in logged[2][1]
+    assert last == "finish"
 
 
 # Through fit

@@ -249,6 +249,8 @@ class Callbacks:
             if callback.every is not None:
                 check_whole(f"{type(callback).__name__}: every", callback.every)
             _check_hooks(callback)
+        self.intervals = sorted({callback.every for callback in self._all if callback.every is not None})
+        """The different numbers of steps between calls of ``on_step``."""
         self.stops = False
         """Whether a hook has asked for the end of training."""
         self._stretches: dict[Any, Stretch] = dict.fromkeys([*self.intervals, "evaluation"], Stretch())
@@ -259,11 +261,6 @@ class Callbacks:
 
     def __bool__(self) -> bool:
         return bool(self._all)
-
-    @property
-    def intervals(self) -> list[int]:
-        """The different numbers of steps between calls of ``on_step``."""
-        return sorted({callback.every for callback in self._all if callback.every is not None})
 
     @property
     def watch(self) -> Any:
