@@ -576,7 +576,7 @@ def test_the_recipe_for_weights_and_biases_logs_records_and_numbers(monkeypatch)
     assert config["scale_by_learning_rate.learning_rate.decay_steps"] == 20
     assert options == {"resume": "allow", "project": "digits"}
     assert [step for step, _ in logged] == [5, 10, 10]
-    assert logged[0][1]["step/loss"] == np.mean([loss_of(i) for i in range(1, 6)], dtype=np.float32)
+    assert logged[0][1]["step/loss"] == pytest.approx(np.mean([loss_of(i) for i in range(1, 6)]), rel=1e-6)
     assert "evaluation/val_loss" in logged[2][1]
     assert last == "finish"
 
