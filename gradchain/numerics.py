@@ -474,17 +474,13 @@ def root_in_range(
 
     def one_by_one() -> tuple[Array, Array]:
         opaque = unknown()
+        total = sums(opaque, 1.0)
+        unit = units(total)
 
-        def turn(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            i, unit, _ = state
-            total = sums(opaque, unit)
-            return i + 1, jnp.where(i == 0, units(total), unit), total
+        def again(_: Any) -> tuple[Array, Array]:
+            return jnp.zeros((), bool), sums(opaque, unit)
 
-        def goes_on(state: tuple[Array, Array, Array]) -> Array:
-            return (state[0] == 0) | ((state[0] == 1) & jnp.any(state[1] != 1))
-
-        first = jnp.zeros((), jnp.int32), lax.full_like(like, 1), lax.full_like(like, 0)
-        return lax.while_loop(goes_on, turn, first)[1:]
+        return unit, lax.while_loop(lambda state: state[0], again, (jnp.any(unit != 1), total))[1]
 
     def together() -> tuple[Array, Array]:
         opaque, total = unknown(), sums(elements, 1.0)

@@ -117,7 +117,17 @@ def environment() -> str:
             versions.append(f"{name} not installed")
     scale = "" if SCALE == 1 else f", sizes times {SCALE:g}"
     device = "" if jax.default_backend() == "cpu" else f"{jax.devices()[0].device_kind}, "
-    return f"{device}{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}{scale}"
+    machine = f"{device}{os.cpu_count()} cores ({processor()})"
+    return f"{machine}, Python {platform.python_version()}, {', '.join(versions)}{scale}"
+
+
+def processor() -> str:
+    """Return what the processor calls itself."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def torch_or_none() -> Any:
