@@ -103,9 +103,9 @@ class Linen(NamedTuple):
                 f"training.linen: the variables are what module.init(key, x) returns, with the collection 'params', "
                 f"got {described(model)}"
             )
-        import flax
+        from flax.core import FrozenDict
 
-        collections = flax.core.unfreeze(model)
+        collections: dict[str, Any] = {**(model.unfreeze() if isinstance(model, FrozenDict) else model)}
         return Variables(collections.pop("params"), collections)
 
     def merge(self, variables: Variables[Any]) -> Any:
