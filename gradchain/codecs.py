@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gradchain.rounding import is_half, round_at, uniform
+from gradchain.rounding import is_half, random_bits, round_at, uniform
 from gradchain.signatures import public
 
 Rounding = Literal["stochastic", "nearest"]
 Map = Literal["dynamic", "linear"]
-TINY = float(np.finfo(np.float32).tiny)
+WHOLE = 4.0
+"""What a block's largest number is scaled to. The inverse of one above 2^126, which scales to 1, is flushed to zero."""
+LEAST = 2.0**-125
+"""The smallest scale: ``WHOLE`` divided by it is a number."""
 
 
 class Format(NamedTuple):
@@ -78,15 +81,12 @@ class Codec:
         """Return (codes, scales) of a real array, rounded at random from a seed, or else to nearest."""
         if self.block_size is None:
             most = float(jnp.finfo(self._spec.dtype).max)
-            return self._cast(_within(x, -most, most), None if seed is None else uniform(x.shape, seed)), None
+            return self._cast(_within(x, -most, most), seed), None
         blocks = into_blocks(x, self.block_size)
-        share = None if seed is None else uniform(blocks.shape, seed)
-        scales = jnp.max(jnp.where(jnp.isfinite(blocks), jnp.abs(blocks), 0), axis=-1)
-        scales = jnp.where(scales < TINY, 0, scales)
-        # The inverse of a number above 2^126 would be flushed to zero.
-        shrink = jnp.where(scales > 2.0**120, 2.0**-10, 1)[..., None]
-        y = (blocks * shrink) * (1 / (jnp.where(scales == 0, 1, scales)[..., None] * shrink))
-        codes = self._codes(y, share) if self._spec.dtype == jnp.uint8 else self._floats(y, share)
+        scales = _largest(blocks)
+        scales = jnp.where(scales < LEAST, 0, scales)
+        y = blocks * (WHOLE / jnp.where(scales == 0, 1, scales))[..., None]
+        codes = self._codes(y, seed) if self._spec.dtype == jnp.uint8 else self._floats(y, seed)
         return (pack if self._spec.bits == 4 else from_blocks)(codes, x.shape), scales
 
     def dequantize(self, codes: Array, scales: Array | None, shape: tuple[int, ...]) -> Array:
@@ -94,39 +94,42 @@ class Codec:
         if self.block_size is None or scales is None:
             return codes.astype(jnp.float32)
         codes = unpack(codes, shape, self.block_size) if self._spec.bits == 4 else into_blocks(codes, self.block_size)
+        scales = scales[..., None]
         if self._spec.dtype == jnp.uint8:
-            y = self._values(codes)
-        else:
-            y = codes.astype(jnp.float32) * (1 / float(jnp.finfo(self._spec.dtype).max))
+            return from_blocks(self._values(codes) * scales, shape)
+        y = codes.astype(jnp.float32) * (1 / float(jnp.finfo(self._spec.dtype).max))
         # The compiler may multiply constant and scales first; of small scales that would be flushed to zero.
-        lift = jnp.where(scales < 2.0**-100, 2.0**20, 1)[..., None]
-        return from_blocks(y * (scales[..., None] * lift) * (1 / lift), shape)
+        lift = jnp.where(scales < 2.0**-100, 2.0**20, 1)
+        return from_blocks(y * (scales * lift) * (1 / lift), shape)
 
-    def _cast(self, x: Array, share: Array | None) -> Array:
+    def _cast(self, x: Array, seed: Array | None) -> Array:
         dtype = jnp.dtype(self._spec.dtype)
-        return x.astype(dtype) if share is None or not is_half(dtype) else round_at(x, dtype, share)
+        return x.astype(dtype) if seed is None or not is_half(dtype) else round_at(x, dtype, uniform(x.shape, seed))
 
-    def _floats(self, y: Array, share: Array | None) -> Array:
+    def _floats(self, y: Array, seed: Array | None) -> Array:
         info = jnp.finfo(self._spec.dtype)
         most, least = float(info.max), float(info.smallest_subnormal)
         low = -most if self.signed else jnp.where(y > 0, least, 0)
-        return self._cast(_within(y * most, low, most), share)
+        return self._cast(_within(y * (most / WHOLE), low, most), seed)
 
-    def _codes(self, y: Array, share: Array | None) -> Array:
-        """Return codes of numbers in [-1, 1]: their place on the map, and a bit for the sign if there is one.
+    def _codes(self, y: Array, seed: Array | None) -> Array:
+        """Return codes of numbers up to ``WHOLE``: their place on the map, and a bit for the sign if there is one.
 
-        The code of a negative zero stands for what isn't a finite number; without a sign that is stored as 1.
+        The code of a negative zero stands for what isn't a finite number; without a sign that is stored as the largest.
+        A place is the first bits after the point of a float32 in [1, 2). Rounding adds random bits to the others.
         """
-        places = self._places()
-        finite = jnp.isfinite(y)
-        y = jnp.where(finite, y, 1)
-        magnitude = jnp.abs(y) if self.signed else y
-        place = functools.reduce(_least, (a * magnitude + b for a, b in _lines(*reversed(places))))
-        code = jnp.clip((place + (0.5 if share is None else share)).astype(jnp.int32), 0, places[0][-1])
+        places, values = self._places()
+        bits = self._spec.bits - bool(self.signed)
+        magnitude, count = jnp.abs(y), 2**bits
+        finite = magnitude < jnp.inf
+        lines = _lines([WHOLE * value for value in values], [1 + place / count for place in places])
+        place = functools.reduce(_least, (a * magnitude + b for a, b in lines), 2 - 1 / count)
+        share = np.uint32(1 << (22 - bits)) if seed is None else random_bits(y.shape, seed) >> np.uint32(9 + bits)
+        code = (_words(place) + share) >> np.uint32(23 - bits) & np.uint32(count - 1)
         if not self.signed:
-            return jnp.where(y > 0, jnp.maximum(code, 1), 0).astype(jnp.uint8)
-        negative = ((y < 0) & (code > 0)).astype(jnp.uint8) << (self._spec.bits - 1)
-        return jnp.where(finite, code.astype(jnp.uint8) | negative, self._not_finite)
+            return jnp.where((y <= 0) & finite, 0, jnp.maximum(code, 1)).astype(jnp.uint8)
+        sign = _words(y) >> 31 << bits
+        return jnp.where(finite, jnp.where(code > 0, code | sign, 0), self._not_finite).astype(jnp.uint8)
 
     @property
     def _not_finite(self) -> Any:
@@ -160,6 +163,17 @@ def _lines(xs: Any, ys: Any) -> list[tuple[float, float]]:
     points = list(zip(xs, ys, strict=True))
     slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(points)]
     return [(slope, y - slope * x) for slope, (x, y) in zip(slopes, points, strict=False)]
+
+
+def _largest(blocks: Array) -> Array:
+    """Return the largest finite magnitude of each block."""
+    sizes = jnp.abs(blocks)
+    return jnp.max(jnp.where(sizes < jnp.inf, sizes, 0), axis=-1)
+
+
+def _words(x: Array) -> Array:
+    """Return the bits of float32 numbers."""
+    return lax.bitcast_convert_type(x, jnp.uint32)
 
 
 def _within(x: Array, low: Any, high: Any) -> Array:

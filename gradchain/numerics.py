@@ -18,6 +18,9 @@ from jax.typing import ArrayLike, DTypeLike
 from gradchain.eager import custom_jvp, fused, is_traced
 from gradchain.signatures import public
 
+FEW = 2**14
+"""Up to how many float32 numbers a CPU adds up the squares of in float64, which takes four times as long for many."""
+
 
 @public
 def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
@@ -32,7 +35,8 @@ def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
 def _compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     named = [jnp.dtype(d) for d in dtypes]
     wide = [d for d in named if not (jnp.issubdtype(d, jnp.floating) and d.itemsize < 4)]
-    return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
+    with jax.numpy_dtype_promotion("standard"):  # "strict" refuses to tell
+        return np.dtype(functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32)))
 
 
 @public
@@ -450,13 +454,15 @@ def root_in_range(
 ) -> Array:
     r"""Return :math:`\sqrt{s / n}` for a sum of squares, or an array of them, that may overflow or nearly vanish.
 
-    Such a sum is taken once more, of the elements divided by a power of two. On a CPU that is a loop, of one turn
-    where all sums are in range and of two elsewhere: its kernels are compiled once, and ``vmap`` leaves it a loop where
-    it would make a condition compute both its sides. Elsewhere the host, and each of several devices, would wait for
-    each loop, so that the sums for large, small and ordinary elements are computed together, in one pass over them.
+    Such a sum is taken once more, of the elements divided by a power of two. On a CPU that is a loop, of no turn where
+    all sums are in range: ``vmap`` leaves it a loop where it would make a condition compute both its sides. But a loop
+    takes XLA as long to compile as a dozen kernels, so the squares of few float32 numbers are added up in float64,
+    which has the range. Elsewhere the host, and each of several devices, would wait for each loop, so that the sums for
+    large, small and ordinary elements are computed together, in one pass over them.
 
     Args:
-      sums: returns the sum of squares of the elements, divided by a given number, or the sums by an array of them.
+      sums: returns the sum of squares of the elements, divided by a given number, or the sums by an array of them, in
+        the elements' own dtype, as far as that is float32 or wider.
       elements: a tree of arrays.
       like: the shape and dtype of what it returns.
       size: how many squares are added up.
@@ -498,10 +504,17 @@ def root_in_range(
         unit = units(total)
         return jnp.sqrt(sums(elements, unit) / count) * unit
 
+    def in_double() -> Array:
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda x: x.astype(complex if jnp.iscomplexobj(x) else float), elements)
+            return jnp.sqrt(sums(wide, 1.0) / count).astype(like.dtype)
+
     root = None if is_traced(elements) else known()
     if root is not None:
         return root
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if alone and size <= FEW and like.dtype == jnp.float32:
+        return in_double()
     unit, total = one_by_one() if alone else together()
     return jnp.sqrt(total / count) * unit
 

@@ -411,11 +411,11 @@ def plot_widths(check: CoordinateCheck, *, ax: Any = None) -> Any:
       The axes.
     """
     ax = _axes(ax, "width", f"change after {_steps(check.changes.shape[2])}")
-    for i, (name, slope) in enumerate(check.slopes.items()):
+    for i, (name, slope) in enumerate(zip(check.names, check.shown_slopes(check.changes[:, :, -1]), strict=True)):
         sizes = check.changes[:, :, -1, i]
         sizes = np.where(sizes > 0, sizes, np.nan)
         marker = MARKERS[i % len(MARKERS)]
-        ax.plot(check.widths, np.exp(np.log(sizes).mean(1)), label=f"{name} ({slope:+.2f})", **_style(i), marker=marker)
+        ax.plot(check.widths, np.exp(np.log(sizes).mean(1)), label=f"{name} ({slope})", **_style(i), marker=marker)
         if sizes.shape[1] > 1:
             ax.fill_between(check.widths, sizes.min(1), sizes.max(1), color=_style(i)["color"], alpha=0.12, linewidth=0)
     ax.set_xscale("log", base=2)

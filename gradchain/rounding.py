@@ -52,12 +52,12 @@ def is_half(dtype: DTypeLike) -> bool:
 
 
 def seeds(key: Array, number: int) -> Array:
-    """Return seeds for ``uniform``: an array of shape ``(number, 2)``."""
+    """Return seeds for ``random_bits``: an array of shape ``(number, 2)``."""
     return jax.random.bits(key, (number, 2), jnp.uint32)
 
 
-def uniform(shape: tuple[int, ...], seed: Array) -> Array:
-    """Return float32 numbers in [0, 1), multiples of 2^-23, from a seed of two words.
+def random_bits(shape: tuple[int, ...], seed: Array) -> Array:
+    """Return random words (uint32) from a seed of two.
 
     JAX's own generator takes as long as ten steps of Adam. This hashes a number's index: two rounds of multiplication
     and shift with constants from a search for little bias, the second after the seed's other word.
@@ -70,8 +70,12 @@ def uniform(shape: tuple[int, ...], seed: Array) -> Array:
     h = index * np.uint32(0x9E3779B1) + seed[0]
     h = (h ^ (h >> 16)) * np.uint32(0x21F0AAAD) + seed[1]
     h = (h ^ (h >> 15)) * np.uint32(0x735A2D97)
-    h = h ^ (h >> 15)
-    return lax.bitcast_convert_type((h >> 9) | np.uint32(0x3F800000), jnp.float32) - 1
+    return h ^ (h >> 15)
+
+
+def uniform(shape: tuple[int, ...], seed: Array) -> Array:
+    """Return float32 numbers in [0, 1), multiples of 2^-23, from a seed of two words."""
+    return lax.bitcast_convert_type((random_bits(shape, seed) >> 9) | np.uint32(0x3F800000), jnp.float32) - 1
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from gradchain.combinators.labels import Labels, LayerShape, check_pattern, listed, matches, path_name
-from gradchain.combinators.readings import Place, Reading, is_embedding, is_inside, located, read
+from gradchain.combinators.readings import (
+    Place,
+    Reading,
+    beside,
+    is_embedding,
+    is_inside,
+    located,
+    read,
+    stack_of,
+)
 from gradchain.combinators.routing import partition
 from gradchain.core.foreign import Child, as_transform
 from gradchain.core.hyper import FrozenTree
@@ -51,13 +60,19 @@ class HiddenMatrices(Labels):
 
     def readings(self, params: Tree) -> list[tuple[str, Reading]]:
         """Return the path of each leaf, and how it is seen and why."""
-        leaves = [(path_name(path), self._place(path, x, modules), x) for path, x, modules in located(params)]
-        places = [place for _, place, _ in leaves]
-        found = [self._reading(path, place, x) for path, place, x in leaves]
+        leaves = [*located(params)]
+        paths, arrays = [path_name(path) for path, _, _ in leaves], [x for _, x, _ in leaves]
+        places = beside([self._place(*leaf) for leaf in leaves])
+        found = [self._reading(*each) for each in zip(paths, places, arrays, strict=True)]
         for i in _outputs(places, found):
-            if self._pattern(leaves[i][0]) is None:
-                found[i] = Reading(None, "an output layer: as many columns as embeddings", outer=True)
-        return [(path, reading) for (path, _, _), reading in zip(leaves, found, strict=True)]
+            if self._pattern(paths[i]) is None:
+                found[i] = Reading(None, "an output layer: as many columns as embeddings", "output")
+        by_names = [
+            place if self._by_names(*each) else None for place, *each in zip(places, paths, arrays, strict=True)
+        ]
+        for i in _of_no_stack(by_names, found):
+            found[i] = Reading(None, "unclear: a stack whose first axes differ")
+        return list(zip(paths, found, strict=True))
 
     def check(self, paths: list[str]) -> None:
         for pattern in (*(pattern for pattern, _ in self.patterns), *self.stacked):
@@ -84,9 +99,14 @@ class HiddenMatrices(Labels):
             return Reading(dims, f"as {pattern!r} says")
         if not is_array(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
             return Reading(None, "no array of real or complex numbers")
-        if isinstance(x, LayerShape):
-            return read(place, False)
-        return read(place, True if any(matches(pattern, path) for pattern in self.stacked) else None)
+        if self._by_names(path, x):
+            return read(place, None)
+        return read(place, not isinstance(x, LayerShape))
+
+    def _by_names(self, path: str, x: Any) -> bool:
+        """Return whether names alone say what an array is, and whether it is a stack."""
+        said = self._pattern(path) is not None or any(matches(pattern, path) for pattern in self.stacked)
+        return not said and not isinstance(x, LayerShape)
 
     def __repr__(self) -> str:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -108,6 +128,15 @@ def _outputs(places: Sequence[Place], found: Sequence[Reading]) -> list[int]:
             if columns in sizes and columns > place.shape[1 if place.by_outputs else 0]:
                 by_size.setdefault(columns, []).append(i)
     return [alike[0] for alike in by_size.values() if len(alike) == 1]
+
+
+def _of_no_stack(places: Sequence[Place | None], found: Sequence[Reading]) -> list[int]:
+    """Return which matrices are in something that isn't a stack along the first axis, whose sizes differ."""
+    stacks: dict[tuple[str, ...], dict[int, int]] = {}
+    for i, (place, reading) in enumerate(zip(places, found, strict=True)):
+        if place is not None and not place.modules and reading.dims is not None and (path := stack_of(place)):
+            stacks.setdefault(path, {})[i] = place.shape[0]
+    return [i for sizes in stacks.values() if len({*sizes.values()}) > 1 for i in sizes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +177,13 @@ def hidden_matrices(
     optimizers for matrices, such as :func:`muon`. Parameters of Flax (linen and NNX), Haiku and Equinox are recognised
     by their paths, their shapes and, for Equinox, the modules themselves:
 
-    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape. An
-      output layer is recognised by its name (``head``, ``lm_head``, ``logits``), or as the only matrix outside of
-      blocks with as many columns as there are embeddings. A head that is tied to an embedding is that array;
+    * vectors, biases, scales, normalisations, embeddings and output layers belong to the rest, whatever their shape;
+      what is called ``b`` is a bias only beside weights with more axes. An output layer is recognised by its name
+      (``head``, ``lm_head``, ``logits``), or as the only matrix outside of blocks with as many columns as there are
+      embeddings. A head that is tied to an embedding is that array;
     * a kernel is (inputs, outputs). A ``weight`` is (outputs, inputs), as Equinox and PyTorch store it;
-    * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``;
+    * projections of attention with an axis for the heads are one matrix, or one for each head with ``per_head``. Flax's
+      names are known (``query``, ``out``), and in single layers others, too (``q_proj``, ``wo``);
     * query, key and value in one array (``qkv``), or gate and input (``gate_up``), are a matrix each;
     * convolutions are matrices (height · width · inputs, outputs). Those with one input channel, depthwise ones among
       them, belong to the rest;

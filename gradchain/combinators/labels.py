@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradchain.combinators.names import EMBEDDINGS, HEADS, VECTORS
 from gradchain.core.foreign import NamedChildrenKind
 from gradchain.core.hyper import FrozenTree, MaskKind
 from gradchain.core.hyperparams import LEAF
@@ -192,21 +193,7 @@ def by_leaf(function: Callable[[str, Any], Any]) -> ByLeaf:
     return ByLeaf(function)
 
 
-NOT_HIDDEN = (
-    "*embed*",
-    "emb",
-    "*_emb",
-    "wte",
-    "wpe",
-    "head",
-    "*_head",
-    "output",
-    "output_layer",
-    "logits*",
-    "classifier",
-    "bias",
-    "scale",
-)
+NOT_HIDDEN = (*EMBEDDINGS, *HEADS, *VECTORS)
 """Usual names of embeddings and output layers, and of vectors, which scanned layers stack to matrices."""
 
 
@@ -243,8 +230,8 @@ def matrices_and_rest(
     Args:
       not_hidden: patterns, as for :func:`by_path` but compared in lower case, of parameters that belong to the rest
         whatever their shape: by default the usual names of embeddings (``*embed*``, ``wte``), output layers (``head``,
-        ``lm_head``, ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``). Names given here
-        replace these.
+        ``lm_head``, ``output``, ``logits*``, ``classifier``) and vectors (``bias``, ``scale``, ``gamma``), as
+        :func:`hidden_matrices` knows them. Names given here replace these.
       ndims: how many axes a matrix may have; ``(2, 3)`` to include layers stacked along a first axis.
       matrices: label of the first group.
       rest: label of the second.

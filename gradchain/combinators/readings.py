@@ -1,53 +1,20 @@
 """How arrays of models are seen as matrices, by their names, shapes and modules: Flax, Haiku, Equinox, plain dicts."""
 
 import dataclasses
-import fnmatch
 import functools
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 
+from gradchain.combinators import names
+from gradchain.combinators.names import match, stem
 from gradchain.matrices.views import MuonDimensionNumbers, axes_of
 from gradchain.tree import Tree
 
-VECTORS = ("b", "b[0-9]", "bias*", "*_bias", "scale", "*_scale", "offset", "gamma", "beta", "gain", "a_log")
-"""Names of arrays that hold a number for each feature, whatever axes they have."""
-NORMS = ("*norm*", "ln", "ln_*", "ln[0-9]*", "bn*", "*_ln", "*_bn")
-EMBEDDINGS = (
-    "*embed*",
-    "emb",
-    "embs",
-    "*_emb",
-    "*_embs",
-    "wte",
-    "wpe",
-    "pos",
-    "pos_enc*",
-    "positional*",
-    "*_token",
-    "*_tokens",
-    "cls",
-)
-OUTPUTS = ("head", "heads", "*_head", "*_heads", "output", "output_layer", "out", "logits*", "*_logits", "classifier")
-"""Names of output layers, where no name before says that they are inside a block."""
-BLOCKS = (
-    *("*layer", "*layers", "*block", "*blocks", "h", "*stage", "*stages", "*cell", "*mixer"),
-    *("*attn*", "*attention*", "mha", "*mlp", "ff", "ffn", "*feed_forward", "*feedforward"),
-    *("*moe", "*expert", "*experts"),
-)
-"""Names of what an output layer isn't inside of."""
-STACKS = ("*layers", "*blocks", "*stack*", "*scan*", "h")
-"""Names of what holds layers: in one array, where no number follows."""
-KERNELS = ("kernel", "w", "weight", "weights")
-FUSED = (
-    (("*qkv*", "query_key_value", "c_attn"), 3, "query, key and value"),
-    (("kv", "*_kv", "kv_*", "wkv", "key_value"), 2, "key and value"),
-    (("*gate_up*",), 2, "gate and input"),
-)
-"""Names of several projections in one array, how many they are, and what."""
 GATES = {"LSTMCell": 4, "GRUCell": 3}
+EACH_HEAD, HEADS_TOGETHER = "attention, each head by itself", "attention, heads together"
 LARGEST_KERNEL = 16
 """The largest side of a square filter, where only shapes tell a convolution."""
 
@@ -58,8 +25,13 @@ class Reading(NamedTuple):
     dims: MuonDimensionNumbers | str | None
     """``None`` for what isn't a hidden matrix."""
     why: str
-    outer: bool = False
-    """Whether it is an embedding or an output layer."""
+    role: Literal["vector", "embedding", "output"] | None = None
+    """What it is instead of a hidden matrix, if that is known."""
+
+    @property
+    def outer(self) -> bool:
+        """Whether it is an embedding or an output layer."""
+        return self.role in ("embedding", "output")
 
     def after(self, axes: int, why: str) -> "Reading":
         """Return the reading of an array that has further axes before this one's."""
@@ -90,6 +62,10 @@ class Place:
     per_head: bool
     modules: tuple[Module, ...] = ()
     """Equinox's own, from the root."""
+    axes_beside: int = 0
+    """The most axes of an array in the same module."""
+    is_layer: bool = False
+    """Whether it is that of one layer, so that none of its axes is one of layers."""
 
     @property
     def leaf(self) -> str:
@@ -104,7 +80,7 @@ class Place:
     @property
     def layer(self) -> str:
         """The name that says what kind of layer it is: the one above, or its own if that says more."""
-        return "".join(self.near[:-1][-1:]) if self.leaf in KERNELS else self.leaf
+        return "".join(self.near[:-1][-1:]) if self.leaf in names.KERNELS else self.leaf
 
     @property
     def by_outputs(self) -> bool:
@@ -116,47 +92,49 @@ class Place:
 def read(place: Place, stacked: bool | None) -> Reading:
     """Return how an array is seen; ``stacked`` says whether its first axis is one of layers, if that is known."""
     if len(place.shape) < 2 + bool(stacked):
-        return Reading(None, "a number" if not place.shape else "a vector")
+        return Reading(None, "a number" if not place.shape else "a vector", "vector")
     if place.modules:
         return _read_equinox(place)
     if outside := _outside(place):
         return outside
-    held = _is_stack(place) if stacked is None else stacked
-    if (
-        held
-        and stacked is None
-        and len(place.shape) == 4
-        and "conv" in place.layer
-        and place.shape[0] == place.shape[1]
-    ):
-        return Reading(None, "unclear: a stack of filters, or one filter")
+    held = stack_of(place) is not None if stacked is None else stacked
     if held:
-        rest = dataclasses.replace(place, shape=place.shape[1:])
+        if stacked is None and _may_be_a_filter(place):
+            return Reading(None, "unclear: a stack of filters, or one filter")
+        rest = dataclasses.replace(place, shape=place.shape[1:], is_layer=True)
         return _sized(place, _layout(rest).after(1, "stacked"))
     return _sized(place, _layout(place))
 
 
+def _may_be_a_filter(place: Place) -> bool:
+    return "conv" in place.layer and len(place.shape) == 4 and place.shape[0] == place.shape[1]
+
+
 def _outside(place: Place) -> Reading | None:
     """Return the reading of an array that isn't inside the network, ``None`` if its names don't say so."""
-    if _match([place.leaf], VECTORS):
-        return Reading(None, "a bias or a scale")
-    if place.leaf != "kernel" and _match([place.layer, *place.near[-2:-1]], NORMS):
-        return Reading(None, "of a normalisation")
-    if _match(place.near, EMBEDDINGS):
-        return Reading(None, "an embedding", outer=True)
-    return Reading(None, "an output layer", outer=True) if _is_output(place) else None
+    if names.is_vector(place.leaf, len(place.shape), place.axes_beside):
+        return Reading(None, "a bias or a scale", "vector")
+    if place.leaf != "kernel" and match([place.layer, *place.near[-2:-1]], names.NORMS):
+        return Reading(None, "of a normalisation", "vector")
+    if match(place.near, names.EMBEDDINGS):
+        return Reading(None, "an embedding", "embedding")
+    return Reading(None, "an output layer", "output") if _is_output(place) else None
 
 
 def _is_output(place: Place) -> bool:
     """Return whether a name among the last says so, and none before it that it is inside a block."""
-    outer = [i for i, name in enumerate(place.names) if name in place.near and _match([name], OUTPUTS)]
+    outer = [i for i, name in enumerate(place.names) if name in place.near and _is_head(name)]
     if not outer or (place.names[outer[0]] == "out" and len(place.shape) > 2):
         return False
     return not _in_block(place.names[: outer[0]])
 
 
-def _in_block(names: Iterable[str]) -> bool:
-    return any(name.isdigit() or _match([_stem(name)], BLOCKS) for name in names)
+def _is_head(name: str) -> bool:
+    return match([name], names.OUTPUTS) and not match([name], names.NOT_OUTPUTS)
+
+
+def _in_block(path: Iterable[str]) -> bool:
+    return any(name.isdigit() or match([stem(name)], names.BLOCKS) for name in path)
 
 
 def is_inside(place: Place) -> bool:
@@ -170,21 +148,32 @@ def is_embedding(place: Place) -> bool:
     return len(place.shape) == 2 and bool(named)
 
 
-def _is_stack(place: Place) -> bool:
-    """Return whether names say that the first axis is one of layers, and there are axes enough."""
-    pairs = zip(place.names, (*place.names[1:], ""), strict=True)
-    held = any(_match([_stem(name)], STACKS) and name == _stem(name) and not after.isdigit() for name, after in pairs)
-    held = held or any(re.match(r"(scan|vmap|checkpointscan)[a-z]", name) for name in place.names[:-1])
-    return held and (len(place.shape) > 2 or not _match([place.leaf], (*KERNELS, "w*", "*_proj", "*weight")))
+def stack_of(place: Place) -> tuple[str, ...] | None:
+    """Return the path of the stack of layers that an array is in by its names, if there are axes enough."""
+    if len(place.shape) < 3 and match([place.leaf], (*names.KERNELS, "w*", "*_proj", "*weight")):
+        return None
+    for i, (name, after) in enumerate(zip(place.names, (*place.names[1:], ""), strict=True)):
+        lifted = after and re.match(r"(scan|vmap|checkpointscan)[a-z]", name)
+        if lifted or (match([name], names.STACKS) and name == stem(name) and not after.isdigit()):
+            return place.names[: i + 1]
+    return None
+
+
+def beside(places: Sequence[Place]) -> list[Place]:
+    """Return places that know the most axes of an array in the same module."""
+    axes: dict[tuple[str, ...], int] = {}
+    for place in places:
+        axes[place.names[:-1]] = max(axes.get(place.names[:-1], 0), len(place.shape))
+    return [dataclasses.replace(place, axes_beside=axes[place.names[:-1]]) for place in places]
 
 
 def _layout(place: Place) -> Reading:
     """Return how an array inside the network is seen."""
     if len(place.shape) < 2:
-        return Reading(None, "a vector for each layer")
-    if _match(place.names, ("expert", "experts", "*_experts")) and len(place.shape) == 3:
+        return Reading(None, "a vector for each layer", "vector")
+    if match(place.names, names.EXPERTS) and len(place.shape) == 3:
         return _matrix(place, 1, "experts")
-    for look in (_convolution, _fused, _gates, _projection):
+    for look in (_einsum, _convolution, _fused, _filter, _gates, _projection):
         if found := look(place):
             return found
     if len(place.shape) == 2:
@@ -192,12 +181,36 @@ def _layout(place: Place) -> Reading:
     return Reading(None, f"unclear: {len(place.shape)} axes may be layers, heads or a filter")
 
 
-def _convolution(place: Place) -> Reading | None:
-    shape, ndim = place.shape, len(place.shape)
-    sides = shape[-2:] if place.by_outputs else shape[:2]
-    square = place.leaf in KERNELS and ndim == 4 and sides[0] == sides[1] <= LARGEST_KERNEL
-    if ndim == 2 or not ("conv" in place.layer or square):
+def _einsum(place: Place) -> Reading | None:
+    """Return how Gemma's projections are seen, whose names say what their axes are."""
+    inputs, outputs, heads = names.EINSUMS.get(place.layer, ((), (), None))
+    if not inputs or len(place.shape) != 1 + max(outputs):
         return None
+    if place.per_head:
+        inputs, outputs = (tuple(axis for axis in axes if axis != heads) for axes in (inputs, outputs))
+    if heads is None:
+        return Reading(_dims(inputs, outputs), "gate and input along an axis")
+    return Reading(_dims(inputs, outputs), EACH_HEAD if place.per_head else HEADS_TOGETHER)
+
+
+def _convolution(place: Place) -> Reading | None:
+    """Return how filters of a convolution are seen that is called one."""
+    if len(place.shape) == 2 or "conv" not in place.layer:
+        return None
+    if "local" in place.layer:
+        return Reading(None, "filters that differ from place to place")
+    return _of_window(place)
+
+
+def _filter(place: Place) -> Reading | None:
+    """Return how filters of a convolution are seen that only their shape tells."""
+    sides = place.shape[-2:] if place.by_outputs else place.shape[:2]
+    square = place.leaf in names.KERNELS and len(place.shape) == 4 and sides[0] == sides[1] <= LARGEST_KERNEL
+    return _of_window(place) if square else None
+
+
+def _of_window(place: Place) -> Reading | None:
+    shape, ndim = place.shape, len(place.shape)
     told = re.search(r"conv(?:_?transpose)?_?([123])_?d", place.layer)
     spatial = int(told[1]) if told else min(ndim - 2, 3)
     batch = ndim - 2 - spatial
@@ -217,7 +230,7 @@ def _convolution(place: Place) -> Reading | None:
 
 def _fused(place: Place) -> Reading | None:
     """Return how several projections in one array are seen: side by side, or along an axis of their own."""
-    found = ((parts, what) for patterns, parts, what in FUSED if _match([place.layer], patterns))
+    found = ((parts, what) for patterns, parts, what in names.FUSED if match([place.layer], patterns))
     parts, what = next(found, (0, ""))
     if not parts or len(place.shape) not in (2, 3, 4):
         return None
@@ -226,33 +239,47 @@ def _fused(place: Place) -> Reading | None:
         if columns == parts * rows or (parts == 2 and columns % 2 == 0):
             return _matrix(place, 0, f"{what} side by side", blocks=parts)
         return _matrix(place, 0, f"{what} side by side, of unknown widths: as one")
-    if place.shape[1] != parts or place.by_outputs:
+    if parts not in place.shape[1:-1] or place.by_outputs:
         return None
-    outputs = tuple(range(2, len(place.shape)))
+    along = 1 + place.shape[1:-1].index(parts)
+    outputs = tuple(axis for axis in range(1, len(place.shape)) if axis != along)
     return Reading(_dims((0,), outputs[-1:] if place.per_head else outputs), f"{what} along an axis")
 
 
 def _gates(place: Place) -> Reading | None:
-    """Return how the gates of Haiku's recurrent cells are seen, ``None`` for what isn't one."""
-    cell = next((name for name in place.near[:-1] if _stem(name) in ("lstm", "gru")), None)
-    own = {"w": 4, "w_i": 3, "w_h": 3}.get(place.leaf) if cell else None
-    if own is None or len(place.shape) != 2 or place.shape[1] % own:
+    """Return how the gates of Haiku's and NNX's recurrent cells are seen, ``None`` for what isn't one."""
+    cell = next((stem(name) for name in place.near[:-1] if stem(name) in ("lstm", "gru")), None)
+    gates = {"w": 4, "w_i": 3, "w_h": 3}.get(place.leaf)
+    if place.layer in ("dense_i", "dense_h"):
+        gates = {"lstm": 4, "gru": 3}.get(cell or "")
+    if cell is None or gates is None or len(place.shape) != 2 or place.shape[1] % gates:
         return None
-    return _matrix(place, 0, "gates side by side", blocks=own)
+    return _matrix(place, 0, "gates side by side", blocks=gates)
 
 
 def _projection(place: Place) -> Reading | None:
-    """Return how Flax's projections of attention with an axis for heads are seen."""
-    into, out_of = place.layer in ("query", "key", "value"), place.layer == "out"
-    if place.leaf != "kernel" or len(place.shape) not in (3, 4) or not (into or out_of):
+    """Return how projections of attention with an axis for heads are seen."""
+    if len(place.shape) not in (3, 4) or place.by_outputs:
         return None
-    axes = (0,), (1, 2)
-    if place.per_head:
-        axes = (0,), (2,)
-    if out_of:
+    into, out_of = names.INTO_HEADS, names.OUT_OF_HEADS
+    if place.leaf != "kernel":
+        into = out_of = ()
+    if len(place.shape) == 3 and _is_of_one_layer(place):
+        into, out_of = (*into, *names.ALSO_INTO_HEADS), (*out_of, *names.ALSO_OUT_OF_HEADS)
+    if match([place.layer], into):
+        axes = (0,), ((2,) if place.per_head else (1, 2))
+    elif match([place.layer], out_of):
         axes = ((1,) if place.per_head else (0, 1)), (2,)
-    found = Reading(_dims(*axes), "attention, each head by itself" if place.per_head else "attention, heads together")
+    else:
+        return None
+    found = Reading(_dims(*axes), EACH_HEAD if place.per_head else HEADS_TOGETHER)
     return found if len(place.shape) == 3 else found.after(1, "stacked")
+
+
+def _is_of_one_layer(place: Place) -> bool:
+    """Return whether no axis can be one of layers, since the layer is a single one, or the stack's axis is gone."""
+    numbered = any(name.isdigit() or (name != stem(name) and stem(name) in names.LAYERS) for name in place.names)
+    return place.is_layer or numbered
 
 
 def _read_equinox(place: Place) -> Reading:
@@ -260,8 +287,8 @@ def _read_equinox(place: Place) -> Reading:
     kind, spatial, groups, _ = place.modules[-1]
     if not (kind == "Linear" or spatial is not None or kind in GATES) or not place.by_outputs:
         if kind == "Embedding":
-            return Reading(None, "an embedding", outer=True)
-        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}")
+            return Reading(None, "an embedding", "embedding")
+        return Reading(None, f"equinox.nn.{kind}'s {place.leaf}", "vector")
     batch = len(place.shape) - 2 - (spatial or 0)
     own = dataclasses.replace(place, shape=place.shape[batch:])
     if outside := _outside(own):
@@ -283,7 +310,7 @@ def _heads_of(place: Place) -> Reading | None:
     if heads == 1 or not place.per_head:
         return None
     blocks = (heads, 1) if place.layer == "output_proj" else (1, heads)
-    return Reading(_dims((1,), (0,), *blocks), "attention, each head by itself")
+    return Reading(_dims((1,), (0,), *blocks), EACH_HEAD)
 
 
 def _matrix(place: Place, batch: int, why: str, blocks: int = 1) -> Reading:
@@ -307,15 +334,6 @@ def _sized(place: Place, found: Reading) -> Reading:
 def _dims(inputs: tuple[int, ...], outputs: tuple[int, ...], *blocks: Any) -> MuonDimensionNumbers:
     """Return dimension numbers, single axes as numbers."""
     return MuonDimensionNumbers(*(x[0] if len(x) == 1 else x for x in (inputs, outputs)), *blocks)
-
-
-def _match(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _stem(name: str) -> str:
-    """Return a name without the number at its end."""
-    return re.sub(r"_?\d+$", "", name)
 
 
 def located(tree: Tree) -> Iterator[tuple[Any, Any, tuple[Module, ...]]]:

@@ -12,9 +12,8 @@ from gradchain.matrices.factors import gathered
 from gradchain.matrices.views import DimensionsKind, MatrixView, MuonDimensionNumbers, as_hashable, view
 from gradchain.numerics import divide, sqrt
 
-SIDES = Choice("both", "rows", "columns", "smaller")
-Sides = Annotated[Literal["both", "rows", "columns", "smaller"], SIDES]
-"""Which axes of a matrix have a basis."""
+Sides = Annotated[Literal["both", "rows", "columns", "smaller"], Choice("both", "rows", "columns", "smaller")]
+"""Which axes of a matrix have a factor, or a basis."""
 ByAxis = dict[int, Array]
 """A matrix, or a vector, for some of the axes of a block."""
 
@@ -50,15 +49,19 @@ class Frame(NamedTuple):
     def mean(self, x: Array, axis: int | None = None) -> Array:
         """Return the means of a block over all of its axes but one."""
         first = x.ndim - self.order
-        number = math.prod(n for i, n in enumerate(x.shape[first:]) if i != axis)
+        number = math.prod(n for i, n in enumerate(self.sizes(x)) if i != axis)
         return jnp.sum(x, axis=tuple(first + i for i in range(self.order) if i != axis)) / max(number, 1)
 
-    def axes(self, block: Array, sides: str, max_dim: int) -> list[int]:
-        """Return which axes of a block have a basis: those that ``sides`` names, if they are longer than 1."""
-        shape = block.shape[block.ndim - self.order :]
-        shortest = sorted(range(self.order), key=lambda i: shape[i])[:1]
-        chosen = {"both": range(self.order), "rows": [0], "columns": [self.order - 1], "smaller": shortest}[sides]
-        return [i for i in chosen if 1 < shape[i] <= max_dim]
+    def sizes(self, block: Array) -> tuple[int, ...]:
+        """Return how long the axes of a block are, without batch axes."""
+        return block.shape[block.ndim - self.order :]
+
+    def axes(self, block: Array, sides: str) -> list[int]:
+        """Return the axes of a block that ``sides`` names, if it is a matrix; other arrays have all of theirs."""
+        if sides == "both" or self.order != 2:
+            return [*range(self.order)]
+        rows, columns = self.sizes(block)
+        return [0] if sides == "rows" or (sides == "smaller" and rows <= columns) else [1]
 
 
 def frame(shape: tuple[int, ...], dims: MuonDimensionNumbers | str | None, block_size: int | None, where: str) -> Frame:

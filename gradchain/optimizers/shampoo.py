@@ -9,7 +9,7 @@ from typing import Literal
 
 from gradchain.core.hyper import Count, Decay, DType, Fraction, Key, Mask, NonNegative, Positive
 from gradchain.core.transform import Transform
-from gradchain.matrices.frames import FrameNumbers
+from gradchain.matrices.frames import FrameNumbers, Sides
 from gradchain.optimizers._matrices import beside_adam
 from gradchain.optimizers.adam import adamw
 from gradchain.signatures import public
@@ -35,7 +35,7 @@ def shampoo(
     start_preconditioning_step: Count = 1,
     exponent: Positive | None = None,
     block_size: int = 1024,
-    sides: Literal["both", "rows", "columns", "smaller"] = "both",
+    sides: Sides = "both",
     method: Literal["eigh", "newton"] = "eigh",
     nesterov: bool = False,
     adam_b1: Decay = 0.9,

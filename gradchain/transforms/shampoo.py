@@ -12,27 +12,18 @@ from gradchain.core.spec import At, Slot, Slots
 from gradchain.core.value import Integer
 from gradchain.matrices.axes import along_axes, axis_gram
 from gradchain.matrices.factors import METHOD, gathered, inverse_root
-from gradchain.matrices.frames import SIDES, FrameNumbers, frame
+from gradchain.matrices.frames import Frame, FrameNumbers, Sides, frame
 from gradchain.matrices.refreshing import due, refresh
 from gradchain.numerics import abs_sq, divide, ema, sqrt
 
 
-def _axes(x: Array, order: int, sides: str) -> tuple[int, ...]:
-    """Return the axes of a stack of blocks that have factors."""
-    if sides == "both" or order != 2:
-        return tuple(range(order))
-    if sides == "smaller":
-        return (0,) if x.shape[-2] <= x.shape[-1] else (1,)
-    return (0,) if sides == "rows" else (1,)
-
-
-def _grams(x: Array, order: int, sides: str) -> list[Array]:
-    return [axis_gram(x, axis, order) for axis in _axes(x, order, sides)]
+def _grams(own: Frame, x: Array, sides: str) -> list[Array]:
+    return [axis_gram(x, axis, own.order) for axis in own.axes(x, sides)]
 
 
 def _no_factors(param: Array, hyper: Any) -> list[list[Array]]:
     own = frame(param.shape, hyper.weight_dimension_numbers, hyper.block_size, "scale_by_shampoo")
-    return [_grams(jnp.zeros_like(x), own.order, hyper.sides) for x in own.blocks(param)]
+    return [_grams(own, jnp.zeros_like(x), hyper.sides) for x in own.blocks(param)]
 
 
 def _identities(param: Array, hyper: Any) -> list[list[Array]]:
@@ -75,7 +66,7 @@ def scale_by_shampoo(
     graft: bool = True,
     nesterov: bool = False,
     block_size: Annotated[int, Integer(1)] = 1024,
-    sides: Annotated[Literal["both", "rows", "columns", "smaller"], SIDES] = "both",
+    sides: Sides = "both",
     method: Annotated[Literal["eigh", "newton"], METHOD] = "eigh",
     stagger: bool = False,
     weight_dimension_numbers: FrameNumbers | None = None,
@@ -143,7 +134,7 @@ def scale_by_shampoo(
     mu, weight = ema(slot.mu, g, b1), at.weight_sum("b1")
     mu_hat = numerics.debias_nesterov(mu, g, b1, weight, at.weight_sum("b1", ahead=1)) if nesterov else mu / weight
     factors = [
-        [ema(old, new, shampoo_beta) for old, new in zip(kept, _grams(x, order, sides), strict=True)]
+        [ema(old, new, shampoo_beta) for old, new in zip(kept, _grams(own, x, sides), strict=True)]
         for kept, x in zip(slot.factors, own.blocks(g), strict=True)
     ]
 
@@ -155,7 +146,7 @@ def scale_by_shampoo(
     is_due = (since >= 0) & due(since, update_interval, at.turn if stagger else None)
     new_roots = refresh(is_due, roots, slot.roots, finite=True)
     directions = [
-        along_axes(x, dict(zip(_axes(x, order, sides), some, strict=True)), order)
+        along_axes(x, dict(zip(own.axes(x, sides), some, strict=True)), order)
         for x, some in zip(own.blocks(mu_hat), new_roots, strict=True)
     ]
     if not graft:

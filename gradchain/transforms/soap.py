@@ -30,10 +30,12 @@ def framed(param: Array, hyper: Any) -> Frame:
 def zero_factors(param: Array, hyper: Any) -> list[ByAxis]:
     """Return matrices of zeros for the axes of each block that have a basis."""
     own = framed(param, hyper)
-    return [
-        {i: axis_gram(jnp.zeros_like(x), i, own.order) for i in own.axes(x, hyper.sides, hyper.max_dim)}
-        for x in own.blocks(param)
-    ]
+
+    def matrices(x: Array) -> ByAxis:
+        axes = (i for i in own.axes(x, hyper.sides) if 1 < own.sizes(x)[i] <= hyper.max_dim)
+        return {i: axis_gram(jnp.zeros_like(x), i, own.order) for i in axes}
+
+    return [*map(matrices, own.blocks(param))]
 
 
 def identities(param: Array, hyper: Any) -> list[ByAxis]:

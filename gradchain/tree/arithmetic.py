@@ -214,7 +214,7 @@ def _euclidean(arrays: list[Array]) -> Array:
 
     def sums(arrays: list[Array], unit: Array | float) -> Array:
         scale = jnp.asarray(1 / unit, like.dtype)
-        return _total(_scaled_abs_sq, [(x,) for x in arrays], scale).astype(like.dtype)
+        return _total(_scaled_abs_sq, [(x,) for x in arrays], scale)
 
     return root_in_range(sums, arrays, like, size(arrays), narrowest)
 
@@ -261,12 +261,16 @@ def _total(term: Callable[..., Array], operands: list[tuple[Array, ...]], *share
     alike: dict[Any, list[tuple[Array, ...]]] = {}
     for i, x in enumerate(operands):
         alike.setdefault(tuple(map(jax.typeof, x)) if builtins.max(y.size for y in x) <= _SMALL else i, []).append(x)
-    total = jnp.zeros((), jnp.float32)
-    for group in alike.values():
-        for start in range(0, len(group), _AT_ONCE):
-            part = _sum_together(term, group[start : start + _AT_ONCE], *shared)
-            total = lax.add(total, part) if total.dtype == part.dtype else total + part
-    return total
+    sums = [
+        _sum_together(term, group[start : start + _AT_ONCE], *shared)
+        for group in alike.values()
+        for start in range(0, len(group), _AT_ONCE)
+    ]
+    return functools.reduce(_plus, sums) if sums else jnp.zeros((), jnp.float32)
+
+
+def _plus(x: Array, y: Array) -> Array:
+    return lax.add(x, y) if x.dtype == y.dtype else x + y
 
 
 @functools.partial(jax.jit, static_argnums=0)

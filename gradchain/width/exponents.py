@@ -13,7 +13,7 @@ from gradchain.core.transform import Transform
 from gradchain.introspect.survey import Paths, active
 from gradchain.signatures import did_you_mean, public
 from gradchain.training.history import text_table
-from gradchain.width.multipliers import Width, Widths
+from gradchain.width.multipliers import Width, Widths, check_widths
 
 DecayScaling = Literal["independent", "inverse_width", "coupled"]
 RuleNames = str | Sequence[tuple[str, str]] | Transform
@@ -76,7 +76,8 @@ DIRECTIONS: dict[str, str] = {
             *("sign", "lion", "soap", "kl_soap", "splus"),
         )
     },
-    **dict.fromkeys(("scale_by_muon", "orthogonalize_updates"), "orthogonal"),
+    **dict.fromkeys(("scale_by_muon", "scale_by_dion2"), "orthogonal"),
+    **dict.fromkeys(("orthogonalize_updates", "orthogonalize_in_metric"), "orthogonal"),
     "scale_by_lmo": "scion",
     "scale_by_spectral_norm": "spectral",
 }
@@ -120,6 +121,7 @@ def scalings(
         check_pattern("mup: depth_paths", pattern)
         if not any(matches(pattern, path) for path in widths):
             raise ValueError(f"mup: depth_paths: {pattern!r} matches no parameter; there are: {listed(widths)}")
+    check_widths("mup", widths)
     names = rule_names(widths, rule)
 
     def scaling(path: str, width: Width) -> Scaling:
@@ -159,9 +161,15 @@ def _of_transform(widths: Widths, tx: Transform) -> dict[str, str]:
     paths = Paths()
     for part in named_parts(tx, None, shapes):
         leaf = part.transform
-        if isinstance(leaf, Rule) and not leaf.parts() and part.params is not None:
+        if not isinstance(leaf, Rule) or leaf.parts():
+            continue
+        if part.params is not None:
             for path in active(leaf, part.params, paths):
                 rules[path].append(leaf)
+        elif leaf.name not in NEUTRAL:
+            raise _undecided(
+                "updates", f"{part.name} acts on other arrays than the parameters, projections for instance"
+            )
     return {path: _family(path, own) for path, own in rules.items()}
 
 
@@ -173,10 +181,7 @@ def _family(path: str, rules: list[Rule]) -> str:
         unknown = next((rule.name for rule in decisive if _direction(rule) is None), None)
         several = " and ".join(rule.name for rule in decisive)
         problem = f"{unknown} isn't known" if unknown else f"{several} both act on it"
-        raise ValueError(
-            f"mup: what decides the size of the updates of {path}? {problem}; write rule='adam', or pairs of a pattern "
-            f"and a rule; there are {', '.join(FAMILIES)}"
-        )
+        raise _undecided(f"the updates of {path}", problem)
     name = str(names[0]) if names else "sgd"
     shape = next((rule for rule in rules if rule.name == "scale_by_shape"), None)
     if name != "orthogonal" or shape is None:
@@ -185,6 +190,13 @@ def _family(path: str, rules: list[Rule]) -> str:
     if held["consistent_rms"] is not None:
         return "muon_rms"
     return {"original": "muon", "spectral": "muon_spectral", "none": "orthogonal"}[held["scale"]]
+
+
+def _undecided(what: str, problem: str) -> ValueError:
+    return ValueError(
+        f"mup: what decides the size of {what}? {problem}; write rule='adam', or pairs of a pattern and a rule; there "
+        f"are {', '.join(FAMILIES)}"
+    )
 
 
 def _direction(rule: Rule) -> str | None:

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 
+from gradchain.combinators.hidden_matrices import hidden_matrices
 from gradchain.combinators.labels import check_pattern, listed, matches, path_name
+from gradchain.combinators.readings import Reading
 from gradchain.matrices.views import MuonDimensionNumbers, axes_of
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.tree import Tree, mismatch
 from gradchain.tree.alignment import is_array
 
@@ -18,16 +20,6 @@ WidthKind = Literal["hidden", "input", "output", "vector", "fixed"]
 Axes = tuple[int, ...]
 Layout = Literal["inputs_first", "outputs_first"]
 DimensionsByPath = Sequence[tuple[str, MuonDimensionNumbers]]
-
-VECTORS = ("bias", "scale", "b", "offset")
-"""Names of arrays that have no inputs, however many axes they have."""
-ATTENTION: DimensionsByPath = (
-    ("query/kernel", MuonDimensionNumbers(0, (1, 2))),
-    ("key/kernel", MuonDimensionNumbers(0, (1, 2))),
-    ("value/kernel", MuonDimensionNumbers(0, (1, 2))),
-    ("out/kernel", MuonDimensionNumbers((0, 1), 2)),
-)
-"""The kernels of Flax's attention that have three axes: (features, heads, size) and (heads, size, features)."""
 
 
 @public
@@ -87,7 +79,7 @@ def width_multipliers(
     base_params: Tree,
     *,
     weight_dimension_numbers: DimensionsByPath = (),
-    layout: Layout = "inputs_first",
+    layout: Layout | None = None,
     roles: Mapping[str, WidthKind] | None = None,
     allow_same: bool = False,
 ) -> Widths:
@@ -99,13 +91,14 @@ def width_multipliers(
     Which axes are inputs and which are outputs is decided for each array by the first of these that says so:
 
     1. ``weight_dimension_numbers``, by path;
-    2. arrays with one axis, and those called ``bias``, ``scale``, ``b`` or ``offset``, have outputs only;
-    3. kernels of Flax's attention with three axes: ``query``, ``key`` and ``value`` are (features, heads, size),
-       ``out`` is (heads, size, features);
-    4. the last axis is the outputs and the one before it the inputs, as in Flax and Haiku: (..., inputs, outputs),
-       embeddings (entries, features) included. With ``layout="outputs_first"`` arrays called ``weight`` are (outputs,
-       inputs, ...), as in Equinox and PyTorch; below a name that begins with "embed" they are still (entries,
-       features). Other axes, such as those of a convolution's window, must not differ.
+    2. vectors have outputs only: arrays with one axis, and biases and scales that :func:`hidden_matrices` recognises;
+    3. hidden matrices have the axes by which :func:`hidden_matrices` sees them: projections of attention with an axis
+       for heads, fused ones, convolutions, stacked layers, experts. A ``weight`` is (outputs, inputs), as Equinox and
+       PyTorch store it;
+    4. of embeddings the axis that grows is the outputs;
+    5. the last axis is the outputs and the one before it the inputs, the other way round for a ``weight``.
+
+    Axes that are neither, such as those of a window or of stacked layers, must not differ, if they aren't given.
 
     Args:
       params: the model's parameters, or their shapes, as ``jax.eval_shape`` gives them.
@@ -113,7 +106,7 @@ def width_multipliers(
       weight_dimension_numbers: pairs of a pattern (as for :func:`by_path`) and :class:`MuonDimensionNumbers`. Axes that
         they don't name are batches, whose sizes may differ: ``MuonDimensionNumbers(1, 2)`` for layers stacked along
         axis 0, ``MuonDimensionNumbers((), 1)`` for their biases.
-      layout: where ``weight`` has its outputs, ``"inputs_first"`` or ``"outputs_first"``.
+      layout: where a ``weight`` has its outputs, ``"inputs_first"`` or ``"outputs_first"``, which is the default.
       roles: kinds by pattern, where shapes can't tell. An embedding that is used as the output layer, too, has the
         shape of an input: leave it one, and divide the logits by the ratio of the widths in the model; or make it
         ``"output"``. ``"fixed"`` leaves an array as in the base model.
@@ -131,7 +124,7 @@ def width_multipliers(
       >>> widths["w2"].kind, widths["w2"].inputs
       ('hidden', 4.0)
     """
-    if layout not in get_args(Layout):
+    if layout not in (None, *get_args(Layout)):
         raise ValueError(f"width_multipliers: layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params)
     base = jax.tree_util.tree_flatten_with_path(base_params)[0]
@@ -139,9 +132,10 @@ def width_multipliers(
         problem = mismatch(params, base_params, "params", "base_params")
         raise ValueError(f"width_multipliers: {problem}; the base model differs in its widths alone")
     given = Given.of(weight_dimension_numbers, layout, roles or {}, [path_name(path) for path, _ in pairs])
+    readings = hidden_matrices().readings(params)
     found = [
-        _width(path_name(path), tuple(x.shape), tuple(y.shape), given) if is_array(x) else None
-        for (path, x), (_, y) in zip(pairs, base, strict=True)
+        _width(path, tuple(x.shape), tuple(y.shape), reading, given) if is_array(x) else None
+        for (path, reading), (_, x), (_, y) in zip(readings, pairs, base, strict=True)
     ]
     if not allow_same and all(width is None or width.shape == width.base_shape for width in found):
         raise ValueError(
@@ -151,15 +145,31 @@ def width_multipliers(
     return Widths(treedef.unflatten(found))
 
 
+def check_widths(where: str, widths: Any) -> None:
+    """Raise ``TypeError`` for what :func:`width_multipliers` didn't return, such as parameters."""
+    if not isinstance(widths, Widths):
+        raise TypeError(f"{where}: widths are what width_multipliers(params, base_params) returns, got {brief(widths)}")
+
+
 class Given(NamedTuple):
     """What the caller says of axes and kinds."""
 
     dims: DimensionsByPath
-    layout: str
+    layout: Layout | None
     roles: Mapping[str, WidthKind]
 
     @classmethod
-    def of(cls, dims: DimensionsByPath, layout: str, roles: Mapping[str, WidthKind], paths: list[str]) -> "Given":
+    def of(
+        cls, dims: DimensionsByPath, layout: Layout | None, roles: Mapping[str, WidthKind], paths: list[str]
+    ) -> "Given":
+        pairs: list[Any] = [*dims]
+        if not all(
+            isinstance(x, tuple | list) and len(x) == 2 and isinstance(x[1], MuonDimensionNumbers) for x in pairs
+        ):
+            raise TypeError(
+                "width_multipliers: weight_dimension_numbers are pairs of a pattern and MuonDimensionNumbers, got "
+                f"{brief(dims)}"
+            )
         for what, patterns in (("weight_dimension_numbers", [pattern for pattern, _ in dims]), ("roles", list(roles))):
             for pattern in patterns:
                 check_pattern(f"width_multipliers: {what}", pattern)
@@ -182,10 +192,10 @@ class Given(NamedTuple):
         return next((kind for pattern, kind in self.roles.items() if matches(pattern, path)), None)
 
 
-def _width(path: str, shape: tuple[int, ...], base: tuple[int, ...], given: Given) -> Width:
+def _width(path: str, shape: tuple[int, ...], base: tuple[int, ...], reading: Reading, given: Given) -> Width:
     if len(shape) != len(base):
         raise ValueError(f"width_multipliers: {path} has shape {shape}, and {base} in the base model")
-    inputs, outputs = _axes(path, shape, base, given)
+    inputs, outputs = _axes(path, shape, base, reading, given)
     fans, base_fans = _fans(shape, inputs, outputs), _fans(base, inputs, outputs)
     ratios = fans[0] / max(base_fans[0], 1), fans[1] / max(base_fans[1], 1)
     kind: WidthKind = "fixed"
@@ -218,25 +228,33 @@ def _with_role(width: Width, role: WidthKind) -> Width:
     )
 
 
-def _axes(path: str, shape: tuple[int, ...], base: tuple[int, ...], given: Given) -> tuple[Axes, Axes]:
+def _axes(
+    path: str, shape: tuple[int, ...], base: tuple[int, ...], reading: Reading, given: Given
+) -> tuple[Axes, Axes]:
     """Return the axes of an array's inputs, those of a window included, and of its outputs."""
     if (dims := given.dimensions(path)) is not None:
         return _named_axes(path, shape, dims)
-    every, name = tuple(range(len(shape))), path.rpartition("/")[2]
-    if len(shape) <= 1 or name in VECTORS:
+    every = tuple(range(len(shape)))
+    if reading.role == "vector":
         return (), every
-    if len(shape) == 3 and (dims := next((dims for pattern, dims in ATTENTION if matches(pattern, path)), None)):
-        return _named_axes(path, shape, dims)
-    embeds = any(part.lower().startswith("embed") for part in path.split("/"))
-    first = given.layout == "outputs_first" and name == "weight" and not embeds
-    source, out = (1, 0) if first else (len(shape) - 2, len(shape) - 1)
-    if others := [axis for axis in every if axis not in (source, out) and shape[axis] != base[axis]]:
+    grown = [axis for axis in every if shape[axis] != base[axis]]
+    is_weight = path.rpartition("/")[2].startswith("weight")
+    if isinstance(reading.dims, MuonDimensionNumbers) and not (is_weight and given.layout == "inputs_first"):
+        inputs, outputs = _named_axes(path, shape, reading.dims)
+    elif reading.role == "embedding" and len(grown) == 1:
+        inputs, outputs = tuple(axis for axis in every if axis not in grown), tuple(grown)
+    else:
+        source, out = (1, 0) if is_weight and given.layout != "inputs_first" else (len(shape) - 2, len(shape) - 1)
+        if all(axis in (source, out) for axis in grown):
+            return tuple(axis for axis in every if axis != out), (out,)
+        inputs, outputs = (source,), (out,)
+    if others := [axis for axis in grown if axis not in (*inputs, *outputs)]:
         raise ValueError(
             f"width_multipliers: {path} has shape {shape}, and {base} in the base model: axis {others[0]} differs, and "
             f"nothing says whether it is inputs, outputs or a batch; write weight_dimension_numbers=[({path!r}, "
             "MuonDimensionNumbers(inputs, outputs))]"
         )
-    return tuple(axis for axis in every if axis != out), (out,)
+    return inputs, outputs
 
 
 def _named_axes(path: str, shape: tuple[int, ...], dims: MuonDimensionNumbers) -> tuple[Axes, Axes]:

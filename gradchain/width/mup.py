@@ -18,7 +18,7 @@ from gradchain.tree import mismatch
 from gradchain.tree.alignment import T, is_array
 from gradchain.tree.state import numbered
 from gradchain.width.exponents import DecayScaling, Scaling, initial_factor, scalings
-from gradchain.width.multipliers import Widths
+from gradchain.width.multipliers import Widths, check_widths
 
 
 @public
@@ -155,6 +155,7 @@ def mup_init(params: T, widths: Widths, *, by_features: Sequence[str] = ()) -> T
     Raises:
       ValueError: if params and widths differ in structure or shapes, or a pattern matches nothing.
     """
+    check_widths("mup_init", widths)
     for pattern in by_features:
         check_pattern("mup_init: by_features", pattern)
         if not any(matches(pattern, path) for path in widths):

@@ -38,7 +38,7 @@ from tests.oracles.layerwise import (
 )
 from tests.oracles.matrices import QUINTIC, STANDARD, by_shape, galore, muon, orthogonalized, spectral_norm
 from tests.oracles.newer_adam import acprop, ademamix, adopt, fourth_root, madgrad, simplified_ademamix, sophia
-from tests.oracles.orthogonal import dion2, furthest, lmo, normuon
+from tests.oracles.orthogonal import dion2, furthest, in_metric, lmo, normuon
 from tests.oracles.parameter_free import (
     cocob,
     dadapt_adam,
@@ -122,6 +122,7 @@ __all__ = [
     "gauss_newton",
     "grafted",
     "identity",
+    "in_metric",
     "interpolated",
     "keep_norm",
     "kl_shampoo",

@@ -62,6 +62,25 @@ def normuon(
     return per_array(rule, lambda w: {"m": np.zeros_like(w), "v": 0.0})
 
 
+def in_metric(decay: float = 0.95, exponent: float = 0.25, bound: float = 2.0, rows: Any = STANDARD) -> Oracle:
+    """IsoMuon's step with the statistics of EMP, 2026."""
+
+    def metric(h: np.ndarray) -> np.ndarray:
+        if not h.any():
+            return np.full_like(h, 1 / bound)
+        return np.clip((h / np.exp(np.log(h[h > 0]).mean())) ** exponent, 1 / bound, bound)
+
+    def rule(g: np.ndarray, memory: Memory, k: int, w: np.ndarray) -> tuple[np.ndarray, Memory]:
+        if not g.size:
+            return g, memory
+        squares = magnitude_squared(g)
+        h = {side: decay * memory[side] + (1 - decay) * squares.mean(axis) for side, axis in (("in", 1), ("out", 0))}
+        scale = (metric(h["in"])[:, None] * metric(h["out"])[None]) ** -0.5
+        return with_norm(orthogonalized(g * scale, rows) * scale, math.sqrt(min(g.shape))), h
+
+    return per_array(rule, lambda w: {"in": 0.0, "out": 0.0})
+
+
 def lmo(kind: str, radius: float = 1.0, eps: float = 1e-8, rows: Any = STANDARD) -> Oracle:
     """Pethick et al. 2025, table 2."""
 

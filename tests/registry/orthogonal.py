@@ -54,6 +54,24 @@ ORTHOGONAL = [
         steep=True,
     ),
     Row(
+        "isomuon",
+        lambda: gc.for_hidden_matrices(
+            gc.chain(
+                gc.ema(0.9, debias=False),
+                gc.orthogonalize_in_metric("cubic"),
+                gc.scale_by_shape(),
+                gc.scale_by_learning_rate(0.01),
+            ),
+            rest=gc.sgd(0.1),
+        ),
+        lambda: by_kind(
+            descent(oracles.ema(0.9, debias=False), oracles.in_metric(rows=CUBIC), oracles.by_shape()),
+            descent(rate=0.1),
+        ),
+        any_tree=False,  # names and shapes decide what is a matrix, and the oracle goes by the number of axes
+        steep=True,
+    ),
+    Row(
         "scion",
         lambda: gc.scion(0.01, 2.0, ns_coeffs="cubic"),
         lambda: descent(

@@ -225,3 +225,11 @@ def test_a_block_of_any_size_is_stored_as_it_is(name, largest):
             np.float64(got) / largest, [1, 0.5, 0.25, 0], atol={4: 0.12, 8: 0.04}.get(BITS[name], 0.004)
         )
         assert float(got[0]) == pytest.approx(largest, rel=0.004 if name == "bfloat16" else 3e-7)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_without_a_sign_negative_numbers_are_zero_and_what_isnt_finite_is_the_largest(name):
+    x = jnp.array([2.0, -1.0, jnp.inf, -jnp.inf, jnp.nan])
+    for seed in (None, jnp.array([1, 2], jnp.uint32)):
+        got = decode(encode(gc.codec(name, signed=False), x, seed))
+        np.testing.assert_allclose(got, [2, 0, 2, 2, 2], rtol=3e-7)

@@ -71,6 +71,9 @@ def test_what_never_moves_is_still_and_what_is_not_finite_fails():
     check.changes[1, 0, -1, 2] = np.nan
     assert list(check.verdicts().values()) == ["ok", "still", "not finite"]
     assert not check.ok()
+    line = str(check).splitlines()[2].split()
+    assert line[-3:] == ["zero", "zero", "still"]
+    assert "b zero, c +nan" in repr(check)
     check.changes[1, 0, -1, 2] = 0.0  # of one width and seed alone
     assert check.verdicts()["c"] == "not finite"
 
@@ -131,12 +134,17 @@ def test_best_rates_at_the_edge_and_beside_divergence():
     assert found.best[0][:2] == (16, 2.0**-6)
     assert found.best[0].at_edge
     assert "0.0156 (edge)" in found.table()
+    assert str(found).endswith("but the best may lie beyond those that were tried at width 16")
+    assert "nan" not in transfer([2.0**-9, 0.1], seeds=(0.0,)).table()
     found.losses[1, 4:] = np.inf  # 2^-2 and beyond, beside the best, 2^-3
     np.testing.assert_allclose(found.best[1].rate, 0.125, rtol=1e-12)
     assert not found.best[1].at_edge
     found.losses[1] = np.inf
     assert found.best[1].at_edge
     assert found.best[1].loss == np.inf
+    assert found.table().splitlines()[2].split()[:2] == ["32", "none"]
+    assert np.isnan(found.shift)
+    assert str(found).endswith("every rate diverged at width 32")
 
 
 @pytest.mark.slow
@@ -181,6 +189,21 @@ def test_pictures_show_each_line():
 def test_errors(call, error):
     with pytest.raises(ValueError, match=error):
         call()
+
+
+@pytest.mark.parametrize("run", [training.coordinate_check, training.learning_rate_transfer])
+def test_models_of_another_form_are_told(run):
+    rates = () if run is training.coordinate_check else ([0.1, 0.2, 0.4],)
+    options = {"tx": gc.sgd(0.1) if not rates else lambda width, rate: gc.sgd(rate), "data": batch(4)}
+    options |= {"batch_size": 4, "epochs": 1} if rates else {}
+    init, apply = make(4)
+    with pytest.raises(TypeError, match=r"make\(width\) must return \(init, apply\)"):
+        run(lambda width: init, [4, 8], *rates, **options)
+    with pytest.raises(TypeError, match=r"apply must return \(loss, a dict of activations\), got"):
+        run(lambda width: (init, lambda *args: apply(*args)[0]), [4, 8], *rates, **options)
+    if rates:
+        with pytest.raises(TypeError, match=r"tx\(width, rates\) returns the transform"):
+            run(make, [4, 8], *rates, **options | {"tx": gc.sgd(0.1)})
 
 
 def test_models_that_name_other_activations():

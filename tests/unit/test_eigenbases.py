@@ -138,6 +138,8 @@ def test_sides_that_are_left_out_have_no_basis(rule):
     assert shapes() == [{0: (2, 2), 1: (5, 5)}]
     assert shapes(sides="smaller") == shapes(sides="rows") == shapes(max_dim=4) == [{0: (2, 2)}]
     assert shapes(sides="columns") == [{1: (5, 5)}]
+    kernel = rule(sides="smaller", weight_dimension_numbers="axes").init(jnp.ones((3, 1, 2, 5))).bases
+    assert [*kernel[0]] == [0, 2, 3]  # an array that is no matrix has no sides
 
 
 def test_arrays_that_are_no_matrices_need_dimension_numbers():

@@ -172,6 +172,13 @@ def test_on_mini_batches_adam_needs_no_curvature():
     assert worst["L-BFGS, no search, rate 0.1"] > 0.1
 
 
+def test_what_is_kept_of_a_width_is_not_computed_again(tmp_path):
+    kept = runpy.run_path(str(FOLDER / "15_width_transfer.py"))["kept"]
+    path, calls = tmp_path / "losses" / "width 32, rates 0.1 0.2.npy", iter([jnp.arange(2.0), jnp.ones(2)])
+    assert [kept(path, lambda: next(calls)).tolist() for _ in range(2)] == [[0, 1], [0, 1]]
+    assert kept(None, lambda: next(calls)).tolist() == [1, 1]
+
+
 @pytest.mark.slow
 def test_the_best_rate_transfers_with_mup_and_not_without(tmp_path):
     rates = [2.0**k for k in range(-11, -4)]

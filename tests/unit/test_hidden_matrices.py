@@ -336,6 +336,21 @@ NAMES = [
     ("layers/moe/experts/wi", (3, 7, 4, 6), "21 of (4, 6): experts, stacked"),
     ("stem/kernel", (7, 7, 3, 8), "(147, 8): a convolution"),
     ("stem/weight", (8, 3, 7, 7), "(147, 8): a convolution"),
+    ("blocks/0/q_proj/kernel", (5, 4, 6), "(5, 24): attention, heads together"),
+    ("layers/wo", (3, 4, 5, 6), "3 of (20, 6): attention, heads together, stacked"),
+    ("layers_1/attn/to_out/kernel", (4, 5, 6), "(20, 6): attention, heads together"),
+    ("qkv_heads/kernel", (4, 2, 3, 5), "3 of (4, 10): query, key and value along an axis"),
+    ("layers/qkv/kernel", (7, 8, 3, 2, 5), "21 of (8, 10): query, key and value along an axis, stacked"),
+    ("block/moe/w1", (7, 4, 6), "7 of (4, 6): experts"),
+    ("block/experts_wi", (7, 4, 6), "7 of (4, 6): experts"),
+    ("layer_0/attn/q_einsum/w", (3, 4, 5), "(4, 15): attention, heads together"),
+    ("layer_0/attn/kv_einsum/w", (2, 3, 4, 5), "2 of (4, 15): attention, heads together"),
+    ("layer_0/attn/attn_vec_einsum/w", (3, 5, 4), "(15, 4): attention, heads together"),
+    ("layers/mlp/gating_einsum", (7, 2, 4, 6), "14 of (4, 6): gate and input along an axis, stacked"),
+    ("gru/dense_h/kernel", (4, 12), "3 of (4, 4): gates side by side"),
+    ("conv_local/kernel", (5, 24, 4), "filters that differ from place to place"),
+    ("relative_position_bias_table", (49, 2), "an embedding"),
+    ("pre_logits/kernel", (4, 6), "(4, 6): two axes"),
     ("mystery/kernel", (20, 20, 4, 6), "unclear: 4 axes may be layers, heads or a filter"),
     ("ScanCell_0/hf/kernel", (4, 6), "(4, 6): two axes"),
     ("ScanCell_0/conv/kernel", (3, 3, 4, 8), "unclear: a stack of filters, or one filter"),
@@ -438,6 +453,31 @@ def test_heads_may_be_matrices_of_their_own():
     rows = gc.describe(tx, eqx.filter(attention, lambda x: hasattr(x, "shape"))).rows
     assert [row.seen_as for row in rows] == [*["2 of (8, 3)"] * 3, "2 of (3, 8)"]
     assert {row.why for row in rows} == {"attention, each head by itself"}
+
+
+def test_a_short_name_is_that_of_a_bias_only_beside_weights_with_more_axes():
+    lora = {"base": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}, "A": jnp.ones((4, 2)), "B": jnp.ones((2, 6))}
+    tower = {"w": jnp.ones((5, 4, 6)), "b": jnp.ones((5, 6))}
+    labels = gc.hidden_matrices(stacked=["tower"])({"lora": lora, "tower": tower, "b": jnp.ones((4, 4))})
+    assert labels["lora"] == {"base": {"kernel": "matrices", "bias": "rest"}, "A": "matrices", "B": "matrices"}
+    assert labels["tower"] == {"w": "matrices", "b": "rest"}
+    assert labels["b"] == "matrices"
+
+
+def test_what_differs_along_the_first_axis_is_no_stack():
+    wide = {"wi": {"kernel": jnp.ones((4, 3, 6))}, "wo": {"kernel": jnp.ones((6, 3, 4))}}  # layers along axis 1
+    hidden = gc.hidden_matrices([("layers/wo", gc.MuonDimensionNumbers(0, 2))])
+    rows = gc.describe(gc.muon(0.1), {"layers": wide}).rows
+    assert {row.why for row in rows} == {"unclear: a stack whose first axes differ"}
+    rows = gc.describe(gc.muon(0.1, muon_weight_dimension_numbers=hidden), {"layers": wide}).rows
+    assert [row.why for row in rows] == ["two axes, stacked", "as 'layers/wo' says"]  # one array alone can't differ
+
+
+def test_gemmas_heads_may_be_matrices_of_their_own():
+    params = {"attn": {"q_einsum": {"w": jnp.ones((3, 4, 5))}, "attn_vec_einsum": {"w": jnp.ones((3, 5, 4))}}}
+    dims = gc.hidden_matrices(per_head=True).dimension_numbers(params)["attn"]
+    assert dims["q_einsum"]["w"][:2] == (1, 2)
+    assert dims["attn_vec_einsum"]["w"][:2] == (1, 2)
 
 
 def test_patterns_override_what_names_say():
@@ -598,6 +638,7 @@ RULES_FOR_MATRICES = {
     "whiten_momentum": (gc.whiten_momentum, {"mu", "nu"}),
     "shampoo": (gc.scale_by_shampoo, {"mu", "nu"}),
     "kron": (gc.scale_by_kron, {"mu"}),
+    "orthogonalize_in_metric": (gc.orthogonalize_in_metric, {"energies"}),
 }
 """What may be stored in fewer bits: averages of gradients and of their squares, element by element or by row."""
 

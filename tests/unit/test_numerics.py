@@ -161,11 +161,23 @@ NORMS = [
 ]
 
 
+@pytest.fixture(params=["few", "many", "elsewhere"])
+def way(request, monkeypatch):
+    """How compiled norms stay in range: on a CPU in float64 for few numbers and by a loop for many; on a GPU, where the
+    host would wait for a loop, sums at all scales are computed and one is chosen."""
+    if request.param == "many":
+        monkeypatch.setattr(numerics, "FEW", 0)
+    elif request.param == "elsewhere":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    return request.param
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1e-22, 1.0, 1e19, 1e30, 1e37])
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.usefixtures("way")
 def test_norms_are_right_where_squares_overflow_or_vanish(norm, factor):
     x = jnp.array([3.0, -1.0, 2.0, 0.5])
-    for of in (norm, jax.jit(norm), lambda y: jax.vmap(norm)(jnp.stack([x, y]))[1]):
+    for of in (norm, jax.jit(lambda y: norm(y)), lambda y: jax.vmap(norm)(jnp.stack([x, y]))[1]):
         np.testing.assert_allclose(of(x * factor) / factor, norm(x), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(norm)(x * factor), jax.grad(norm)(x), rtol=1e-5)
 
@@ -223,9 +235,8 @@ def test_bounded_leaves_ordinary_numbers_and_nan():
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
-def test_norms_are_the_same_where_all_sums_are_taken_together(size, monkeypatch):
-    """On a GPU the host would wait for a loop: there, sums at all scales are computed and one is chosen."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+@pytest.mark.usefixtures("way")
+def test_norms_of_rows_and_of_trees_are_right_at_any_size(size):
     x = size * jnp.array([[3.0, 4.0], [0.0, 1.0]])
     rows = jax.jit(lambda x: numerics.safe_norm(x, axis=1))(x)
     np.testing.assert_allclose(rows, size * np.array([5.0, 1.0]), rtol=1e-6)
@@ -234,13 +245,31 @@ def test_norms_are_the_same_where_all_sums_are_taken_together(size, monkeypatch)
     np.testing.assert_allclose(slope, [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
-def test_norms_of_constants_in_a_compiled_program(size, backend, monkeypatch):
+@pytest.mark.usefixtures("way")
+def test_norms_of_constants_in_a_compiled_program(size):
     """XLA knows the elements, and may reorder what it does with them."""
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = np.float32(size) * np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
     np.testing.assert_allclose(jax.jit(lambda: numerics.safe_norm(jnp.asarray(x), axis=1))(), size * np.array([5.0, 1]))
     np.testing.assert_allclose(jax.jit(lambda: tree.norm({"a": jnp.asarray(x)}))(), size * 26**0.5, rtol=1e-6)
     zeros = jax.jit(lambda: tree.norm(jax.tree.map(jnp.zeros_like, {"a": x})))()
     assert zeros == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way", "loops"), [("float32", "few", 0), ("float32", "many", 1), ("float64", "few", 1)], indirect=["way"]
+)
+def test_only_norms_of_many_numbers_are_loops(dtype, way, loops):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.array([3.0, 4.0], dtype)
+        program = jax.jit(lambda x: numerics.safe_norm(x)).lower(x)
+        assert program.as_text().count("stablehlo.while") == loops
+        assert jnp.array_equal(program.compile()(x), jnp.array(5.0, dtype))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.usefixtures("way")
+def test_norms_need_no_implicit_promotion(norm):
+    x = jnp.array([3.0, 0.0, 4.0, 0.0])
+    with jax.numpy_dtype_promotion("strict"):
+        assert jax.jit(lambda x: norm(x))(x) == norm(x) == 5

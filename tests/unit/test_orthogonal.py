@@ -74,6 +74,7 @@ RULES = {
         oracles.normuon("elements", exact=True),
     ),
     "all": (functools.partial(gc.scale_by_normuon, "all"), oracles.normuon("all")),
+    "metric": (gc.orthogonalize_in_metric, oracles.in_metric()),
     "dion2": (functools.partial(gc.scale_by_dion2, 0.4), oracles.dion2(0.4)),
     "nordion2": (functools.partial(gc.scale_by_dion2, 0.4, moment_decay=0.9), oracles.dion2(0.4, b2=0.9)),
 }

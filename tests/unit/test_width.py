@@ -89,6 +89,7 @@ def test_the_layouts_of_other_libraries():
     found = [kind for kind, *_ in kinds(gc.width_multipliers(in_haiku(8), in_haiku(4))).values()]
     assert sorted(found) == ["fixed", "hidden", "input", "output", "vector", "vector"]
     found = kinds(gc.width_multipliers(in_equinox(8), in_equinox(4), layout="outputs_first"))
+    assert found == kinds(gc.width_multipliers(in_equinox(8), in_equinox(4)))
     assert found["embed/weight"] == ("input", 1, 2)
     assert found["hidden/weight"] == ("hidden", 2, 2)
     assert found["head/weight"] == ("output", 2, 1)
@@ -97,6 +98,41 @@ def test_the_layouts_of_other_libraries():
         gc.width_multipliers(in_equinox(8), in_equinox(4), weight_dimension_numbers=by_hand)
     by_hand[0] = ("hidden/weight", gc.MuonDimensionNumbers(1, 0))
     assert kinds(gc.width_multipliers(in_equinox(8), in_equinox(4), weight_dimension_numbers=by_hand)) == found
+
+
+ARRAYS = {  # by path: shapes at widths 12 and 4, and what is expected
+    "layers/attn/query/kernel": ((6, 12, 2, 6), (6, 4, 2, 2), ("hidden", 3, 3)),
+    "layers/attn/query/bias": ((6, 2, 6), (6, 2, 2), ("vector", 1, 3)),
+    "layers/attn/out/kernel": ((6, 6, 2, 12), (6, 2, 2, 4), ("hidden", 3, 3)),
+    "layers/qkv/kernel": ((6, 12, 3, 2, 6), (6, 4, 3, 2, 2), ("hidden", 3, 3)),
+    "layers/experts/wi": ((6, 5, 12, 24), (6, 5, 4, 8), ("hidden", 3, 3)),
+    "layers/norm/gamma": ((6, 12), (6, 4), ("vector", 1, 3)),
+    "blocks/0/q_proj/kernel": ((12, 6, 2), (4, 2, 2), ("hidden", 3, 3)),
+    "lora/A": ((12, 2), (4, 2), ("output", 3, 1)),
+    "lora/B": ((2, 12), (2, 4), ("input", 1, 3)),
+    "patch_embed/weight": ((12, 3, 4, 4), (4, 3, 4, 4), ("input", 1, 3)),
+    "position_table": ((17, 12), (17, 4), ("input", 1, 3)),
+    "conv/weight": ((12, 12, 3, 3), (4, 4, 3, 3), ("hidden", 3, 3)),
+    "head/weight": ((10, 12), (10, 4), ("output", 3, 1)),
+}
+
+
+def test_arrays_are_those_that_hidden_matrices_sees():
+    wide, base = ({path: jnp.ones(each[i]) for path, each in ARRAYS.items()} for i in (0, 1))
+    trees = [nested_by_path(flat) for flat in (wide, base)]
+    found = kinds(gc.width_multipliers(*trees))
+    assert found == {path: expected for path, (_, _, expected) in ARRAYS.items()}
+
+
+def nested_by_path(flat):
+    tree = {}
+    for path, x in flat.items():
+        *above, last = path.split("/")
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = x
+    return tree
 
 
 def test_stacked_layers_and_roles():
@@ -135,6 +171,22 @@ def test_stacked_layers_and_roles():
 def test_errors_where_nothing_would_be_scaled(base, options, error):
     with pytest.raises(ValueError, match=error):
         gc.width_multipliers(mlp(8), base, **options)
+
+
+def test_what_is_no_widths_and_no_pairs_is_told():
+    widths = gc.width_multipliers(mlp(8), mlp(4))
+    for use in (
+        lambda x: gc.mup(gc.adam(0.1), x),
+        lambda x: gc.mup_init(ones(8), x),
+        lambda x: gc.scale_by_width(x, "adam"),
+    ):
+        with pytest.raises(TypeError, match=r"widths are what width_multipliers\(params, base_params\) returns"):
+            use(mlp(8))
+    with pytest.raises(TypeError, match="weight_dimension_numbers are pairs of a pattern"):
+        gc.width_multipliers(mlp(8), mlp(4), weight_dimension_numbers={"w1": gc.MuonDimensionNumbers()})
+    with pytest.raises(ValueError, match="scale_by_adam acts on other arrays than the parameters"):
+        gc.mup(gc.galore(0.1, 2), widths)
+    assert gc.describe_widths(widths, gc.dion2(0.1)).splitlines()[4].split()[-5] == "muon_spectral"
 
 
 def test_the_base_model_itself_stays_as_it_is():
@@ -210,6 +262,7 @@ def test_updates_move_outputs_equally_at_every_width(name):
     ("direction", "family"),
     [
         (lambda: gc.scale_by_muon(), "orthogonal"),
+        (lambda: gc.chain(gc.ema(0.9), gc.orthogonalize_in_metric()), "orthogonal"),
         (lambda: gc.chain(gc.scale_by_normuon(), gc.scale_by_shape(scale="spectral")), "muon_spectral"),
         (lambda: gc.chain(gc.scale_by_muon(), gc.scale_by_shape(consistent_rms=0.2)), "muon_rms"),
         (lambda: gc.chain(gc.trace(0.9), gc.scale_by_lmo()), "scion"),

@@ -13,7 +13,7 @@ from jax import Array
 from gradchain.arguments import check_whole
 from gradchain.core.foreign import as_transform
 from gradchain.core.transform import Transform, apply_updates
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.training.history import text_table
 from gradchain.tree import Tree
 
@@ -50,7 +50,7 @@ class CoordinateCheck:
 
     @property
     def initial_slopes(self) -> dict[str, float]:
-        """The slope of each size before training."""
+        """The slope of each size before training; NaN for what is zero, or isn't finite."""
         return _slopes(self.widths, self.names, self.initial)
 
     def verdicts(self, tolerance: float = 0.2) -> dict[str, Verdict]:
@@ -74,25 +74,28 @@ class CoordinateCheck:
         return not {"grows", "not finite"} & {*self.verdicts(tolerance).values()}
 
     def table(self) -> str:
-        """Return a text table with a line for each name: its change at each width, its slopes, the verdict."""
+        """Return a text table with a line for each name: its change at each width, its slopes, the verdict.
+
+        In the place of a slope, ``zero`` says that there is nothing to measure, at any width.
+        """
         sizes = _centre(self.changes[:, :, -1])
         header = ["", *(f"width {width}" for width in self.widths), "slope", "at start", "verdict"]
-        lines = zip(
-            self.names, self.slopes.values(), self.initial_slopes.values(), self.verdicts().values(), strict=True
-        )
-        return text_table(
-            header,
-            [
-                [name, *sizes[:, i], f"{slope:+.2f}", f"{start:+.2f}", said]
-                for i, (name, slope, start, said) in enumerate(lines)
-            ],
-        )
+        slopes, starts = self.shown_slopes(self.changes[:, :, -1]), self.shown_slopes(self.initial)
+        lines = zip(self.names, sizes.T, slopes, starts, self.verdicts().values(), strict=True)
+        return text_table(header, [[name, *each, slope, start, said] for name, each, slope, start, said in lines])
+
+    def shown_slopes(self, sizes: Numbers) -> list[str]:
+        """Return slopes as text; what is zero at every width, as logits of a head that starts at zero are, has none."""
+        slopes = _slopes(self.widths, self.names, sizes).values()
+        there = np.any(sizes, axis=(0, 1)).tolist()
+        return [f"{slope:+.2f}" if on else "zero" for slope, on in zip(slopes, there, strict=True)]
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
-        slopes = ", ".join(f"{name} {slope:+.2f}" for name, slope in self.slopes.items())
+        shown = zip(self.names, self.shown_slopes(self.changes[:, :, -1]), strict=True)
+        slopes = ", ".join(f"{name} {slope}" for name, slope in shown)
         return f"CoordinateCheck(widths={list(self.widths)}, slopes: {slopes})"
 
     def plot(self, ax: Any = None) -> Any:
@@ -170,7 +173,10 @@ def coordinate_check(
     batches = cast("list[Any]", data) if isinstance(data, list) else [data]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(batches[i % len(batches)] for i in range(steps)))
     keys = jax.random.split(jax.random.key(0), seeds)
-    found = [_measured(*make(width), _of_width(tx, width), batches[0], stacked, keys) for width in widths]
+    found = [
+        _measured(*model_of("coordinate_check", make, width), _of_width(tx, width), batches[0], stacked, keys)
+        for width in widths
+    ]
     names = list(found[0][0])
     for width, (initial, _) in zip(widths, found, strict=True):
         if list(initial) != names:
@@ -182,6 +188,22 @@ def coordinate_check(
         [np.stack([np.asarray(x[n]) for n in names], -1) for x in each] for each in zip(*found, strict=True)
     )
     return CoordinateCheck(widths, tuple(names), np.stack(initial), np.stack(changes))
+
+
+def model_of(where: str, make: Callable[[int], Model], width: int) -> Model:
+    """Return a model, whose two functions are checked."""
+    found: Any = make(width)
+    if not (isinstance(found, tuple | list) and len(cast(Any, found)) == 2 and all(map(callable, cast(Any, found)))):
+        raise TypeError(f"{where}: make(width) must return (init, apply), two functions, got {brief(found)}")
+    init, apply = cast("list[Any]", found)
+
+    def checked(params: Any, batch: Any) -> Any:
+        result = apply(params, batch)
+        if not (isinstance(result, tuple) and len(cast(Any, result)) == 2 and isinstance(result[1], Mapping)):
+            raise TypeError(f"{where}: apply must return (loss, a dict of activations), got {brief(result)}")
+        return cast(Any, result)
+
+    return init, checked
 
 
 def _measured(

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradchain.signatures import public
+from gradchain.signatures import brief, public
 from gradchain.training.history import text_table
 from gradchain.training.search.sweep import sweep
-from gradchain.training.widths.coordinates import Model
+from gradchain.training.widths.coordinates import Model, model_of
 from gradchain.tree import Tree
 
 Numbers = np.ndarray[Any, Any]
@@ -24,7 +24,9 @@ class BestRate(NamedTuple):
     rate: float
     """Where a parabola through the three best neighbours, over the logarithm of the rate, is lowest."""
     error: float
-    """The factor by which it is uncertain, from the spread of the seeds' own parabolas; NaN for one seed."""
+    """The factor by which it is uncertain, from the spread of the seeds' own parabolas.
+
+    NaN for a single seed, and at an edge."""
     loss: float
     """The lowest mean loss among the rates that were tried."""
     at_edge: bool
@@ -49,21 +51,32 @@ class RateTransfer:
 
     @property
     def shift(self) -> float:
-        """The largest best rate divided by the smallest: 1 where the rate transfers perfectly."""
+        """The largest best rate divided by the smallest: 1 where the rate transfers perfectly.
+
+        NaN if at some width every rate diverged.
+        """
         rates = [best.rate for best in self.best]
-        return max(rates) / min(rates)
+        return max(rates) / min(rates) if all(math.isfinite(best.loss) for best in self.best) else math.nan
 
     def table(self) -> str:
         """Return a text table with a line for each width: its best rate and loss, and the mean loss at each rate."""
         header = ["width", "best rate", "error", "loss", *(f"{rate:.3g}" for rate in self.rates)]
         lines = [
-            [best.width, _shown(best), f"x{best.error:.2f}", best.loss, *losses.mean(-1)]
+            [best.width, *_shown(best), best.loss, *losses.mean(-1)]
             for best, losses in zip(self.best, self.losses, strict=True)
         ]
         return text_table(header, lines)
 
     def __str__(self) -> str:
-        return f"{self.table()}\nbest rates differ by a factor of {self.shift:.2f}"
+        return f"{self.table()}\n{self._said()}"
+
+    def _said(self) -> str:
+        """Return the line below the table."""
+        if diverged := [str(best.width) for best in self.best if not math.isfinite(best.loss)]:
+            return f"every rate diverged at width {', '.join(diverged)}"
+        said = f"best rates differ by a factor of {self.shift:.2f}"
+        edges = ", ".join(str(best.width) for best in self.best if best.at_edge)
+        return f"{said}, but the best may lie beyond those that were tried at width {edges}" if edges else said
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{best.width}: {best.rate:.3g}" for best in self.best)
@@ -76,8 +89,12 @@ class RateTransfer:
         return plot_rate_transfer(self, ax=ax)
 
 
-def _shown(best: BestRate) -> str:
-    return f"{best.rate:.3g}{' (edge)' if best.at_edge else ''}"
+def _shown(best: BestRate) -> tuple[str, str]:
+    """Return a rate and its error as text; at the edge, and of a single seed, there is no error."""
+    if not math.isfinite(best.loss):
+        return "none", ""
+    edge = " (edge)" if best.at_edge else ""
+    return f"{best.rate:.3g}{edge}", "" if math.isnan(best.error) else f"x{best.error:.2f}"
 
 
 def _best(width: int, rates: Numbers, losses: Numbers) -> BestRate:
@@ -151,10 +168,15 @@ def learning_rate_transfer(
     tried = np.asarray(rates, float)
     if tried.ndim != 1 or len(tried) < 3 or not (np.diff(tried) > 0).all() or not tried[0] > 0:
         raise ValueError(f"learning_rate_transfer: rates must be three or more rising numbers above 0, got {rates}")
+    if not callable(tx):
+        raise TypeError(
+            f"learning_rate_transfer: tx(width, rates) returns the transform for a width, got {brief(tx)}; write "
+            "lambda width, rates: adam(rates)"
+        )
     keys = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     losses: list[Numbers] = []
     for width in widths:
-        init, apply = make(width)
+        init, apply = model_of("learning_rate_transfer", make, width)
         result = sweep(_loss(apply), None, tx(width, tried), data, init=init, seeds=keys, **options)
         losses.append(result.final)
     return RateTransfer(tuple(map(int, widths)), tried, np.stack(losses))
