@@ -1,6 +1,7 @@
 """What callers hand in: how messages call it, and checks of it."""
 
 import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +80,27 @@ def parameter_names(function: Any) -> list[str]:
         return [*inspect.signature(function).parameters]
     except (TypeError, ValueError):
         return []
+
+
+def check_call(where: str, function: Callable[..., Any], given: Sequence[str], named: Iterable[str], hint: str) -> None:
+    """Raise TypeError if a caller's function can't be called with as many arguments as it is given.
+
+    Args:
+      where: what the caller knows it as.
+      function: the function.
+      given: what the positional arguments are.
+      named: the names of the others.
+      hint: what to write instead.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*given, **dict.fromkeys(named))
+    except TypeError as error:
+        listed = ", ".join([*given, *(f"{name}=..." for name in named)])
+        raise TypeError(f"{where} is called as {where}({listed}), but takes {signature}: {error}; {hint}") from None
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:

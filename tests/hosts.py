@@ -1,9 +1,12 @@
 """Trains as one of several processes; run by tests/unit/test_hosts.py. Prints what came out, as JSON."""
 
+import itertools
 import json
 import os
 import signal
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +65,89 @@ def run_with_checkpoints(examples: Any, mesh: Any, options: Any, path: str | Non
     return columns | {"params": result.params["w"], "average": result.eval_params["w"]}
 
 
+def batches(examples: Any) -> Any:
+    """Return a stream of batches of 8, to which each half of all examples gives 4."""
+    shares = [jax.tree.map(lambda x, i=i: x[i : i + EXAMPLES // 2], examples) for i in range(0, len(examples["x"]), 24)]
+
+    def stream(epoch: int) -> Any:
+        order = np.random.default_rng(epoch).permutation(EXAMPLES // 2)
+        for rows in order.reshape(-1, 4):
+            yield jax.tree.map(lambda *xs: np.concatenate([x[rows] for x in xs]), *shares)  # noqa: B023
+
+    return stream
+
+
+class Counting:
+    """A stream without an end that saves which process it is of."""
+
+    def __init__(self, examples: Any):
+        self.examples, self.given = examples, 0
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        self.given += 1
+        return next(itertools.islice(batches(self.examples)(self.given // 6), self.given % 6, None))
+
+    def get_state(self) -> Any:
+        return {"given": self.given, "process": jax.process_index()}
+
+    def set_state(self, state: Any) -> None:
+        assert state["process"] == jax.process_index()
+        self.given = state["given"]
+
+
+def run_on_streams(examples: Any, mesh: Any, options: Any, path: str | None) -> dict[str, Any]:
+    """Return the figures of runs on streams: in two calls that share checkpoints, and on memory-mapped arrays."""
+    tx, found = gc.adam(0.05), dict[str, Any]()
+    folder = Path(tempfile.mkdtemp()) if path is None else Path(path).parent
+    for name, source in (("function", lambda: batches(examples)), ("iterator", lambda: Counting(examples))):
+        for steps in (5, 10):
+            result = fit(
+                loss_fn, PARAMS, tx, source(), steps=steps, steps_per_call=2, mesh=mesh, takes_key=True,
+                checkpoint=folder / name,
+            )  # fmt: skip
+        found |= {f"{name}'s parameters": result.params["w"], f"{name}'s losses": result.history.step_loss}
+    mapped = dict[str, Any]()
+    for name, x in examples.items():
+        file = folder / f"{name} {jax.process_index()}.npy"
+        np.save(file, x)
+        mapped[name] = np.load(file, mmap_mode="r")
+    result = fit(loss_fn, PARAMS, tx, mapped, epochs=3, batch_size=EXAMPLES, mesh=mesh, takes_key=True)
+    return found | {"of files": result.history.step_loss}
+
+
+def complaints_of_streams(examples: Any, mesh: Any) -> dict[str, Any]:
+    """Return what a process is told whose stream doesn't fit to those of the others."""
+    first, told = jax.process_index() == 0, dict[str, str]()
+    whole = [*batches(examples)(0)]
+    cut = jax.tree.map(lambda x: x[: 4 if first else 2], whole[-1])
+
+    def failing(epoch: int) -> Any:
+        yield whole[0]
+        if not first:
+            raise OSError("disk broke")
+        yield whole[0]
+
+    sources = {"fewer": whole[: None if first else 3], "smaller": [*whole[:-1], cut], "failing": failing}
+    for name, source in sources.items():
+        try:
+            fit(loss_fn, PARAMS, gc.adam(0.05), source, epochs=1, mesh=mesh, takes_key=True, remainder="keep")
+        except (ValueError, RuntimeError, OSError) as error:
+            told[name] = f"{type(error).__name__}: {error}"
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        same = [jax.tree.map(lambda x: x[:4], data())]
+        fit(loss_fn, PARAMS, gc.adam(0.05), same, epochs=2, mesh=mesh, takes_key=True)
+    return told | {"same": [str(w.message) for w in heard if str(w.message).startswith("data: ")]}
+
+
 def figures(task: str, examples: Any, mesh: Any = None, path: str | None = None) -> dict[str, list[float]]:
     """Return what a task finds; ``examples`` are all of them, or this process's."""
     options = {"batch_size": 8, "validation": examples, "takes_key": True, "progress": path is not None}
-    numbers = {"fit": run, "sweep": search, "checkpoints": run_with_checkpoints}[task](examples, mesh, options, path)
+    tasks = {"fit": run, "sweep": search, "checkpoints": run_with_checkpoints, "streams": run_on_streams}
+    numbers = tasks[task](examples, mesh, options, path)
     return {name: np.ravel(x).tolist() for name, x in numbers.items()}
 
 
@@ -76,7 +158,8 @@ def main(port: str, size: str, rank: str, path: str, task: str) -> None:
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     share = EXAMPLES // n
     mine = {name: x[i * share : (i + 1) * share] for name, x in data().items()}
-    print(json.dumps(figures(task, mine, mesh, path) | {"devices": jax.device_count()}))
+    found = complaints_of_streams(mine, mesh) if task == "complaints" else figures(task, mine, mesh, path)
+    print(json.dumps(found | {"devices": jax.device_count()}))
 
 
 if __name__ == "__main__":

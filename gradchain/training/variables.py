@@ -70,8 +70,10 @@ def checked(variables: Variables[Any], what: str = "params") -> Variables[Any]:
     """Return the variables as JAX arrays of their own, as a scan's carry needs them.
 
     Raises:
-      TypeError: naming the path of what isn't an array, or can't be trained.
+      TypeError: naming the path of what isn't an array, or can't be trained; if nothing can be.
     """
+    if not jax.tree.leaves(variables.params):
+        raise TypeError(f"{what} has no arrays: there is nothing to train")
     return Variables(as_arrays(variables.params, what), _state_arrays(variables.model_state))
 
 

@@ -4,6 +4,7 @@
 """
 
 import equinox as eqx
+import flax
 import flax.linen as nn
 import haiku as hk
 import jax
@@ -265,3 +266,113 @@ def test_variables_go_in_and_come_out_of_an_adapters_loss():
     result = training.train_step(adapter, variables, gc.sgd(0.1), gc.sgd(0.1).init(variables.params), X, KEY,
                                  has_aux=True, takes_key=True)  # fmt: skip
     assert isinstance(result[0], Variables)
+
+
+def test_frozen_variables_of_linen_are_trained_too():
+    adapter, init = CASES["linen"]
+    frozen = flax.core.freeze(init())
+    variables = adapter.split(frozen)
+    _, (state, _) = adapter(*variables, X, KEY, training=True)
+    assert jax.tree.structure(state) == jax.tree.structure(variables.model_state)
+    assert type(variables.params) is dict
+    assert "params" in frozen
+
+
+class Sows(nnx.Module):
+    def __init__(self):
+        self.linear = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        self.seen = nnx.Intermediate(x)
+        return self.linear(x)
+
+
+def test_intermediates_that_a_module_sows_are_no_state():
+    called, adapter = Sows(), training.nnx(nnx_loss)
+    called(X)
+    for module in (Sows(), called):
+        variables = adapter.split(module)
+        _, (state, _) = adapter(*variables, X, training=True)
+        assert jax.tree.structure(state) == jax.tree.structure(variables.model_state)
+        assert not state.arrays
+    assert called.seen[...] is X
+
+
+def several_parts():
+    norm, linear = hk.BatchNorm(True, True, DECAY), hk.Linear(1)
+    return lambda x: linear(norm(x, True)), {"norm": norm, "linear": linear}
+
+
+def test_a_haiku_function_of_several_parts_is_called_part_by_part():
+    net = hk.multi_transform_with_state(several_parts)
+    adapter = training.haiku(net, lambda apply, x: jnp.mean(apply["linear"](apply["norm"](x, True))))
+    params, state = net.init(KEY, X)
+    loss, after = adapter(params, state, X, training=True)
+    normed, want = net.apply["norm"](params, state, None, X, True)
+    assert loss == jnp.mean(net.apply["linear"](params, want, None, normed)[0])
+    trees.assert_close(after, want, 0)
+
+
+def test_a_haiku_function_may_take_no_key():
+    net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(1)(x)))
+    params = net.init(KEY, X)
+    adapter = training.haiku(net, lambda apply, x: jnp.mean(apply(x)))
+    assert adapter(params, {}, X, KEY, training=True)[0] == jnp.mean(net.apply(params, X))
+
+
+MISUSED = {
+    "linen's class": (
+        lambda: training.linen(Linen, linen_loss),
+        r"the module, got the class Linen; write Linen\(\.\.\.\)",
+    ),
+    "linen's arguments": (
+        lambda: training.linen(linen_loss, Linen()),
+        r"training\.linen: the first argument is the mo",
+    ),
+    "nnx's module": (lambda: training.nnx(NNX()), r"training\.nnx: loss_fn must be a function that returns the loss"),
+    "equinox's module": (lambda: training.equinox(eqx.nn.Identity()), r"training\.equinox: loss_fn must be a function"),
+    "haiku's function": (lambda: training.haiku(haiku_net, haiku_loss), r"hk\.transform\(function\) returns, got the"),
+    "a slice": (lambda: training.microbatch(CASES["nnx"][0], 4), r"no mean over slices.*accumulate\(tx, k\)"),
+    "nothing to train": (
+        lambda: training.nnx(nnx_loss, wrt=nnx.LoRAParam).split(NNX()),
+        "LoRAParam.* selects none of the module's variables",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISUSED)
+def test_what_an_adapter_can_not_be_made_of_is_said(what):
+    call, message = MISUSED[what]
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@each_framework
+def test_a_loss_that_takes_other_arguments_is_told_its_own(name):
+    adapter, variables = split(name)
+
+    def pair_loss(x, y, z, u):
+        return 0.0
+
+    with pytest.raises(TypeError, match=r"^pair_loss is called as pair_loss\(\w+, .*batch\), but takes \(x, y, z, u\)"):
+        adapter._replace(loss_fn=pair_loss)(*variables, X, KEY, training=True)
+
+
+@pytest.mark.parametrize("name", ["linen", "haiku"])
+def test_a_model_without_the_key_that_it_needs_is_sent_to_takes_key(name):
+    adapter, variables = split(name)
+    with pytest.raises(Exception, match="PRNG") as error:
+        adapter(*variables, X, None, training=True)
+    assert "takes_key=True" in error.value.__notes__[-1]
+
+
+def test_a_loss_without_the_key_that_it_needs_is_sent_to_takes_key():
+    _, variables = split("nnx")
+
+    def needs_key(net, batch, key):
+        return jnp.mean(net(batch))
+
+    with pytest.raises(TypeError, match="a parameter called key, but there is no key; hand one in by takes_key=True"):
+        training.nnx(needs_key)(*variables, X, training=True)
+    may_take_key = training.nnx(lambda net, batch, key=None: jnp.mean(net(batch)))
+    assert may_take_key(*variables, X, training=True)[0].shape == ()

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,16 @@ def test_an_exception_ends_training_names_the_callback_and_closes_all():
     assert [name for name, _ in after.told] == ["start", "close"]
 
 
+class KerasLike(Callback):
+    def on_epoch_end(self, epoch, logs):
+        pass
+
+
+class Unasked(Callback):
+    def on_step(self, record):
+        pass
+
+
 def test_a_failure_to_close_keeps_no_other_from_closing_and_hides_no_error():
     class Unclosable(Callback):
         def close(self):
@@ -217,11 +228,30 @@ def test_a_failure_to_close_keeps_no_other_from_closing_and_hides_no_error():
         ([CSVLogger], TypeError, r"got <class .*>; write CSVLogger\(...\)"),
         ([Heard(every=0)], ValueError, "Heard: every must be a whole number, at least 1, got 0"),
         ([CSVLogger("x", every=2.5)], ValueError, "CSVLogger: every must be a whole number, at least 1, got 2.5"),
+        ([KerasLike()], TypeError, r"KerasLike.on_epoch_end is never called: the hooks are on_start, .*on_evaluation"),
+        (
+            [Unasked()],
+            ValueError,
+            r"Unasked.on_step is never called.* write every = 100 in the class, or Unasked\(every=",
+        ),
     ],
 )
 def test_what_is_no_callback_is_an_error(given, error, message):
     with pytest.raises(error, match=message):
-        Callbacks(given)
+        gc.training.fit(None, PARAMS, gc.sgd(0.1), jnp.ones(4), epochs=1, batch_size=2, callbacks=given)
+
+
+def test_whoever_says_that_steps_are_not_to_be_told_of_is_not_told():
+    told = Unasked()
+    told.every, told.on_gpu = None, False
+    assert Callbacks([told, CSVLogger("x")]).intervals == []
+
+
+def test_on_epoch_takes_four_arguments():
+    with pytest.raises(
+        TypeError, match=r"on_epoch is called as on_epoch\(epoch, row, params, state\), but takes \(record"
+    ):
+        EpochFunction(lambda record: None)
 
 
 def test_a_function_of_the_epoch_is_told_what_it_was_always_told():
@@ -369,7 +399,7 @@ def places(path, logger):
 
 @each_logger
 def test_a_log_has_a_line_for_each_record(logger, tmp_path):
-    path = tmp_path / "run.log"
+    path = tmp_path / "new" / "run.log"
     loop([logger(path, every=4)], 12)
     assert places(path, logger) == [("step", 4), ("step", 8), ("evaluation", 10), ("step", 12)]
     rows = READERS[logger](path)
@@ -525,6 +555,30 @@ def test_a_bar_counts_epochs_where_nobody_knows_the_steps(capsys):
     shown = capsys.readouterr().err
     assert "1/3" in shown
     assert "val_loss 0.25" in shown
+
+
+def test_the_recipe_for_weights_and_biases_logs_records_and_numbers(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "watch_training.md").read_text()
+    recipe = page.split("## Weights & Biases")[1].split("```text\n")[1].split("```")[0]
+    seen = []
+    wandb = types.SimpleNamespace(
+        init=lambda config, **options: seen.append((config, options)),
+        log=lambda row, step: seen.append((step, row)),
+        finish=lambda: seen.append("finish"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    names = {"gc": gc, "jax": jax, "training": gc.training}
+    exec(recipe, names)
+    tx = gc.adam(gc.cosine_decay_schedule(0.1, jnp.array(20.0)), b1=0.8)
+    loop([names["WandB"](every=5, project="digits")], 10, tx=tx)
+    (config, options), *logged, last = seen
+    assert config["scale_by_adam.b1"] == 0.8
+    assert config["scale_by_learning_rate.learning_rate.decay_steps"] == 20
+    assert options == {"resume": "allow", "project": "digits"}
+    assert [step for step, _ in logged] == [5, 10, 10]
+    assert logged[0][1]["step/loss"] == pytest.approx(np.mean([loss_of(i) for i in range(1, 6)]), rel=1e-6)
+    assert "evaluation/val_loss" in logged[2][1]
+    assert last == "finish"
 
 
 # Through fit

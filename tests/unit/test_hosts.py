@@ -78,3 +78,27 @@ def test_all_go_on_from_the_checkpoint_after_one_was_killed(tmp_path, monkeypatc
     reports, errors = reports_of([start("checkpoints", 2, rank, port, tmp_path / f"{rank}.csv") for rank in range(2)])
     assert_as_alone("checkpoints", reports)
     assert "resumed after epoch" in errors[0]
+
+
+@pytest.mark.slow
+def test_each_process_streams_its_share_and_goes_on_where_its_own_stream_was(tmp_path):
+    port = free_port()
+    reports, _ = reports_of([start("streams", 2, rank, port, tmp_path / f"{rank}.csv") for rank in range(2)])
+    assert_as_alone("streams", reports)
+
+
+@pytest.mark.slow
+def test_streams_that_do_not_fit_together_are_errors_in_all_processes(tmp_path):
+    port = free_port()
+    reports, _ = reports_of([start("complaints", 2, rank, port, tmp_path / f"{rank}.csv") for rank in range(2)])
+    for report in reports:
+        for name in ("fewer", "smaller"):
+            assert report[name].startswith(
+                "ValueError: data: processes must hand in equally many batches of equal sizes"
+            )
+        assert len(report["same"]) == 1
+        assert "the first batches of all 2 processes are the same" in report["same"][0]
+    assert "process 0: 1 of 4 examples; process 1: 1 of 4 examples, the last" in reports[0]["fewer"]
+    assert "process 0: 1 of 4 examples, the last; process 1: 1 of 2 examples, the last" in reports[1]["smaller"]
+    assert reports[0]["failing"] == "RuntimeError: data: process 1 has no next batch; what it has raised says why"
+    assert reports[1]["failing"] == "OSError: disk broke"

@@ -174,6 +174,20 @@ def test_a_loader_whose_last_batch_is_smaller_says_so(drop_last, count):
     assert as_stream(loader, None, "keep").per_epoch == 4
 
 
+@pytest.mark.parametrize(("examples", "count"), [(13, 3), (16, 4)])
+def test_a_loader_that_draws_only_some_of_its_examples_counts_those(examples, count):
+    class Sampler:
+        batch_size, drop_last, sampler = 4, False, range(examples)
+
+    class TorchLike(Loader):
+        batch_sampler, dataset = Sampler(), range(14)
+
+        def __len__(self):
+            return 4
+
+    assert as_stream(TorchLike(batches(4)), None, "drop").per_epoch == count
+
+
 @pytest.mark.parametrize("remainder", ["drop", "keep", "pad"])
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_a_run_goes_on_from_every_position(source, remainder):

@@ -203,8 +203,8 @@ def test_monitoring_another_column():
     stop = EarlyStopping(patience=1, monitor="largest", mode="min")
     result = fit(with_aux, params, gc.sgd(0.1), train, epochs=50, batch_size=15, has_aux=True, early_stopping=stop)
     assert (len(result.history), result.best_epoch) == (2, 1)
-    stop = EarlyStopping(monitor="val_loss")
-    with pytest.raises(ValueError, match="no column 'val_loss'; there are"):
+    stop = EarlyStopping(monitor="accuracy", mode="max")
+    with pytest.raises(ValueError, match="no column 'accuracy'; there are"):
         fit(loss_fn, params, gc.sgd(0.1), train, epochs=1, batch_size=15, early_stopping=stop)
 
 

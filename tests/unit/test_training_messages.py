@@ -233,3 +233,58 @@ def test_values_are_described():
     assert described((1, 2)) == "a tuple of 2"
     assert described(object()) == "an object"
     assert shown([1, 2.5]) == "[1, 2.5]"
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (
+            lambda w, x, y: 0.0,
+            {},
+            r"loss_fn\(params, batch\), but takes \(w, x, y\): missing .*'y'; takes_key=True hands",
+        ),
+        (lambda w, batch, key: 0.0, {}, r"loss_fn\(params, batch\), .* missing .*'key'; takes_key=True hands in a key"),
+        (loss_fn, {"takes_key": True}, r"loss_fn\(params, batch, key\), .* too many .*; leave out takes_key=True"),
+    ],
+)
+def test_a_loss_that_takes_other_arguments_is_told_its_own(loss, options, message):
+    for data, size in ((DATA, 4), ([DATA], None)):
+        with pytest.raises(TypeError, match=f"^loss_fn is called as {message}"):
+            training.fit(loss, W, gc.sgd(0.1), data, epochs=1, batch_size=size, **options)
+
+
+def test_a_type_error_inside_a_loss_is_its_own():
+    def broken(w, batch):
+        return len(3)
+
+    with pytest.raises(TypeError, match="has no len"):
+        training.fit(broken, W, gc.sgd(0.1), DATA, epochs=1, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_divergence": "raise"}, "fit: on_divergence must be 'stop' or 'continue', got 'raise'"),
+        ({"remainder": "droplast"}, "remainder must be one of drop, keep, wrap, pad, got 'droplast'"),
+        (
+            {"early_stopping": training.EarlyStopping(monitor="val_loss")},
+            "EarlyStopping: monitor='val_loss' needs validation data",
+        ),
+    ],
+)
+def test_what_fit_does_not_know_is_refused_before_training(options, message):
+    with pytest.raises(ValueError, match=message):
+        training.fit(None, W, gc.sgd(0.1), [DATA], epochs=1, **options)
+
+
+def test_nothing_to_train_is_an_error():
+    for name in ("fit", "sweep", "scan_epoch"):
+        with pytest.raises(TypeError, match="params has no arrays: there is nothing to train"):
+            ENTRIES[name](RATES if name == "sweep" else gc.sgd(0.1), DATA, params={})
+
+
+def test_a_tuple_of_batches_is_told_to_be_a_list():
+    with pytest.raises(
+        ValueError, match=r"data in arrays need a batch_size; batches are handed in as a list: \[\*data\]"
+    ):
+        training.fit(loss_fn, W, gc.sgd(0.1), (DATA, DATA), epochs=1)

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import threading
+import warnings
 from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,12 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradchain.training.data.batches import Batch
 from gradchain.training.data.placement import Placement
 from gradchain.training.data.positions import Position
 from gradchain.tree import Tree
+
+ALIKE = (
+    "data: the first batches of all {processes} processes are the same, so that each example counts {processes} times; "
+    "give each process its share of every batch, by jax.process_index()"
+)
+"""What is said where processes train on the same examples."""
 
 PATIENCE = 5.0
 """Seconds that the end of a run waits for a source that is drawing a batch."""
@@ -51,6 +59,8 @@ class Block:
     """Whether this is the end of a pass over the data."""
     position: Position
     """Where the run is after the block."""
+    checksum: int = 0
+    """Of the first batch, where processes compare theirs."""
 
 
 class Feed:
@@ -69,6 +79,9 @@ class Feed:
     def __init__(self, source: Generator[Drawn], per_call: int, placement: Placement | None, weighted: bool):
         self._source, self._per_call, self._weighted = source, per_call, weighted
         self._mesh = None if placement is None else placement.mesh
+        self._together = self._mesh is not None and jax.process_count() > 1
+        self._compares = self._together
+        """Whether processes compare their batches, as they do with the first block."""
         self._changed = threading.Condition()
         self._wanted = 0
         """How many batches the next block is to have at most; 0 before somebody has asked for one."""
@@ -104,7 +117,28 @@ class Feed:
 
         Raises:
           BaseException: what the source raised.
+          ValueError: if processes have batches of different numbers or sizes.
         """
+        return self._agreed(limit) if self._together else self._next(limit)
+
+    def _agreed(self, limit: int | None) -> Block:
+        """Return the next block, after all processes have compared theirs, so that none waits for another for ever."""
+        try:
+            block, error = self._next(limit), None
+        except Exception as raised:
+            block, error = None, raised
+        mine = (0, 0, 0, 0) if block is None else (block.count, sum(block.sizes), block.ends_epoch, block.checksum)
+        found = multihost_utils.process_allgather(np.array(mine, np.uint32))
+        if block is None:
+            assert error is not None
+            raise error
+        _check_shares(block, found)
+        if self._compares and len({*found[:, 3].tolist()}) == 1:
+            warnings.warn(ALIKE.format(processes=len(found)), stacklevel=2)
+        self._compares = False
+        return block
+
+    def _next(self, limit: int | None) -> Block:
         wanted = self._per_call if limit is None else min(limit, self._per_call)
         with self._changed:
             fits = self._block is not None and self._block.count <= wanted <= self._wanted
@@ -177,7 +211,23 @@ class Feed:
         placed = _placed(stacked, self._mesh, size)
         weights = placed.pop() if self._weighted else None
         last = drawn[-1]
-        return Block(structure.unflatten(placed), len(drawn), sizes, weights, last.ends_epoch, last.position)
+        checksum = drawn[0].batch.checksum() if self._compares else 0
+        return Block(structure.unflatten(placed), len(drawn), sizes, weights, last.ends_epoch, last.position, checksum)
+
+
+def _check_shares(block: Block, found: np.ndarray[Any, Any]) -> None:
+    """Raise an error unless all processes have found such a block: (count, examples, whether it ends the epoch)."""
+    if failed := np.flatnonzero(found[:, 0] == 0).tolist():
+        raise RuntimeError(f"data: process {failed[0]} has no next batch; what it has raised says why")
+    if len({tuple(row) for row in found[:, :3].tolist()}) > 1:
+        listed = "; ".join(
+            f"process {i}: {count} of {examples // len(found)} examples{', the last' if last else ''}"
+            for i, (count, examples, last, _) in enumerate(found.tolist())
+        )
+        raise ValueError(
+            f"data: processes must hand in equally many batches of equal sizes, but their next ones are: {listed}. "
+            "Leave out what others don't have, or hand in iterators without an end and give steps"
+        )
 
 
 def _stack(xs: Sequence[Any]) -> Any:
@@ -190,9 +240,14 @@ def _placed(arrays: list[Any], mesh: Mesh | None, size: int) -> list[Array]:
     """Return arrays of shape (count, size, ...) on the device, or spread over the mesh's first axis."""
     if mesh is None:
         return jax.device_put(arrays)
-    axis = mesh.axis_names[0]
-    split = PartitionSpec(None, axis) if size * jax.process_count() % mesh.shape[axis] == 0 else PartitionSpec()
-    layout = NamedSharding(mesh, split)
-    if jax.process_count() == 1:
+    axis, processes = mesh.axis_names[0], jax.process_count()
+    divides = size * processes % mesh.shape[axis] == 0
+    layout = NamedSharding(mesh, PartitionSpec(None, axis) if divides else PartitionSpec())
+    if processes > 1 and not divides:
+        raise ValueError(
+            f"data: {size} examples in each of {processes} processes can't be spread evenly over {mesh.shape[axis]} "
+            "devices; leave a smaller last batch out by remainder='drop', or fill it up by remainder='pad'"
+        )
+    if processes == 1:
         return jax.device_put(arrays, layout)
     return [jax.make_array_from_process_local_data(layout, np.asarray(x)) for x in arrays]

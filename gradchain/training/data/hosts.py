@@ -71,6 +71,16 @@ def gather_data(data: Tree | None, what: str) -> Tree | None:
     return _gathered(data)
 
 
+def gather_text(text: str) -> list[str]:
+    """Return the texts of all processes, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.int32(mine.size)))
+    rows = multihost_utils.process_allgather(np.pad(mine, (0, max(sizes) - mine.size)))
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
 def _gathered(data: Tree) -> Tree:
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, data)

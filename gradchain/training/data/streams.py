@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from gradchain.arguments import described
+from gradchain.arguments import check_whole, described
 from gradchain.training.budget import Epochs, Steps
 from gradchain.training.data.batches import Pattern, examples_of
 from gradchain.training.data.examples import check_batches
@@ -63,10 +63,10 @@ class Stream(NamedTuple):
             drawn = _first(left.number, drawn)
         return Feed(drawn, per_call, placement, self.remainder == "pad")
 
-    def once(self) -> Generator[tuple[Tree, int]]:
-        """Yield each batch of one pass, on the device, with the number of its examples."""
+    def once(self, placement: Placement | None = None) -> Generator[tuple[Tree, int]]:
+        """Yield each batch of one pass, on the device or the mesh, with the number of its examples."""
         more = True
-        with self.feed(Position(), 1, left=Epochs(1)) as feed:
+        with self.feed(Position(), 1, placement, left=Epochs(1)) as feed:
             while more:
                 block = feed.take()
                 yield jax.tree.map(lambda x: x[0], block.batches), int(block.sizes[0])
@@ -162,7 +162,7 @@ def _looking_ahead(source: Iterator[Drawn]) -> Generator[Drawn]:
 
 def as_stream(
     data: Any, batch_size: int | None, remainder: str, what: str = "data", *, shuffle: bool = True,
-    device_memory: int | None = None,
+    device_memory: int | None = None, shares: int = 1,
 ) -> Stream | None:  # fmt: skip
     """Return data as a stream of batches, or ``None`` for arrays that are to lie on the device.
 
@@ -177,13 +177,16 @@ def as_stream(
       shuffle: whether to draw the examples of arrays in a new order in each epoch, that of ``scan_epoch``.
       device_memory: how many bytes of NumPy arrays may lie on the device; of more, batches are drawn on the host. By
         default all may, but for memory-mapped ones.
+      shares: how many processes share the examples of each batch of arrays.
 
     Raises:
       TypeError: for a data set of single examples, or a function that doesn't take the epoch's number.
       ValueError: for arrays that are smaller than a batch, or ``remainder="wrap"`` for a stream.
     """
     if not are_batches(data):
-        return _of_arrays(data, batch_size, remainder, what, shuffle) if stays_on_host(data, device_memory) else None
+        if not stays_on_host(data, device_memory):
+            return None
+        return _of_arrays(data, _share(batch_size, shares), remainder, what, shuffle)
     if remainder == "wrap":
         raise ValueError(f"{what}: remainder='wrap' needs arrays; for batches write 'drop', 'keep' or 'pad'")
     if hasattr(data, "__next__"):
@@ -216,6 +219,16 @@ def _of_function(function: Callable[[int], Any], what: str) -> Callable[[int, Ar
     return begin
 
 
+def _share(batch_size: int | None, shares: int) -> int | None:
+    """Return how many examples of a batch come from each process."""
+    if shares == 1 or batch_size is None:
+        return batch_size
+    check_whole("batch_size", batch_size)
+    if batch_size % shares:
+        raise ValueError(f"batch_size is {batch_size}, which {shares} processes can't share evenly")
+    return batch_size // shares
+
+
 def _of_arrays(data: Tree, batch_size: int | None, remainder: str, what: str, shuffle: bool) -> Stream:
     if batch_size is None:
         raise ValueError(f"{what}: arrays need a batch_size")
@@ -242,7 +255,9 @@ def _count(data: Any, remainder: str) -> int | None:
         return count
     if isinstance(data, list):
         return count - (examples_of(data[-1]) < examples_of(data[0]))
-    size = getattr(data, "batch_size", None)  # PyTorch's DataLoader, whose last batch may be smaller
-    if getattr(data, "drop_last", True) or not isinstance(size, int) or not hasattr(data, "dataset"):
+    sampler = getattr(data, "batch_sampler", None) or data  # of PyTorch's DataLoader, whose last batch may be smaller
+    examples = getattr(sampler, "sampler", None) or getattr(data, "dataset", ())
+    size = getattr(sampler, "batch_size", None)
+    if getattr(sampler, "drop_last", True) or not isinstance(size, int) or not hasattr(examples, "__len__"):
         return count
-    return count - (len(data.dataset) % size > 0)
+    return count - (len(examples) % size > 0)

@@ -45,14 +45,14 @@ def hints_at_batches(data: Tree) -> Generator[None]:
     try:
         yield
     except (TypeError, LookupError, AttributeError) as error:
-        if not _may_be_batches(data):
+        if not may_be_batches(data):
             raise
         raise TypeError(
             f"{error}; loss_fn was given {described(data)}, a share of each; if data are batches, they are {OWN_LOOP}"
         ) from error
 
 
-def _may_be_batches(data: Tree) -> bool:
+def may_be_batches(data: Tree) -> bool:
     """Tell whether a tree of arrays may be meant as batches: a tuple of trees that are alike, or any such list."""
     items: Any = data if type(data) in (tuple, list) else ()
     if len(items) < 2 or len({*map(jax.tree.structure, items)}) > 1:

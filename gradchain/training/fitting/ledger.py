@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -20,6 +20,8 @@ from gradchain.training.metrics import in_order, mean_row
 from gradchain.training.steps.sources import Launched, Part, Renewal
 from gradchain.training.variables import Variables, for_evaluation
 from gradchain.tree import Tree
+
+OnDivergence = Literal["stop", "continue"]
 
 
 class Snapshot(NamedTuple):
@@ -53,15 +55,16 @@ class Ledger:
       validates: whether there are validation data.
       tx: the transform.
       unit: ``epochs`` or ``steps``: what ends the run, and what early stopping counts.
-      goes_on: whether a loss that isn't finite is no reason to stop.
+      on_divergence: ``"continue"`` if a loss that isn't finite is no reason to stop, else ``"stop"``.
 
     Raises:
       TypeError: if ``stopping`` isn't an ``EarlyStopping``.
-      ValueError: if its numbers are out of range, or it doesn't say which value of its column is best.
+      ValueError: if its numbers are out of range, it doesn't say which value of its column is best, or there are no
+        validation data for it; for an unknown ``on_divergence``.
     """
 
     def __init__(
-        self, stopping: EarlyStopping | None, validates: bool, tx: Transform, unit: str, goes_on: bool,
+        self, stopping: EarlyStopping | None, validates: bool, tx: Transform, unit: str, on_divergence: str,
         renew: Renewal = lambda variables: variables,
     ):  # fmt: skip
         if stopping is not None:
@@ -71,12 +74,19 @@ class Ledger:
                     "improvement, write early_stopping=EarlyStopping(patience=3)"
                 )
             check_whole("EarlyStopping: patience", stopping.patience)
+        if on_divergence not in get_args(OnDivergence):
+            raise ValueError(f"fit: on_divergence must be 'stop' or 'continue', got {on_divergence!r}")
         rule = stopping or EarlyStopping()
         self.goal = goal_of("EarlyStopping", "monitor", rule.monitor, rule.mode, validates)
+        if self.goal.column.startswith("val_") and not validates:
+            raise ValueError(
+                f"EarlyStopping: monitor={self.goal.column!r} needs validation data: fit(..., validation=...)"
+            )
         self.rule = rule._replace(monitor=self.goal.column, mode=self.goal.mode)
         self.stopping = None if stopping is None else self.rule
         """The rule that ends the run, with all its defaults written out."""
-        self._tx, self._unit, self._goes_on, self._guarded = tx, unit, goes_on, _is_guarded(tx)
+        self._tx, self._unit, self._guarded = tx, unit, _is_guarded(tx)
+        self._goes_on = on_divergence == "continue"
         self._warned, self._renew = False, renew
 
     def begin(self, variables: Variables[Any], state: Any, position: Position) -> Snapshot:

@@ -13,7 +13,7 @@ from gradchain.signatures import public
 from gradchain.training.budget import Epochs, Steps, budget_of, transform_for
 from gradchain.training.data.placement import check_divides, place
 from gradchain.training.data.streams import Stream
-from gradchain.training.fitting.ledger import Ledger, history_of
+from gradchain.training.fitting.ledger import Ledger, OnDivergence, history_of
 from gradchain.training.fitting.resuming import SavedRun, configuration
 from gradchain.training.fitting.running import Running, begin_at
 from gradchain.training.fitting.stopping import EarlyStopping
@@ -63,7 +63,7 @@ def fit(
     epochs_done: int = 0, steps_done: int = 0, validation: Tree | None = None,
     validation_batch_size: int | None = None, validate_every: int | Steps | Epochs | None = None,
     metrics: Callable[..., dict[str, Any]] | None = None, early_stopping: EarlyStopping | None = None,
-    on_divergence: Literal["stop", "continue"] = "stop", shuffle: bool = True, remainder: Remainder = "drop",
+    on_divergence: OnDivergence = "stop", shuffle: bool = True, remainder: Remainder = "drop",
     steps_per_call: int = 1, device_memory: int | None = None, has_aux: bool = False, takes_key: bool = False,
     progress: bool = False, on_epoch: Callable[[int, dict[str, float], Any, Any], Any] | None = None,
     mesh: Mesh | None = None, checkpoint: str | os.PathLike[str] | None = None,
@@ -101,8 +101,8 @@ def fit(
         loader, a function of the epoch's number that returns an iterator, or with ``steps=`` any iterator.
       epochs: the number of passes over the data, at least 1; give this or ``steps``.
       steps: the number of steps, at least 1.
-      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch, by default that of the
-        first.
+      batch_size: examples per step; needed for arrays. For a stream, the size of a full batch (of this process's share,
+        if there are several), by default that of the first.
       seed: an integer seed or a PRNG key, for the order of the data and the keys that the loss gets.
       state: the optimizer state to continue from; ``tx.init(params)`` by default.
       epochs_done: how many epochs were trained before. The order and keys of an epoch depend on the seed and the
@@ -139,8 +139,8 @@ def fit(
         layout if they are on these devices already; otherwise they are replicated, and the state is laid out like its
         parameters. (For ZeRO, pass a ``state`` made with :func:`~gradchain.zero_shardings`.) The trajectory is that of
         one device, up to rounding. Under ``jax.distributed`` the mesh spans all processes: each passes its share of
-        ``data`` and ``validation`` (as many examples as the others, in the order of the processes) and otherwise the
-        same arguments, and gets the same result.
+        ``data`` and ``validation`` (as many examples as the others, in the order of the processes; of a stream, its
+        share of every batch) and otherwise the same arguments, and gets the same result.
       checkpoint: a folder to save the run in, and to resume it from (needs Orbax). If the process is killed at any
         moment, repeating the call gives bit for bit the result of an uninterrupted run. Repeating it after the end
         returns the finished result; with a larger budget training continues. If there is a checkpoint, ``params``
@@ -165,7 +165,7 @@ def fit(
     budget = budget_of(epochs, steps, validate_every)
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
-    watching = Callbacks([*callbacks, *own])
+    watching = Callbacks(callbacks, own)
     source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     validation = held_out("fit", recipe, validation, mesh)
     arrays = None if isinstance(validation, Stream) else validation
@@ -178,9 +178,9 @@ def fit(
         recipe = recipe._replace(objective=recipe.objective._replace(placement=placement))
     if renew_state and not recipe.objective.has_state:
         raise TypeError("renew_state: params has no state to renew; hand in Variables(params, model_state)")
-    recipe, goes_on = recipe._replace(renews=renew_state), on_divergence == "continue"
+    recipe = recipe._replace(renews=renew_state)
     renewal: Renewal = source.renewal(recipe, key) if renew_state else lambda variables: variables
-    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", goes_on, renewal)
+    ledger = Ledger(early_stopping, validation is not None, made, f"{budget.unit}s", on_divergence, renewal)
     position = begin_at(epochs_done, steps_done, source.per_epoch)
     start = ledger.begin(variables, made.init(variables.params) if state is None else state, position)
     options = recipe.options() | {"seed": key, "early_stopping": ledger.stopping, "epochs_done": epochs_done}

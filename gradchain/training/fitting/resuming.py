@@ -1,5 +1,6 @@
 """How ``fit`` resumes: what it saves of a run, and how it tells one run from another."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from gradchain.core.hyperparams import hyperparams
 from gradchain.core.transform import Transform
 from gradchain.core.value import Value
 from gradchain.training.budget import Amount, Budget, Epochs, Moment, is_due
+from gradchain.training.data.hosts import gather_text
 from gradchain.training.data.positions import Position
 from gradchain.training.fitting.ledger import Snapshot
 from gradchain.training.saving import files
@@ -129,7 +131,7 @@ def _packed(run: Snapshot) -> tuple[Tree, dict[str, Any]]:
     return tree, {
         "columns": {name: [row[name] for row in run.rows] for name in names},
         "open": [[row, examples] for row, examples in run.open],
-        "position": run.position._asdict(),
+        "positions": gather_text(json.dumps(run.position._asdict())),
         "now": run.now._asdict(),
         "marks": [mark._asdict() for mark in run.marks],
         "best_row": run.best_row,
@@ -153,7 +155,7 @@ def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
     return Snapshot(
         variables=Variables(tree["params"], tree["model_state"]),
         state=tree["state"],
-        position=Position(**told["position"]),
+        position=_own([Position(**json.loads(text)) for text in told["positions"]]),
         now=Moment(**told["now"]),
         rows=tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)),
         marks=tuple(Moment(**mark) for mark in told["marks"]),
@@ -164,6 +166,18 @@ def _restored(folder: Any, saved: files.Contents, start: Snapshot) -> Snapshot:
         best=best,
         stopped=told["stopped"],
     )
+
+
+def _own(positions: list[Position]) -> Position:
+    """Return this process's position; in arrays all processes have the same, however many they were."""
+    if len(positions) == jax.process_count():
+        return positions[jax.process_index()]
+    if any(position.iterator is not None or position.first is not None for position in positions):
+        raise ValueError(
+            f"the run was saved by {len(positions)} processes, each with its own share of a stream; it can't go on "
+            f"with {jax.process_count()}"
+        )
+    return positions[0]
 
 
 def configuration(

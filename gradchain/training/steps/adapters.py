@@ -8,8 +8,9 @@ changes; in an evaluation it is in evaluation mode and nothing changes.
 A framework is imported when its adapter is used.
 """
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gradchain.arguments import described
+from gradchain.arguments import check_call, described
 from gradchain.signatures import public
 from gradchain.training.steps.objective import NEEDS_WEIGHTS
 from gradchain.training.variables import Variables
@@ -32,12 +33,54 @@ class Carried:
     static: Any = field(metadata={"static": True})
 
 
-def _asked(function: Callable[..., Any], **facts: Any) -> dict[str, Any]:
-    """Return those facts that a function has parameters for."""
+def _call(function: Callable[..., Any], arguments: dict[str, Any], facts: dict[str, Any]) -> Any:
+    """Call a loss or metrics with a model and a batch, and with those facts that it has parameters for.
+
+    Args:
+      function: the function.
+      arguments: what it is given in any case, by the names that messages use.
+      facts: what it may ask for.
+
+    Raises:
+      TypeError: if it takes other arguments, or needs a fact that nobody knows.
+    """
     parameters = inspect.signature(function).parameters
     if facts.get("weights") is not None and "weights" not in parameters:
         raise TypeError(NEEDS_WEIGHTS)
-    return {name: fact for name, fact in facts.items() if name in parameters}
+    asked = {name: fact for name, fact in facts.items() if name in parameters}
+    if (
+        facts["training"]
+        and "key" in asked
+        and asked["key"] is None
+        and parameters["key"].default is inspect.Parameter.empty
+    ):
+        raise TypeError("loss_fn has a parameter called key, but there is no key; hand one in by takes_key=True")
+    try:
+        return function(*arguments.values(), **asked)
+    except TypeError:
+        hint = "it may also have parameters called training, key and weights; a batch is one argument: x, y = batch"
+        check_call(getattr(function, "__name__", "loss_fn"), function, [*arguments], asked, hint)
+        raise
+
+
+@contextlib.contextmanager
+def _hints_at_keys(facts: dict[str, Any]) -> Generator[None]:
+    """Say what to do where a model needs random numbers and has no key."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ in ("InvalidRngError", "MissingRNGError") and facts["key"] is None:
+            training = "write takes_key=True, and each step hands the model a key"
+            error.add_note(
+                training if facts["training"] else "in an evaluation there is no key: turn dropout off there"
+            )
+        raise
+
+
+def _check_loss(where: str, loss_fn: Any, *models: type) -> None:
+    """Raise TypeError for what is no function, such as the model itself."""
+    if not callable(loss_fn) or isinstance(loss_fn, (type, *models)):
+        raise TypeError(f"{where}: loss_fn must be a function that returns the loss, got {described(loss_fn)}")
 
 
 def _with_state(result: Any, model_state: Any) -> Any:
@@ -60,7 +103,10 @@ class Linen(NamedTuple):
                 f"training.linen: the variables are what module.init(key, x) returns, with the collection 'params', "
                 f"got {described(model)}"
             )
-        return Variables(model["params"], {name: x for name, x in model.items() if name != "params"})
+        from flax.core import FrozenDict
+
+        collections: dict[str, Any] = {**(model.unfreeze() if isinstance(model, FrozenDict) else model)}
+        return Variables(collections.pop("params"), collections)
 
     def merge(self, variables: Variables[Any]) -> Any:
         return {"params": variables.params, **variables.model_state}
@@ -83,11 +129,14 @@ class Linen(NamedTuple):
     ) -> tuple[Any, Any]:
         import flax.linen as nn
 
-        asked = _asked(function, key=key, training=training, weights=weights)
+        facts = {"key": key, "training": training, "weights": weights}
         mutable = [*variables.model_state] if training else []
-        return nn.apply(lambda module: function(module, batch, **asked), self.module, mutable)(
-            self.merge(variables), rngs=key
-        )
+
+        def measure(module: Any) -> Any:
+            return _call(function, {"module": module, "batch": batch}, facts)
+
+        with _hints_at_keys(facts):
+            return nn.apply(measure, self.module, mutable)(self.merge(variables), rngs=key)
 
 
 @public
@@ -96,7 +145,7 @@ def linen(module: Any, loss_fn: Callable[..., Any]) -> Linen:
 
     The collection ``params`` is trained, under the paths that ``module.init`` gives (``Dense_0/kernel``). All other
     collections among the variables, such as ``batch_stats``, are the model's state: mutable in a step, and only read
-    in an evaluation. Variables come out.
+    in an evaluation. Variables come out, in plain dicts.
 
     Args:
       module: the module.
@@ -115,6 +164,13 @@ def linen(module: Any, loss_fn: Callable[..., Any]) -> Linen:
       >>> sorted(result.params)
       ['batch_stats', 'params']
     """
+    import flax.linen as nn
+
+    if not isinstance(module, nn.Module):
+        is_class = isinstance(module, type)
+        found = f"the class {module.__name__}; write {module.__name__}(...)" if is_class else described(module)
+        raise TypeError(f"training.linen: the first argument is the module, got {found}")
+    _check_loss("training.linen", loss_fn, nn.Module)
     return Linen(module, loss_fn)
 
 
@@ -129,7 +185,15 @@ class NNX(NamedTuple):
 
         if not isinstance(model, nnx.Module):
             raise TypeError(f"training.nnx: params is the module itself, an nnx.Module, got {described(model)}")
-        graphdef, params, rest = nnx.split(model, self.wrt, ...)
+        graphdef, params, sown, rest = nnx.split(model, self.wrt, nnx.Intermediate, ...)
+        if sown:
+            model = nnx.clone(model)
+            nnx.pop(model, nnx.Intermediate)
+            return self.split(model)
+        if not params:
+            raise TypeError(
+                f"training.nnx: wrt={self.wrt!r} selects none of the module's variables; nothing would be trained"
+            )
         return Variables(nnx.to_pure_dict(params), Carried(nnx.to_pure_dict(rest), graphdef))
 
     def merge(self, variables: Variables[Any]) -> Any:
@@ -144,7 +208,7 @@ class NNX(NamedTuple):
     def measure(self, function: Any, variables: Variables[Any], batch: Any) -> Any:
         model = self.merge(variables)
         model.eval()
-        return function(model, batch, **_asked(function, training=False))
+        return _call(function, {"module": model, "batch": batch}, {"training": False})
 
     def __call__(
         self, params: Any, model_state: Any, batch: Any, key: Array | None = None, *, training: bool = False,
@@ -154,7 +218,9 @@ class NNX(NamedTuple):
 
         model = self.merge(Variables(params, model_state))
         model.train() if training else model.eval()
-        result = self.loss_fn(model, batch, **_asked(self.loss_fn, key=key, training=training, weights=weights))
+        facts = {"key": key, "training": training, "weights": weights}
+        result = _call(self.loss_fn, {"module": model, "batch": batch}, facts)
+        nnx.pop(model, nnx.Intermediate)
         rest = nnx.to_pure_dict(nnx.state(model, nnx.Not(self.wrt)))
         return _with_state(result, Carried(rest, model_state.static))
 
@@ -165,7 +231,8 @@ def nnx(loss_fn: Callable[..., Any], *, wrt: Any = None) -> NNX:
 
     A trained module comes out; the one that went in isn't modified. ``nnx.Param`` is trained, under the paths of the
     module's attributes (``conv/kernel``). All other variables are the model's state: running statistics, counters, and
-    the streams of random numbers of ``nnx.Dropout``, which are the module's own, so that no key is needed. In a step
+    the streams of random numbers of ``nnx.Dropout``, which are the module's own, so that no key is needed.
+    Intermediates, which ``sow`` leaves in a module, are dropped. In a step
     the loss gets the module as after ``module.train()``, in an evaluation as after ``module.eval()``.
 
     Args:
@@ -182,9 +249,10 @@ def nnx(loss_fn: Callable[..., Any], *, wrt: Any = None) -> NNX:
       >>> result.params.mean.shape
       (4,)
     """
-    if wrt is None:
-        from flax.nnx import Param as wrt
-    return NNX(loss_fn, wrt)
+    from flax import nnx
+
+    _check_loss("training.nnx", loss_fn, nnx.Module)
+    return NNX(loss_fn, nnx.Param if wrt is None else wrt)
 
 
 class Equinox(NamedTuple):
@@ -237,8 +305,8 @@ class Equinox(NamedTuple):
 
         model, state = self._parts(variables)
         model = eqx.nn.inference_mode(model, value=not facts["training"])
-        arguments = (model, batch) if state is None else (model, state, batch)
-        return function(*arguments, **_asked(function, **facts))
+        before = {"model": model} if state is None else {"model": model, "state": state}
+        return _call(function, before | {"batch": batch}, facts)
 
     def _parts(self, variables: Variables[Any]) -> tuple[Any, Any]:
         import equinox as eqx
@@ -286,6 +354,9 @@ def equinox(loss_fn: Callable[..., Any]) -> Equinox:
       >>> start = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")
       >>> model, state = fit(training.equinox(loss_fn), start, adam(1e-3), data, epochs=5, batch_size=32).params
     """
+    import equinox as eqx
+
+    _check_loss("training.equinox", loss_fn, eqx.Module)
     return Equinox(loss_fn)
 
 
@@ -299,7 +370,7 @@ class Haiku(NamedTuple):
     def _has_state(self) -> bool:
         import haiku as hk
 
-        return isinstance(self.transformed, hk.TransformedWithState)
+        return isinstance(self.transformed, hk.TransformedWithState | hk.MultiTransformedWithState)
 
     def split(self, model: Any) -> Variables[Any]:
         if not self._has_state:
@@ -336,20 +407,26 @@ class Haiku(NamedTuple):
         self, function: Any, variables: Variables[Any], batch: Any, key: Array | None, **facts: Any
     ) -> tuple[Any, Any]:
         """Return what ``function(apply, batch)`` returns, and the state after its calls of ``apply``."""
-        import haiku as hk
+        params, state, next_key, has_state = *variables, key, self._has_state
 
-        params, state = variables
-        stateful = self.transformed if self._has_state else hk.with_empty_state(self.transformed)
-        next_key = key
+        def bound(pure: Any) -> Any:
+            takes_key = "rng" in [*inspect.signature(pure).parameters][: 2 + has_state]
 
-        def apply(*args: Any, **kwargs: Any) -> Any:
-            nonlocal state, next_key
-            outputs, state = stateful.apply(params, state, next_key, *args, **kwargs)
-            next_key = None if next_key is None else jax.random.fold_in(next_key, 1)
-            return outputs
+            def apply(*args: Any, **kwargs: Any) -> Any:
+                nonlocal state, next_key
+                before = (params, state) if has_state else (params,)
+                outputs = pure(*before, *([next_key] if takes_key else []), *args, **kwargs)
+                next_key = None if next_key is None else jax.random.fold_in(next_key, 1)
+                if has_state:
+                    outputs, state = outputs
+                return outputs
 
-        result = function(apply, batch, **_asked(function, key=key, **facts))
-        return result, state
+            return apply
+
+        facts |= {"key": key}
+        with _hints_at_keys(facts):
+            apply = jax.tree.map(bound, self.transformed.apply)
+            return _call(function, {"apply": apply, "batch": batch}, facts), state
 
 
 @public
@@ -361,9 +438,11 @@ def haiku(transformed: Any, loss_fn: Callable[..., Any]) -> Haiku:
     alone for a function without state.
 
     Args:
-      transformed: what ``hk.transform_with_state`` or ``hk.transform`` returns.
+      transformed: what ``hk.transform_with_state`` or ``hk.transform`` returns, ``hk.multi_transform`` and
+        ``hk.without_apply_rng`` included.
       loss_fn: ``loss_fn(apply, batch) -> loss``, or ``(loss, aux)`` with ``has_aux=True``. ``apply`` is
-        ``transformed.apply`` without the arguments for parameters, state and key. A loss with a parameter called
+        ``transformed.apply`` without the arguments for parameters, state and key: a function, or the tree of functions
+        that ``hk.multi_transform`` returns. A loss with a parameter called
         ``training`` is told whether it is called in a step; hand it on. With ``takes_key=True`` the first call of
         ``apply`` gets the step's key, and further ones keys made from it.
 
@@ -375,4 +454,13 @@ def haiku(transformed: Any, loss_fn: Callable[..., Any]) -> Haiku:
       >>> start = net.init(jax.random.key(0), data["x"], is_training=True)
       >>> params, state = fit(training.haiku(net, loss_fn), start, adam(1e-3), data, epochs=5, batch_size=32).params
     """
+    import haiku as hk
+
+    kinds = hk.Transformed, hk.TransformedWithState, hk.MultiTransformed, hk.MultiTransformedWithState
+    if not isinstance(transformed, kinds):
+        raise TypeError(
+            "training.haiku: the first argument is what hk.transform_with_state(function) or hk.transform(function) "
+            f"returns, got {described(transformed)}"
+        )
+    _check_loss("training.haiku", loss_fn, *kinds)
     return Haiku(transformed, loss_fn)

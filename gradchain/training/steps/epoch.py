@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, get_args
+from typing import Any, Generic, Literal, NamedTuple, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def scan_epoch(
     """
     objective, variables = Objective.of(loss_fn, has_aux, takes_key).enter(params)
     key = None if key is None else as_key(key, "key")
-    order = Order(batch_size, shuffle, remainder)
+    order = Order.of(batch_size, shuffle, remainder)
     epoch = scan_objective(objective, checked(variables), as_transform(tx), state, data, key, order)
     return Epoch(objective.leave(epoch.variables), epoch.state, epoch.metrics, epoch.sizes)
 
@@ -110,6 +110,17 @@ class Order(NamedTuple):
     """Examples in a step; ``None`` where a stream's first batch tells."""
     shuffle: bool = True
     remainder: Remainder = "drop"
+
+    @classmethod
+    def of(cls, batch_size: Any, shuffle: bool, remainder: Remainder) -> Self:
+        """Return the order that a caller asks for.
+
+        Raises:
+          ValueError: for an unknown ``remainder``.
+        """
+        if remainder not in get_args(Remainder):
+            raise ValueError(f"remainder must be one of {', '.join(get_args(Remainder))}, got {remainder!r}")
+        return cls(batch_size, shuffle, remainder)
 
     def steps(self, n: int) -> int:
         """Return how many steps an epoch of ``n`` examples has."""
@@ -220,8 +231,6 @@ def _split(key: Array | None, shuffles: bool, takes_key: bool) -> tuple[Array | 
 def _batches(n: int, order: Order, key: Array | None) -> tuple[Array, Array]:
     """Return the examples' indices: full batches of shape (steps, batch_size), and those of a smaller last one."""
     batch_size, _, remainder = order
-    if remainder not in get_args(Remainder):
-        raise ValueError(f"remainder must be one of {', '.join(get_args(Remainder))}, got {remainder!r}")
     places = jnp.arange(n) if key is None else random_order(key, n)
     if remainder in ("wrap", "pad"):
         places = jnp.concatenate([places, places[: -n % batch_size]])

@@ -11,6 +11,7 @@ from gradchain.arguments import check_whole
 from gradchain.numerics import compute_dtype
 from gradchain.signatures import public
 from gradchain.training.data.examples import count_examples
+from gradchain.training.variables import Adapter
 from gradchain.tree import Tree
 
 P = ParamSpec("P")
@@ -46,6 +47,7 @@ def microbatch(
       A function with the same arguments.
 
     Raises:
+      TypeError: for an adapter of a framework's model.
       ValueError: for a bad size or ``combine``, and when called with bad data or with outputs that can't be combined in
         this way.
 
@@ -53,6 +55,11 @@ def microbatch(
       >>> loss, grads = microbatch(jax.value_and_grad(loss_fn), 32)(params, batch)
     """
     check_whole("microbatch: size", size)
+    if isinstance(function, Adapter):
+        raise TypeError(
+            "microbatch: the state of an adapter's model, such as BatchNorm's statistics, has no mean over slices; "
+            "hand the adapter itself to the loop, with smaller batches and accumulate(tx, k) as the transform"
+        )
     call: Callable[..., Any] = function
     argnums = (batch_argnums,) if isinstance(batch_argnums, int) else batch_argnums
     for way in jax.tree.leaves(combine):

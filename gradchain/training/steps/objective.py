@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradchain.arguments import described, is_numeric, parameter_names
+from gradchain.arguments import check_call, described, is_numeric, parameter_names
 from gradchain.training.data.placement import Placement
 from gradchain.training.steps.entrance import check_is_no_model
 from gradchain.training.variables import Adapter, Variables
@@ -69,9 +69,12 @@ class Objective(NamedTuple):
         batch = batch if self.placement is None else self.placement.batch(batch)
         arguments = (*variables, batch) if self.has_state else (variables.params, batch)
         facts = {"training": training, "weights": weights}
-        result: Any = self.loss_fn(
-            *arguments, *([key] if self.takes_key else []), **{name: facts[name] for name in self.told}
-        )
+        told = {name: facts[name] for name in self.told}
+        try:
+            result: Any = self.loss_fn(*arguments, *([key] if self.takes_key else []), **told)
+        except TypeError:
+            self._check_call()  # raises an error of its own, if that is the cause
+            raise
         loss, aux, model_state = self._unpacked(result)
         if not is_numeric(loss) or np.ndim(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
             several = is_numeric(loss) and np.ndim(loss)
@@ -80,6 +83,12 @@ class Objective(NamedTuple):
         if self.has_state:
             model_state = _as_before(model_state, variables.model_state)
         return jnp.asarray(loss), aux, model_state
+
+    def _check_call(self) -> None:
+        given = ["params", *(["model_state"] if self.has_state else []), "batch", *(["key"] if self.takes_key else [])]
+        hint = "leave out takes_key=True, or take a key" if self.takes_key else "takes_key=True hands in a key"
+        hint += ", and a batch is one argument, whatever it is made of: x, y = batch"
+        check_call("loss_fn", self.loss_fn, given, self.told, hint)
 
     def _unpacked(self, result: Any) -> tuple[Any, Any, Any]:
         wanted = {

@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
         batch_size: int | None, shuffle: bool, remainder: Remainder, validation_batch_size: int | None,
     ) -> Self:  # fmt: skip
         """Return the recipe of what callers of a training loop hand in."""
-        objective, order = Objective.of(loss_fn, has_aux, takes_key), Order(batch_size, shuffle, remainder)
+        objective, order = Objective.of(loss_fn, has_aux, takes_key), Order.of(batch_size, shuffle, remainder)
         return cls(objective, metrics, order, validation_batch_size)
 
     def enter(self, model: Any) -> tuple[Self, Variables[Any]]:

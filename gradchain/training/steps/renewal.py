@@ -109,7 +109,7 @@ def renew_on_stream(
 ) -> Variables[Any]:  # fmt: skip
     """Do what :func:`renew` does, on a pass over a stream."""
     passed, seen = _Passed.start(variables.model_state), 0
-    for number, (batch, size) in enumerate(stream.once()):
+    for number, (batch, size) in enumerate(stream.once(objective.placement)):
         passed = _compiled_follow(objective, variables, passed, batch, key, number, float(size))
         seen += size
     return _finished(objective, variables, passed._replace(means=[x / seen for x in passed.means]))

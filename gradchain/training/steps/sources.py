@@ -18,6 +18,7 @@ from gradchain.training.data.examples import check_batches, count_examples
 from gradchain.training.data.hosts import spread_data
 from gradchain.training.data.positions import Position
 from gradchain.training.data.streams import Feed, Stream, as_stream
+from gradchain.training.data.wording import may_be_batches
 from gradchain.training.metrics import named_numbers
 from gradchain.training.steps.epoch import Batches, Order, Scanned, divide
 from gradchain.training.steps.measuring import counting, summed
@@ -267,9 +268,9 @@ class Streamed:
 
     arrays = None
 
-    def __init__(self, stream: Stream, steps_per_call: int):
-        self._stream, self._steps = stream, steps_per_call
-        self.batch_size, self.per_epoch = stream.batch_size, stream.per_epoch
+    def __init__(self, stream: Stream, steps_per_call: int, shares: int):
+        self._stream, self._steps, self.per_epoch = stream, steps_per_call, stream.per_epoch
+        self.batch_size = None if stream.batch_size is None else stream.batch_size * shares
 
     def total(self, budget: Budget) -> int | None:
         """Return how many steps a run has; ``None`` if nobody knows how long an epoch is.
@@ -372,7 +373,9 @@ def run_block(
 _compiled_block = Compiled(run_block)
 
 
-def stream_of(where: str, recipe: Recipe, data: Any, device_memory: int | None = None) -> Stream | None:
+def stream_of(
+    where: str, recipe: Recipe, data: Any, device_memory: int | None = None, shares: int = 1
+) -> Stream | None:  # fmt: skip
     """Return data that come batch by batch as a stream; ``None`` for arrays, which need a size of batches.
 
     Raises:
@@ -380,9 +383,10 @@ def stream_of(where: str, recipe: Recipe, data: Any, device_memory: int | None =
       ValueError: for arrays without a size of batches.
     """
     batch_size, shuffle, remainder = recipe.order
-    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory)
+    stream = as_stream(data, batch_size, remainder, shuffle=shuffle, device_memory=device_memory, shares=shares)
     if stream is None and batch_size is None:
-        raise ValueError(f"{where}: data in arrays need a batch_size")
+        hint = "; batches are handed in as a list: [*data]" if may_be_batches(data) else ""
+        raise ValueError(f"{where}: data in arrays need a batch_size{hint}")
     return stream
 
 
@@ -396,7 +400,8 @@ def source_of(
       ValueError: for batch sizes that don't fit.
     """
     check_whole("steps_per_call", steps_per_call)
-    stream = stream_of("fit", recipe, data, device_memory)
+    shares = 1 if mesh is None else jax.process_count()
+    stream = stream_of("fit", recipe, data, device_memory, shares)
     if stream is not None:
-        return Streamed(stream, steps_per_call)
+        return Streamed(stream, steps_per_call, shares)
     return Arrays(data if mesh is None else spread_data(mesh, data, "data"), recipe.order)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from gradchain.arguments import check_whole
+from gradchain.arguments import check_call, check_whole
 from gradchain.core.transform import Transform
 from gradchain.signatures import public
 from gradchain.training.history import plain_number
@@ -179,6 +179,9 @@ class EpochFunction(Callback):
     measures = False
 
     def __init__(self, function: Any):
+        check_call(
+            "on_epoch", function, ["epoch", "row", "params", "state"], [], "for one record, derive from Callback"
+        )
         self._function = function
 
     def on_evaluation(self, record: Record) -> Any:
@@ -225,16 +228,17 @@ class Callbacks:
 
     Args:
       callbacks: those that were handed in.
+      own: those that the loop itself adds.
 
     Raises:
-      TypeError: for anything but callbacks.
-      ValueError: if ``every`` isn't a whole number, at least 1.
+      TypeError: for anything but callbacks; for methods that look like hooks and aren't.
+      ValueError: if ``every`` isn't a whole number, at least 1, or missing where there is an ``on_step``.
     """
 
-    def __init__(self, callbacks: Iterable[Callback] = ()):
+    def __init__(self, callbacks: Iterable[Callback] = (), own: Iterable[Callback] = ()):
         if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):  # pyright: ignore
             raise TypeError(f"callbacks must be a list, got {callbacks!r}; write callbacks=[...] around it")
-        self._all: Sequence[Callback] = [*callbacks]
+        self._all: Sequence[Callback] = [*callbacks, *own]
         for callback in self._all:
             if not isinstance(callback, Callback):  # pyright: ignore[reportUnnecessaryIsInstance]
                 hint = f"; write {callback.__name__}(...)" if isinstance(callback, type) else ""  # pyright: ignore
@@ -244,6 +248,9 @@ class Callbacks:
                 )
             if callback.every is not None:
                 check_whole(f"{type(callback).__name__}: every", callback.every)
+            _check_hooks(callback)
+        self.intervals = sorted({callback.every for callback in self._all if callback.every is not None})
+        """The different numbers of steps between calls of ``on_step``."""
         self.stops = False
         """Whether a hook has asked for the end of training."""
         self._stretches: dict[Any, Stretch] = dict.fromkeys([*self.intervals, "evaluation"], Stretch())
@@ -254,11 +261,6 @@ class Callbacks:
 
     def __bool__(self) -> bool:
         return bool(self._all)
-
-    @property
-    def intervals(self) -> list[int]:
-        """The different numbers of steps between calls of ``on_step``."""
-        return sorted({callback.every for callback in self._all if callback.every is not None})
 
     @property
     def watch(self) -> Any:
@@ -364,6 +366,23 @@ class Callbacks:
                 error.add_note(f"raised by the callback {name}")
                 raise
             self.stops |= _is_yes(name, answer)
+
+
+def _check_hooks(callback: Callback) -> None:
+    """Raise an error for hooks that would never be called."""
+    name, hooks = type(callback).__name__, [hook for hook in vars(Callback) if hook.startswith("on_")]
+    for method in dir(callback):
+        if method.startswith("on_") and method not in hooks and callable(getattr(callback, method)):
+            raise TypeError(
+                f"callbacks: {name}.{method} is never called: the hooks are {', '.join(hooks)}; after each epoch comes "
+                "on_evaluation, after every n steps on_step"
+            )
+    says_when = any("every" in vars(x) for x in (callback, *type(callback).__mro__) if x not in (Callback, object))
+    if type(callback).on_step is not Callback.on_step and not says_when:
+        raise ValueError(
+            f"callbacks: {name}.on_step is never called, because nothing says after how many steps; write every "
+            f"= 100 in the class, or {name}(every=100)"
+        )
 
 
 def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class FileLogger(Callback):
     before training goes on. Of several processes only the first writes.
 
     Args:
-      path: the file; its folder must exist.
+      path: the file; its folder is made if there is none.
       every: steps between lines for ``on_step``; with ``None`` there is a line for each row of the history only.
     """
 
@@ -35,6 +35,7 @@ class FileLogger(Callback):
 
     def on_start(self, run: Run) -> None:
         if jax.process_index() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rewrite(self._until(run.step) if self.path.exists() else [])
 
     def on_step(self, record: Record) -> None:
@@ -102,7 +103,7 @@ class CSVLogger(FileLogger):
     without lines that occur twice, and a new run begins a new file. Every line is flushed: it survives a kill.
 
     Args:
-      path: the file; its folder must exist.
+      path: the file; its folder is made if there is none.
       every: steps between lines of ``step``; by default there are none.
 
     Raises:
@@ -155,7 +156,7 @@ class JSONLogger(FileLogger):
     without lines that occur twice, and a new run begins a new file. Every line is flushed: it survives a kill.
 
     Args:
-      path: the file; its folder must exist.
+      path: the file; its folder is made if there is none.
       every: steps between lines of ``step``; by default there are none.
 
     Raises:
