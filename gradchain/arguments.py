@@ -49,7 +49,7 @@ def how_to_train(tree: Tree) -> str:
             "nnx.merge(graphdef, params, rest) in loss_fn"
         )
     if all(is_numeric(x) for x in leaves):
-        return "write -4.0 for -4, or convert it with x.astype(float); what isn't to be trained is no parameter"
+        return "write -4.0 for -4, or convert it with x.astype(float); leave out of params what isn't to be trained"
     return (
         "train the arrays alone: split the model by params, rest = eqx.partition(model, eqx.is_inexact_array), and "
         "use eqx.combine(params, rest) in loss_fn"

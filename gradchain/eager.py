@@ -44,9 +44,14 @@ class custom_jvp(jax.custom_jvp[R]):
         return super().__call__(*args, **kwargs) if is_traced((args, kwargs)) else self.fun(*args, **kwargs)
 
 
+def is_of_dtype(x: Any, dtype: Any) -> bool:
+    """Return whether ``x`` is an array of just this dtype, not a weak one, so that a cast to it would do nothing."""
+    return isinstance(x, Array) and x.dtype == dtype and not getattr(x, "weak_type", False)
+
+
 def as_dtype(x: Array, dtype: DTypeLike) -> Array:
     """Return ``x.astype(dtype)``, without that call where it does nothing, since it takes as long as a sum."""
-    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)
+    return x if is_of_dtype(x, dtype) else x.astype(dtype)
 
 
 def zeros_like(x: Array, dtype: DTypeLike) -> Array:

@@ -37,8 +37,6 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
     # Several processes share the cache: one may read what another hasn't finished writing. JAX then compiles anew.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry")
-    config.addinivalue_line("markers", "slow: the full matrix of dtypes and trees; run with -m slow")
-    config.addinivalue_line("markers", "as_users: what users run, or roundings decide; slow tests compile as users do")
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
     if config.option.markexpr in COMPILED and not hasattr(config, "workerinput"):

@@ -7,6 +7,7 @@ What no test notices is printed as a patch: it is either equivalent to the origi
 
 import argparse
 import ast
+import collections
 import concurrent.futures
 import dataclasses
 import difflib
@@ -116,18 +117,29 @@ def _code(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def chosen_for(path: Path) -> list[str]:
-    """Return the unit test files that mention most of what a file defines, the file's own name first."""
-    tree = ast.parse(path.read_text())
-    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    named = {name for name in own if not name.startswith("_")}
+    """Return the unit test files that mention most of what a file and those that import it define, its own name first.
+
+    A name counts by how few files mention it: every test has a ``state``.
+    """
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    importing = re.compile(rf"^from {re.escape(module)} import ", re.M)
+    users = [user for user in (ROOT / "gradchain").rglob("*.py") if importing.search(user.read_text())]
+    named = {name for file in (path, *users) for name in _defined(file)}
+    texts = {test: test.read_text() for test in (ROOT / "tests" / "unit").glob("test_*.py")}
+    mentioned = {test: named & set(re.findall(r"\w+", text)) for test, text in texts.items()}
+    files = collections.Counter(name for names in mentioned.values() for name in names)
     scores = {}
-    for test in (ROOT / "tests" / "unit").glob("test_*.py"):
-        text = test.read_text()
-        words = set(re.findall(r"\w+", text))
-        score = len(named & words) + 5 * (module in text) + 5 * (path.stem.strip("_") in test.stem)
-        scores[str(test.relative_to(ROOT))] = score
+    for test, text in texts.items():
+        own = 5 * (module in text) + 5 * (path.stem.strip("_") in test.stem)
+        scores[str(test.relative_to(ROOT))] = own + sum(1 / files[name] for name in mentioned[test])
     return [name for name in sorted(scores, key=lambda n: -scores[n]) if scores[name]][:6]
+
+
+def _defined(path: Path) -> Iterator[str]:
+    """Yield the public names of functions and classes that a file defines."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
 
 
 ROWS = "adamw or scale_by_trace or partition or accumulate or scale_by_factored_rms or clip_by_global_norm"

@@ -32,6 +32,6 @@ def check_own_gradients(where: str, tx: Transform) -> None:
     """Raise ``ValueError`` if updates of ``tx`` may be made of other gradients than the present one."""
     if tx.collects:
         raise ValueError(
-            f"{where}: it compares each update with the gradient that it is made of, but accumulate inside makes one "
-            f"of several gradients; put it around: accumulate({where}(...), every)"
+            f"{where} compares each update with its gradient, but accumulate inside makes one update of several "
+            f"gradients; put accumulate around it: accumulate({where}(...), every)"
         )

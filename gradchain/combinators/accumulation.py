@@ -95,8 +95,8 @@ class accumulate(Reports):
     def checked(self) -> Self:
         if self.tx.per_example:
             raise ValueError(
-                f"accumulate: {self.tx!r} takes per-example gradients, each of which it bounds by itself, so that "
-                "no means of them can be collected; give it those of the whole batch, in slices if need be: "
+                f"accumulate: {self.tx!r} bounds the gradient of each example, which their means no longer show; "
+                "give it those of the whole batch, computed in slices if memory is short: "
                 "training.microbatch(per_example_gradients, size, combine='concatenate')"
             )
         return self

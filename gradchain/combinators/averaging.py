@@ -109,7 +109,7 @@ class average_params(Transform):
     def checked(self) -> Self:
         if self.decay is not None and self.time_constant is not None:
             raise ValueError(
-                f"average_params: decay={self.decay!r} and time_constant={self.time_constant!r} are two forms of the "
+                f"average_params: decay={self.decay!r} and time_constant={self.time_constant!r} both set the "
                 "moving average; give one of them"
             )
         return self

@@ -46,7 +46,7 @@ class Factors(Value):
     def with_fields(self, **changes: Any) -> Self:
         new = {label: FACTOR.normalize(f"factors: {label}", number) for label, number in changes.items()}
         if unknown := [label for label in new if label not in self.numbers]:
-            raise ValueError(f"factors: there is no {unknown[0]!r}{did_you_mean(unknown[0], self.numbers)}")
+            raise ValueError(f"factors: no label is called {unknown[0]!r}{did_you_mean(unknown[0], self.numbers)}")
         return type(self)(self.labels, {**self.numbers, **new})
 
     def _identity(self) -> tuple[Any, ...]:

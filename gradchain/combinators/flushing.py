@@ -82,11 +82,13 @@ def finishing(tx: Transform) -> Transform:
     if isinstance(tx, Chain | NamedChain):
         first, *others = [i for i, stage in enumerate(tx.stages) if stage.collects]
         if others:
-            raise ValueError(f"flush: of two accumulations in one chain only one can be ended, got {tx!r}")
+            raise ValueError(f"flush: only one of several accumulations in a chain can be ended, got {tx!r}")
         stages = *map(Rest, tx.stages[:first]), finishing(tx.stages[first]), *tx.stages[first + 1 :]
         return dataclasses.replace(tx, stages=stages)
     if isinstance(tx, AlternatingSAM):
-        raise ValueError(f"flush: only half of the updates of {tx!r} reach the accumulation inside; put it around sam")
+        raise ValueError(
+            f"flush: only half of the updates of {tx!r} reach the accumulation inside; put accumulate around sam"
+        )
     side_by_side = isinstance(tx, partition.Value | Parallel)
     children, treedef = jax.tree.flatten(tx, is_leaf=lambda x: x is not tx and isinstance(x, Transform))
     new = [finishing(x) if isinstance(x, Transform) and (x.collects or side_by_side) else x for x in children]

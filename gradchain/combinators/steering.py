@@ -53,7 +53,7 @@ class hyperparams_in_state(Transform):
 
     def checked(self) -> Self:
         if steered := _steered(self.tx):
-            raise ValueError(f"hyperparams_in_state: {steered} inside keeps its numbers in the state already")
+            raise ValueError(f"hyperparams_in_state: {steered} inside keeps its hyperparameters in the state already")
         return self
 
     def init(self, params: Tree) -> HyperparamsInStateState:
@@ -252,7 +252,7 @@ def inject_hyperparams(
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature, name = inspect.signature(inner_factory), _name(inner_factory)
     if unknown := static - signature.parameters.keys():
-        raise ValueError(f"inject_hyperparams: {sorted(unknown)} are no arguments of {name}")
+        raise ValueError(f"inject_hyperparams: {name} has no arguments {sorted(unknown)}")
 
     def constructor(*args: P.args, **kwargs: P.kwargs) -> Transform:
         check_keywords(f"inject_hyperparams({name})", kwargs, signature)

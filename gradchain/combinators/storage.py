@@ -125,7 +125,7 @@ class Encoder:
             slot = spec.slots.get(field) if spec else None
             named = self.slots.get(address, self.slots.get(field))
             if named is not None and slot and slot.exact:
-                raise ValueError(f"store: {address} can't do with fewer bits than it has; leave it out")
+                raise ValueError(f"store: {address} needs all of its bits; leave it out")
             choice = self.tx.default if named is None and slot and not slot.exact else named
             if choice is not None:
                 changes[field] = self.encode_slot(choice, value, slot or NEGATIVE)
@@ -247,6 +247,7 @@ def store(tx: Child, default: Any = None, /, *, min_size: int = 4096, key: Key =
     inner = as_transform(tx)
     if any(part.transform.name == "offload_state" for part in named_parts(inner)):
         raise ValueError(
-            "store: offload_state inside keeps slots in the host's memory; put it around: offload_state(store(...))"
+            "store: offload_state inside keeps slots in the host's memory; put it around store: "
+            "offload_state(store(...))"
         )
     return Store.new(inner, default, min_size, key, slots)

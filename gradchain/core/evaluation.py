@@ -102,6 +102,6 @@ def check_plain(where: str, part: Part) -> None:
     own = part.transform.eval_params(part.state, part.params)
     if not same_leaves(own, part.params):
         raise ValueError(
-            f"{where}: both it and {part.transform!r} inside it have evaluation weights, and neither are made of the "
-            "other's; leave one of them out, or average with average_params around the whole"
+            f"{where}: the transform inside has evaluation weights, too, and only one of them can be meant; leave one "
+            f"out, or average the whole: average_params(...) around both. Inside is {part.transform!r}"
         )

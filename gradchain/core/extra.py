@@ -115,8 +115,8 @@ def _with_one_value(function: Callable[..., Any]) -> Callable[..., Any]:
         value = function(*args, **kwargs)
         if isinstance(value, tuple | list):
             raise TypeError(
-                f"value_fn must return the loss alone, got a {type(value).__name__}; of a function with has_aux take "
-                "the first part: value_fn=lambda params: loss_fn(params)[0]"
+                f"value_fn must return the loss alone, got a {type(value).__name__}; if your loss returns aux, too, "
+                "hand over the first part: value_fn=lambda params: loss_fn(params)[0]"
             )
         return one_number("the result of value_fn", value)
 

@@ -258,7 +258,7 @@ class FrozenTree(typing.NamedTuple):
         pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)[0]
         for own, (path, leaf) in zip(found, pairs, strict=True):
             if own is None and leaf is not None:
-                raise ValueError(f"{where} says nothing about {show_path(path)}")
+                raise ValueError(f"{where} has nothing for {show_path(path)}")
         return found
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from gradchain.core.extra import FUNCTIONS, demand, demand_function, demand_numb
 from gradchain.core.hyper import PerLeafKind, at_scalar, next_key
 from gradchain.core.spec import At, Slot, Spec, Sums
 from gradchain.core.transform import check_state, count_of, lacks_params
-from gradchain.eager import as_dtype, is_traced
+from gradchain.eager import as_dtype, is_of_dtype, is_traced
 from gradchain.numerics import compute_dtype, real_dtype, safe_increment, sum_of_weights
 from gradchain.tree import Tree, batch_size, flatten_optional, mismatch, show_path
 
@@ -149,7 +149,9 @@ def inexact_leaves(where: str, tree: Tree, what: str, used: Sequence[bool] | Non
                 "mask it out or filter the tree"
             )
         if isinstance(x, jax.ShapeDtypeStruct):
-            raise TypeError(f"{where}: the arrays have no values; for shapes of what it returns, use jax.eval_shape")
+            raise TypeError(
+                f"{where}: {what}s are shapes, expected arrays; for the shapes of the result, use jax.eval_shape"
+            )
         leaves[i] = jnp.asarray(x)
     return leaves, treedef
 
@@ -242,14 +244,13 @@ class _Plan:
         if declared.each:
             arrays, size = jax.tree.leaves(slot), len(getattr(self.rule, declared.each))
             if len(arrays) != size:
-                raise ValueError(
-                    f"{where} at {self._path(i)} holds {len(arrays)} arrays, one for each of {declared.each} is {size}"
-                )
+                wanted = f"expected {size}, one for each of {declared.each}"
+                raise ValueError(f"{where} at {self._path(i)} holds {len(arrays)} arrays, {wanted}")
         for x in arrays:
             if not hasattr(x, "shape"):
-                raise ValueError(f"{where} at {self._path(i)} is no array, the update has shape {g.shape}, got {x!r}")
+                raise ValueError(f"{where} at {self._path(i)} must be an array of shape {g.shape}, got {x!r}")
             if x.shape != g.shape:
-                raise ValueError(f"{where} at {self._path(i)} has shape {x.shape}, the update {g.shape}")
+                raise ValueError(f"{where} at {self._path(i)} has shape {x.shape}, but the update has {g.shape}")
             if jnp.iscomplexobj(g) and not (jnp.iscomplexobj(x) or declared.real):
                 raise TypeError(f"{where} at {self._path(i)} is {x.dtype}, too narrow for a {g.dtype} update")
 
@@ -409,7 +410,7 @@ def _wide(x: Array) -> Array:
 
 def _is_like(x: Any, y: Array) -> bool:
     """Return whether ``x`` is an array of the shape and dtype of ``y``."""
-    return isinstance(x, Array) and x.shape == y.shape and x.dtype == y.dtype and not x.weak_type
+    return is_of_dtype(x, y.dtype) and x.shape == y.shape
 
 
 def _restore(where: str, new: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from gradchain.core.value import Value
 ELSEWHERE = {
     usual: f"; {cure}"
     for usuals, cure in (
-        ("learning_rate lr param_groups hyperparams", "numbers are hyperparams(tx), and tx.replace changes them"),
+        (
+            "learning_rate lr param_groups hyperparams",
+            "hyperparams(tx) lists the hyperparameters, and tx.replace changes them",
+        ),
         ("zero_grad", "gradients are values, with nothing to reset"),
         (
             "minimize apply_gradients apply",

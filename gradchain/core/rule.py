@@ -137,7 +137,7 @@ class Rule(Transform):
         if mask is None or isinstance(params, Placeholder):
             return leaves
         if params is None:
-            raise lacks_params(self.name, "; its mask is one of them")
+            raise lacks_params(self.name, "; its mask selects among them")
         return [
             on and there for on, there in zip(resolve_mask(f"{self.name}: the mask", mask, params), leaves, strict=True)
         ]
@@ -233,9 +233,9 @@ def _check_declarations(spec: Spec, kinds: Mapping[str, Kind]) -> None:
     if taken := sorted(reserved & {*spec.extra}) or sorted({"values"} & {*spec.slots, *spec.scalars}):
         raise TypeError(f"{spec.name}: the name {taken[0]!r} is taken; call the extra argument or slot something else")
     if unknown := [name for name in spec.debiased if not isinstance(kinds.get(name), Number)]:
-        raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which is no parameter annotated Decay")
+        raise TypeError(f"{spec.name}: debiased names {unknown[0]!r}, which isn't a parameter annotated Decay")
     if unknown := [slot.each for slot in spec.slots.values() if slot.each and slot.each not in kinds]:
-        raise TypeError(f"{spec.name}: a slot has one array for each of {unknown[0]!r}, which is no parameter")
+        raise TypeError(f"{spec.name}: a slot has one array for each of {unknown[0]!r}, which isn't a parameter")
     if spec.random != (KeyKind in types):
         raise TypeError(f"{spec.name}: random=True goes with one parameter annotated Key")
     if spec.kind == "treewise" and MaskKind in types:

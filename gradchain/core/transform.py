@@ -285,7 +285,7 @@ def _state_of(tx: Transform, child: str, state: Any) -> Any:
         if name in getattr(state, "_fields", ()):
             return getattr(state, name)
     raise ValueError(
-        f"{tx.name}: its state has no field {child}_state, for that of {child}; call one so, or define parts"
+        f"{tx.name}: its state has no field {child}_state for the state of {child}; add it, or define parts"
     )
 
 

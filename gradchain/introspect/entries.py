@@ -175,11 +175,11 @@ def _array(x: Any) -> Any:
     try:
         array = np.asarray(x)
     except Exception as error:  # whatever a foreign object's conversion raises
-        raise _Misfit(f"{type(x).__name__}, which is no array ({error})") from None
+        raise _Misfit(f"{type(x).__name__}, which isn't an array ({error})") from None
     if array.dtype.type is np.void and array.dtype.itemsize == 2:  # what NumPy's files make of bfloat16
         array = array.view(jnp.bfloat16)
     if not jnp.issubdtype(array.dtype, jnp.number) and array.dtype != bool:
-        raise _Misfit(f"{type(x).__name__}, which is no array of numbers")
+        raise _Misfit(f"{type(x).__name__}, which isn't an array of numbers")
     return array
 
 

@@ -102,7 +102,7 @@ class Reader:
         if isinstance(node, list | tuple):
             return [self.parse(item, f"{path}[{i}]") for i, item in enumerate(cast(Any, node))]
         if not isinstance(node, Mapping):
-            raise ConfigError(path, f" is {type(node).__name__}, which is no plain data")
+            raise ConfigError(path, f" is {type(node).__name__}, which isn't plain data")
         fields: dict[Any, Any] = dict(node)
         if "name" in fields:
             return self._call(fields, path)
@@ -318,5 +318,5 @@ def _axes(axes: Any) -> Any:
     if isinstance(axes, list) and all(type(axis) is int for axis in cast(Any, axes)):
         return tuple(cast(list[int], axes))
     if type(axes) is not int:
-        raise TypeError(f"has dimensions that are no whole numbers: {axes!r}")
+        raise TypeError(f"has dimensions that aren't whole numbers: {axes!r}")
     return axes

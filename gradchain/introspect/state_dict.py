@@ -111,7 +111,7 @@ def _entries(where: str, state_dict: Any) -> dict[str, Any]:
         raise TypeError(f"{where}: the state dict's keys must be strings, got {wrong[0]!r}")
     entries: dict[Any, Any] = {key: _entry(where, state_dict, key) for key in state_dict}
     if SCHEMA not in entries:
-        raise ValueError(f"{where}: this is no dict from to_state_dict: it has no entry {SCHEMA!r}")
+        raise ValueError(f"{where}: this isn't a dict from to_state_dict: it has no entry {SCHEMA!r}")
     version = np.asarray(entries.pop(SCHEMA))
     if version.shape != () or not np.issubdtype(version.dtype, np.integer) or version != VERSION:
         raise ValueError(
@@ -144,7 +144,7 @@ def _renamed(
         unused.pop(old or "", None)
     if unused:
         first, there = next(iter(unused)), ", ".join(list(entries)[:20]) or "none"
-        raise ValueError(f"{where}: rename: no entry is called {first!r} or begins so; the first are {there}")
+        raise ValueError(f"{where}: rename: no entry is or begins with {first!r}; the first entries are {there}")
     return result, stages
 
 

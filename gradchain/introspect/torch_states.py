@@ -103,7 +103,7 @@ def _slots(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each parameter's path here with its slots by PyTorch's names."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= cast(Any, state_dict).keys():
-        raise ValueError(f"{where}: this is no optimizer's state_dict: it must hold 'state' and 'param_groups'")
+        raise ValueError(f"{where}: this isn't the state_dict of an optimizer: it must hold 'state' and 'param_groups'")
     groups: list[Any] = state_dict["param_groups"]
     keys = [key for group in groups for key in group["params"]]
     paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
@@ -122,11 +122,11 @@ def _paths(where: str, groups: list[Any], size: int, names: Any, known: list[str
         if len(theirs) != size:
             raise ValueError(f"{where}: the state_dict has no names; give the paths in PyTorch's order")
         if lost := [name for name in theirs if name not in names]:
-            raise ValueError(f"{where}: names says nothing about PyTorch's {', '.join(lost)}")
+            raise ValueError(f"{where}: names has no path for PyTorch's {', '.join(lost)}")
         names = [cast(Any, names)[name] for name in theirs]
     paths: list[str] = list(names)
     if len(paths) != size:
-        raise ValueError(f"{where}: PyTorch's optimizer has {size} parameters, names has {len(paths)}")
+        raise ValueError(f"{where}: PyTorch's optimizer has {size} parameters, but names has {len(paths)}")
     if wrong := [path for path in paths if path not in known]:
         raise ValueError(f"{where}: no parameter is called {wrong[0]!r}; there are {', '.join(known)}")
     if twice := [path for path in known if paths.count(path) > 1]:

@@ -53,9 +53,9 @@ def warn_of_added(where: str, tx: Transform, state: Any, missing: Sequence[Place
         if count is None or isinstance(count, Tracer) or not jnp.any(jnp.asarray(count) > 0):
             continue
         warnings.warn(
-            f"{where}: the averages of {', '.join(added)} begin anew, but {stage} has made {count} updates and takes "
-            "all averages to be as old; the first updates, or evaluation weights, of these arrays may be several times "
-            "too large or too small. To let them begin with a first step, give them an optimizer of their own: "
+            f"{where}: the averages of {', '.join(added)} begin anew, but {stage} has made {count} updates and "
+            "treats all averages as equally old; at first the updates, or evaluation weights, of these arrays may be "
+            "several times too large or too small. For a fresh start, give them an optimizer of their own: "
             "partition({'old': tx, 'new': tx}, labels), with rename={'': 'old.'} and missing='init'",
             stacklevel=5,
         )

@@ -6,8 +6,8 @@ A module loads when one of its names is first used; ``__init__.pyi`` says which 
 import importlib
 from typing import Any
 
+from gradchain.lazy import attach
 from gradchain.optax._deprecated import old_names
-from gradchain.optax._lazy import attach
 
 __version__ = "0.2.8"
 MOVED = ("DifferentiallyPrivateAggregateState", "differentially_private_aggregate", "dpsgd")

@@ -19,7 +19,7 @@ from gradchain.optax import tree as optax_tree
 from gradchain.optax._around import Around
 from gradchain.optax._base import identity
 from gradchain.optax._combining import chain
-from gradchain.optax._contrib_rules import inner_product, needed, wide_zeros
+from gradchain.optax._parts import inner_product, needed, wide_zeros
 from gradchain.optax._shown import loose
 from gradchain.optax._states import (
     BacktrackingLinesearchInfo,

@@ -1,6 +1,6 @@
 """Rules of gradchain that keep their states in Optax's classes, and chains of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,26 +13,17 @@ from gradchain.core.hyper import DTypeKind, Number
 from gradchain.core.rule import Rule
 from gradchain.core.transform import Part, Transform, scalar_dtype
 from gradchain.core.value import register
+from gradchain.introspect import optax_names
+from gradchain.introspect.optax_names import Stage
 from gradchain.numerics import one_minus_power
 from gradchain.optax._states import EmptyState, LookaheadParams, MaskedState, ZeroNansState
 from gradchain.rounding import is_half
 from gradchain.tree import Tree
 from gradchain.tree.alignment import without_float0
 
-Stage = Mapping[str, Any]
-"""The values of one state by field."""
-
-NAMES: dict[str, dict[str, str]] = {
-    "add_noise": {"key": "rng_key"},
-    "scale_by_adan": {"count": "t"},
-    "scale_by_simplified_ademamix": {"count": "t"},
-}
+NAMES = optax_names.SLOTS | {"add_noise": {"key": "rng_key"}}
 """What Optax calls fields of a rule's state, where the names differ."""
-ONLY_THERE: dict[str, Callable[[Stage], Any]] = {
-    "count_m2": lambda ours: ours["count"],
-    "is_initial_step": lambda ours: ours["count"] == 0,
-    "rng_key": lambda ours: jax.random.wrap_key_data(ours["key"]),
-}
+ONLY_THERE = optax_names.ONLY_THERE | {"rng_key": lambda ours: jax.random.wrap_key_data(ours["key"])}
 """Fields that only Optax's states have, made of ours."""
 ONLY_HERE: dict[str, Callable[[Stage], Any]] = {
     "count": lambda theirs: jnp.where(theirs["is_initial_step"], 0, 1) if "is_initial_step" in theirs else 0,
@@ -62,8 +53,8 @@ ANY_NUMBER, ANY_DTYPE = AnyNumber("Hyper"), AnyDType()
 
 
 def loose(constructor: Any, /, **values: Any) -> Transform:
-    """Return what ``constructor`` makes, but with numbers out of the ranges that it checks."""
-    cls: Any = constructor.Value
+    """Return what a class or its constructor makes, but with numbers out of the ranges that it checks."""
+    cls: Any = constructor if isinstance(constructor, type) else constructor.Value
     stored = dict[str, Any]()
     for name, value in values.items():
         kind = cls.kinds[name]

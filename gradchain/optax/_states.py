@@ -508,5 +508,5 @@ class InjectStatefulHyperparamsState(NamedTuple):
 
 
 AdaptiveGradClipState = ClipByGlobalNormState = ClipState = EmptyState
-AddDecayedWeightsState = NonNegativeParamsState = ScaleByTrustRatioState = ScaleState = EmptyState
+AddDecayedWeightsState = NonNegativeParamsState = NormalizeState = ScaleByTrustRatioState = ScaleState = EmptyState
 MultiTransformState = PartitionState

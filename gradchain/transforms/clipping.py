@@ -90,7 +90,7 @@ class UnitAxes(Kind):
         try:
             jax.eval_shape(lambda x: unitwise_norm(x, axes), jax.ShapeDtypeStruct(shape, jnp.float32))
         except ValueError as error:
-            raise ValueError(f"{where} has shape {shape}, with which axis={value!r} doesn't go: {error}") from None
+            raise ValueError(f"{where} has shape {shape}, which axis={value!r} doesn't fit: {error}") from None
 
 
 @leafwise(param=True)

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gradchain import eager
-from gradchain.eager import once
+from gradchain.eager import is_of_dtype, once
 from gradchain.signatures import public
 from gradchain.tree.alignment import T, Tree, is_float0, is_key, show_path
 
@@ -133,7 +133,8 @@ def cast_like(tree: T, other_tree: Tree) -> T:
     """
 
     leaves, treedef = jax.tree.flatten(tree)
-    if all(map(_is_of_dtype, leaves, treedef.flatten_up_to(other_tree))):
+    others = treedef.flatten_up_to(other_tree)
+    if all(is_of_dtype(x, getattr(like, "dtype", None)) for x, like in zip(leaves, others, strict=True)):
         return tree  # without paths, which take longer than that
 
     def leaf(path: Any, x: Any, like: Any) -> Any:
@@ -142,15 +143,9 @@ def cast_like(tree: T, other_tree: Tree) -> T:
     return jax.tree_util.tree_map_with_path(leaf, tree, other_tree)
 
 
-def _is_of_dtype(x: Any, like: Any) -> bool:
-    return isinstance(x, Array) and x.dtype == getattr(like, "dtype", None) and not getattr(x, "weak_type", False)
-
-
 def converted(path: Any, x: Any, dtype: Any) -> Any:
     """Return a leaf in another dtype; an error that shows its path where that would lose a part of it."""
-    if is_float0(x) or (is_key(x) and x.dtype == dtype):
-        return x
-    if isinstance(x, jax.Array) and x.dtype == dtype and not x.weak_type:
+    if is_float0(x) or is_of_dtype(x, dtype):
         return x
     own = jnp.result_type(x)
     if not can_hold(dtype, own):

@@ -89,7 +89,7 @@ def test_damaged_state_dicts(name):
 
 @pytest.mark.parametrize("foreign", FOREIGN, ids=repr)
 def test_foreign_state_dicts(foreign):
-    with pytest.raises((TypeError, ValueError), match=r"from_state_dict: (this is no dict from|the state dict)"):
+    with pytest.raises((TypeError, ValueError), match=r"from_state_dict: (this isn't a dict from|the state dict)"):
         gc.from_state_dict(gc.adam(0.1), PARAMS, foreign)
 
 
@@ -212,7 +212,7 @@ VALUES = [
     ({"key": [0, 1], "impl": "rot13"}, "learning_rate .*rot13"),
     ({"key": ["a"], "impl": "threefry2x32"}, "learning_rate "),
     ({"tree": {"a": 0.1}}, "learning_rate.tree.a must be a tree"),
-    ({"tree": {"dimensions": [0.5, 1]}}, "dimensions that are no whole numbers"),
+    ({"tree": {"dimensions": [0.5, 1]}}, "dimensions that aren't whole numbers"),
     ({"function": "tree.add", "arguments": 3}, "arguments must be a list"),
     ({"function": "tree.add", "keywords": []}, "keywords a dict"),
     ({"name": "linear_schedule", "init_value": 1.0}, "learning_rate.end_value is missing, which linear_schedule needs"),

@@ -1,11 +1,15 @@
 """A zero gradient gives a finite update, with finite derivatives with respect to gradient, parameters and numbers."""
 
+import contextlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gradchain as gc
 from tests import quick
-from tests.contract.cases import cases, least, secondary, spared
+from tests.contract.cases import case_of, cases, each, least, secondary, spared
 from tests.registry import ROWS
 
 
@@ -23,6 +27,31 @@ def test_zero_gradients_give_finite_updates(case):
         for _ in range(3):
             updates, state = case.step(zeros, state, params)
             assert_finite(updates)
+
+
+EPSILON = re.compile(r"([a-z_]+)(?:_\d+)?\.(?:\w+_)?eps(?:ilon)?(?:_\w+)?$")
+
+
+def with_new_epsilons():
+    """Yield the rows that are the first with an epsilon of one of their stages."""
+    seen = set()
+    for row in ROWS:
+        stages = {found[1] for name in gc.hyperparams(row.build()) if (found := EPSILON.search(name))}
+        if stages - seen:
+            seen |= stages
+            yield row
+
+
+@each([*with_new_epsilons()])
+def test_zeros_give_finite_updates_without_epsilons(row):
+    tx, zeros = row.build(), jax.tree.map(jnp.zeros_like, least(row, case_of(row, "float32").params))
+    for name in filter(EPSILON.search, gc.hyperparams(tx)):
+        with contextlib.suppress(ValueError):  # some must be above 0
+            tx = gc.set_hyperparams(tx, {name: 0.0})
+    state = tx.init(zeros)
+    for _ in range(2):
+        updates, state = row.update(tx, zeros, state, zeros)
+        assert_finite(updates)
 
 
 @cases(

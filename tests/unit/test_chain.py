@@ -161,7 +161,9 @@ def test_update_refuses(grads, params, message):
 
 def test_shapes_are_checked_against_the_state_where_params_are_missing():
     tx = gc.sgd(0.1, momentum=0.9)
-    with pytest.raises(ValueError, match=r"trace: the state's trace at \['b'\] has shape \(3,\), the update \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"trace: the state's trace at \['b'\] has shape \(3,\), but the update has \(2,\)"
+    ):
         tx.update({**GRADS, "b": jnp.ones(2)}, tx.init(PARAMS))
 
 
@@ -176,3 +178,13 @@ def test_init_refuses_integer_parameters_and_what_is_no_array_by_path():
         gc.adam(0.1).init({"steps": jnp.arange(3)})
     with pytest.raises(TypeError, match=r"parameter \['activation'\] is function"):
         gc.adam(0.1).init({"activation": lambda x: x})
+
+
+@pytest.mark.parametrize(
+    ("tx", "name"),
+    [(gc.scale(2.0), "scale"), (gc.chain(gc.scale(2.0), gc.scale_by_sign()), r"chain \(scale, scale_by_sign\)")],
+    ids=["one", "several"],
+)
+def test_errors_name_the_rules_that_run_together(tx, name):
+    with pytest.raises(TypeError, match=rf"^{name}: update \['w'\] is int"):
+        tx.update({"w": 1}, tx.init({"w": jnp.ones(2)}))

@@ -1,5 +1,7 @@
 """Where transforms differ from Optax's on purpose: both sides pinned."""
 
+import decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,18 @@ def test_radams_length_is_precise_in_single_precision_where_the_difference_is_no
     naive = jnp.float32(limit) - 2 * t * jnp.float32(b2) ** t / (1 - jnp.float32(b2) ** t)
     if b2 == 0.999:
         assert np.max(np.abs(naive / exact - 1)) > 1e-3
+
+
+@pytest.mark.parametrize("b2", [0.999, 0.9])
+def test_radams_length_is_precise_in_double_precision_on_both_sides_of_where_its_series_ends(b2, x64):
+    end = round(0.6 / -np.log(b2))
+    steps = [*range(1, end + 5, 1 + end // 50), end, end + 1]
+    with decimal.localcontext(prec=60):
+        powers = [decimal.Decimal(b2) ** t for t in steps]
+        limit = 2 / (1 - decimal.Decimal(b2)) - 1
+        exact = [float(limit - 2 * t * power / (1 - power)) for t, power in zip(steps, powers, strict=True)]
+    length, _ = _effective_length(b2, jnp.asarray(steps, "float64"))
+    np.testing.assert_allclose(length, exact, rtol=3e-13)
 
 
 def test_radam_with_a_low_threshold_is_finite_here_and_nan_there():

@@ -120,7 +120,9 @@ def test_mixtures_that_cant_be_are_errors():
         with pytest.raises(error, match=message):
             make()
     state = gc.ema_mixture([0.5], [1.0]).init(PARAMS)
-    with pytest.raises(ValueError, match=r"averages at \['kernel'\] holds 1 arrays, one for each of decays is 2"):
+    with pytest.raises(
+        ValueError, match=r"averages at \['kernel'\] holds 1 arrays, expected 2, one for each of decays"
+    ):
         gc.ema_mixture([0.5, 0.9], [0.5, 0.5]).update(PARAMS, state)
 
 
@@ -135,7 +137,7 @@ def test_a_rule_of_ones_own_may_have_a_slot_for_each_entry_of_a_field():
     trees.assert_close(updates, jax.tree.map(lambda w: 2 * w, PARAMS), 0)
     trees.assert_close(state.sums["kernel"][0], 2 * PARAMS["kernel"], 0)
     assert jax.tree.structure(state.sums["kernel"]) == jax.tree.structure((0, 0))
-    with pytest.raises(TypeError, match=r"other: a slot has one array for each of 'weights', which is no parameter"):
+    with pytest.raises(TypeError, match=r"other: a slot has one array for each of 'weights', which isn't a parameter"):
 
         @gc.elementwise(slots={"sums": gc.Slot(each="weights")})
         def other(g: Any, slot: gc.Slots, at: gc.At):

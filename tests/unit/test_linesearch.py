@@ -454,7 +454,7 @@ def test_wrong_updates_are_errors():
         tx.update(-grad, state, **given)
     with pytest.raises(ValueError, match=r"scale_by_zoom_linesearch: .* shape \(3,\) in grad but \(2,\) in updates"):
         tx.update(-grad, state, params, **given | {"grad": jnp.ones(3)})
-    with pytest.raises(TypeError, match=r"value_fn must return the loss alone, got a tuple; .*has_aux"):
+    with pytest.raises(TypeError, match=r"value_fn must return the loss alone, got a tuple; .*aux, too"):
         tx.update(-grad, state, params, **given | {"value_fn": lambda p: (bowl(p), p)})
     with pytest.raises(ValueError, match=r"result of value_fn must be one number, got shape \(2,\)"):
         tx.update(-grad, state, params, **given | {"value_fn": jnp.square})

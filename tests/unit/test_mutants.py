@@ -38,3 +38,9 @@ def test_every_kind_of_code_is_changed_and_annotations_and_errors_are_not(tmp_pa
 
 def test_tests_that_mention_what_a_file_defines_come_first():
     assert chosen_for(ROOT / "gradchain" / "compiled.py")[0] == "tests/unit/test_compiled.py"
+
+
+def test_tests_of_what_imports_a_file_are_near_it():
+    """Nobody names ``Members`` or ``Trainer`` but the searches that are made of them."""
+    near = chosen_for(ROOT / "gradchain" / "training" / "search" / "members.py")
+    assert {"tests/unit/test_halving.py", "tests/unit/test_population.py"} <= {*near[:3]}

@@ -128,7 +128,7 @@ def test_a_floor_for_each_output_lifts_the_columns_that_move_too_little():
 def test_axes_that_a_limit_cant_have_are_errors():
     with pytest.raises(TypeError, match=r"limit_update_ratio: axis must be .*, 'outputs' or None, got 'rows'"):
         gc.limit_update_ratio(axis="rows")
-    with pytest.raises(ValueError, match=r"limit_update_ratio: \['b'\] has shape \(2,\), with which axis=1 doesn't go"):
+    with pytest.raises(ValueError, match=r"limit_update_ratio: \['b'\] has shape \(2,\), which axis=1 doesn't fit"):
         gc.limit_update_ratio(axis=1).init({"b": jnp.zeros(2)})
     with pytest.raises(
         TypeError, match=r"keep_norm: radius must be a number or one of 'initial', 'present', got 'now'"

@@ -46,7 +46,7 @@ def test_values_along_a_path_are_drawn_from_step_0():
     assert line.get_xdata().tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(line.get_ydata(), 0.25 ** np.arange(4))
     assert ax.get_xlabel() == "step"
-    with pytest.raises(ValueError, match="draw them apart"):
+    with pytest.raises(ValueError, match="draw them in two plots"):
         plots.plot_losses({"path": path, "epochs": [1.0, 0.5]})
 
 

@@ -31,6 +31,7 @@ SHORT = ("gradchain.tree", "gradchain.numerics")
 
 LAYERS = (
     "signatures",
+    "lazy",
     "eager",
     "numerics",
     "rounding",
@@ -146,7 +147,7 @@ def test_an_editable_install_puts_the_root_on_the_path():
 
 def test_modules_load_when_they_are_used():
     code = "import sys, gradchain; print(*sorted(m for m in sys.modules if m.startswith('gradchain')))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["gradchain"]
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["gradchain", "gradchain.lazy"]
     code = code.replace("; print", "; gradchain.sgd(0.1, momentum=0.9); print")
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "gradchain.optimizers.sgd" in loaded

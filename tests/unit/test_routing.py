@@ -220,7 +220,7 @@ def test_what_cant_be_is_refused_when_it_is_built(build, error, message):
             {"encoder": "a"},
             r"prefix of the parameters: .*params has \['lm_head'\]\['bias'\], which param_labels lacks",
         ),
-        ({"encoder": "a", "lm_head": None}, r"partition: param_labels says nothing about \['lm_head'\]\['bias'\]"),
+        ({"encoder": "a", "lm_head": None}, r"partition: param_labels has nothing for \['lm_head'\]\['bias'\]"),
         (gc.by_path([("no_such", "a")], "b"), "'no_such' matches no parameter; there are: encoder/bias"),
     ],
 )

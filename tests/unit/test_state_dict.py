@@ -204,7 +204,9 @@ def test_an_array_may_be_renamed():
 
 def test_renaming_what_isnt_there_or_twice_is_an_error():
     tx = gc.sgd(0.1, 0.9)
-    with pytest.raises(ValueError, match="rename: no entry is called 'trce' or begins so; the first are trace/count"):
+    with pytest.raises(
+        ValueError, match="rename: no entry is or begins with 'trce'; the first entries are trace/count"
+    ):
         gc.from_state_dict(tx, PARAMS, saved(tx), rename={"trce": "trace"})
     with pytest.raises(ValueError, match="two entries are called 'trace/count'"):
         gc.from_state_dict(tx, PARAMS, saved(tx), rename={"scale_by_learning_rate": "trace"})

@@ -170,14 +170,14 @@ def test_errors_say_what_is_wrong():
             gc.from_torch_state(tx, params, saved, names, **options)
         return str(caught.value)
 
-    assert "no optimizer's state_dict" in error({"weight": np.ones(2)})
-    assert "no optimizer's state_dict" in error(None)
-    assert "has 2 parameters, names has 1" in error(names=["bias"])
+    assert "isn't the state_dict of an optimizer" in error({"weight": np.ones(2)})
+    assert "isn't the state_dict of an optimizer" in error(None)
+    assert "has 2 parameters, but names has 1" in error(names=["bias"])
     assert "no parameter is called 'weight'; there are bias, kernel" in error(names=["bias", "weight"])
     assert "names has 'bias' twice" in error(names=["bias", "bias"])
     assert "has no names; give the paths in PyTorch's order" in error(names={"w": "kernel"})
     named = {"state": saved["state"], "param_groups": [saved["param_groups"][0] | {"param_names": ["b", "k"]}]}
-    assert "names says nothing about PyTorch's b" in error(named, {"k": "kernel"})
+    assert "names has no path for PyTorch's b" in error(named, {"k": "kernel"})
     assert "different numbers of updates: bias: 7, kernel: 50" in error(changed(saved, "0", step=7.0))
     assert "mu/bias: expected float32[2], got float64[3, 2]" in error(names=NAMES[::-1])
     assert "scale_by_adam/mu/bias: expected float32[2], got nothing" in error({**saved, "state": {}})

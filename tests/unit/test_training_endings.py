@@ -1,5 +1,6 @@
 """How training ends: Ctrl-C at any moment, a loss that isn't finite, a loss scale under which nothing is learnt."""
 
+import functools
 import sys
 import warnings
 
@@ -54,6 +55,18 @@ def interrupted(moment):
     finally:
         sys.settrace(before)
     return result, seen["lines"] >= moment
+
+
+def test_a_checkpointed_run_goes_on_and_one_that_is_over_is_returned(tmp_path):
+    whole, epochs = run(), []
+    saved = functools.partial(run, checkpoint=tmp_path / "run", on_epoch=lambda epoch, *_: epochs.append(epoch))
+    for until, done in ((2, [1, 2]), (4, [1, 2, 3, 4]), (4, [1, 2, 3, 4])):
+        result = saved(epochs=until)
+        assert epochs == done
+    np.testing.assert_array_equal(result.params, whole.params)
+    np.testing.assert_array_equal(result.history["loss"], whole.history["loss"])
+    with pytest.raises(ValueError, match="has 4 epochs, but epochs is 3"):
+        saved(epochs=3)
 
 
 def test_ctrl_c_at_any_line_returns_an_epoch_as_a_whole_or_not_at_all():

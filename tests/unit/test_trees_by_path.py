@@ -159,7 +159,7 @@ def test_trees_of_equal_paths_are_told_apart_by_their_containers():
 
 
 def test_a_mask_says_something_about_every_parameter():
-    with pytest.raises(ValueError, match=r"the mask says nothing about \['b'\]"):
+    with pytest.raises(ValueError, match=r"the mask has nothing for \['b'\]"):
         gc.add_decayed_weights(0.5, mask={"w": True, "b": None}).init(ARRAYS)
 
 

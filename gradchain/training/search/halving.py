@@ -223,21 +223,9 @@ def hyperband(
       Hyperparameter Optimization", algorithm 1.
     """
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
+    where = "hyperband"
     tx, runs, plan, task = prepare(
-        "hyperband",
-        recipe,
-        params,
-        init,
-        tx,
-        data,
-        validation,
-        epochs,
-        seed,
-        select,
-        mode,
-        chunk,
-        progress,
-        steps_per_call,
+        where, recipe, params, init, tx, data, validation, epochs, seed, select, mode, chunk, progress, steps_per_call
     )
     if runs != hyperband_runs(epochs, eta):
         raise ValueError(

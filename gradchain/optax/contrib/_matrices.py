@@ -11,10 +11,10 @@ from jax import Array
 
 from gradchain.combinators._weights import stored, widened
 from gradchain.combinators.steering import StaticArguments
-from gradchain.core.combinator import combinator
 from gradchain.core.foreign import Child
 from gradchain.core.hyper import DType, Hyper
 from gradchain.core.transform import Part
+from gradchain.core.value import register
 from gradchain.matrices.orthogonal import PRESETS, STANDARD, Coefficients, orthogonalize
 from gradchain.matrices.refreshing import refresh
 from gradchain.matrices.views import MatrixView, view
@@ -22,8 +22,13 @@ from gradchain.matrices.views import MuonDimensionNumbers as Dimensions
 from gradchain.numerics import safe_increment
 from gradchain.optax import _states as _s
 from gradchain.optax import tree as optax_tree
-from gradchain.optax._around import Around
-from gradchain.optax._contrib_rules import wide_zeros
+from gradchain.optax._around import Around, static
+from gradchain.optax._combining import chain
+from gradchain.optax._optimizers import adamw
+from gradchain.optax._parts import wide_zeros
+from gradchain.optax._routing import partition
+from gradchain.optax._shown import loose
+from gradchain.optax._transforms import add_decayed_weights, scale_by_adam, scale_by_learning_rate
 from gradchain.tree import Tree
 
 
@@ -90,10 +95,11 @@ def _over(function: Callable[..., Any], dims: Any, tree: Tree, *others: Tree) ->
     return treedef.unflatten([function(*args) for args in zip(leaves, entries, *columns, strict=True)])
 
 
-@combinator
-class scale_by_muon(Around):
+@register
+class ScaleByMuon(Around):
     """Muon's scaling: see :func:`gradchain.optax.contrib.scale_by_muon`."""
 
+    name = "scale_by_muon"
     ns_coeffs: Coefficients
     ns_steps: int
     beta: Hyper
@@ -141,10 +147,11 @@ class scale_by_muon(Around):
         return jnp.sum(x.conj() * u) * u if self.adaptive else u
 
 
-@combinator
-class scale_by_shape(Around):
+@register
+class ScaleByShape(Around):
     """Muon's factors for the shapes of matrices."""
 
+    name = "scale_by_shape"
     dimensions: StaticArguments
     consistent_rms: Hyper | None = None
 
@@ -161,10 +168,11 @@ class scale_by_shape(Around):
         return x * (self.consistent_rms * max(seen.rows, seen.columns) ** 0.5)
 
 
-@combinator
-class scale_by_galore(Around):
+@register
+class ScaleByGaLore(Around):
     """GaLore's scaling: see :func:`gradchain.optax.contrib.scale_by_galore`."""
 
+    name = "scale_by_galore"
     rank: int
     update_proj_gap: Hyper
     scale: Hyper
@@ -239,3 +247,130 @@ class scale_by_galore(Around):
 
     def parts(self, state: Any = None, params: Tree | None = None) -> list[Part]:
         return [Part("", self.base_optimizer, None if state is None else state.base_optimizer_state, None)]
+
+
+def scale_by_galore(
+    rank: int = 128,
+    update_proj_gap: Any = 200,
+    scale: Any = 1.0,
+    base_optimizer: Any = None,
+    weight_dimension_numbers: Any = None,
+) -> Any:
+    """Optax's signature of :func:`gradchain.scale_by_galore`."""
+    if not isinstance(rank, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"`rank` must be an int, got {type(rank)}")
+    if rank <= 0:
+        raise ValueError(f"`rank` must be positive, got {rank}")
+    return loose(
+        ScaleByGaLore,
+        rank=rank,
+        update_proj_gap=update_proj_gap,
+        scale=scale,
+        base_optimizer=scale_by_adam() if base_optimizer is None else base_optimizer,
+        dimensions=static(weight_dimension_numbers),
+    )
+
+
+def galore(
+    learning_rate: Any,
+    rank: int = 128,
+    update_proj_gap: Any = 200,
+    scale: Any = 1.0,
+    base_optimizer: Any = None,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    weight_dimension_numbers: Any = None,
+) -> Any:
+    """Optax's signature of :func:`gradchain.galore`."""
+    return chain(
+        scale_by_galore(rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_muon(
+    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
+) -> Any:
+    """Optax's signature of :func:`gradchain.scale_by_muon`."""
+    if preconditioning not in ("frobenius", "spectral", "aol", "schatten"):
+        raise ValueError(f"Unknown preconditioning {preconditioning}")
+    return loose(
+        ScaleByMuon,
+        ns_coeffs=coefficients_of(ns_coeffs),
+        ns_steps=ns_steps,
+        beta=beta,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
+        dimensions=static(weight_dimension_numbers),
+    )
+
+
+def muon(
+    learning_rate: Any,
+    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Any = 0.9,
+    adam_b2: Any = 0.999,
+    adam_eps_root: Any = 0.0,
+    adam_weight_decay: Any = 0.0,
+    adam_learning_rate: Any = None,
+    muon_weight_dimension_numbers: Any = None,
+    consistent_rms: Any = None,
+) -> Any:
+    """Optax's signature of :func:`gradchain.muon`."""
+    dims = muon_weight_dimension_numbers
+
+    def labels(params: Tree) -> Tree:
+        leaves, treedef = jax.tree.flatten(params)
+        chosen = [x.ndim == 2 for x in leaves] if dims is None else spread_dimensions(dims, params)
+        return treedef.unflatten(["muon" if on else "adam" for on in chosen])
+
+    used = MuonDimensionNumbers() if dims is None else dims
+    if not callable(used) and not isinstance(used, MuonDimensionNumbers):
+        used = _among(used)
+    options: dict[str, Any] = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning}
+    direction = scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, **options, weight_dimension_numbers=used)
+    matrices = chain(
+        direction,
+        loose(ScaleByShape, dimensions=static(used), consistent_rms=consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    rest = adamw(
+        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        b1=adam_b1,
+        b2=adam_b2,
+        eps=eps,
+        eps_root=adam_eps_root,
+        weight_decay=adam_weight_decay,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+    )
+    return partition({"muon": matrices, "adam": rest}, labels)
+
+
+def _among(dims: Tree) -> Callable[[Tree], Tree]:
+    """Return a function to the dimension numbers of those arrays that there are."""
+    return lambda tree: dims
