@@ -34,4 +34,4 @@ def test_watching(compete: Any, tmp_path: Path) -> None:
         "gradchain": lambda: run(CSVLogger(tmp_path / "run.csv", EVERY)),
         "gradchain, JSON lines": lambda: run(JSONLogger(tmp_path / "run.jsonl", EVERY)),
     }
-    compete(f"{EPOCHS} epochs, watched every {EVERY} steps", contestants, rounds=9)
+    compete(f"{EPOCHS} epochs, watched every {EVERY} steps", contestants, rounds=5)

@@ -60,7 +60,7 @@ def compile_lowered(library: Any) -> float:
 def test_first_step(compete, measure, request):
     name = request.node.callspec.id
     contestants = {"gradchain": lambda: measure(gc), "optax": lambda: measure(optax)}
-    result = compete(f"{name}, {LEAVES} arrays", contestants, rounds=7 if measure is trace_and_lower else 3)
+    result = compete(f"{name}, {LEAVES} arrays", contestants, rounds=5 if measure is trace_and_lower else 3)
     assert result.median("gradchain") > 0
 
 

@@ -114,7 +114,7 @@ def test_ten_steps(compete, name):
     for library in ("pytorch_optimizer", "heavyball"):
         if getattr(rule, library):
             contestants[library] = theirs(torch, library, getattr(rule, library))
-    compete(f"{name}, {len(SHAPES)} matrices, {STEPS} steps, width {WIDTH}", contestants, rounds=5)
+    compete(f"{name}, {len(SHAPES)} matrices, {STEPS} steps, width {WIDTH}", contestants, rounds=3)
     for contestant in contestants.values():
         if contestant:
             assert np.all(np.isfinite(contestant.sample()))

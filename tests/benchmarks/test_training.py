@@ -126,7 +126,7 @@ def test_stream(compete):
         "gradchain, one step a call": lambda: train(batches),
         "gradchain, arrays": lambda: train((images, labels), batch_size=BATCH, shuffle=False),
     }
-    result = compete(f"a stream of {count} small steps, 100 a call", contestants, rounds=5)
+    result = compete(f"a stream of {count} small steps, 100 a call", contestants, rounds=3)
     losses = [run().history.step_loss for run in contestants.values()]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3)
