@@ -100,7 +100,7 @@ def check_pattern(where: str, pattern: Any) -> None:
     try:
         fnmatch.fnmatchcase("", pattern)
     except (re.error, SyntaxError) as error:
-        raise ValueError(f"{where}: {pattern!r} is no pattern such as 'layers/[0-3]/*': {error}") from None
+        raise ValueError(f"{where}: {pattern!r} isn't a valid pattern, such as 'layers/[0-3]/*': {error}") from None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -80,8 +80,8 @@ def _convert(dims: MuonDimensionNumbers | str) -> MuonDimensionNumbers | str:
 def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | str | None) -> None:
     if dims is None and len(shape) > 2:
         raise ValueError(
-            f"{where}: an array of shape {shape} is no matrix; it needs MuonDimensionNumbers, or 'axes' for a basis of "
-            "each of its axes"
+            f"{where}: an array of shape {shape} is not a matrix; it needs MuonDimensionNumbers, or 'axes' for a basis "
+            "of each of its axes"
         )
     frame(shape, dims, None, where)
 
@@ -89,7 +89,8 @@ def _fits(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | str |
 def _fits_without_vectors(where: str, shape: tuple[int, ...], dims: MuonDimensionNumbers | str | None) -> None:
     if len(shape) < (2 if dims is None else 1):
         raise ValueError(
-            f"{where}: an array of shape {shape} is no matrix; give it to adam by partition, or for a vector say 'axes'"
+            f"{where}: an array of shape {shape} is not a matrix; give it to adam by partition, or for a vector say "
+            "'axes'"
         )
     _fits(where, shape, dims)
 

@@ -200,7 +200,7 @@ def orthogonalize(
     """
     where = "orthogonalize"
     if x.ndim < 2:
-        raise ValueError(f"{where}: an array of shape {x.shape} is no matrix")
+        raise ValueError(f"{where}: an array of shape {x.shape} is not a matrix")
     rows, how = _scheme(where, coefficients, steps, preconditioning)
     x = gathered(x.astype(compute_dtype(x.dtype)))
     return gathered(_newton_schulz(x, rows, how, eps))  # the compiler would else spread it from its end on

@@ -143,7 +143,7 @@ def view(
     """
     shape = tuple(shape)
     if dims is None and len(shape) != 2:
-        raise ValueError(f"{where}: an array of shape {shape} is no matrix; it needs MuonDimensionNumbers")
+        raise ValueError(f"{where}: an array of shape {shape} is not a matrix; it needs MuonDimensionNumbers")
     if block_size is not None and block_size < 1:
         raise ValueError(f"{where}: block_size must be at least 1, got {block_size}")
     dims = dims or MuonDimensionNumbers()

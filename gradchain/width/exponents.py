@@ -150,7 +150,7 @@ def rule_names(widths: Widths, rule: RuleNames) -> dict[str, str]:
             raise ValueError(f"mup: there is no rule {name!r}{hint}")
     found = {path: next((n for pattern, n in pairs if matches(pattern, path)), None) for path in widths}
     if missing := [path for path, name in found.items() if name is None]:
-        raise ValueError(f"mup: rule says nothing about {listed(missing)}")
+        raise ValueError(f"mup: rule has no entry for {listed(missing)}")
     return {path: str(name) for path, name in found.items()}
 
 

@@ -139,11 +139,11 @@ def test_sides_that_are_left_out_have_no_basis(rule):
     assert shapes(sides="smaller") == shapes(sides="rows") == shapes(max_dim=4) == [{0: (2, 2)}]
     assert shapes(sides="columns") == [{1: (5, 5)}]
     kernel = rule(sides="smaller", weight_dimension_numbers="axes").init(jnp.ones((3, 1, 2, 5))).bases
-    assert [*kernel[0]] == [0, 2, 3]  # an array that is no matrix has no sides
+    assert [*kernel[0]] == [0, 2, 3]  # an array that is not a matrix has no sides
 
 
 def test_arrays_that_are_no_matrices_need_dimension_numbers():
-    message = r"\['k'\]: an array of shape \(2, 3, 4\) is no matrix; it needs MuonDimensionNumbers, or 'axes'"
+    message = r"\['k'\]: an array of shape \(2, 3, 4\) is not a matrix; it needs MuonDimensionNumbers, or 'axes'"
     for rule in (gc.scale_by_soap, gc.scale_by_splus, gc.scale_by_kl_shampoo):
         with pytest.raises(ValueError, match=message):
             rule().init({"k": jnp.ones((2, 3, 4))})
@@ -159,7 +159,7 @@ def test_bases_and_factors_keep_their_bits():
     state = tx.init(params).inner_state
     assert state.mu["w"].codes.dtype == state.nu["w"].codes.dtype == "uint8"
     assert {x.dtype.name for x in jax.tree.leaves((state.factors, state.bases))} == {"float32"}
-    with pytest.raises(ValueError, match=r"store: scale_by_soap\.bases can't do with fewer bits"):
+    with pytest.raises(ValueError, match=r"store: scale_by_soap\.bases needs all of its bits; leave it out"):
         gc.store(gc.scale_by_soap(), bases="bfloat16").init(params)
 
 

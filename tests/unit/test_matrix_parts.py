@@ -78,7 +78,7 @@ def test_map_takes_blocks_of_several_arrays_together():
 @pytest.mark.parametrize(
     ("shape", "dims", "size", "error"),
     [
-        ((3,), None, None, r"rule: an array of shape \(3,\) is no matrix; it needs MuonDimensionNumbers"),
+        ((3,), None, None, r"rule: an array of shape \(3,\) is not a matrix; it needs MuonDimensionNumbers"),
         ((2, 2), (0, 2), None, "rule: .* axes must exist, and differ"),
         ((2, 2), (0, -2), None, "rule: .* axes must exist, and differ"),
         ((4, 6), (0, 1, 1, 4), None, "rule: output_blocks=4 doesn't divide 6"),
@@ -258,7 +258,7 @@ def test_orthogonalize_takes_presets_batches_and_half_precision():
     trees.assert_close(got[0], gc.orthogonalize_via_newton_schulz(x[0], (3.4445, -4.7750, 2.0315)), 1e-6)
     assert matrices.orthogonalize(x.astype("bfloat16"), "quintic").dtype == jnp.float32
     np.testing.assert_array_equal(matrices.orthogonalize(jnp.zeros((2, 0, 3))), np.zeros((2, 0, 3)))
-    with pytest.raises(ValueError, match=r"orthogonalize: an array of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"orthogonalize: an array of shape \(3,\) is not a matrix"):
         matrices.orthogonalize(jnp.ones(3))
     with pytest.raises(ValueError, match=r"orthogonalize: coefficients must be one of 'standard', .* got 'fast'"):
         matrices.orthogonalize(x, "fast")

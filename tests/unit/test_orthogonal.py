@@ -258,7 +258,7 @@ def test_balls_that_dont_fit_an_array_are_errors():
         gc.scale_by_lmo("nuclear")
     for norm, shape, error in (
         ("conv", (2, 3), r"scale_by_lmo: norm='conv' is for kernels .*, got \(2, 3\); use"),
-        ("sign", (3,), r"an array of shape \(3,\) is no matrix; it needs MuonDimensionNumbers"),
+        ("sign", (3,), r"an array of shape \(3,\) is not a matrix; it needs MuonDimensionNumbers"),
     ):
         tx = gc.scale_by_lmo(norm)
         with pytest.raises(ValueError, match=error):

@@ -234,7 +234,7 @@ def test_other_examples_than_before_are_listed():
 
 def test_a_pass_that_has_become_shorter_is_an_error():
     (block,) = taken(batches(), None, per_call=4)
-    with pytest.raises(ValueError, match="was at batch 4 of epoch 0, counted from 0, but that has 2 now"):
+    with pytest.raises(ValueError, match="was at batch 4 of epoch 0, counted from 0, but that epoch has 2 now"):
         taken(batches(2), None, start=block.position)
 
 

@@ -252,7 +252,7 @@ def test_axes_that_an_array_lacks_are_refused_at_init(name):
 
 def test_an_array_that_is_no_matrix_is_refused_at_init():
     for tx in (gc.scale_by_muon(), gc.scale_by_shape()):
-        with pytest.raises(ValueError, match=r"\['b'\]: an array of shape \(3,\) is no matrix"):
+        with pytest.raises(ValueError, match=r"\['b'\]: an array of shape \(3,\) is not a matrix"):
             tx.init(ARRAYS)
     with pytest.raises(ValueError, match=r"\(the whole tree\) has shape .* Say so with axis="):
         gc.adaptive_grad_clip(0.1).init(jnp.ones((2,) * 6))

@@ -297,7 +297,7 @@ def test_which_rule_acts_on_which_array_is_seen():
         gc.mup(tx, widths, "adam")
     with pytest.raises(ValueError, match=r"there is no rule 'adan'.*did you mean 'adam'"):
         gc.mup(gc.adam(0.1), widths, "adan")
-    with pytest.raises(ValueError, match="rule says nothing about b1, b3"):
+    with pytest.raises(ValueError, match="rule has no entry for b1, b3"):
         gc.mup(gc.adam(0.1), widths, [("w?", "adam")])
     with pytest.raises(ValueError, match="no rule has the hyperparameter 'learning_rate'"):
         gc.mup(gc.scale_by_adam(), widths)

@@ -121,8 +121,8 @@ class Stream(NamedTuple):
                 source.close()  # pyright: ignore[reportAttributeAccessIssue]
         if step < start.step:
             raise ValueError(
-                f"{self.what}: the run was at batch {start.step} of epoch {start.epoch}, counted from 0, but that has "
-                f"{step} now"
+                f"{self.what}: the run was at batch {start.step} of epoch {start.epoch}, counted from 0, but that "
+                f"epoch has {step} now"
             )
 
     def _checked_size(self, size: int, full: int, smaller: int | None) -> int:

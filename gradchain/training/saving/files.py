@@ -76,7 +76,9 @@ def steps_in(folder: Any) -> list[int]:
     foreign = sorted(name for name in shown if not name.isdecimal() or str(int(name)) != name)
     if foreign:
         listed = ", ".join(map(repr, foreign[:5])) + (" and more" if len(foreign) > 5 else "")
-        raise ValueError(f"{folder} holds what is no checkpoint of ours: {listed}; give it a folder of its own")
+        raise ValueError(
+            f"{folder} holds files that are not checkpoints of gradchain: {listed}; give checkpoints their own folder"
+        )
     return sorted(map(int, shown))
 
 
@@ -115,7 +117,7 @@ def contents(folder: Any, step: int) -> Contents:
         info = json.loads((path / "info" / "metadata").read_text())
         digest, version, number = info.pop("digest"), info["format"], info["step"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, incomplete, or no checkpoint of ours: {_told(error)}") from error
+        raise ValueError(f"{path} is damaged, incomplete, or not a checkpoint of gradchain: {_told(error)}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of gradchain reads {FORMAT}")
     if digest != _digest(info):
