@@ -6,7 +6,7 @@ Everything here works on one array, for real and complex dtypes, and is finite i
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -469,54 +469,91 @@ def root_in_range(
       dtype: the dtype they are computed in.
       count: :math:`n`.
     """
-    info = jnp.finfo(dtype)
-    least, power = max(size, 1) * float(info.tiny) / float(info.eps), 2.0 ** (_exponent(dtype) // 2 - 2)
+    squares = _Squares(sums, elements, like, size, dtype)
+    if not is_traced(elements) and (looked_at := squares.looked_at()) is not None:
+        total, unit = looked_at
+    elif jax.default_backend() != "cpu" or jax.device_count() > 1:
+        total, unit = squares.together()
+    elif size <= FEW and like.dtype == jnp.float32:
+        return squares.root_in_double(count)
+    else:
+        total, unit = squares.again_if_needed()
+    root = jnp.sqrt(total if count == 1 else total / count)
+    return root if unit is None else root * unit
 
-    def units(total: Array) -> Array:  # a sum that really is 0 is below the least one, too, and stays 0
-        return jnp.where(total < least, 1 / power, jnp.where(total > float(info.max), power, 1)).astype(total.dtype)
 
-    def unknown() -> Any:  # of elements that it knows, XLA would square the unit by itself, which overflows
-        return lax.optimization_barrier(elements)
+class _Squares(NamedTuple):
+    """A sum of squares, or an array of them, that may overflow or nearly vanish; see ``root_in_range``.
 
-    def one_by_one() -> tuple[Array, Array]:
-        opaque = unknown()
-        total = sums(opaque, 1.0)
-        unit = units(total)
+    The sum in another unit is that of the elements divided by the unit.
+    """
+
+    sums: Callable[[Any, Array | float], Array]
+    elements: Any
+    like: jax.ShapeDtypeStruct
+    size: int
+    dtype: DTypeLike
+
+    @property
+    def least(self) -> float:
+        """The smallest sum that is exact to the dtype's rounding."""
+        info = jnp.finfo(self.dtype)
+        return max(self.size, 1) * float(info.tiny) / float(info.eps)
+
+    @property
+    def most(self) -> float:
+        """The largest sum that is finite."""
+        return float(jnp.finfo(self.dtype).max)
+
+    @property
+    def power(self) -> float:
+        """A unit in which no finite element's square overflows."""
+        return 2.0 ** (_exponent(self.dtype) // 2 - 2)
+
+    @property
+    def opaque(self) -> Any:
+        """The elements, hidden from XLA, which squares a unit by itself where it knows them: that overflows."""
+        return lax.optimization_barrier(self.elements)
+
+    def units(self, total: Array) -> Array:
+        """Return the unit for each sum; one that really is 0 is below the least, too, and stays 0."""
+        power = self.power
+        unit = jnp.where(total < self.least, 1 / power, jnp.where(total > self.most, power, 1))
+        return unit.astype(total.dtype)
+
+    def again_if_needed(self) -> tuple[Array, Array]:
+        """Return (sum, unit), the sum taken once more by a loop, which has no turn where all sums are in range."""
+        opaque = self.opaque
+        total = self.sums(opaque, 1.0)
+        unit = self.units(total)
 
         def again(_: Any) -> tuple[Array, Array]:
-            return jnp.zeros((), bool), sums(opaque, unit)
+            return jnp.zeros((), bool), self.sums(opaque, unit)
 
-        return unit, lax.while_loop(lambda state: state[0], again, (jnp.any(unit != 1), total))[1]
+        return lax.while_loop(lambda state: state[0], again, (jnp.any(unit != 1), total))[1], unit
 
-    def together() -> tuple[Array, Array]:
-        opaque, total = unknown(), sums(elements, 1.0)
-        large, small, unit = sums(opaque, power), sums(opaque, 1 / power), units(total)
-        return unit, jnp.where(unit > 1, large, jnp.where(unit < 1, small, total))
+    def together(self) -> tuple[Array, Array]:
+        """Return (sum, unit), of sums in three units that are all taken in one pass."""
+        opaque, power, total = self.opaque, self.power, self.sums(self.elements, 1.0)
+        large, small, unit = self.sums(opaque, power), self.sums(opaque, 1 / power), self.units(total)
+        return jnp.where(unit > 1, large, jnp.where(unit < 1, small, total)), unit
 
-    def known() -> Array | None:
-        """Return the root where nothing is traced: the host looks whether sums are in range."""
-        total = sums(elements, 1.0)
+    def looked_at(self) -> tuple[Array, Array | None] | None:
+        """Return (sum, unit), where the host can look at the sum; no unit stands for 1."""
+        total = self.sums(self.elements, 1.0)
         if isinstance(total, Tracer):  # of constants in a program
             return None
         sums_are = total if total.ndim else np.asarray(total)  # an array may be spread over several hosts
-        if ((sums_are >= least) & (sums_are <= float(info.max))).all():
-            return jnp.sqrt(total if count == 1 else total / count)
-        unit = units(total)
-        return jnp.sqrt(sums(elements, unit) / count) * unit
+        if ((sums_are >= self.least) & (sums_are <= self.most)).all():
+            return total, None
+        unit = self.units(total)
+        return self.sums(self.elements, unit), unit
 
-    def in_double() -> Array:
+    def root_in_double(self, count: int) -> Array:
+        """Return the root of the sum, divided by ``count``, of squares in float64."""
         with jax.enable_x64(True):
-            wide = jax.tree.map(lambda x: x.astype(complex if jnp.iscomplexobj(x) else float), elements)
-            return jnp.sqrt(sums(wide, 1.0) / count).astype(like.dtype)
-
-    root = None if is_traced(elements) else known()
-    if root is not None:
-        return root
-    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if alone and size <= FEW and like.dtype == jnp.float32:
-        return in_double()
-    unit, total = one_by_one() if alone else together()
-    return jnp.sqrt(total / count) * unit
+            wide = jax.tree.map(lambda x: x.astype(complex if jnp.iscomplexobj(x) else float), self.elements)
+            return jnp.sqrt(self.sums(wide, 1.0) / count).astype(self.like.dtype)
 
 
 @public
