@@ -288,3 +288,9 @@ def test_a_tuple_of_batches_is_told_to_be_a_list():
         ValueError, match=r"data in arrays need a batch_size; batches are handed in as a list: \[\*data\]"
     ):
         training.fit(loss_fn, W, gc.sgd(0.1), (DATA, DATA), epochs=1)
+
+
+@pytest.mark.parametrize("run", [training.fit, training.sweep])
+def test_a_mesh_is_one_of_jax(run):
+    with pytest.raises(TypeError, match=r"mesh must be a jax.sharding.Mesh, .* got 3"):
+        run(loss_fn, W, gc.sgd(0.1), DATA, epochs=1, batch_size=2, mesh=3)

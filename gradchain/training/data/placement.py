@@ -58,6 +58,12 @@ def automatic(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
+def check_mesh(mesh: Any) -> None:
+    """Raise TypeError unless ``mesh`` is a mesh, or ``None``."""
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), got {mesh!r}")
+
+
 def check_divides(mesh: Mesh, batch_size: int) -> None:
     """Raise ValueError unless a batch can be spread evenly over the mesh's first axis."""
     if batch_size % _width(mesh):

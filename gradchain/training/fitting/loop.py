@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from gradchain.core.foreign import Child
 from gradchain.signatures import public
 from gradchain.training.budget import Epochs, Steps, budget_of, transform_for
-from gradchain.training.data.placement import check_divides, place
+from gradchain.training.data.placement import check_divides, check_mesh, place
 from gradchain.training.data.streams import Stream
 from gradchain.training.fitting.ledger import Ledger, OnDivergence, history_of
 from gradchain.training.fitting.resuming import SavedRun, configuration
@@ -166,6 +166,7 @@ def fit(
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     own = [*([ProgressBar()] if progress else []), *([] if on_epoch is None else [EpochFunction(on_epoch)])]
     watching = Callbacks(callbacks, own)
+    check_mesh(mesh)
     source = source_of(recipe, data, steps_per_call, mesh, device_memory)
     validation = held_out("fit", recipe, validation, mesh)
     arrays = None if isinstance(validation, Stream) else validation

@@ -21,7 +21,7 @@ from gradchain.signatures import public
 from gradchain.training.budget import Budget, budget_of, transform_for
 from gradchain.training.data.examples import check_batches, count_examples
 from gradchain.training.data.hosts import gather_data
-from gradchain.training.data.placement import on_mesh
+from gradchain.training.data.placement import check_mesh, on_mesh
 from gradchain.training.data.streams import Stream
 from gradchain.training.fitting.ranking import Goal, Mode, goal_of
 from gradchain.training.keys import as_keys
@@ -160,6 +160,7 @@ def sweep(
     """
     recipe = Recipe.of(loss_fn, has_aux, takes_key, metrics, batch_size, shuffle, remainder, validation_batch_size)
     budget = budget_of(epochs, steps, None, "sweep")
+    check_mesh(mesh)
     data, validation = checked_data("sweep", recipe, data, validation, steps_per_call)
     if mesh is not None and isinstance(data, Stream):
         raise TypeError("sweep: a mesh spreads runs that have their data in arrays, but data are a stream")
