@@ -286,9 +286,11 @@ def quotient(x: ArrayLike, y: Array) -> Array:
 
     Args:
       x: the numerator, real or complex.
-      y: the denominator, not 0: a norm, say.
+      y: the denominator, not 0: a norm, say, or a count.
     """
-    return _quotient(jnp.asarray(x, jnp.result_type(x, y)), y)
+    dtype = jnp.result_type(x, y)
+    counts = not jnp.issubdtype(jnp.result_type(y), jnp.inexact)  # whose tangents have no arithmetic
+    return _quotient(jnp.asarray(x, dtype), jnp.asarray(y, dtype) if counts else y)
 
 
 @custom_jvp

@@ -273,3 +273,9 @@ def test_norms_need_no_implicit_promotion(norm):
     x = jnp.array([3.0, 0.0, 4.0, 0.0])
     with jax.numpy_dtype_promotion("strict"):
         assert jax.jit(lambda x: norm(x))(x) == norm(x) == 5
+
+
+@pytest.mark.parametrize("divided", [numerics.quotient, numerics.divide])
+def test_a_number_divided_by_a_count_has_a_derivative(divided):
+    derivative = jax.grad(lambda x: divided(x, jnp.sum(x > 0)))(jnp.float32(3))
+    assert derivative == 1
