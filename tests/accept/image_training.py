@@ -113,7 +113,7 @@ def assert_equals_loop(case: Case) -> None:
 def assert_sweeps(case: Case) -> None:
     """Check a sweep over rate x weight decay x two seeds, in one call, against a run for one of each."""
     train, held_out = digits()
-    tx = training.grid(optimizer(), {"learning_rate": [0.01, 0.03], "weight_decay": [0.0, 0.1]})
+    tx = training.grid(optimizer(), {"learning_rate": [0.001, 0.003], "weight_decay": [0.0, 0.1]})
     result = training.sweep(
         case.adapter, None, tx, train, epochs=2, batch_size=BATCH, seeds=[0, 1], init=case.init, has_aux=True,
         takes_key=True, validation=held_out, select="val_accuracy", mode="max",
