@@ -69,6 +69,8 @@ OPTIMIZERS = {
     "Muon": (lambda: gc.muon(1e-3), lambda: contrib.muon(1e-3)),
 }
 """Ours, and Optax's."""
+COMPILING = {"accumulation around AdamW", "Muon"}
+"""Whose ``update`` in Optax compiles in every call outside of programs, for minutes."""
 
 
 def chain(library, number):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from cases import (
     ARRAYS,
+    COMPILING,
     HOST,
     OPTIMIZERS,
     SHORT,
@@ -107,7 +108,7 @@ def curves(makers, sizes, params_of, limit):
     return found
 
 
-def host_functions(ours, theirs, arrays):
+def host_functions(ours, theirs, arrays, both_update):
     """Return the functions outside of compiled programs, for many arrays: ours, and Optax's where it has one."""
     params = model(arrays)
     everywhere = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
@@ -116,9 +117,7 @@ def host_functions(ours, theirs, arrays):
     )
     state, other = ours.init(params), theirs.init(params)
     entries = gc.to_state_dict(ours, state)
-    # Optax's accumulation would compile a condition over all arrays, for minutes.
-    compiles = type(other).__name__ == "MultiStepsState"
-    optax_update = [] if compiles else [lambda: theirs.update(params, other, params)]
+    optax_update = [lambda: theirs.update(params, other, params)] if both_update else []
     return {
         "init": (lambda: ours.init(params), lambda: theirs.init(params)),
         "update": (lambda: ours.update(params, state, params), *optax_update),
@@ -131,12 +130,13 @@ def host_functions(ours, theirs, arrays):
     }
 
 
-def host_costs(ours, theirs, arrays):
+def host_costs(ours, theirs, arrays, both_update):
     """Return how long functions outside of compiled programs take for many arrays, by library.
 
-    What they compile for each shape and dtype is compiled before, for few arrays.
+    What they compile for each shape and dtype is compiled before, for few arrays. Without ``both_update`` Optax's
+    ``update`` is left out.
     """
-    for pair in host_functions(ours, theirs, 2 * len(WIDTHS)).values():
+    for pair in host_functions(ours, theirs, 2 * len(WIDTHS), both_update).values():
         for function in pair:
             jax.block_until_ready(function())
     return {
@@ -144,7 +144,7 @@ def host_costs(ours, theirs, arrays):
             library: seconds(f, rounds=2)
             for library, f in zip(LIBRARIES, pair, strict=False)
         }
-        for name, pair in host_functions(ours, theirs, arrays).items()
+        for name, pair in host_functions(ours, theirs, arrays, both_update).items()
     }
 
 
@@ -223,7 +223,9 @@ def everything(quick, limit):
     }
     found["host arrays"] = sizes[-1] if quick else HOST
     for name, (ours, theirs) in OPTIMIZERS.items():
-        found["host"][name] = host_costs(ours(), theirs(), found["host arrays"])
+        found["host"][name] = host_costs(
+            ours(), theirs(), found["host arrays"], name not in COMPILING
+        )
         yield found, f"{name}, outside of compiled programs"
     for name, makers in OPTIMIZERS.items():
         both = {
