@@ -416,9 +416,7 @@ def _root_of_squares(x: Array, axis: Any, keepdims: bool, count: int) -> Array:
     def sums(x: Array, unit: Array | float) -> Array:
         return _sum_of_squares(x, unit, axis, keepdims)
 
-    summed = {*_axes(axis, x.ndim)}
-    shape = tuple(1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed)
-    return root_in_range(sums, x, jax.ShapeDtypeStruct(shape, real_dtype(x.dtype)), x.size, x.dtype, count)
+    return root_in_range(sums, x, real_dtype(x.dtype), x.size, x.dtype, count)
 
 
 @functools.partial(fused, static_argnums=(2, 3))
@@ -449,7 +447,7 @@ def _root_of_squares_jvp(
 def root_in_range(
     sums: Callable[[Any, Array | float], Array],
     elements: Any,
-    like: jax.ShapeDtypeStruct,
+    result_dtype: DTypeLike,
     size: int,
     dtype: DTypeLike,
     count: int = 1,
@@ -466,18 +464,18 @@ def root_in_range(
       sums: returns the sum of squares of the elements, divided by a given number, or the sums by an array of them, in
         the elements' own dtype, as far as that is float32 or wider.
       elements: a tree of arrays.
-      like: the shape and dtype of what it returns.
+      result_dtype: the dtype of what it returns.
       size: how many squares are added up.
       dtype: the dtype they are computed in.
       count: :math:`n`.
     """
-    squares = _Squares(sums, elements, like, size, dtype)
+    squares = _Squares(sums, elements, size, dtype)
     if not is_traced(elements) and (looked_at := squares.looked_at()) is not None:
         total, unit = looked_at
     elif jax.default_backend() != "cpu" or jax.device_count() > 1:
         total, unit = squares.together()
-    elif size <= FEW and like.dtype == jnp.float32:
-        return squares.root_in_double(count)
+    elif size <= FEW and result_dtype == jnp.float32:
+        return squares.root_in_double(count, result_dtype)
     else:
         total, unit = squares.again_if_needed()
     root = jnp.sqrt(total if count == 1 else total / count)
@@ -492,7 +490,6 @@ class _Squares(NamedTuple):
 
     sums: Callable[[Any, Array | float], Array]
     elements: Any
-    like: jax.ShapeDtypeStruct
     size: int
     dtype: DTypeLike
 
@@ -551,11 +548,11 @@ class _Squares(NamedTuple):
         unit = self.units(total)
         return self.sums(self.elements, unit), unit
 
-    def root_in_double(self, count: int) -> Array:
-        """Return the root of the sum, divided by ``count``, of squares in float64."""
+    def root_in_double(self, count: int, dtype: DTypeLike) -> Array:
+        """Return the root of the sum, divided by ``count``, of squares in float64, in another dtype."""
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda x: x.astype(complex if jnp.iscomplexobj(x) else float), self.elements)
-            return jnp.sqrt(self.sums(wide, 1.0) / count).astype(self.like.dtype)
+            return jnp.sqrt(self.sums(wide, 1.0) / count).astype(dtype)
 
 
 @public

@@ -209,14 +209,14 @@ def _euclidean(arrays: list[Array]) -> Array:
     if not arrays:
         return jnp.zeros((), jnp.float32)
     dtypes = [real_dtype(compute_dtype(x.dtype)) for x in arrays]
-    like = jax.ShapeDtypeStruct((), compute_dtype(*dtypes))
-    narrowest = functools.reduce(_narrower, dtypes, like.dtype)
+    widest = compute_dtype(*dtypes)
+    narrowest = functools.reduce(_narrower, dtypes, widest)
 
     def sums(arrays: list[Array], unit: Array | float) -> Array:
-        scale = jnp.asarray(1 / unit, like.dtype)
+        scale = jnp.asarray(1 / unit, widest)
         return _total(_scaled_abs_sq, [(x,) for x in arrays], scale)
 
-    return root_in_range(sums, arrays, like, size(arrays), narrowest)
+    return root_in_range(sums, arrays, widest, size(arrays), narrowest)
 
 
 @_euclidean.defjvp
