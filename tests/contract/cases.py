@@ -127,8 +127,3 @@ def secondary(row: Row) -> bool:
     Its parts have rows of their own, or it is an earlier row's transform with other arguments.
     """
     return row.composed or row not in firsts()
-
-
-def spared(row: Row, *dtypes: str) -> tuple[str, ...]:
-    """Return the dtypes that an expensive test leaves out: these, and for secondary rows all but single precision."""
-    return tuple(d for d in (*FAST, *SLOW) if d in dtypes or (d != "float32" and secondary(row)))
